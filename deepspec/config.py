@@ -1,0 +1,52 @@
+"""The base of every section of a recipe.
+
+A section is an immutable pydantic model that refuses unknown fields. Identity and execution are apart by structure:
+a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """Part of a recipe that says *what* is computed: hashed into the keys of the stages that read it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
+    )
+
+
+class ExecutionSection(Section):
+    """Part of a recipe that says *how* it is computed: never hashed."""
+
+
+def later_field(default: Any, *, key_absent: Any, **arguments: Any) -> Any:
+    """A field that was added after artifacts with this section existed.
+
+    Args:
+        default: its default.
+        key_absent: the value that reproduces what was computed before the field existed; with exactly that value the
+            field is left out of the key, so old artifacts stay valid.
+        arguments: further arguments of `pydantic.Field`.
+    """
+    return Field(default, json_schema_extra={"key_absent": key_absent}, **arguments)
+
+
+def location_field(default: Any = ..., **arguments: Any) -> Any:
+    """A field that says where an external input is found: never hashed, its content is fingerprinted instead."""
+    return Field(default, json_schema_extra={"location": True}, **arguments)
+
+
+def absent_in_key(field: FieldInfo, value: Any) -> bool:
+    """Whether `value` of `field` is to be left out of keys: a location, or the neutral value of a later field."""
+    extra = field.json_schema_extra
+    if not isinstance(extra, dict):
+        return False
+    if extra.get("location"):
+        return True
+    if "key_absent" not in extra:
+        return False
+    absent = extra["key_absent"]
+    return type(value) is type(absent) and bool(value == absent)

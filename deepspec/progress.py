@@ -1,0 +1,30 @@
+"""How long work tells that it goes on: a callable that library functions are handed, never a global."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told about work done; whoever shows it decides how."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Announce that `total` units (e.g. "tokens") of work are to come."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Say that `amount` more units are done."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Nothing to show."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Nothing to show."""
+
+
+SILENT: Progress = Silent()
+
+MetricSink = Callable[[int, str, float, str], None]
+"""Where metrics go: (step, name, value, unit)."""
