@@ -1,0 +1,265 @@
+"""Reads conversations as they come: JSON Lines, Parquet, or Hugging Face `datasets`, each row with its position.
+
+A file that cannot be read at all raises; a row that cannot be read is handed on as rejected, so that it is
+quarantined and counted like any other. Rows are streamed: no more than one row (JSON Lines) or one batch (Parquet) is
+in memory. Not here: what a row must contain (conversations.py). `datasets` is imported only if a source needs it.
+"""
+
+import codecs
+import glob
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from deepspec.data.rows import Position, RawRow, RowRejected, excerpt_of
+from deepspec.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["jsonl", "parquet", "folder", "hub"]
+
+TOO_LONG = "longer than data.max_row_bytes"
+
+COLUMNS = ("messages", "conversations", "turns")
+"""Where a row may keep its conversation: OpenAI, ShareGPT, DeepSpec (user turns only)."""
+
+_SUFFIXES: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+_SEARCHED_SUFFIXES = (".jsonl", ".ndjson", ".parquet")  # a lone .json in a folder is more often a description
+_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_PARQUET_BATCH_ROWS = 1024
+_FORMATS = "Give JSON Lines (.jsonl), Parquet (.parquet), a folder of these, or a `datasets` folder or id."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One thing to read.
+
+    Attributes:
+        path: file, folder, or data set id (`owner/name` or `owner/name@revision`).
+        kind: how it is read.
+    """
+
+    path: str
+    kind: Kind
+
+
+def find_sources(patterns: Sequence[str | Path]) -> tuple[Source, ...]:
+    """What is named by files, folders, globs and data set ids; each file once, folders and globs in sorted order.
+
+    Raises:
+        DataError: a pattern names nothing that can be read.
+    """
+    found: dict[Path | str, Source] = {}
+    for pattern in map(str, patterns):
+        for source in _find(pattern):
+            found.setdefault(source.path if source.kind == "hub" else Path(source.path).resolve(), source)
+    if not found:
+        raise DataError("no source is given.", where="data.source", remedy=_FORMATS)
+    return tuple(found.values())
+
+
+def source_bytes(source: Source) -> int:
+    """Bytes that reading a source goes through, as its rows' `num_bytes` add up to; 0 for `datasets`."""
+    return Path(source.path).stat().st_size if source.kind in {"jsonl", "parquet"} else 0
+
+
+def read_rows(source: Source, *, max_row_bytes: int) -> Iterator[RawRow]:
+    """The rows of one source, in order.
+
+    Args:
+        source: from `find_sources`.
+        max_row_bytes: longer lines of JSON are rejected unread.
+
+    Raises:
+        DataError: the source as a whole cannot be read.
+    """
+    try:
+        match source.kind:
+            case "jsonl":
+                yield from _read_jsonl(source.path, max_row_bytes)
+            case "parquet":
+                yield from _read_parquet(source.path)
+            case "folder" | "hub":
+                yield from _read_datasets(source)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot be read: {reason}.", where=source.path, remedy="Check the file.") from error
+
+
+def _find(pattern: str) -> list[Source]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        return _find_in_folder(path)
+    if path.is_file():
+        return [Source(str(path), _kind_of(path))]
+    if glob.has_magic(pattern):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - absolute patterns
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            raise DataError("matches no file.", where=pattern, remedy="Check data.source.")
+        return [Source(str(file), _kind_of(file)) for file in files]
+    # In a folder that exists, a name that does not is a mistake, and not worth half a minute of asking the hub.
+    if path.suffix.lower() not in _SUFFIXES and _HUB_ID.fullmatch(pattern) and not path.parent.is_dir():
+        return [Source(pattern, "hub")]
+    raise DataError("there is no such file or folder.", where=pattern, remedy="Check data.source.")
+
+
+def _find_in_folder(folder: Path) -> list[Source]:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return [Source(str(folder), "folder")]
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in _SEARCHED_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    if not files:
+        raise DataError("holds no file that can be read.", where=str(folder), remedy=_FORMATS)
+    return [Source(str(file), _kind_of(file)) for file in files]
+
+
+def _kind_of(path: Path) -> Kind:
+    kind = _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"has the unknown suffix {path.suffix!r}.", where=str(path), remedy=_FORMATS)
+    return kind
+
+
+def _read_jsonl(path: str, max_row_bytes: int) -> Iterator[RawRow]:
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+        if start[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+            raise DataError("is UTF-16, not UTF-8.", where=path, remedy="Convert it to UTF-8.")
+        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+        for number, (line, length) in enumerate(_lines(file, max_row_bytes), start=1):
+            position = Position(path, number)
+            if number == 1 and re.match(rb"\s*\[\s*(\{|$)", line):
+                raise DataError(
+                    "is one JSON array, not JSON Lines.", where=path, remedy="Write each row on a line of its own."
+                )
+            if length > max_row_bytes:
+                excerpt = excerpt_of(line.decode("utf-8", errors="replace"))
+                yield RawRow(position, None, RowRejected(TOO_LONG), excerpt, length)
+            elif line.strip():
+                yield _json_row(position, line)
+
+
+def _lines(file: BinaryIO, max_row_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """Each line and its length in bytes; of a line that is too long only the beginning, so that memory is bounded."""
+    limit = max_row_bytes + 2  # with the end of the line
+    while line := file.readline(limit):
+        length = len(line.rstrip(b"\r\n"))
+        piece = line
+        while not piece.endswith(b"\n") and (piece := file.readline(limit)):
+            length += len(piece)
+        yield line, length
+
+
+def _json_row(position: Position, line: bytes) -> RawRow:
+    cut = "" if line.endswith(b"\n") else " in the last line (a truncated file?)"
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        excerpt = excerpt_of(line.decode("utf-8", errors="replace"))
+        return RawRow(position, None, RowRejected("not valid UTF-8" + cut, detail=str(error)), excerpt, len(line))
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+    except RowRejected as rejection:
+        return RawRow(position, None, rejection, excerpt_of(text), len(line))
+    except (ValueError, RecursionError) as error:
+        # Not only JSONDecodeError: numbers of thousands of digits and deep nesting end here too.
+        malformed = RowRejected("malformed JSON" + cut, detail=str(error))
+        return RawRow(position, None, malformed, excerpt_of(text), len(line))
+    return RawRow(position, value, num_bytes=len(line))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that stands twice is refused, because which of the two is meant cannot be known."""
+    keyed = dict(pairs)
+    if len(keyed) < len(pairs):
+        raise RowRejected("a key stands twice in one JSON object")
+    return keyed
+
+
+def _read_parquet(path: str) -> Iterator[RawRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = _conversation_columns(file.schema_arrow.names, path)
+            num_bytes = Path(path).stat().st_size // max(file.metadata.num_rows, 1)
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
+                for row in _batch_rows(batch):
+                    number += 1
+                    rejection = row if isinstance(row, RowRejected) else None
+                    value = None if rejection else row
+                    yield RawRow(Position(path, number), value, rejection, num_bytes=num_bytes)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"is not a readable Parquet file: {error}.", where=path, remedy="Copy or write the file again."
+        ) from error
+
+
+def _batch_rows(batch: Any) -> Iterator[object]:
+    """The rows of a batch, one by one where some string in it is not text."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            yield RowRejected("not valid UTF-8", detail=str(error))
+            return
+        for row in range(batch.num_rows):
+            yield from _batch_rows(batch.slice(row, 1))
+
+
+def _conversation_columns(names: Sequence[str], path: str) -> list[str]:
+    columns = [name for name in COLUMNS if name in names]
+    if not columns:
+        raise DataError(
+            f"has the columns {', '.join(names) or '(none)'}, but none of {', '.join(COLUMNS)}.",
+            where=path,
+            remedy="Rename the column that holds the conversations.",
+        )
+    return columns
+
+
+def _read_datasets(source: Source) -> Iterator[RawRow]:
+    import datasets
+
+    try:
+        loaded = _load_datasets(source)
+    except (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
+        if source.kind == "folder":
+            what, remedy = f"cannot be read as a `datasets` folder: {error}.", "Save it again with save_to_disk."
+        else:
+            what, remedy = f"is neither a file or folder nor a data set that can be loaded: {error}.", _FORMATS
+        raise DataError(what, where=source.path, remedy=remedy) from error
+    if isinstance(loaded, datasets.DatasetDict):
+        names = sorted(loaded)
+        if "train" not in names and len(names) != 1:
+            raise DataError(
+                f"has the parts {', '.join(names) or '(none)'} and none called train.",
+                where=source.path,
+                remedy="Point data.source at one part's folder.",
+            )
+        loaded = loaded["train" if "train" in names else names[0]]
+    rows = loaded.select_columns(_conversation_columns(loaded.column_names, source.path))
+    for number, value in enumerate(rows, start=1):
+        yield RawRow(Position(source.path, number), value)
+
+
+def _load_datasets(source: Source) -> Any:
+    import datasets
+
+    if source.kind == "folder":
+        return datasets.load_from_disk(source.path)
+    name, _, revision = source.path.partition("@")
+    logger.info("loading the data set %s", source.path)
+    return datasets.load_dataset(name, revision=revision or None)

@@ -1,0 +1,113 @@
+"""Properties of the data room: masks, conversations as a function of a set of rows, answers found in any text."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.config import SPLITS, Config
+from deepspec.data.conversations import prompt_hash, write_conversations
+from deepspec.data.rows import Message
+from deepspec.data.tokens import mask_to_runs, runs_to_mask
+
+# Small pieces that templates, trimming and searching trip over, beside arbitrary text.
+PIECES = st.sampled_from(
+    [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_start|>assistant\n",
+        "assistant",
+        "user",
+        "\n",
+        "\n\n",
+        " ",
+        "<think>",
+        "hi",
+        "é🌊",
+    ]
+)
+CONTENTS = st.one_of(
+    st.lists(PIECES, min_size=1, max_size=5).map("".join),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12),
+).filter(lambda text: bool(text.strip()))
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_runs_round_trip(values: list[bool]) -> None:
+    mask = np.array(values, dtype=np.bool_)
+    runs = mask_to_runs(mask)
+    assert runs_to_mask(runs).tolist() == values
+    assert int(runs.sum()) == len(values)
+    assert all(runs[1:] > 0)  # only the first may be 0: the shortest form
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(contents=st.lists(CONTENTS, min_size=2, max_size=5), system=st.none() | CONTENTS)
+def test_answers_are_found_whatever_the_contents(tokenizer: Any, contents: list[str], system: str | None) -> None:
+    """The supervised text is the template's own form of each answer, at the place where the template put it.
+
+    The reference builds ChatML by hand, piece by piece, and so knows where each answer starts.
+    """
+    roles = ("user", "assistant")
+    messages: list[Message] = [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    text, spans = "", []
+    for index, message in enumerate(messages):
+        text += f"<|im_start|>{message['role']}\n"
+        content = message["content"]
+        if message["role"] == "assistant":
+            if index == len(messages) - 1:
+                text += "<think>\n\n</think>\n\n"
+                content = content.lstrip("\n")
+            spans.append((len(text), len(text) + len(content) + len("<|im_end|>")))
+        text += f"{content}<|im_end|>\n"
+    rendered = Renderer(tokenizer, CHATML).render(messages, mask="serving")
+    assert rendered.text == text
+    assert list(rendered.spans) == spans
+
+
+ROWS = st.lists(
+    st.one_of(
+        st.builds(lambda q, a: json.dumps({"turns": [q]} if a is None else {"messages": [
+            {"role": "user", "content": q}, {"role": "assistant", "content": a}]}),
+            st.sampled_from("abcdefgh"), st.none() | st.sampled_from("xyz")),
+        st.sampled_from(["broken", "{}", '{"turns": [1]}']),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=ROWS, data=st.data(), max_rows=st.none() | st.integers(1, 20))
+def test_conversations_are_a_function_of_the_set_of_rows(
+    rows: list[str], data: st.DataObject, max_rows: int | None
+) -> None:
+    """Every row is accounted for, splits share no prompt, and order changes nothing but the quarantine."""
+    rows = [json.dumps({"turns": ["always there"]}), *rows]
+    config = Config.model_validate(
+        {"source": "given", "max_quarantined": 1.0, "max_rows": max_rows,
+         "splits": {"validation": 0, "calibration": 0, "gate": 0}}
+    )  # fmt: skip
+    excluded = frozenset([prompt_hash([{"role": "user", "content": "a"}])])
+    outputs = []
+    for order in (rows, data.draw(st.permutations(rows))):
+        with tempfile.TemporaryDirectory() as folder:
+            source, out = Path(folder, "rows.jsonl"), Path(folder, "out")
+            out.mkdir()
+            source.write_text("".join(row + "\n" for row in order))
+            counts = write_conversations(config, [source], out, excluded=excluded)
+            written = [row for split in SPLITS for row in pq.read_table(out / f"{split}.parquet").to_pylist()]
+            outputs.append(((out / "train.parquet").read_bytes(), (out / "summary.json").read_bytes()))
+    assert outputs[0] == outputs[1]
+    parts = ("conversations", "duplicates", "excluded", "left_out_by_max_rows", "quarantined")
+    assert counts["rows"] == len(rows) == sum(counts[part] for part in parts)
+    assert counts["conversations"] == len(written) == len({row["id"] for row in written})
+    assert not excluded & {row["prompt_id"] for row in written}
+    assert max_rows is None or len(written) <= max_rows

@@ -1,0 +1,49 @@
+"""The data section: defaults that were promised, and values that are refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from deepspec.data.config import SPLITS, Config, Responses, Splits
+
+
+def test_one_source_may_be_given_as_a_string() -> None:
+    assert Config(source="rows.jsonl").source == ("rows.jsonl",)
+    assert Config(source=["a.jsonl", "b/*.parquet"]).source == ("a.jsonl", "b/*.parquet")
+
+
+def test_defaults() -> None:
+    config = Config(source="rows.jsonl")
+    assert (config.max_length_tokens, config.min_supervised_tokens, config.max_quarantined) == (4096, 14, 0.01)
+    assert config.mask == "serving"
+    assert config.responses == Responses(mode="regenerate", temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=4096)
+    assert (config.splits.validation, config.splits.calibration, config.splits.gate) == (0.02, 0.02, 0.02)
+
+
+def test_every_held_out_split_has_a_share() -> None:
+    assert set(Splits.model_fields) == set(SPLITS) - {"train"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": ()}, "source"),
+        ({"source": "  "}, "a source is blank"),
+        ({"source": "a", "max_quarantined": 1.5}, "max_quarantined"),
+        ({"source": "a", "mask": "all"}, "mask"),
+        ({"source": "a", "system_prompt": " "}, "system_prompt"),
+        ({"source": "a", "max_length_tokens": 10}, "min_supervised_tokens"),
+        ({"source": "a", "responses": {"max_new_tokens": 5}}, "every answer would be left out"),
+        ({"source": "a", "responses": {"temperature": -0.1}}, "temperature"),
+        ({"source": "a", "responses": {"top_p": 0}}, "top_p"),
+        ({"source": "a", "splits": {"validation": 0.5, "gate": 0.5}}, "less than 1"),
+        ({"source": "a", "splits": {"test": 0.5}}, "test"),
+        ({"source": "a", "shuffle": True}, "shuffle"),
+    ],
+)
+def test_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Config.model_validate(values)
+
+
+def test_kept_answers_need_no_room_for_new_ones() -> None:
+    assert Config.model_validate({"source": "a", "responses": {"mode": "keep", "max_new_tokens": 5}})

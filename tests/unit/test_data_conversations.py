@@ -1,0 +1,338 @@
+"""From rows to conversations: validation, quarantine, duplicates, benchmark prompts, splits, sampling."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from deepspec.data.config import SPLITS, Config
+from deepspec.data.conversations import (
+    conversation_hash,
+    parse_row,
+    prompt_hash,
+    prompt_hashes,
+    split_of,
+    write_conversations,
+)
+from deepspec.data.quarantine import TooManyQuarantined
+from deepspec.data.rows import RowRejected
+from deepspec.errors import DataError
+
+NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}
+
+
+def chat(*contents: str) -> dict[str, Any]:
+    """An OpenAI row, user and assistant in turn."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]}
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def make(
+    tmp_path: Path, rows: list[Any], *, name: str = "out", excluded: frozenset[str] = frozenset(), **fields: Any
+) -> Path:
+    """Write rows to a file and make conversations of them; returns the folder."""
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, **fields})
+    source = write_rows(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / name
+    out.mkdir()
+    write_conversations(config, [source], out, excluded=excluded)
+    return out
+
+
+def table(out: Path, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / f"{name}.parquet").to_pylist()
+    return rows
+
+
+def summary(out: Path) -> dict[str, Any]:
+    counts: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return counts
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}], "id": 7},
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]},
+        {"conversations": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]},
+        {"messages": None, "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]},
+        {
+            "messages": [
+                {"role": "user", "content": "hi", "from": None, "value": None},
+                {"role": None, "content": None, "from": "gpt", "value": "ho"},
+            ]
+        },
+    ],
+)
+def test_the_forms_a_row_may_have(row: dict[str, Any]) -> None:
+    assert parse_row(row, max_row_bytes=100) == chat("hi", "ho")["messages"]
+
+
+def test_turns_hold_user_messages_only() -> None:
+    users = [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]
+    assert parse_row({"turns": ["one", "two"]}, max_row_bytes=100) == users
+
+
+def test_system_prompt_is_put_before_conversations_that_have_none() -> None:
+    given = parse_row(chat("hi"), max_row_bytes=100, system_prompt="Be kind.")
+    assert given == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+    own = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]}
+    assert parse_row(own, max_row_bytes=100, system_prompt="Be kind.") == own["messages"]
+
+
+TURNS = chat("a", "b")["messages"]
+BAD_ROWS: list[tuple[Any, str]] = [
+    ("not json", "malformed JSON"),
+    ([1], "row is not an object"),
+    ("null", "row is not an object"),
+    ({}, "row without messages"),
+    ({"messages": None}, "row without messages"),
+    ({"messages": []}, "row without messages"),
+    ({"turns": []}, "row without messages"),
+    ({"messages": "hi"}, "messages is not a list"),
+    ({"conversations": {"from": ["human"]}}, "conversations is not a list"),
+    ({"messages": ["hi"]}, "message is not an object"),
+    ({"messages": [{"content": "hi"}]}, "message without a role"),
+    ({"messages": [{"role": 3, "content": "hi"}]}, "message without a role"),
+    ({"messages": [{"role": "tool", "content": "hi"}]}, "unknown role 'tool'"),
+    ({"messages": [{"role": "user"}]}, "content is not a string"),
+    ({"messages": [{"role": "user", "content": None}]}, "content is not a string"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "content is not a string"),
+    ({"turns": [3]}, "content is not a string"),
+    ({"messages": [{"role": "user", "content": ""}]}, "content is empty"),
+    ({"turns": ["hi", " \n\t"]}, "content is empty"),
+    (chat("hi", ""), "content is empty"),
+    (chat("a\0b"), "content holds a NUL character"),
+    ('{"turns": ["\\ud800"]}', "content is not valid Unicode"),
+    ({"messages": [{"role": "assistant", "content": "hi"}]}, "conversation starts with the assistant"),
+    (
+        {"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "hi"}]},
+        "conversation starts with the assistant",
+    ),
+    ({"messages": [{"role": "system", "content": "s"}]}, "conversation without a user message"),
+    ({"messages": [*TURNS, {"role": "system", "content": "s"}]}, "system message after the first message"),
+    ({"messages": [{"role": "user", "content": "a"}] * 2}, "two user messages in a row"),
+    ({"messages": [*TURNS, {"role": "assistant", "content": "c"}]}, "two assistant messages in a row"),
+    (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [{}]}]},
+        "message with tool calls",
+    ),
+    (chat("x" * 3000), "longer than data.max_row_bytes"),
+]
+
+
+def test_bad_rows_are_quarantined_with_position_and_reason(tmp_path: Path) -> None:
+    rows = [chat("hi", "ho"), *(row for row, _ in BAD_ROWS)]
+    out = make(tmp_path, rows, max_quarantined=1.0, max_row_bytes=2000)
+    found = [(row["source"], row["row"], row["reason"]) for row in table(out, "quarantine")]
+    assert found == [("rows.jsonl", number, reason) for number, (_, reason) in enumerate(BAD_ROWS, start=2)]
+    assert all(row["excerpt"].isprintable() and len(row["excerpt"]) < 400 for row in table(out, "quarantine"))
+    counts = summary(out)
+    assert (counts["rows"], counts["quarantined"], counts["conversations"]) == (len(rows), len(BAD_ROWS), 1)
+    assert sum(counts["quarantine_reasons"].values()) == len(BAD_ROWS)
+
+
+def test_contents_longer_than_a_row_may_be_are_refused_in_any_format() -> None:
+    assert parse_row({"turns": ["é" * 5]}, max_row_bytes=10)
+    with pytest.raises(RowRejected, match=r"longer than data\.max_row_bytes"):
+        parse_row({"turns": ["é" * 5, "x"]}, max_row_bytes=10)
+
+
+def test_row_nested_too_deep_to_be_shown(tmp_path: Path) -> None:
+    depth = 900
+    out = make(tmp_path, [chat("hi"), '{"x": ' + "[" * depth + "]" * depth + "}"], max_quarantined=1.0)
+    assert [row["row"] for row in table(out, "quarantine")] == [2]
+
+
+def test_too_many_bad_rows_fail_the_stage_and_are_written_all_the_same(tmp_path: Path) -> None:
+    bad: list[Any] = ["no"] * 3 + [{}] * 4 + [chat("")] * 2 + [{"turns": [1]}]
+    with pytest.raises(TooManyQuarantined) as caught:
+        make(tmp_path, [chat(str(n)) for n in range(89)] + bad, max_quarantined=0.1)
+    text = str(caught.value)
+    assert "10 of 99 rows (10.10%)" in text
+    assert "allows 10.00%" in text
+    assert "row without messages (4), malformed JSON (3), content is empty (2)" in text
+    assert "content is not a string" not in text
+    assert f"{tmp_path}/rows.jsonl:90 (malformed JSON)" in text
+    assert "data.max_quarantined" in text
+    assert caught.value.exit_code == 2
+    written = pq.read_table(caught.value.quarantine_path).to_pylist()
+    assert [row["row"] for row in written] == list(range(90, 100))
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own error, as it travels between processes
+    assert (str(again), again.samples, again.reasons) == (text, caught.value.samples, caught.value.reasons)
+
+
+def test_exactly_the_allowed_share_passes(tmp_path: Path) -> None:
+    out = make(tmp_path, [chat(str(n)) for n in range(90)] + ["no"] * 10, max_quarantined=0.1)
+    assert summary(out)["quarantined"] == 10
+
+
+def test_no_rows_at_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no source holds a row") as caught:
+        make(tmp_path, [])
+    assert "rows.jsonl" in str(caught.value)
+
+
+def test_nothing_but_the_result_is_left_behind(tmp_path: Path) -> None:
+    out = make(tmp_path, [chat("hi")])
+    assert {file.name for file in out.iterdir()} == {
+        *(f"{split}.parquet" for split in SPLITS),
+        "quarantine.parquet",
+        "summary.json",
+    }
+
+
+def test_columns_and_hashes(tmp_path: Path) -> None:
+    row = chat("hi", "ho", "and?", "so")
+    (written,) = table(make(tmp_path, [row]), "train")
+    assert written == {
+        "id": conversation_hash(row["messages"]),
+        "prompt_id": prompt_hash(row["messages"]),
+        "messages": row["messages"],
+        "source": "rows.jsonl",
+    }
+    assert len(written["id"]) == 32
+    assert prompt_hash(row["messages"]) == prompt_hash(parse_row({"turns": ["hi", "and?"]}, max_row_bytes=99))
+    assert prompt_hash(row["messages"]) != prompt_hash(chat("hi", "ho")["messages"])
+    # Contents cannot run into each other.
+    assert prompt_hash(parse_row({"turns": ["a", "b"]}, max_row_bytes=99)) != prompt_hash(
+        parse_row({"turns": ["ab"]}, max_row_bytes=99)
+    )
+
+
+def test_exact_duplicates_are_counted_and_several_answers_stay(tmp_path: Path) -> None:
+    rows = [chat("hi", "one"), chat("hi", "two"), chat("hi", "one"), {"turns": ["hi"]}, chat("hi", "one ")]
+    out = make(tmp_path, rows)
+    assert sorted(row["messages"][-1]["content"] for row in table(out, "train")) == ["hi", "one", "one ", "two"]
+    counts = summary(out)
+    assert (counts["duplicates"], counts["conversations"], counts["prompts"]) == (1, 4, 1)
+
+
+def test_benchmark_prompts_are_excluded(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "s"}
+    rows = [
+        chat("secret", "x"),
+        {"messages": [system, *chat("secret", "y")["messages"]]},
+        chat("secret", "x", "more"),
+        chat("open", "x", "secret"),
+        chat("two", "x", "turns", "y"),
+        chat("two", "x"),
+    ]
+    benchmark = [{"turns": ["secret"]}, {"turns": ["two", "turns"]}]
+    hashes = frozenset().union(*(prompt_hashes(parse_row(row, max_row_bytes=99)) for row in benchmark))
+    out = make(tmp_path, rows, excluded=hashes)
+    assert [row["messages"][0]["content"] for row in table(out, "train")] == ["open"]
+    assert summary(out)["excluded"] == 5
+
+
+def test_splits_are_disjoint_by_prompt_and_as_large_as_asked(tmp_path: Path) -> None:
+    shares = {"validation": 0.1, "calibration": 0.2, "gate": 0.05}
+    rows = [chat(f"prompt {n // 2}", f"answer {n}") for n in range(4000)]
+    out = make(tmp_path, rows, splits=shares, seed=3)
+    prompts = {split: {row["prompt_id"] for row in table(out, split)} for split in SPLITS}
+    assert sum(map(len, prompts.values())) == len(set().union(*prompts.values())) == 2000
+    for split, share in shares.items():
+        # Five standard deviations of a binomial count.
+        assert abs(len(prompts[split]) - 2000 * share) < 5 * (2000 * share * (1 - share)) ** 0.5
+    config = Config.model_validate({"source": "x", "seed": 3, "splits": shares})
+    assert all(split_of(prompt, config) == split for split in SPLITS for prompt in prompts[split])
+
+
+def test_a_prompt_stays_in_its_split_whatever_else_is_there(tmp_path: Path) -> None:
+    shares = {"validation": 0.2, "calibration": 0.2, "gate": 0.2}
+    few = make(tmp_path, [chat(str(n)) for n in range(100)], name="few", splits=shares)
+    many = make(tmp_path, [chat(str(n)) for n in range(300)], name="many", splits=shares)
+    for split in SPLITS:
+        assert {row["id"] for row in table(few, split)} <= {row["id"] for row in table(many, split)}
+
+
+def test_the_seed_changes_the_splits(tmp_path: Path) -> None:
+    shares = {"validation": 0.2, "calibration": 0.2, "gate": 0.2}
+    rows = [chat(str(n)) for n in range(100)]
+    outs = [make(tmp_path, rows, name=str(seed), splits=shares, seed=seed) for seed in (0, 1)]
+    gates = [{row["id"] for row in table(out, "gate")} for out in outs]
+    assert gates[0] != gates[1]
+
+
+def test_an_empty_split_is_an_error_that_names_its_field(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="falls into the split") as caught:
+        make(tmp_path, [chat("hi")], splits={"validation": 0.001, "calibration": 0, "gate": 0})
+    assert caught.value.where == "data.splits.validation"
+
+
+def test_everything_excluded(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of 0 conversations falls into the split train"):
+        make(tmp_path, [chat("hi")], excluded=prompt_hashes(chat("hi")["messages"]))
+
+
+def test_max_rows_is_a_sample_by_prompt(tmp_path: Path) -> None:
+    rows = [chat(f"prompt {n}", f"answer {n}") for n in range(50)]
+    some = make(tmp_path, rows + rows[:7], name="some", max_rows=20)
+    assert summary(some)["conversations"] == 20
+    assert summary(some)["left_out_by_max_rows"] == 30
+    assert summary(some)["duplicates"] == 7
+    more = make(tmp_path, rows, name="more", max_rows=30)
+    assert {row["id"] for row in table(some, "train")} < {row["id"] for row in table(more, "train")}
+    edited = [chat(f"prompt {n}", f"edited {n}") for n in range(50)]
+    same = make(tmp_path, edited, name="same", max_rows=20)
+    assert {row["prompt_id"] for row in table(same, "train")} == {row["prompt_id"] for row in table(some, "train")}
+    other = make(tmp_path, rows, name="other", max_rows=20, seed=1)
+    assert {row["id"] for row in table(other, "train")} != {row["id"] for row in table(some, "train")}
+    assert summary(make(tmp_path, rows, name="all", max_rows=1000))["conversations"] == 50
+
+
+def test_output_is_sorted_and_locations_do_not_show(tmp_path: Path) -> None:
+    rows = [chat(str(n), "x") for n in range(200)]
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS})
+    outputs = []
+    for folder, given in (("here", rows), ("there/deep", rows[::-1])):
+        (tmp_path / folder).mkdir(parents=True)
+        write_rows(tmp_path / folder / "rows.jsonl", [*given, "broken"])
+        out = tmp_path / folder / "out"
+        out.mkdir()
+        write_conversations(config, [tmp_path / folder / "rows.jsonl"], out)
+        outputs.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert outputs[0]["train.parquet"] == outputs[1]["train.parquet"]
+    assert outputs[0] == outputs[1] | {"quarantine.parquet": outputs[0]["quarantine.parquet"]}
+    ids = [(row["prompt_id"], row["id"]) for row in table(tmp_path / "here" / "out", "train")]
+    assert ids == sorted(ids)
+    assert str(tmp_path).encode() not in b"".join(outputs[0].values())
+
+
+def test_duplicates_over_files_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "a.jsonl", [chat("hi"), chat("ho")])
+    second = write_rows(tmp_path / "b.jsonl", [chat("hi"), chat("hu")])
+    written = []
+    for name, sources in (("ab", [first, second]), ("ba", [second, first])):
+        (tmp_path / name).mkdir()
+        write_conversations(Config.model_validate({"source": "given", "splits": NO_SPLITS}), sources, tmp_path / name)
+        written.append((tmp_path / name / "train.parquet").read_bytes())
+    assert written[0] == written[1]
+    assert summary(tmp_path / "ab")["rows_by_source"] == {"a.jsonl": 2, "b.jsonl": 2}
+
+
+def test_progress_is_told_every_byte_and_row(tmp_path: Path) -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.totals: list[list[Any]] = []
+
+        def start(self, total: int, unit: str) -> None:
+            self.totals.append([unit, total, 0])
+
+        def advance(self, amount: int = 1) -> None:
+            self.totals[-1][2] += amount
+
+    told = Told()
+    source = write_rows(tmp_path / "rows.jsonl", [chat("hi"), "bad", chat("ho")])
+    (tmp_path / "out").mkdir()
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined": 0.5})
+    write_conversations(config, [source], tmp_path / "out", progress=told)
+    assert told.totals == [["bytes", source.stat().st_size, source.stat().st_size], ["conversations", 2, 2]]

@@ -1,0 +1,273 @@
+"""Answers: requests, seeds, turns, and an output that depends on prompts alone."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import deepspec.data.responses
+from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.config import SPLITS, Config
+from deepspec.data.conversations import prompt_hash, write_conversations
+from deepspec.data.quarantine import TooManyQuarantined
+from deepspec.data.responses import Generate, GenerationRequest, GenerationResult, answer_seed, write_responses
+from deepspec.errors import DataError, DeepspecError
+
+NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}
+LIMITS = {"max_length_tokens": 120, "min_supervised_tokens": 2}
+
+
+class Engine:
+    """Answers by rule, last request first: counts, and the beginning of the request's seed."""
+
+    def __init__(self, tokenizer: Any, answer: Callable[[GenerationRequest, str], str] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.calls: list[list[GenerationRequest]] = []
+        self._answer = answer or (lambda request, prompt: f"answer {request.seed % 10_000}")
+
+    def __call__(self, requests: Sequence[GenerationRequest]) -> Iterator[GenerationResult]:
+        self.calls.append(list(requests))
+        for request in reversed(requests):
+            text = self._answer(request, self.tokenizer.decode(request.prompt_ids)) + "<|im_end|>"
+            ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+            cut = ids[: request.max_new_tokens]
+            yield GenerationResult(request.id, cut, "stop" if cut == ids else "length")
+
+
+def chat(*contents: str) -> dict[str, Any]:
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]}
+
+
+def make(
+    folder: Path, tokenizer: Any, rows: list[dict[str, Any]], generate: Generate | None, **fields: Any
+) -> dict[str, Any]:
+    """Conversations and responses of rows; returns the summary."""
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, **LIMITS, **fields})
+    for name in ("conversations", "responses"):
+        (folder / name).mkdir(parents=True)
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_conversations(config, [source], folder / "conversations")
+    return write_responses(
+        config, folder / "conversations", folder / "responses", generate=generate, tokenizer=tokenizer, chat=CHATML
+    )
+
+
+def table(folder: Path, name: str = "train") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / "responses" / f"{name}.parquet").to_pylist()
+    return rows
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (folder / "responses").iterdir()}
+
+
+def test_one_turn(tmp_path: Path, tokenizer: Any) -> None:
+    engine = Engine(tokenizer, lambda request, prompt: "seven apples")
+    summary = make(tmp_path, tokenizer, [chat("how many?", "old")], engine)
+    (row,) = table(tmp_path)
+    ((request,),) = engine.calls
+    prompt = [{"role": "user", "content": "how many?"}]
+    assert row["messages"] == [*prompt, {"role": "assistant", "content": "seven apples"}]
+    assert tuple(row["prompt_ids"]) == request.prompt_ids == Renderer(tokenizer, CHATML).prompt_ids(prompt)
+    assert tokenizer.decode(row["output_ids"]) == "seven apples<|im_end|>"
+    assert (row["finish_reason"], row["source"], row["prompt_id"]) == ("stop", "rows.jsonl", prompt_hash(prompt))
+    assert request.seed == answer_seed(0, row["prompt_id"], 0, 0)
+    assert (summary["answers"], summary["truncated"], summary["output_tokens"]) == (1, 0, len(row["output_ids"]))
+    assert {file.name for file in (tmp_path / "responses").iterdir()} == {
+        *(f"{split}.parquet" for split in SPLITS), "quarantine.parquet", "summary.json"
+    }  # fmt: skip
+
+
+def test_an_edited_answer_in_the_input_changes_no_byte(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [chat(f"question {n % 7}", f"answer {n}") for n in range(20)]
+    make(tmp_path / "a", tokenizer, rows, Engine(tokenizer))
+    edited = [chat(row["messages"][0]["content"], row["messages"][1]["content"] + " edited") for row in rows]
+    make(tmp_path / "b", tokenizer, edited[::-1], Engine(tokenizer))
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_equal_prompts_from_several_sources_are_told_apart_by_source_alone(tmp_path: Path, tokenizer: Any) -> None:
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, **LIMITS})
+    written = []
+    for name, answers in (("a", ("one", "two")), ("b", ("two", "one"))):
+        folder = tmp_path / name
+        for part in ("conversations", "responses"):
+            (folder / part).mkdir(parents=True)
+        for source, answer in zip(("x.jsonl", "y.jsonl"), answers, strict=True):
+            (folder / source).write_text(json.dumps(chat("hi", answer)) + "\n")
+        write_conversations(config, [folder / "x.jsonl", folder / "y.jsonl"], folder / "conversations")
+        write_responses(
+            config, folder / "conversations", folder / "responses",
+            generate=Engine(tokenizer), tokenizer=tokenizer, chat=CHATML,
+        )  # fmt: skip
+        written.append(files(folder))
+    assert written[0] == written[1]
+    assert [row["source"] for row in table(tmp_path / "a")] == ["x.jsonl", "y.jsonl"]
+
+
+def test_equal_prompts_are_answered_with_seeds_of_their_own(tmp_path: Path, tokenizer: Any) -> None:
+    engine = Engine(tokenizer)
+    make(tmp_path, tokenizer, [chat("hi", str(n)) for n in range(5)], engine)
+    rows = table(tmp_path)
+    assert len({request.seed for request in engine.calls[0]}) == 5
+    assert len({row["id"] for row in rows}) == 5
+    assert {row["prompt_id"] for row in rows} == {prompt_hash(chat("hi")["messages"])}
+
+
+def test_rows_stand_sorted_however_they_complete(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [chat(f"question {n}") for n in range(30)]
+    make(tmp_path / "whole", tokenizer, rows, Engine(tokenizer))
+    prompts = [row["prompt_id"] for row in table(tmp_path / "whole")]
+    assert prompts == sorted(prompts)
+    monkeypatch.setattr(deepspec.data.responses, "_CHUNK_ROWS", 7)
+    engine = Engine(tokenizer)
+    make(tmp_path / "chunks", tokenizer, rows, engine)
+    assert [len(call) for call in engine.calls] == [7, 7, 7, 7, 2]
+    assert files(tmp_path / "chunks") == files(tmp_path / "whole")
+
+
+def test_all_splits_are_answered_together(tmp_path: Path, tokenizer: Any) -> None:
+    engine = Engine(tokenizer)
+    shares = {"validation": 0.2, "calibration": 0.2, "gate": 0.2}
+    summary = make(tmp_path, tokenizer, [chat(f"question {n}") for n in range(60)], engine, splits=shares)
+    assert [len(call) for call in engine.calls] == [60]
+    assert {split: len(table(tmp_path, split)) for split in SPLITS} == summary["splits"]
+    assert sum(summary["splits"].values()) == 60
+    assert all(summary["splits"].values())
+
+
+def test_turn_by_turn(tmp_path: Path, tokenizer: Any) -> None:
+    def answer(request: GenerationRequest, prompt: str) -> str:
+        return f"reply {prompt.count('user')}"
+
+    engine = Engine(tokenizer, answer)
+    summary = make(tmp_path, tokenizer, [{"turns": ["one", "two"]}, chat("three", "old")], engine)
+    assert [len(call) for call in engine.calls] == [2, 1]
+    by_length = {len(row["messages"]): row for row in table(tmp_path)}
+    assert [message["content"] for message in by_length[4]["messages"]] == ["one", "reply 1", "two", "reply 2"]
+    assert (by_length[4]["prompt_ids"], by_length[4]["output_ids"]) == (None, None)
+    assert by_length[2]["output_ids"] is not None
+    second = engine.calls[1][0]
+    asked = Renderer(tokenizer, CHATML).prompt_ids(by_length[4]["messages"][:3])
+    assert second.prompt_ids == asked
+    assert second.seed not in {request.seed for request in engine.calls[0]}
+    assert (summary["answers"], summary["turns_left_out"]) == (3, 0)
+
+
+@pytest.mark.parametrize(("first", "reason", "contents"), [("x" * 200, "length", None), (" ", "stop", ["one", " "])])
+def test_a_conversation_ends_with_an_answer_that_is_cut_off_or_empty(
+    tmp_path: Path, tokenizer: Any, first: str, reason: str, contents: list[str] | None
+) -> None:
+    engine = Engine(tokenizer, lambda request, prompt: first)
+    summary = make(tmp_path, tokenizer, [{"turns": ["one", "two"]}], engine, responses={"max_new_tokens": 9})
+    (row,) = table(tmp_path)
+    assert len(engine.calls) == 1
+    assert (row["finish_reason"], len(row["messages"])) == (reason, 2)
+    assert contents is None or [message["content"] for message in row["messages"]] == contents
+    assert row["output_ids"] is not None
+    assert (summary["turns_left_out"], summary["truncated"]) == (1, int(reason == "length"))
+
+
+def test_a_prompt_that_leaves_no_room_is_quarantined(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [chat("word " * 100), *(chat(f"question {n}") for n in range(9))]
+    summary = make(tmp_path, tokenizer, rows, Engine(tokenizer), max_quarantined=0.1)
+    (bad,) = table(tmp_path, "quarantine")
+    assert bad["reason"] == "prompt leaves no room for an answer within data.max_length_tokens"
+    assert bad["source"] == "train.parquet"
+    assert 1 <= bad["row"] <= 10
+    assert bad["excerpt"].startswith("[")
+    assert (summary["quarantined"], summary["conversations"]) == (1, 9)
+    with pytest.raises(TooManyQuarantined, match=r"1 of 10 rows .* prompt leaves no room"):
+        make(tmp_path / "strict", tokenizer, rows, Engine(tokenizer), max_quarantined=0.05)
+    assert len(table(tmp_path / "strict", "quarantine")) == 1
+
+
+@pytest.mark.parametrize(("room", "is_answered"), [(2, True), (1, False)])
+def test_the_least_room_is_what_must_be_supervised(
+    tmp_path: Path, tokenizer: Any, room: int, is_answered: bool
+) -> None:
+    prompt_ids = Renderer(tokenizer, CHATML).prompt_ids(chat("word word")["messages"])
+    limits = {"max_length_tokens": len(prompt_ids) + room, "min_supervised_tokens": 2, "max_quarantined": 0.5}
+    make(tmp_path, tokenizer, [chat("word word"), chat("hi")], Engine(tokenizer), **limits)
+    assert len(table(tmp_path)) == 1 + is_answered
+    assert len(table(tmp_path, "quarantine")) == 1 - is_answered
+
+
+def test_a_later_turn_without_room_ends_the_conversation(tmp_path: Path, tokenizer: Any) -> None:
+    summary = make(tmp_path, tokenizer, [{"turns": ["one", "word " * 100]}], Engine(tokenizer))
+    (row,) = table(tmp_path)
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+    assert row["output_ids"] is not None
+    assert (summary["turns_left_out"], summary["quarantined"]) == (1, 0)
+
+
+def test_an_answer_gets_no_more_room_than_the_row_has(tmp_path: Path, tokenizer: Any) -> None:
+    engine = Engine(tokenizer)
+    make(tmp_path, tokenizer, [chat("hi")], engine)
+    (request,) = engine.calls[0]
+    assert request.max_new_tokens == 120 - len(request.prompt_ids)
+
+
+def test_system_messages_are_kept(tmp_path: Path, tokenizer: Any) -> None:
+    make(tmp_path, tokenizer, [{"turns": ["one", "two"]}], Engine(tokenizer), system_prompt="Be kind.")
+    assert [message["role"] for message in table(tmp_path)[0]["messages"]] == [
+        "system", "user", "assistant", "user", "assistant"
+    ]  # fmt: skip
+
+
+def test_kept_answers(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [chat("hi", "ho"), chat("one", "two", "three"), {"turns": ["alone"]}]
+    summary = make(tmp_path, tokenizer, rows, None, responses={"mode": "keep"}, max_quarantined=0.5)
+    written = {len(row["messages"]): row for row in table(tmp_path)}
+    assert [message["content"] for message in written[2]["messages"]] == ["hi", "ho"]
+    assert set(written) == {2, 3}
+    assert all(row[name] is None for row in written.values() for name in ("prompt_ids", "output_ids", "finish_reason"))
+    (bad,) = table(tmp_path, "quarantine")
+    assert (bad["reason"], bad["excerpt"]) == ("no answer to keep (data.responses.mode is keep)", "alone")
+    assert (summary["mode"], summary["answers"], summary["quarantined"]) == ("keep", 0, 1)
+
+
+def test_a_split_that_is_lost_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="none of the 1 rows of the split train is left"):
+        make(tmp_path, tokenizer, [{"turns": ["alone"]}], None, responses={"mode": "keep"}, max_quarantined=1.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda results: results[1:], "1 of 3 prompts got no answer"),
+        (lambda results: [*results, results[0]], "not asked for, or twice"),
+        (lambda results: [GenerationResult("other", (1,), "stop"), *results], "not asked for, or twice"),
+    ],
+)
+def test_an_engine_that_answers_wrongly_is_found_out(
+    tmp_path: Path, tokenizer: Any, spoil: Callable[[list[GenerationResult]], list[GenerationResult]], message: str
+) -> None:
+    engine = Engine(tokenizer)
+    with pytest.raises(DeepspecError, match=message):
+        make(tmp_path, tokenizer, [chat(str(n)) for n in range(3)], lambda r: iter(spoil(list(engine(r)))))
+
+
+def test_generate_is_needed(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="generate is needed"):
+        make(tmp_path, tokenizer, [chat("hi")], None)
+
+
+def test_seeds() -> None:
+    values = {
+        answer_seed(seed, prompt, index, turn)
+        for seed in (0, 1)
+        for prompt in "ab"
+        for index in (0, 1)
+        for turn in (0, 1)
+    }
+    assert len(values) == 16
+    assert all(0 <= value < 2**63 for value in values)
+    assert answer_seed(0, "prompt", 0, 0) == 4901435874503196829  # the same on every machine and in every version

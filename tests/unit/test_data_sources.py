@@ -1,0 +1,234 @@
+"""Reading sources: every way in which a file or a row can be broken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deepspec.data.rows import RawRow
+from deepspec.data.sources import Source, find_sources, read_rows, source_bytes
+from deepspec.errors import DataError
+
+ROW = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "é"}]}
+LINE = json.dumps(ROW, ensure_ascii=False).encode()
+
+
+def read(path: Path, *, max_row_bytes: int = 1000) -> list[RawRow]:
+    """All rows of what stands at `path`."""
+    return [row for source in find_sources([path]) for row in read_rows(source, max_row_bytes=max_row_bytes)]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def reasons(rows: list[RawRow]) -> list[tuple[int, str | None]]:
+    return [(row.position.row, row.rejection.reason if row.rejection else None) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINE + b"\n" + LINE + b"\n",
+        LINE + b"\n" + LINE,  # no newline at the end
+        LINE + b"\r\n" + LINE + b"\r\n",
+        b"\xef\xbb\xbf" + LINE + b"\n" + LINE + b"\n",
+    ],
+    ids=["plain", "open end", "crlf", "bom"],
+)
+def test_lines(tmp_path: Path, content: bytes) -> None:
+    rows = read(write(tmp_path / "rows.jsonl", content))
+    assert [row.value for row in rows] == [ROW, ROW]
+    assert [str(row.position) for row in rows] == [f"{tmp_path}/rows.jsonl:1", f"{tmp_path}/rows.jsonl:2"]
+    assert rows[0].position.name == "rows.jsonl"
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
+    assert reasons(read(write(tmp_path / "rows.jsonl", b"\n  \n" + LINE + b"\n\n"))) == [(3, None)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"messages": [', "malformed JSON"),
+        (b"not json", "malformed JSON"),
+        (b"\x00\x00\x00", "malformed JSON"),
+        (b'{"messages": "a\x00b"}', "malformed JSON"),
+        (b"[" * 900_000, "malformed JSON"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "malformed JSON"),
+        (b'{"messages": "\xff\xfe"}', "not valid UTF-8"),
+        (b'{"messages": 1, "messages": 2}', "a key stands twice in one JSON object"),
+        (b'{"a": {"b": 1, "b": 1}}', "a key stands twice in one JSON object"),
+    ],
+)
+def test_bad_line_between_good_ones(tmp_path: Path, line: bytes, reason: str) -> None:
+    rows = read(write(tmp_path / "rows.jsonl", LINE + b"\n" + line + b"\n" + LINE + b"\n"), max_row_bytes=1_000_000)
+    assert reasons(rows) == [(1, None), (2, reason), (3, None)]
+    assert rows[1].excerpt.isprintable()
+    assert len(rows[1].excerpt) <= 200
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "reason"), [(3, "malformed JSON"), (5, "not valid UTF-8"), (9, "malformed JSON")]
+)
+def test_truncated_last_line(tmp_path: Path, num_bytes: int, reason: str) -> None:
+    rows = read(write(tmp_path / "rows.jsonl", LINE + b"\n" + LINE[:-num_bytes]))
+    assert reasons(rows) == [(1, None), (2, f"{reason} in the last line (a truncated file?)")]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("extra", [-1, 0, 1, 2, 3, 500, 5000])
+def test_over_long_line(tmp_path: Path, extra: int, end: bytes) -> None:
+    limit = len(LINE) + 20
+    line = LINE + b" " * (limit + extra - len(LINE))
+    path = write(tmp_path / "rows.jsonl", LINE + b"\n" + line + end)
+    rows = read(path, max_row_bytes=limit)
+    assert reasons(rows) == [(1, None), (2, "longer than data.max_row_bytes" if extra > 0 else None)]
+
+
+def test_rows_after_an_over_long_line_keep_their_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", b"x" * 10_000 + b"\n" + LINE + b"\n" + b"y" * 10_000)
+    assert [number for number, reason in reasons(read(path, max_row_bytes=200)) if reason is None] == [2]
+    assert [number for number, _ in reasons(read(path, max_row_bytes=200))] == [1, 2, 3]
+
+
+def test_bytes_for_progress_add_up(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", LINE + b"\n" + b"bad\n" + LINE + b"\n")
+    assert sum(row.num_bytes for row in read(path)) == source_bytes(Source(str(path), "jsonl")) == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", '[{"messages": []}]', "one JSON array"),
+        ("rows.json", '[\n {"messages": []}\n]', "one JSON array"),
+        ("rows.jsonl", LINE.decode().encode("utf-16").decode("latin-1"), "UTF-16"),
+        ("rows.csv", "a,b", "unknown suffix '.csv'"),
+        ("rows.parquet", "PAR1 no", "not a readable Parquet file"),
+        ("rows.parquet", "", "not a readable Parquet file"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = write(tmp_path / name, content.encode("latin-1"))
+    with pytest.raises(DataError, match=message) as caught:
+        read(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("pattern", ["nowhere.jsonl", "nowhere/rows.jsonl", "*.jsonl", "/nowhere", "s3://bucket/rows"])
+def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"no such file|matches no file"):
+        find_sources([pattern])
+
+
+def test_no_source() -> None:
+    with pytest.raises(DataError, match="no source is given"):
+        find_sources([])
+
+
+def test_folder_without_anything_readable(tmp_path: Path) -> None:
+    write(tmp_path / "notes.txt", b"x")
+    write(tmp_path / ".hidden" / "rows.jsonl", LINE)
+    with pytest.raises(DataError, match="holds no file that can be read"):
+        find_sources([tmp_path])
+
+
+def test_file_that_vanishes(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", LINE)
+    (source,) = find_sources([path])
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        list(read_rows(source, max_row_bytes=100))
+
+
+def test_folders_and_globs_are_sorted_and_each_file_is_read_once(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "deep/c.jsonl", "d.ndjson", "notes.md", "info.json"):
+        write(tmp_path / name, LINE)
+    sources = find_sources([str(tmp_path / "*.jsonl"), tmp_path, tmp_path / "deep" / ".." / "a.jsonl"])
+    assert [Path(source.path).name for source in sources] == ["a.jsonl", "b.jsonl", "d.ndjson", "c.jsonl"]
+    (nested,) = find_sources([str(tmp_path / "**" / "c.jsonl")])
+    assert nested.path == str(tmp_path / "deep" / "c.jsonl")
+
+
+def test_missing_name_in_a_folder_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_sources(["data/rows"])
+
+
+def test_data_set_id() -> None:
+    assert find_sources(["owner/name", "owner/name@abc123"]) == (
+        Source("owner/name", "hub"),
+        Source("owner/name@abc123", "hub"),
+    )
+
+
+def test_data_set_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("could not reach it")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(DataError, match="neither a file or folder nor a data set"):
+        list(read_rows(Source("owner/name", "hub"), max_row_bytes=100))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([{**ROW, "other": 1}, {"messages": None, "other": 2}]), path)
+    rows = read(path)
+    assert [row.value for row in rows] == [ROW, {"messages": None}]
+    assert [row.position.row for row in rows] == [1, 2]
+
+
+def test_parquet_without_conversations(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"question": ["a"], "answer": ["b"]}), path)
+    with pytest.raises(DataError, match="columns question, answer, but none of messages, conversations, turns"):
+        read(path)
+
+
+def test_parquet_with_bytes_that_are_not_text(tmp_path: Path) -> None:
+    words = pa.array([b"fine", b"\xff\xfe", b"good"]).view(pa.string())
+    turns = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), words)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"turns": turns}), path)
+    rows = read(path)
+    assert reasons(rows) == [(1, None), (2, "not valid UTF-8"), (3, None)]
+    assert rows[2].value == {"turns": ["good"]}
+
+
+def test_truncated_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"turns": [["hi"]] * 100}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read(path)
+
+
+def test_saved_datasets(tmp_path: Path) -> None:
+    import datasets
+
+    single = datasets.Dataset.from_list([{**ROW, "other": 1}] * 2)
+    single.save_to_disk(tmp_path / "single")
+    datasets.DatasetDict({"test": single, "train": single.select([0])}).save_to_disk(tmp_path / "parts")
+    datasets.DatasetDict({"test": single, "other": single}).save_to_disk(tmp_path / "unclear")
+    assert [row.value for row in read(tmp_path / "single")] == [ROW, ROW]
+    assert [str(row.position) for row in read(tmp_path / "parts")] == [f"{tmp_path}/parts:1"]
+    with pytest.raises(DataError, match="parts other, test and none called train"):
+        read(tmp_path / "unclear")
+
+
+def test_damaged_saved_dataset(tmp_path: Path) -> None:
+    write(tmp_path / "saved" / "state.json", b"{}")
+    with pytest.raises(DataError, match="cannot be read as a `datasets` folder"):
+        read(tmp_path / "saved")

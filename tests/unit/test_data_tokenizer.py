@@ -1,0 +1,70 @@
+"""Loading a tokenizer: what is refused, and what its fingerprint covers."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from deepspec.errors import UnsupportedTarget
+
+
+@pytest.fixture
+def copy(tokenizer_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the tokenizer's directory that may be spoiled."""
+    return Path(shutil.copytree(tokenizer_dir, tmp_path / "copy"))
+
+
+def test_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedTarget, match="is not a directory"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def test_missing_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(UnsupportedTarget, match=r"there is no tokenizer\.json") as caught:
+        load_tokenizer(copy)
+    assert str(copy) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model": ', b"\xff\xfe", b"[]", b"{}"])
+def test_damaged_tokenizer(copy: Path, content: bytes) -> None:
+    (copy / "tokenizer.json").write_bytes(content)
+    with pytest.raises(UnsupportedTarget, match=r"tokenizer\.json"):
+        load_tokenizer(copy)
+
+
+def test_missing_chat_template(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(UnsupportedTarget, match="no chat template") as caught:
+        load_tokenizer(copy)
+    assert "chat_template.jinja" in str(caught.value)
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(copy: Path) -> None:
+    witness = copy.parent / "witness"
+    (copy / "own.py").write_text(f"open({str(witness)!r}, 'w').close()\nclass Own: pass\n")
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    with contextlib.suppress(UnsupportedTarget):
+        load_tokenizer(copy)
+    assert not witness.exists()
+
+
+def test_fingerprint_covers_what_makes_tokens_and_nothing_else(copy: Path, tokenizer: Any) -> None:
+    before = tokenizer_fingerprint(tokenizer)
+    moved = load_tokenizer(copy)
+    moved("some words", padding="max_length", max_length=8, truncation=True)
+    assert tokenizer_fingerprint(moved) == before
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert tokenizer_fingerprint(load_tokenizer(copy)) != before
+    shutil.copy(Path(tokenizer.name_or_path) / "chat_template.jinja", template)
+    rules = json.loads((copy / "tokenizer.json").read_text())
+    rules["model"]["merges"].pop()
+    (copy / "tokenizer.json").write_text(json.dumps(rules))
+    assert tokenizer_fingerprint(load_tokenizer(copy)) != before
