@@ -1,0 +1,187 @@
+"""The target's keys and values, kept in place for a batch of rows that are at different lengths.
+
+Hugging Face models take it as `past_key_values`: only `update` and a few length questions are asked of it. New keys are
+written at each row's own offset into memory that was allocated once; what is returned to attend to is a view of that
+memory, so the caller's mask must hide what lies behind a row's end (`mask` makes that mask).
+
+Shapes: B rows, H key/value heads, C capacity, Q new positions, K keys to attend to, d head dim.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from deepspec.targets.family import TargetSpec
+
+
+class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """Preallocated keys and values of `rows` rows.
+
+    Args:
+        keys_BHCd, values_BHCd: one tensor per layer.
+        lengths: valid positions per row; shared with the views of this cache.
+        first_row: which of `lengths` the tensors' first row is.
+
+    The forward writes Q positions into every row, and after its last layer every row is Q longer; `crop` then says what
+    is kept.
+    """
+
+    def __init__(
+        self, keys_BHCd: list[Tensor], values_BHCd: list[Tensor], lengths: list[int], *, first_row: int = 0
+    ) -> None:
+        # Cache.__init__ would build layer objects; this cache has none: Hugging Face reads `layers` for its mask
+        # building only, which `Target` leaves out.
+        self._keys = keys_BHCd
+        self._values = values_BHCd
+        self._lengths = lengths
+        self._first = first_row
+        self._count = keys_BHCd[0].shape[0]
+        self._capacity = keys_BHCd[0].shape[2]
+        self._last_layer = len(keys_BHCd) - 1
+        self._end = 0
+        self._offset = -1
+        self._rows_B1: Tensor | None = None
+        self._columns_BQ: Tensor | None = None
+        self.layers: list[Any] = []
+        self.layer_class_to_replicate = None
+        self.offloading = False
+
+    @classmethod
+    def allocate(
+        cls,
+        spec: TargetSpec,
+        rows: int,
+        capacity: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "RowCache":
+        """An empty cache for `rows` rows of at most `capacity` positions each."""
+        shape = (rows, spec.num_key_value_heads, capacity, spec.head_dim)
+        # Zeros, not uninitialised memory: masked scores are dropped, but 0 * NaN values would not be.
+        # And not inference tensors: those could be written in inference mode only.
+        with torch.inference_mode(mode=False):
+            keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(spec.num_layers)]
+            values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(spec.num_layers)]
+        return cls(keys, values, [0] * rows)
+
+    @property
+    def lengths_B(self) -> list[int]:  # noqa: N802  # shape-suffixed
+        """Valid positions per row."""
+        return self._lengths[self._first : self._first + self._count]
+
+    @property
+    def capacity(self) -> int:
+        """Most positions a row can hold."""
+        return self._capacity
+
+    def crop(self, lengths: Sequence[int]) -> None:
+        """Keep the first `lengths[r]` positions of each row.
+
+        Raises:
+            ValueError: another number of rows, or a row would become longer.
+        """
+        if len(lengths) != self._count:
+            raise ValueError(f"{len(lengths)} lengths for {self._count} rows")
+        for row, length in enumerate(lengths, start=self._first):
+            if not 0 <= length <= self._lengths[row]:
+                raise ValueError(f"row {row} has {self._lengths[row]} positions and cannot be cropped to {length}")
+            self._lengths[row] = length
+
+    def reset_row(self, row: int) -> None:
+        """Empty one row."""
+        self._lengths[self._first + row] = 0
+
+    def view(self, first: int, count: int = 1) -> "RowCache":
+        """The rows `first` … `first + count - 1` as a cache of their own over the same memory and lengths."""
+        keys = [keys.narrow(0, first, count) for keys in self._keys]
+        values = [values.narrow(0, first, count) for values in self._values]
+        return RowCache(keys, values, self._lengths, first_row=self._first + first)
+
+    def row(self, row: int) -> "RowCache":
+        """One row as a batch of one, e.g. to prefill it while the others wait."""
+        return self.view(row, 1)
+
+    def move_row(self, source: int, destination: int) -> None:
+        """Copy one row over another, so that running rows can be kept in front."""
+        length = self._lengths[self._first + source]
+        for storage in (*self._keys, *self._values):
+            storage[destination, :, :length] = storage[source, :, :length]
+        self._lengths[self._first + destination] = length
+
+    def mask(self, num_queries: int) -> Tensor | None:
+        """What Q new positions per row see: bool [B, 1, Q, K], True = visible; None when the plain rules do.
+
+        The plain rules are Hugging Face's without a mask: one query sees everything, several are causal from an empty
+        cache.
+        """
+        lengths = self.lengths_B
+        same = min(lengths) == max(lengths)
+        if same and (num_queries == 1 or lengths[0] == 0):
+            return None
+        device = self._keys[0].device
+        keys_K = torch.arange(max(lengths) + num_queries, device=device)
+        queries_Q = torch.arange(num_queries, device=device)
+        if same:
+            return (keys_K <= (queries_Q + lengths[0])[:, None])[None, None]
+        starts_B = torch.tensor(lengths, device=device)
+        return (keys_K <= (starts_B[:, None] + queries_Q)[:, :, None])[:, None]
+
+    def starts(self) -> Tensor:
+        """Each row's length [B, 1]: the position its next token gets."""
+        return torch.tensor(self.lengths_B, device=self._keys[0].device)[:, None]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values [B, H, Q, d] behind each row's end; returns what to attend to, [B, H, K, d].
+
+        Raises:
+            ValueError: a row would outgrow the capacity.
+        """
+        if layer_idx == 0:
+            self._plan(key_states.shape[2])
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        if self._offset >= 0:
+            keys[:, :, self._offset : self._end] = key_states
+            values[:, :, self._offset : self._end] = value_states
+        else:
+            keys[self._rows_B1, :, self._columns_BQ] = key_states.transpose(1, 2)
+            values[self._rows_B1, :, self._columns_BQ] = value_states.transpose(1, 2)
+        if layer_idx == self._last_layer:
+            self._grow(key_states.shape[2])
+        return keys[:, :, : self._end], values[:, :, : self._end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        """Length of the longest row, as Hugging Face asks for it."""
+        return max(self.lengths_B)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:  # noqa: ARG002
+        """(keys to attend to, their first position), as Hugging Face's mask building asks for it."""
+        return max(self.lengths_B) + int(query_length), 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _plan(self, num_queries: int) -> None:
+        lengths = self.lengths_B
+        longest = max(lengths)
+        self._end = longest + num_queries
+        if self._end > self._capacity:
+            raise ValueError(f"a row would need {self._end} positions, but the cache was made for {self._capacity}")
+        if min(lengths) == longest:
+            self._offset = longest
+            return
+        self._offset = -1
+        device = self._keys[0].device
+        if self._rows_B1 is None:
+            self._rows_B1 = torch.arange(self._count, device=device)[:, None]
+        starts_B = torch.tensor(lengths, device=device)
+        self._columns_BQ = starts_B[:, None] + torch.arange(num_queries, device=device)
+
+    def _grow(self, num_queries: int) -> None:
+        for row in range(self._first, self._first + self._count):
+            self._lengths[row] += num_queries

@@ -1,0 +1,285 @@
+"""What a target model is, without loading it: its shape (`TargetSpec`) and what its family does differently (`Family`).
+
+A family is one file with one `Family` value and one line in the table of `deepspec.targets`; a draft's body is
+assembled from that value. No torch here: recipes, plans and checks read a target's directory in milliseconds.
+
+Source of the family differences: the models' published configurations, spec page "Algorithms", section Families.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from deepspec.data.chat import ChatFormat
+from deepspec.errors import RecipeError, UnsupportedTarget
+
+LAYER_IDS_FIELD = "draft.target_layer_ids"
+_NUM_DEFAULT_LAYERS = 5
+_SAME_NAMES = ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size")
+_ACTIVATIONS = frozenset({"silu", "gelu_pytorch_tanh"})
+
+
+@dataclass(frozen=True)
+class Family:
+    """What really differs between target families.
+
+    Args:
+        name: its name, e.g. "qwen3".
+        model_types: values of `model_type` in a target's config.json that belong to it.
+        text_config_keys: where the text model's fields lie in config.json; () for the top level.
+        draft_prefix: first part of a draft's architecture name, e.g. "Qwen3" of "Qwen3DSparkModel".
+        chat: chat markers.
+        norm_casts_first: RMSNorm casts back to the model's dtype before it multiplies with its weight (Qwen), or
+            multiplies in fp32 first (Gemma).
+        sandwich_norms: four norms per layer and a layer scalar instead of two norms.
+        value_norm: values pass an RMSNorm without weight.
+        mask_token_id: unused token of the released vocabulary that stands in a draft's empty slots.
+        describe: (text config) -> the `TargetSpec` fields that are not read off the usual names.
+        refuse: (text config) -> why such a target is not supported, or None.
+        uniform_layers: every decoder layer of the target is of the form described here (no sliding windows, one head
+            dim), so that it can be run with fused projections; otherwise Hugging Face's own forward is used.
+        layer_ids: number of target layers -> captured layers, where the default rule is not used.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    text_config_keys: tuple[str, ...]
+    draft_prefix: str
+    chat: ChatFormat
+    norm_casts_first: bool
+    sandwich_norms: bool
+    value_norm: bool
+    mask_token_id: int
+    describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    refuse: Callable[[Mapping[str, Any]], str | None]
+    uniform_layers: bool
+    layer_ids: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A target's shape, read from its directory's config.json.
+
+    Args:
+        path: the directory.
+        family: name of its family.
+        model_type: as in config.json.
+        num_layers: decoder layers.
+        head_dim, num_key_value_heads: those of full-attention layers, which a draft copies.
+        value_from_keys: the value is the raw key projection; there is no value projection.
+        attention_scale: what query-key products are multiplied with; head_dim^-0.5 unless the family says otherwise.
+        embedding_scale: what embeddings are multiplied with (1.0: nothing).
+        logit_softcap: C of `C·tanh(z/C)` on logits, or None.
+        rope: rotary parameters of full-attention layers: `rope_type`, `rope_theta` and what the type needs.
+        dtype: dtype the weights are stored in.
+        raw: the text model's configuration as written.
+    """
+
+    path: Path
+    family: str
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    rope: Mapping[str, Any]
+    hidden_act: str
+    initializer_range: float
+    tie_word_embeddings: bool
+    dtype: str
+    raw: Mapping[str, Any]
+    attention_scale: float
+    value_from_keys: bool = False
+    embedding_scale: float = 1.0
+    logit_softcap: float | None = None
+
+    @classmethod
+    def read(cls, path: Path | str) -> "TargetSpec":
+        """Read `path`/config.json.
+
+        Raises:
+            UnsupportedTarget: no or unreadable config.json, a model type of no family, a field missing or of the wrong
+                type, or something the family refuses.
+        """
+        # The table imports this module; looked up here, a spec can say which family it belongs to.
+        from deepspec.targets import FAMILIES
+
+        path = Path(path)
+        config = _read_json(path / "config.json")
+        model_type = str(config.get("model_type"))
+        family = next((f for f in FAMILIES.values() if model_type in f.model_types), None)
+        if family is None:
+            known = sorted(t for f in FAMILIES.values() for t in f.model_types)
+            raise UnsupportedTarget(
+                f"model_type {model_type!r} belongs to no supported family.",
+                where=f"{path.name}/config.json",
+                remedy=f"Supported model types: {', '.join(known)}.",
+            )
+        raw = config
+        for key in family.text_config_keys:
+            raw = raw.get(key, raw)
+        return spec_from_config(family, raw, path=path, model_type=model_type)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of weights by part: "embedding", "head" (0 when tied), "layers", "total"."""
+        attention = (
+            self.hidden_size
+            * self.head_dim
+            * (2 * self.num_attention_heads + (1 if self.value_from_keys else 2) * self.num_key_value_heads)
+        )
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.head_dim + 2 * self.hidden_size
+        embedding = self.vocab_size * self.hidden_size
+        head = 0 if self.tie_word_embeddings else embedding
+        layers = self.num_layers * layer
+        total = embedding + head + layers + self.hidden_size
+        return {"embedding": embedding, "head": head, "layers": layers, "total": total}
+
+
+def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, model_type: str) -> TargetSpec:
+    """A target's spec from its text configuration.
+
+    Raises:
+        UnsupportedTarget: naming the field that is missing, of the wrong type or refused.
+    """
+    where = f"{path.name}/config.json"
+    reason = family.refuse(raw)
+    if reason is not None:
+        raise UnsupportedTarget(reason, where=where)
+    plain = {
+        "num_layers": _number(raw, "num_hidden_layers", int, where),
+        "max_position_embeddings": _number(raw, "max_position_embeddings", int, where),
+        "rms_norm_eps": _number(raw, "rms_norm_eps", float, where),
+        **{name: _number(raw, name, int, where) for name in _SAME_NAMES},
+    }
+    special = dict(family.describe(raw))
+    for name in ("head_dim", "num_key_value_heads"):
+        special[name] = special.get(name) or _number(raw, name, int, where)
+    spec = TargetSpec(
+        path=path,
+        family=family.name,
+        model_type=model_type,
+        rope=special.pop("rope", None) or rope_of(raw, where),
+        hidden_act=str(special.pop("hidden_act", None) or raw.get("hidden_act", "silu")),
+        initializer_range=float(raw.get("initializer_range", 0.02)),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+        raw=raw,
+        attention_scale=special.pop("attention_scale", None) or special["head_dim"] ** -0.5,
+        **plain,
+        **special,
+    )
+    if spec.hidden_act not in _ACTIVATIONS:
+        raise UnsupportedTarget(f"hidden_act {spec.hidden_act!r} is not one of {sorted(_ACTIVATIONS)}.", where=where)
+    return spec
+
+
+def rope_of(raw: Mapping[str, Any], where: str = "config.json") -> dict[str, Any]:
+    """Rotary parameters of a configuration in the new (`rope_parameters`) or the old (`rope_theta`) notation.
+
+    Raises:
+        UnsupportedTarget: neither is there.
+    """
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
+    rope.setdefault("rope_type", "default")
+    theta = rope.get("rope_theta", raw.get("rope_theta"))
+    if theta is None:
+        raise UnsupportedTarget("no rope_theta: positions could not be encoded as the target does.", where=where)
+    rope["rope_theta"] = float(theta)
+    return rope
+
+
+def default_layer_ids(family: Family, num_layers: int) -> tuple[int, ...]:
+    """Layers captured when the recipe names none: the family's own, or up to five evenly from 1 to num_layers - 3.
+
+    Very small targets have no room for the margins: there, all outputs but the last layer's may be taken.
+    """
+    if num_layers in family.layer_ids:
+        return family.layer_ids[num_layers]
+    first = 1 if num_layers >= 4 else 0
+    last = num_layers - 3 if num_layers >= 5 else num_layers - 2
+    if last < first:
+        return (-1,)
+    count = min(_NUM_DEFAULT_LAYERS, last - first + 1)
+    if count == 1:
+        return (first,)
+    return tuple(first + round(i * (last - first) / (count - 1)) for i in range(count))
+
+
+def check_layer_ids(spec: TargetSpec, ids: Sequence[int]) -> tuple[int, ...]:
+    """The ids, if a draft may read these layers' outputs.
+
+    Raises:
+        RecipeError: none, out of range, not strictly increasing, or the last layer (Hugging Face's last entry is after
+            the final norm, a hook's before it: two meanings for one number).
+    """
+    last = spec.num_layers - 1
+    remedy = f"Choose strictly increasing layers from -1 (the embedding) to {last - 1}."
+    if not ids:
+        raise RecipeError("no layer is named.", where=LAYER_IDS_FIELD, remedy=remedy)
+    for layer in ids:
+        if layer == last:
+            raise RecipeError(
+                f"{layer} is the target's last layer, whose output cannot be used.",
+                where=LAYER_IDS_FIELD,
+                remedy=remedy,
+            )
+        if not -1 <= layer < last:
+            raise RecipeError(
+                f"{layer} is out of range for a target with {spec.num_layers} layers.",
+                where=LAYER_IDS_FIELD,
+                remedy=remedy,
+            )
+    if list(ids) != sorted(set(ids)):
+        raise RecipeError(f"{list(ids)} is not strictly increasing.", where=LAYER_IDS_FIELD, remedy=remedy)
+    return tuple(ids)
+
+
+def weight_files(path: Path | str) -> tuple[Path, ...]:
+    """The safetensors files of a model directory, sorted by name.
+
+    Raises:
+        UnsupportedTarget: there are none (with advice when there are `.bin` weights: they are pickles).
+    """
+    path = Path(path)
+    files = tuple(sorted(path.glob("*.safetensors")))
+    if files:
+        return files
+    if any(path.glob("*.bin")):
+        raise UnsupportedTarget(
+            "the weights are .bin files, which can run code when they are read.",
+            where=str(path.name),
+            remedy="Convert them once with save_pretrained(..., safe_serialization=True) where you trust them.",
+        )
+    raise UnsupportedTarget("no *.safetensors weights in the target's directory.", where=str(path.name))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    where = f"{file.parent.name}/{file.name}"
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnsupportedTarget(
+            f"there is no {file.name}.", where=str(file.parent), remedy="Name a directory in Hugging Face's layout."
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UnsupportedTarget(f"cannot be read as JSON: {error}.", where=where) from error
+    if not isinstance(value, dict):
+        raise UnsupportedTarget("is not a JSON object.", where=where)
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
+    value = raw.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise UnsupportedTarget(f"field {name} is {value!r}, not a positive number.", where=where)
+    return kind(value)

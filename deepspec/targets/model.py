@@ -1,0 +1,257 @@
+"""A loaded target: its forward with captured layer outputs, its logits, and nothing about drafts or sampling.
+
+The forward leaves out what serving does not need: no logits (asked for separately, for the positions that matter), no
+mask building (masks come from the cache's row lengths), no gradient (the caller decides that). Families whose layers
+are all alike run with fused projections; the others run Hugging Face's forward with hooks on the captured layers.
+
+Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabulary.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepspec.targets import family_of
+from deepspec.targets.cache import RowCache
+from deepspec.targets.family import Family, TargetSpec, weight_files
+from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
+from deepspec.targets.rotary import Rotary
+
+Captured = dict[int, Tensor]
+Runner = Callable[[Tensor, Tensor, RowCache | None, Tensor | None, int], tuple[Tensor, Captured]]
+
+
+@dataclass(frozen=True)
+class TargetOutput:
+    """One forward of the target.
+
+    Args:
+        final_BQD: last hidden state after the final norm.
+        states_BQLD: raw outputs of the captured layers, in the order asked for.
+    """
+
+    final_BQD: Tensor
+    states_BQLD: Tensor
+
+
+class Target:
+    """A target model ready to run; made by `load`.
+
+    Args:
+        spec: what it is.
+        model: Hugging Face's model with its weights; from here on only this object runs it.
+        layer_ids: decoder layers whose outputs `forward` returns; -1 is the embedding.
+        fused: run fused projections where the family allows it.
+    """
+
+    def __init__(
+        self, spec: TargetSpec, model: nn.Module, *, layer_ids: tuple[int, ...] = (), fused: bool = True
+    ) -> None:
+        self.spec = spec
+        self.family: Family = family_of(spec)
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        self.layer_ids = layer_ids
+        self.eos_token_ids = stop_token_ids(spec.path, self.family)
+        body: Any = model.get_submodule(str(model.base_model_prefix))
+        self._embedding: Tensor = body.embed_tokens.weight
+        self._head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]  # untyped in transformers
+        self._run: Runner = (
+            _fused_runner(spec, self.family, body, layer_ids)
+            if fused and self.family.uniform_layers
+            else _hugging_face_runner(body, layer_ids)
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        layer_ids: tuple[int, ...] = (),
+        fused: bool = True,
+    ) -> "Target":
+        """Load a target from a directory of safetensors weights.
+
+        Args:
+            path: the directory.
+            device: e.g. "cpu", "cuda:0".
+            dtype: what the weights are cast to, e.g. "float32", "bfloat16".
+            layer_ids: decoder layers whose outputs `forward` returns; -1 is the embedding.
+            fused: run fused projections where the family allows it.
+
+        Raises:
+            UnsupportedTarget: see `TargetSpec.read` and `weight_files`.
+        """
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
+
+        spec = TargetSpec.read(path)
+        weight_files(spec.path)
+        # A library shows no progress bars of its own.
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(spec.path),
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
+        return cls(spec, model.to(device), layer_ids=layer_ids, fused=fused)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self._embedding.dtype
+
+    @property
+    def embedding_weight(self) -> Tensor:
+        """Token embeddings [V, D], unscaled."""
+        return self._embedding
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Weights [V, D] that turn final states into logits."""
+        return self._head
+
+    def allocate_cache(self, rows: int, capacity: int) -> RowCache:
+        """An empty cache that fits this target."""
+        return RowCache.allocate(self.spec, rows, capacity, device=self.device, dtype=self.dtype)
+
+    def forward(
+        self,
+        input_ids_BQ: Tensor,
+        *,
+        position_ids_BQ: Tensor | None = None,
+        cache: RowCache | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> TargetOutput:
+        """Run the target over new positions.
+
+        Args:
+            input_ids_BQ: token ids, int64.
+            position_ids_BQ: their positions; None: continuing each row of the cache (0 … Q-1 without one).
+            cache: rows to read and extend; every row becomes Q longer (crop afterwards what is not kept).
+            attention_mask: bool [B, 1, Q, K], True = visible; None: causal behind what each row has in the cache.
+        """
+        num_queries = input_ids_BQ.shape[1]
+        limit = num_queries if cache is None else cache.capacity
+        if cache is not None and attention_mask is None:
+            attention_mask = cache.mask(num_queries)
+        if position_ids_BQ is None:
+            position_ids_BQ = torch.arange(num_queries, device=input_ids_BQ.device)[None].expand_as(input_ids_BQ)
+            if cache is not None:
+                position_ids_BQ = position_ids_BQ + cache.starts()
+        elif cache is None:
+            limit = self.spec.max_position_embeddings
+        final_BQD, captured = self._run(input_ids_BQ, position_ids_BQ, cache, attention_mask, limit)
+        if self.layer_ids:
+            states_BQLD = torch.stack([captured[layer] for layer in self.layer_ids], dim=2)
+        else:
+            states_BQLD = final_BQD.new_empty((*input_ids_BQ.shape, 0, final_BQD.shape[-1]))
+        return TargetOutput(final_BQD, states_BQLD)
+
+    def logits(self, final: Tensor) -> Tensor:
+        """Logits [..., V] of final states [..., D], soft-capped where the target does that."""
+        logits = F.linear(final, self._head)
+        cap = self.spec.logit_softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _fused_runner(spec: TargetSpec, family: Family, body: Any, layer_ids: tuple[int, ...]) -> Runner:
+    embedding: Tensor = body.embed_tokens.weight
+    layers = [FusedLayer(layer, spec, family, share=True) for layer in body.layers]
+    norm_weight: Tensor = body.norm.weight
+    rotary = Rotary(spec)
+    wanted = frozenset(layer_ids)
+
+    def run(
+        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, limit: int
+    ) -> tuple[Tensor, Captured]:
+        x_BQD = F.embedding(input_ids_BQ, embedding)
+        if spec.embedding_scale != 1.0:
+            x_BQD = x_BQD * torch.tensor(spec.embedding_scale, dtype=x_BQD.dtype, device=x_BQD.device)
+        cos, sin = rotary.lookup(position_ids_BQ, x_BQD.dtype, limit=limit)
+        causal = mask is None and input_ids_BQ.shape[1] > 1
+        mask = additive(mask, x_BQD.dtype)
+        captured: Captured = {-1: x_BQD} if -1 in wanted else {}
+        for index, layer in enumerate(layers):
+            queries, keys, values = layer.project(x_BQD, cos, sin)
+            if cache is not None:
+                keys, values = cache.update(keys, values, index)
+            attended = attend(queries, keys, values, mask, scale=spec.attention_scale, causal=causal)
+            x_BQD = layer.finish(x_BQD, attended)
+            if index in wanted:
+                captured[index] = x_BQD
+        return rms_norm(x_BQD, norm_weight, spec.rms_norm_eps, casts_first=family.norm_casts_first), captured
+
+    return run
+
+
+def _hugging_face_runner(body: Any, layer_ids: tuple[int, ...]) -> Runner:
+    captured: Captured = {}
+
+    def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            # Some releases of transformers return a tuple per layer, newer ones the tensor.
+            captured[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    for layer in layer_ids:
+        module = body.embed_tokens if layer == -1 else body.layers[layer]
+        module.register_forward_hook(keep(layer))
+
+    def run(
+        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, _limit: int
+    ) -> tuple[Tensor, Captured]:
+        captured.clear()
+        output = body(
+            input_ids=input_ids_BQ,
+            # A mapping is taken as it is: no mask is built. None means Hugging Face's plain rules (see RowCache.mask).
+            attention_mask={"full_attention": mask},
+            position_ids=position_ids_BQ,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state, dict(captured)
+
+    return run
+
+
+def stop_token_ids(path: Path, family: Family) -> tuple[int, ...]:
+    """Ids that end an answer: those of generation_config.json (else config.json) and the chat format's end of turn."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        declared = _json_or_empty(path / name).get("eos_token_id")
+        if declared is not None:
+            found.update(declared if isinstance(declared, list) else [declared])
+            break
+    for token in _json_or_empty(path / "tokenizer.json").get("added_tokens", ()):
+        if token.get("content") in family.chat.end_of_turn_tokens:
+            found.add(int(token["id"]))
+    return tuple(sorted(found))
+
+
+def _json_or_empty(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    value = json.loads(file.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,37 @@
+"""The Qwen3 family (dense): two norms per layer, query and key norms, own value projection, plain rotary positions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepspec.data.chat import CHATML
+from deepspec.targets.family import Family
+
+
+def _describe(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    if raw.get("head_dim") is not None:
+        return {}
+    return {"head_dim": raw["hidden_size"] // raw["num_attention_heads"]}
+
+
+def _refuse(raw: Mapping[str, Any]) -> str | None:
+    if raw.get("attention_bias"):
+        return "attention_bias is true: drafts have projections without bias only."
+    if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or ()):
+        return "sliding-window layers are not supported."
+    return None
+
+
+FAMILY = Family(
+    name="qwen3",
+    model_types=("qwen3",),
+    text_config_keys=(),
+    draft_prefix="Qwen3",
+    chat=CHATML,
+    norm_casts_first=True,
+    sandwich_norms=False,
+    value_norm=False,
+    mask_token_id=151669,
+    describe=_describe,
+    refuse=_refuse,
+    uniform_layers=True,
+)
