@@ -1,0 +1,60 @@
+"""A packed batch of target states: what a draft is trained on, whoever produced it (files or a live target).
+
+Documents lie one after the other without padding; nothing here says how they were stored or captured.
+
+Shapes: T packed tokens, L captured layers, D hidden.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedStates:
+    """Some documents with their target states, packed.
+
+    Args:
+        input_ids_T: token ids, int64.
+        loss_mask_T: supervised positions, bool.
+        lengths: the documents' lengths in pack order; their sum is T.
+        document_ids: each document's row number in the data set: the key of its random draws, so that draws do not
+            depend on how documents were packed or dealt to ranks.
+        states_TLD: raw outputs of the captured layers, in the order of the draft's layer ids.
+        final_TD: the target's last hidden state after its final norm.
+    """
+
+    input_ids_T: Tensor
+    loss_mask_T: Tensor
+    lengths: tuple[int, ...]
+    document_ids: tuple[int, ...]
+    states_TLD: Tensor
+    final_TD: Tensor
+
+    def __post_init__(self) -> None:
+        tokens = sum(self.lengths)
+        sizes = {name: getattr(self, name).shape[0] for name in _TENSORS}
+        wrong = {name: size for name, size in sizes.items() if size != tokens}
+        if wrong:
+            raise ValueError(f"the documents have {tokens} tokens, but {wrong}")
+        if len(self.document_ids) != len(self.lengths):
+            raise ValueError(f"{len(self.lengths)} documents, but {len(self.document_ids)} document ids")
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return int(self.input_ids_T.shape[0])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedStates":
+        """The same batch on `device`; `dtype`, if given, is what the states are cast to (ids and mask keep theirs)."""
+        return replace(
+            self,
+            input_ids_T=self.input_ids_T.to(device, non_blocking=True),
+            loss_mask_T=self.loss_mask_T.to(device, non_blocking=True),
+            states_TLD=self.states_TLD.to(device, dtype, non_blocking=True),
+            final_TD=self.final_TD.to(device, dtype, non_blocking=True),
+        )
+
+
+_TENSORS = ("input_ids_T", "loss_mask_T", "states_TLD", "final_TD")

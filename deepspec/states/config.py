@@ -1,0 +1,18 @@
+"""How target states are kept. Decides their bytes, so it is part of artifact keys."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from deepspec.config import Section
+
+
+class Config(Section):
+    """Where training gets the target's states from, and how they are stored."""
+
+    mode: Literal["offline"] = Field("offline", description="offline: captured once, read from files.")
+    codec: Literal["bf16", "int8", "int4"] = Field(
+        "bf16", description="bf16 is exact for a bf16 target; int8 takes 0.53 of its bytes, int4 0.31."
+    )
+    shard_tokens: int = Field(65536, ge=1, description="Tokens per file.")
+    block_tokens: int = Field(4096, ge=1, description="Tokens per row group, the unit of reading and of shuffling.")

@@ -1,0 +1,105 @@
+"""What a folder of target states looks like: readable with any Parquet library, without our code.
+
+    states.json             the `Layout`: which layers, which codec, how many tokens, the shards
+    documents.parquet       where each document lies: document, shard, block, first_row, num_tokens, num_supervised
+    states-00000.parquet …  shards: one row per token, documents one after the other in whole row groups ("blocks")
+
+Columns of a shard: `document` int64 (row number in the data set), `input_id` int32, `supervised` bool, `states` and
+`final`: fixed-size binary. With the codec bf16, `states` holds L·D little-endian bfloat16 numbers (the raw outputs of
+the captured layers, in the order of `layer_ids`) and `final` holds D (after the target's final norm). The other codecs
+add columns `states_scale` … (see codecs.py). Numbers are stored uncompressed, so that a reader maps and copies them;
+every page carries Parquet's own checksum.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from deepspec.config import Section
+from deepspec.errors import ArtifactError
+from deepspec.states.codecs import CODECS
+
+DESCRIPTION = "states.json"
+INDEX = "documents.parquet"
+TOKEN_COLUMNS = ("document", "input_id", "supervised")
+VALUE_COLUMNS = ("states", "final")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("document", pa.int64()),
+        ("shard", pa.int32()),
+        ("block", pa.int32()),
+        ("first_row", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("num_supervised", pa.int32()),
+    ]
+)
+
+
+class Shard(Section):
+    """One file of states."""
+
+    file: str
+    num_documents: int
+    num_tokens: int
+    num_blocks: int
+
+
+class Layout(Section):
+    """The content of `states.json`."""
+
+    format: Literal[1] = 1
+    codec: Literal["bf16", "int8", "int4"]
+    layer_ids: tuple[int, ...]
+    hidden_size: int = Field(ge=1)
+    target: str = Field("", description="Fingerprint of the target, where it is known.")
+    num_documents: int
+    num_tokens: int
+    num_supervised: int
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Layout":
+        """The layout of the states in `folder`.
+
+        Raises:
+            ArtifactError: there is none, or none that this version understands.
+        """
+        path = folder / DESCRIPTION
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+        version = content.get("format") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > 1:
+            raise ArtifactError(
+                f"the states have format {version}; this version of deepspec reads format 1.",
+                where=str(path),
+                remedy="Update deepspec, or capture them again.",
+            )
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise ArtifactError(f"does not describe states: {error}.", where=str(path)) from error
+
+    def write(self, folder: Path) -> None:
+        """Write `states.json`."""
+        (folder / DESCRIPTION).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def shard_file(number: int) -> str:
+    """Name of a shard."""
+    return f"states-{number:05d}.parquet"
+
+
+def shard_schema(codec: str, num_layers: int, hidden_size: int) -> pa.Schema:
+    """Columns of a shard: token columns, then the codec's columns of `states` and of `final`."""
+    fields = [("document", pa.int64()), ("input_id", pa.int32()), ("supervised", pa.bool_())]
+    for name, num_vectors in zip(VALUE_COLUMNS, (num_layers, 1), strict=True):
+        for suffix, width in CODECS[codec].widths(num_vectors, hidden_size).items():
+            # Without captured layers there is nothing to store, and Parquet has no empty binary.
+            fields.append((name + suffix, pa.binary(max(width, 1))))
+    return pa.schema(fields)

@@ -1,0 +1,199 @@
+"""Reading target states: a few row groups in memory, checked as they are read, packed into batches.
+
+Not here: in which order (order.py), and what is learned from them (drafts).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from deepspec.errors import ArtifactError
+from deepspec.states.batch import PackedStates
+from deepspec.states.codecs import CODECS
+from deepspec.states.layout import INDEX, TOKEN_COLUMNS, Layout, shard_schema
+from deepspec.states.order import WINDOW_BLOCKS, DataOrder
+
+T = TypeVar("T")
+Columns: TypeAlias = dict[str, npt.NDArray[Any]]
+
+_CACHE_BYTES = 1 << 30
+
+
+class StateReader:
+    """The states in a folder.
+
+    Args:
+        folder: what `write_states` wrote.
+        cache_bytes: blocks kept in memory; at least one shuffling window is.
+
+    Raises:
+        ArtifactError: the folder is incomplete or damaged.
+    """
+
+    def __init__(self, folder: Path, *, cache_bytes: int = _CACHE_BYTES) -> None:
+        self._folder = folder
+        self.layout = Layout.read(folder)
+        self._schema = shard_schema(self.layout.codec, len(self.layout.layer_ids), self.layout.hidden_size)
+        with _opened(folder / INDEX) as file:
+            index = _checked(folder / INDEX, file.read)
+        columns = {name: index.column(name).to_numpy() for name in index.column_names}
+        self._documents = columns["document"]
+        self._shards = columns["shard"]
+        self._blocks = columns["block"]
+        self._first_rows = columns["first_row"]
+        self.num_tokens_of = columns["num_tokens"]
+        if len(self._documents) != self.layout.num_documents or int(self.num_tokens_of.sum()) != self.layout.num_tokens:
+            raise ArtifactError(
+                f"lists {len(self._documents)} documents with {self.num_tokens_of.sum()} tokens; "
+                f"{self.layout.num_documents} with {self.layout.num_tokens} were written.",
+                where=str(folder / INDEX),
+            )
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._cache: OrderedDict[tuple[int, int, bool], Columns] = OrderedDict()
+        self._cached_bytes = 0
+        self._cache_bytes = cache_bytes
+
+    @property
+    def num_documents(self) -> int:
+        """How many documents there are."""
+        return self.layout.num_documents
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents."""
+        return self.layout.num_tokens
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Captured decoder layers, in the order of the states."""
+        return self.layout.layer_ids
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers per state."""
+        return self.layout.hidden_size
+
+    def order(self, seed: int) -> DataOrder:
+        """The order in which a training with this seed sees the documents."""
+        first_of_shard = np.cumsum([0, *(shard.num_blocks for shard in self.layout.shards)])
+        return DataOrder(first_of_shard[self._shards] + self._blocks, seed=seed)
+
+    def batch(self, documents: Sequence[int]) -> PackedStates:
+        """Some documents with their states, packed in this order, on the CPU in bfloat16.
+
+        Args:
+            documents: numbers in 0 … num_documents-1.
+
+        Raises:
+            ArtifactError: a block is damaged.
+        """
+        return self._pack(documents, with_states=True)
+
+    def token_batch(self, documents: Sequence[int]) -> PackedStates:
+        """The same without states: zero layers of zero numbers. Cheap: enough to know what will be supervised."""
+        return self._pack(documents, with_states=False)
+
+    def _pack(self, documents: Sequence[int], *, with_states: bool) -> PackedStates:
+        lengths = [int(self.num_tokens_of[number]) for number in documents]
+        ends = np.cumsum([0, *lengths])
+        num_tokens = int(ends[-1])
+        num_layers, hidden_size = (len(self.layer_ids), self.hidden_size) if with_states else (0, 0)
+        input_ids_T = np.empty(num_tokens, dtype=np.int64)
+        loss_mask_T = np.empty(num_tokens, dtype=np.bool_)
+        states_TLD = torch.empty(num_tokens, num_layers, hidden_size, dtype=torch.bfloat16)
+        final_T1D = torch.empty(num_tokens, 1, hidden_size, dtype=torch.bfloat16)
+        # Block by block, so that each is read once even when the cache holds few.
+        for place in sorted(range(len(documents)), key=lambda place: self._block_of(documents[place])):
+            number, target = documents[place], slice(int(ends[place]), int(ends[place + 1]))
+            first = int(self._first_rows[number])
+            rows = slice(first, first + lengths[place])
+            tokens = self._block(*self._block_of(number), values=False)
+            input_ids_T[target] = tokens["input_id"][rows]
+            loss_mask_T[target] = tokens["supervised"][rows]
+            if with_states:
+                values = self._block(*self._block_of(number), values=True)
+                self._decode(values, "states", rows, states_TLD[target])
+                self._decode(values, "final", rows, final_T1D[target])
+        return PackedStates(
+            input_ids_T=torch.from_numpy(input_ids_T),
+            loss_mask_T=torch.from_numpy(loss_mask_T),
+            lengths=tuple(lengths),
+            document_ids=tuple(int(self._documents[number]) for number in documents),
+            states_TLD=states_TLD,
+            final_TD=final_T1D.squeeze(1),
+        )
+
+    def _decode(self, values: Columns, name: str, rows: slice, out_NCD: torch.Tensor) -> None:
+        if out_NCD.numel():
+            codec = CODECS[self.layout.codec]
+            suffixes = codec.widths(out_NCD.shape[1], self.hidden_size)
+            codec.decode_into({suffix: values[name + suffix][rows] for suffix in suffixes}, out_NCD)
+
+    def _block_of(self, number: int) -> tuple[int, int]:
+        return int(self._shards[number]), int(self._blocks[number])
+
+    def _block(self, shard: int, block: int, *, values: bool) -> Columns:
+        """A block's token columns or its value columns, from the cache if they are there."""
+        key = (shard, block, values)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        names = [name for name in self._schema.names if (name not in TOKEN_COLUMNS) == values]
+        if not values:
+            names.remove("document")
+        file = self._file(shard)
+        table = _checked(self._path(shard), lambda: file.read_row_group(block, columns=names, use_threads=False))
+        columns = {name: _array(table.column(name)) for name in names}
+        self._cache[key] = columns
+        self._cached_bytes += _size(columns)
+        # A window's blocks are needed again and again; without room for all of them each would be read many times.
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 2 * WINDOW_BLOCKS:
+            self._cached_bytes -= _size(self._cache.popitem(last=False)[1])
+        return columns
+
+    def _file(self, shard: int) -> pq.ParquetFile:
+        if shard not in self._files:
+            path = self._path(shard)
+            file = _opened(path)
+            if (
+                not file.schema_arrow.equals(self._schema)
+                or file.num_row_groups != self.layout.shards[shard].num_blocks
+            ):
+                raise ArtifactError("has other columns or row groups than states.json says.", where=str(path))
+            self._files[shard] = file
+        return self._files[shard]
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / self.layout.shards[shard].file
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    return _checked(path, lambda: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True))
+
+
+def _checked(path: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+
+
+def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A column of one row group; binary ones as bytes [N, width], without copying."""
+    if not pa.types.is_fixed_size_binary(column.type):
+        return column.to_numpy()  # type: ignore[no-any-return]  # pyarrow is untyped
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    width = column.type.byte_width
+    data = np.frombuffer(array.buffers()[1], dtype=np.uint8)
+    return data[array.offset * width : (array.offset + len(array)) * width].reshape(len(array), width)
+
+
+def _size(columns: Columns) -> int:
+    return sum(int(array.nbytes) for array in columns.values())

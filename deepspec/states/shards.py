@@ -1,0 +1,143 @@
+"""Writing shards of states: whole documents, whole row groups, equal bytes for equal content.
+
+Not here: where states come from (writer.py) and how numbers become bytes (codecs.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from deepspec.states.codecs import CODECS, Bytes
+from deepspec.states.layout import INDEX, INDEX_SCHEMA, TOKEN_COLUMNS, VALUE_COLUMNS, Layout, Shard, shard_schema
+
+_PAGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """One document, ready to be written.
+
+    Args:
+        document: its row number in the data set.
+        input_ids_T: int32.
+        supervised_T: bool.
+        columns: the value columns of its T tokens.
+    """
+
+    document: int
+    input_ids_T: npt.NDArray[np.int32]
+    supervised_T: npt.NDArray[np.bool_]
+    columns: dict[str, Bytes]
+
+
+def encode(states_TLD: Tensor, final_TD: Tensor, codec: str) -> dict[str, Bytes]:
+    """The value columns of T tokens, encoded on the tensors' device."""
+    columns: dict[str, Bytes] = {}
+    for name, vectors in zip(VALUE_COLUMNS, (states_TLD, final_TD.unsqueeze(1)), strict=True):
+        for suffix, data in CODECS[codec].encode(vectors).items():
+            # See layout.shard_schema for the width of nothing.
+            columns[name + suffix] = data if data.shape[1] else np.zeros((len(data), 1), dtype=np.uint8)
+    return columns
+
+
+class ShardWriter:
+    """Writes documents to one shard; the file is whole after `close`.
+
+    Args:
+        path: the file, replaced if it exists.
+        codec: name of the codec.
+        num_layers: captured layers.
+        hidden_size: numbers per vector.
+        block_tokens: a row group ends before it would exceed this; a longer document is alone in one.
+    """
+
+    def __init__(self, path: Path, *, codec: str, num_layers: int, hidden_size: int, block_tokens: int) -> None:
+        self._path = path
+        self._schema = shard_schema(codec, num_layers, hidden_size)
+        values = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            # Numbers hardly compress, and uncompressed ones need no decoding.
+            compression={**dict.fromkeys(TOKEN_COLUMNS, "zstd"), **dict.fromkeys(values, "none")},
+            use_dictionary=list(TOKEN_COLUMNS[:2]),
+            write_statistics=False,
+            write_page_checksum=True,
+            data_page_size=_PAGE_BYTES,
+        )
+        self._block_tokens = block_tokens
+        self._pending: list[EncodedDocument] = []
+        self._pending_tokens = 0
+        self._num_blocks = 0
+        self.index: list[dict[str, int]] = []
+
+    def write(self, document: EncodedDocument) -> None:
+        """Append a document."""
+        num_tokens = len(document.input_ids_T)
+        if self._pending and self._pending_tokens + num_tokens > self._block_tokens:
+            self._flush()
+        self.index.append(
+            {
+                "document": document.document,
+                "block": self._num_blocks,
+                "first_row": self._pending_tokens,
+                "num_tokens": num_tokens,
+                "num_supervised": int(document.supervised_T.sum()),
+            }
+        )
+        self._pending.append(document)
+        self._pending_tokens += num_tokens
+
+    def close(self) -> Shard:
+        """Write what is pending and end the file."""
+        try:
+            if self._pending:
+                self._flush()
+        finally:
+            self._writer.close()
+        return Shard(
+            file=self._path.name,
+            num_documents=len(self.index),
+            num_tokens=sum(entry["num_tokens"] for entry in self.index),
+            num_blocks=self._num_blocks,
+        )
+
+    def _flush(self) -> None:
+        documents = self._pending
+        columns: dict[str, Any] = {
+            "document": np.repeat([d.document for d in documents], [len(d.input_ids_T) for d in documents]),
+            "input_id": np.concatenate([d.input_ids_T for d in documents]),
+            "supervised": np.concatenate([d.supervised_T for d in documents]),
+        }
+        for field in self._schema:
+            if field.name not in columns:
+                data = np.concatenate([d.columns[field.name] for d in documents])
+                columns[field.name] = pa.FixedSizeBinaryArray.from_buffers(
+                    field.type, len(data), [None, pa.py_buffer(data)]
+                )
+        table = pa.table(columns, schema=self._schema)
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        self._pending = []
+        self._pending_tokens = 0
+        self._num_blocks += 1
+
+
+def write_index(folder: Path, layout: Layout, indexes: Sequence[Sequence[dict[str, int]]]) -> None:
+    """Write `documents.parquet` and `states.json`: after that, the folder is complete.
+
+    Args:
+        folder: where the shards are.
+        layout: names the shards.
+        indexes: the `ShardWriter.index` of each shard, in order.
+    """
+    rows = [{**entry, "shard": number} for number, index in enumerate(indexes) for entry in index]
+    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in INDEX_SCHEMA}
+    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), folder / INDEX, compression="zstd", write_page_checksum=True)
+    layout.write(folder)

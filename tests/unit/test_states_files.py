@@ -1,0 +1,227 @@
+"""Folders of states: written, read back, damaged, and captured from a real tiny target."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from deepspec.data.tokens import mask_to_runs
+from deepspec.errors import ArtifactError, DataError, StoreFull
+from deepspec.states.config import Config
+from deepspec.states.reader import StateReader
+from deepspec.states.writer import write_states
+from deepspec.targets.model import Target
+from tests.fixtures.targets import tiny_qwen3
+
+torch.set_num_threads(1)
+
+VOCAB = 61
+LENGTHS = (5, 40, 3, 17, 90, 1, 22, 8, 31, 64, 12, 12)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    path = tiny_qwen3(tmp_path_factory.mktemp("target"), vocab_size=VOCAB)
+    return Target.load(path, layer_ids=(-1, 1, 2))
+
+
+def write_tokens_file(path: Path, lengths: tuple[int, ...] = LENGTHS) -> list[tuple[np.ndarray, np.ndarray]]:
+    random = np.random.default_rng(0)
+    rows = [(random.integers(0, VOCAB, size=n, dtype=np.int32), np.arange(n) >= min(n // 2, n - 1)) for n in lengths]
+    table = pa.table(
+        {
+            "id": [f"id{number}" for number in range(len(rows))],
+            "input_ids": pa.array([ids for ids, _ in rows], pa.list_(pa.int32())),
+            "mask_runs": pa.array([mask_to_runs(mask) for _, mask in rows], pa.list_(pa.int32())),
+        }
+    )
+    pq.write_table(table, path, write_page_checksum=True)
+    return rows
+
+
+def capture(folder: Path, target: Any, lengths: tuple[int, ...] = LENGTHS, **config: Any) -> dict[str, Any]:
+    folder.mkdir()
+    write_tokens_file(folder.parent / "train.parquet", lengths)
+    settings = Config(**{"shard_tokens": 128, "block_tokens": 48, **config})
+    return write_states(folder.parent / "train.parquet", folder, target=target, config=settings, batch_tokens=100)
+
+
+def alone(target: Target, ids_T: np.ndarray) -> tuple[Tensor, Tensor]:
+    """What Hugging Face's own forward gives for one document: states and final, float32."""
+    with torch.inference_mode():
+        output = target.model(torch.from_numpy(ids_T).long()[None], output_hidden_states=True)
+    hidden = output.hidden_states
+    return torch.stack([hidden[layer + 1][0] for layer in target.layer_ids], dim=1), hidden[-1][0]
+
+
+def test_states_are_those_of_each_document_alone(tmp_path: Path, target: Target) -> None:
+    counts = capture(tmp_path / "states", target)
+    rows = write_tokens_file(tmp_path / "train.parquet")
+    reader = StateReader(tmp_path / "states")
+    assert (reader.num_documents, reader.num_tokens) == (len(LENGTHS), sum(LENGTHS))
+    assert counts["documents"] == len(LENGTHS)
+    assert counts["tokens"] == sum(LENGTHS)
+    assert counts["supervised_tokens"] == sum(int(mask.sum()) for _, mask in rows)
+    assert counts["shards"] > 2
+    assert reader.layer_ids == (-1, 1, 2)
+    order = [4, 0, 11, 7, 2]
+    batch = reader.batch(order)
+    assert batch.document_ids == tuple(order)
+    assert batch.lengths == tuple(LENGTHS[number] for number in order)
+    start = 0
+    for number in order:
+        ids, mask = rows[number]
+        piece = slice(start, start := start + len(ids))
+        assert batch.input_ids_T[piece].tolist() == ids.tolist()
+        assert batch.loss_mask_T[piece].tolist() == mask.tolist()
+        states_TLD, final_TD = alone(target, ids)
+        # Stored as bfloat16: 8 bits of mantissa; padding and batching add float32 rounding only.
+        torch.testing.assert_close(batch.states_TLD[piece].float(), states_TLD, rtol=2**-8, atol=1e-4)
+        torch.testing.assert_close(batch.final_TD[piece].float(), final_TD, rtol=2**-8, atol=1e-4)
+
+
+def test_bytes_are_a_function_of_content(tmp_path: Path, target: Target) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        capture(tmp_path / name / "states", target)
+    files = sorted(path.name for path in (tmp_path / "one/states").iterdir())
+    assert files[0] == "documents.parquet"
+    assert files[-1] == "states.json"
+    for name in files:
+        assert (tmp_path / "one/states" / name).read_bytes() == (tmp_path / "two/states" / name).read_bytes()
+
+
+def test_the_batch_budget_moves_no_document(tmp_path: Path, target: Target) -> None:
+    capture(tmp_path / "states", target)
+    (tmp_path / "large").mkdir()
+    write_states(
+        tmp_path / "train.parquet",
+        tmp_path / "large",
+        target=target,
+        config=Config(shard_tokens=128, block_tokens=48),
+        batch_tokens=3,
+    )
+    one, two = (tmp_path / name / "documents.parquet" for name in ("states", "large"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_any_parquet_reader_can_read_them(tmp_path: Path, target: Target) -> None:
+    capture(tmp_path / "states", target)
+    table = pq.read_table(tmp_path / "states/states-00000.parquet")
+    assert table.schema.names == ["document", "input_id", "supervised", "states", "final"]
+    documents = table.column("document").to_pylist()
+    assert documents[:6] == [0] * 5 + [1]
+    raw = b"".join(table.column("final").to_pylist()[:5])
+    final_TD = torch.frombuffer(bytearray(raw), dtype=torch.bfloat16).view(5, 32)
+    assert torch.equal(final_TD, StateReader(tmp_path / "states").batch([0]).final_TD)
+
+
+def test_blocks_hold_whole_documents_and_shards_whole_blocks(tmp_path: Path, target: Target) -> None:
+    capture(tmp_path / "states", target)
+    seen: list[int] = []
+    for path in sorted((tmp_path / "states").glob("states-*.parquet")):
+        file = pq.ParquetFile(path)
+        assert file.metadata.num_rows <= 128
+        for group in range(file.num_row_groups):
+            documents = file.read_row_group(group, columns=["document"]).column(0).to_pylist()
+            whole = list(dict.fromkeys(documents))
+            assert len(documents) == sum(LENGTHS[number] for number in whole)
+            assert len(documents) <= 48 or len(whole) == 1
+            seen += whole
+    assert seen == list(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_smaller_codecs_come_close(tmp_path: Path, target: Target, codec: str) -> None:
+    capture(tmp_path / "states", target, codec=codec)
+    (tmp_path / "exact").mkdir()
+    capture(tmp_path / "exact/states", target)
+    ours = StateReader(tmp_path / "states").batch([1, 9])
+    exact = StateReader(tmp_path / "exact/states").batch([1, 9])
+    for name in ("states_TLD", "final_TD"):
+        difference = getattr(ours, name).float() - getattr(exact, name).float()
+        assert difference.norm() / getattr(exact, name).float().norm() < {"int8": 0.006, "int4": 0.1}[codec]
+    assert torch.equal(ours.input_ids_T, exact.input_ids_T)
+
+
+def test_a_token_batch_knows_what_is_supervised_without_states(tmp_path: Path, target: Target) -> None:
+    capture(tmp_path / "states", target)
+    reader = StateReader(tmp_path / "states")
+    tokens, full = reader.token_batch([3, 8]), reader.batch([3, 8])
+    assert torch.equal(tokens.loss_mask_T, full.loss_mask_T)
+    assert torch.equal(tokens.input_ids_T, full.input_ids_T)
+    assert tokens.states_TLD.numel() == tokens.final_TD.numel() == 0
+
+
+def test_a_small_cache_reads_the_same(tmp_path: Path, target: Target) -> None:
+    capture(tmp_path / "states", target, lengths=tuple([9] * 60), block_tokens=9)
+    small, large = StateReader(tmp_path / "states", cache_bytes=0), StateReader(tmp_path / "states")
+    for _ in range(2):
+        order = [7 * i % 60 for i in range(60)]
+        assert torch.equal(small.batch(order).states_TLD, large.batch(order).states_TLD)
+
+
+@pytest.mark.parametrize("name", ["states-00001.parquet", "documents.parquet"])
+def test_a_flipped_bit_is_found(tmp_path: Path, target: Target, name: str) -> None:
+    capture(tmp_path / "states", target)
+    path = tmp_path / "states" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=name):
+        StateReader(tmp_path / "states").batch(range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "newer", "other"])
+def test_an_incomplete_folder_is_refused(tmp_path: Path, target: Target, damage: str) -> None:
+    capture(tmp_path / "states", target)
+    shard, description = tmp_path / "states/states-00001.parquet", tmp_path / "states/states.json"
+    if damage == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif damage == "missing":
+        description.unlink()
+    elif damage == "newer":
+        description.write_text(description.read_text().replace('"format": 1', '"format": 2'))
+    else:
+        description.write_text(description.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
+    with pytest.raises(ArtifactError, match="states"):
+        StateReader(tmp_path / "states").batch(range(len(LENGTHS)))
+
+
+def test_states_that_are_no_numbers_name_layer_and_row(tmp_path: Path, target: Target) -> None:
+    class Broken:
+        """The real target, but for one number."""
+
+        spec, layer_ids, device = target.spec, target.layer_ids, target.device
+
+        def forward(self, input_ids_BQ: Tensor) -> Any:
+            output = target.forward(input_ids_BQ)
+            if tuple(input_ids_BQ.shape) == (2, 40):  # documents 1 and 3
+                output.states_BQLD[1, 6, 1, 3] = float("nan")
+            return output
+
+    with pytest.raises(DataError, match="row 3: the target's layer 1 is not finite at position 6"):
+        capture(tmp_path / "states", Broken(), lengths=(5, 40, 3, 17))
+
+
+def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path, target: Target) -> None:
+    table = pa.table({"input_ids": [[1, 2, 3]], "mask_runs": [[1, 1]]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train.parquet:0: the mask covers 2 of 3 tokens"):
+        write_states(tmp_path / "train.parquet", tmp_path, target=target, config=Config())
+
+
+def test_a_full_disk_is_named(tmp_path: Path, target: Target) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, hard))  # writing beyond it fails like a full disk
+    try:
+        with pytest.raises(StoreFull, match="no room left for the target's states"):
+            capture(tmp_path / "states", target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
