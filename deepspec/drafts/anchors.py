@@ -1,0 +1,130 @@
+"""Which blocks are trained: anchors drawn per document, and which of their slots are supervised.
+
+Draws are keyed by (seed, step, document id), so that they depend neither on packing nor on ranks, and the budget is
+per document: one long document cannot starve the short ones of a pack.
+
+Shapes: T packed tokens, A anchors (ascending within each document), K draft slots, N supervised slots.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from deepspec.states.batch import PackedStates
+
+Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BlockSupervision:
+    """The blocks of one micro-batch.
+
+    Args:
+        anchors_A: packed index of each anchor, int64.
+        positions_A: its position in its document, int64.
+        anchors_per_document: how many anchors each document of the pack has.
+        slots_AK: packed index of the token *before* each slot's label (the slot's own position), clamped to the
+            document; int64.
+        rows_N: which of the A·K slots are supervised (the first ones of each block, at least one), ascending, int64.
+        labels_N: token each supervised slot has to predict, int64.
+        weights_N: their position weights, fp64, so that sums don't depend on how a batch was split.
+        totals: denominator per loss term.
+        factors: what each loss term is multiplied with; a term with factor 0 is only logged.
+    """
+
+    anchors_A: Tensor
+    positions_A: Tensor
+    anchors_per_document: tuple[int, ...]
+    slots_AK: Tensor
+    rows_N: Tensor
+    labels_N: Tensor
+    weights_N: Tensor
+    totals: Mapping[str, float]
+    factors: Mapping[str, float]
+
+
+def block_supervision(
+    batch: PackedStates,
+    *,
+    num_slots: int,
+    num_anchors: int,
+    decay_gamma: float,
+    factors: Mapping[str, float],
+    seed: int,
+    step: int,
+) -> BlockSupervision:
+    """Draw the anchors of a micro-batch and say what their slots learn.
+
+    Args:
+        batch: packed documents.
+        num_slots: K; slot k (0-based) predicts the token k + 1 after the anchor.
+        num_anchors: most anchors per document.
+        decay_gamma: slot k weighs exp(-k / decay_gamma).
+        factors: what each loss term is multiplied with; their names are the keys of `totals`.
+        seed, step: keys of the draw, with each document's id.
+    """
+    mask_T = batch.loss_mask_T.cpu().numpy()
+    ids_T = batch.input_ids_T.cpu().numpy()
+    anchors, counts = draw_anchors(
+        mask_T, batch.lengths, batch.document_ids, num_anchors=num_anchors, seed=seed, step=step
+    )
+    starts = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int64)
+    document_A = np.repeat(np.arange(len(counts)), counts)
+    end_A = starts[document_A + 1]
+    labels_at_AK = anchors[:, None] + np.arange(1, num_slots + 1)
+    inside_AK = labels_at_AK < end_A[:, None]
+    clamped_AK = np.minimum(labels_at_AK, end_A[:, None] - 1)
+    supervised_AK = np.logical_and.accumulate(inside_AK & mask_T[clamped_AK], axis=1)
+    rows = np.flatnonzero(supervised_AK)
+    weights = np.exp(-np.arange(num_slots) / decay_gamma)[rows % num_slots]
+    device = batch.input_ids_T.device
+
+    def tensor(values: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
+
+    return BlockSupervision(
+        anchors_A=tensor(anchors),
+        positions_A=tensor(anchors - starts[document_A]),
+        anchors_per_document=tuple(counts),
+        slots_AK=tensor(np.minimum(labels_at_AK, end_A[:, None]) - 1),
+        rows_N=tensor(rows),
+        labels_N=tensor(ids_T[clamped_AK].reshape(-1)[rows]),
+        weights_N=tensor(weights),
+        totals=dict.fromkeys(factors, float(weights.sum())),
+        factors=factors,
+    )
+
+
+def draw_anchors(
+    mask_T: npt.NDArray[np.bool_],
+    lengths: tuple[int, ...],
+    document_ids: tuple[int, ...],
+    *,
+    num_anchors: int,
+    seed: int,
+    step: int,
+) -> tuple[Array, list[int]]:
+    """Anchors of each document, uniform without replacement among its candidates.
+
+    A position is a candidate if it and the next one are supervised and lie in one document.
+
+    Returns:
+        Packed indices, ascending, and how many each document has.
+    """
+    anchors: list[Array] = []
+    start = 0
+    for length, document in zip(lengths, document_ids, strict=True):
+        mask = mask_T[start : start + length]
+        candidates = np.flatnonzero(mask[:-1] & mask[1:])
+        if len(candidates) > num_anchors:
+            generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, document))))
+            candidates = np.sort(generator.choice(candidates, size=num_anchors, replace=False))
+        anchors.append(candidates + start)
+        start += length
+    joined = np.concatenate(anchors) if anchors else np.empty(0, dtype=np.int64)
+    return joined.astype(np.int64), [len(a) for a in anchors]

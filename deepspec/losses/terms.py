@@ -1,0 +1,43 @@
+"""Loss terms of block drafts, written plainly: full logits, fp32 throughout. The reference for their chunked twins.
+
+Each function is per slot; weighting, masking and normalisation belong to the caller. Source: spec page "Algorithms",
+"Losses (DFlash, DSpark)".
+
+Shapes: N supervised slots, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """In fp32 (fp64 stays): bf16 logarithms and sums over a vocabulary are too coarse for gradients near zero."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """`cap·tanh(logits / cap)`; the logits as they are without a cap."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def cross_entropy(draft_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """`-log q(label)` per slot, [N]."""
+    return F.cross_entropy(wide(draft_logits_NV), labels_N, reduction="none")
+
+
+def total_variation(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
+    """`Σ_v |q - p|` per slot (the full L1 distance, 0 … 2), [N]."""
+    draft_NV = torch.softmax(wide(draft_logits_NV), dim=-1)
+    target_NV = torch.softmax(wide(target_logits_NV), dim=-1)
+    return (draft_NV - target_NV).abs().sum(dim=-1)
+
+
+def acceptance(total_variation_N: Tensor) -> Tensor:
+    """Probability `1 - ½·TV` that the target accepts a token drawn from the draft, detached; the confidence's label."""
+    return (1 - 0.5 * total_variation_N.detach()).clamp(0, 1)
+
+
+def confidence_loss(confidence_logits_N: Tensor, acceptance_N: Tensor) -> Tensor:
+    """Binary cross-entropy of the confidence with its soft label, per slot, [N]."""
+    return F.binary_cross_entropy_with_logits(wide(confidence_logits_N), acceptance_N, reduction="none")

@@ -1,0 +1,237 @@
+"""Draft directories: what is written, and everything that must not be read."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.drafts import ALGORITHMS, algorithm_of
+from deepspec.errors import IncompatibleDraft
+from deepspec.targets.family import TargetSpec
+from tests.fixtures.targets import tiny_qwen3
+
+ALGORITHM = ALGORITHMS["dspark"]
+CONFIG = ALGORITHM.Config(
+    num_draft_tokens=3, num_layers=1, target_layer_ids=(0, 2), mask_token_id=60, markov_rank=4, num_anchors=9
+)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return TargetSpec.read(tiny_qwen3(tmp_path_factory.mktemp("target") / "tiny"))
+
+
+@pytest.fixture
+def draft(spec):
+    draft = ALGORITHM.build(CONFIG, spec)
+    tables = torch.randn(2, 61, 32, generator=torch.Generator().manual_seed(0))
+    ALGORITHM.initialize(draft, tables[0], tables[1], 1)
+    return draft
+
+
+@pytest.fixture
+def directory(draft, spec, tmp_path):
+    ALGORITHM.save(draft, tmp_path / "draft", CONFIG, spec)
+    return tmp_path / "draft"
+
+
+def change_config(directory, **fields):
+    file = directory / "config.json"
+    config = json.loads(file.read_text())
+    for field, value in fields.items():
+        if value is None:
+            del config[field]
+        else:
+            config[field] = value
+    file.write_text(json.dumps(config))
+
+
+def change_tensors(directory, change):
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def test_weights_are_nan_until_they_are_set(spec):
+    draft = ALGORITHM.build(CONFIG, spec)
+    assert all(torch.isnan(weight).all() for weight in draft.parameters())
+
+
+def test_initialisation_follows_the_target(draft, spec):
+    weights = dict(draft.named_parameters())
+    frozen = {name for name, weight in weights.items() if not weight.requires_grad}
+    assert frozen == {"embed_tokens.weight", "lm_head.weight"}
+    for name, weight in weights.items():
+        if name.endswith("norm.weight"):
+            assert torch.equal(weight, torch.ones_like(weight)), name
+        elif name.endswith(".bias"):
+            assert torch.equal(weight, torch.zeros_like(weight)), name
+    assert weights["fc.weight"].std().item() == pytest.approx(spec.initializer_range, rel=0.1)
+    again = ALGORITHM.build(CONFIG, spec)
+    ALGORITHM.initialize(again, weights["embed_tokens.weight"], weights["lm_head.weight"], 1)
+    for name, weight in again.named_parameters():
+        assert torch.equal(weight, weights[name]), name
+    ALGORITHM.initialize(again, weights["embed_tokens.weight"], weights["lm_head.weight"], 2)
+    assert not torch.equal(again.fc.weight, weights["fc.weight"])
+
+
+def test_what_is_saved_is_what_is_loaded(draft, directory, spec):
+    loaded = ALGORITHM.load(directory, spec, config=CONFIG)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, draft.state_dict()[name]), name
+    assert algorithm_of(directory).name == "dspark"
+    assert ALGORITHM.read_config(directory) == CONFIG
+    assert not loaded.lm_head.weight.requires_grad
+
+
+def test_equal_drafts_have_equal_bytes(draft, directory, spec, tmp_path):
+    ALGORITHM.save(ALGORITHM.load(directory, spec), tmp_path / "again", CONFIG, spec)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_fields_of_the_public_layout(directory):
+    config = json.loads((directory / "config.json").read_text())
+    expected = {
+        "architectures": ["Qwen3DSparkModel"],
+        "model_type": "qwen3",
+        "block_size": 3,
+        "num_hidden_layers": 1,
+        "layer_types": ["full_attention"],
+        "target_layer_ids": [0, 2],
+        "num_target_layers": 4,
+        "mask_token_id": 60,
+        "num_anchors": 9,
+        "markov_rank": 4,
+        "markov_head_type": "vanilla",
+        "enable_confidence_head": True,
+        "confidence_head_with_markov": True,
+        "tie_word_embeddings": False,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "dtype": "float32",
+    }
+    assert {field: config[field] for field in expected} == expected
+
+
+def qwen3_4b(tmp_path):
+    config = {
+        "model_type": "qwen3",
+        "num_hidden_layers": 36,
+        "hidden_size": 2560,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 9728,
+        "vocab_size": 151936,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 40960,
+        "rope_theta": 1e6,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return TargetSpec.read(tmp_path)
+
+
+def test_tensors_of_the_public_checkpoint(tmp_path):
+    spec = qwen3_4b(tmp_path)
+    config = ALGORITHM.Config()
+    assert ALGORITHM.layer_ids(config, spec) == (1, 9, 17, 25, 33)
+    with torch.device("meta"):
+        draft = ALGORITHM.build(config, spec)
+    assert draft.form.mask_token_id == 151669
+    shapes = {name: list(weight.shape) for name, weight in draft.state_dict().items()}
+    assert len(shapes) == 64
+    assert sum(weight.numel() for weight in draft.parameters()) == pytest.approx(1393.1e6, abs=5e4)
+    layer = {name.removeprefix("layers.4."): shape for name, shape in shapes.items() if name.startswith("layers.4.")}
+    assert layer == {
+        "self_attn.q_proj.weight": [4096, 2560],
+        "self_attn.k_proj.weight": [1024, 2560],
+        "self_attn.v_proj.weight": [1024, 2560],
+        "self_attn.o_proj.weight": [2560, 4096],
+        "self_attn.q_norm.weight": [128],
+        "self_attn.k_norm.weight": [128],
+        "mlp.gate_proj.weight": [9728, 2560],
+        "mlp.up_proj.weight": [9728, 2560],
+        "mlp.down_proj.weight": [2560, 9728],
+        "input_layernorm.weight": [2560],
+        "post_attention_layernorm.weight": [2560],
+    }
+    assert {name: shape for name, shape in shapes.items() if not name.startswith("layers.")} == {
+        "embed_tokens.weight": [151936, 2560],
+        "lm_head.weight": [151936, 2560],
+        "fc.weight": [2560, 12800],
+        "hidden_norm.weight": [2560],
+        "norm.weight": [2560],
+        "markov_head.markov_w1.weight": [151936, 256],
+        "markov_head.markov_w2.weight": [151936, 256],
+        "confidence_head.proj.weight": [1, 2816],
+        "confidence_head.proj.bias": [1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocab_size": 62}, "field vocab_size is 62 in the draft, but 61 in the target"),
+        ({"hidden_size": 48}, "field hidden_size is 48 in the draft, but 32 in the target"),
+        ({"num_target_layers": 5}, "field num_target_layers is 5 in the draft, but 4 in the target"),
+        ({"rms_norm_eps": 1e-5}, "field rms_norm_eps is 1e-05 in the draft, but 1e-06 in the target"),
+        ({"head_dim": 8}, "field head_dim is 8 in the draft, but 16 in the target"),
+        ({"target_layer_ids": [0, 1]}, r"field target_layer_ids is \[0, 1\], but the recipe says \[0, 2\]"),
+        ({"markov_head_type": "rnn"}, "field markov_head_type is rnn, but the recipe says vanilla"),
+        ({"block_size": None}, "field block_size is missing"),
+        ({"mask_token_id": "x"}, "field mask_token_id is 'x', not int"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            "field rope is .*500000.0.* in the draft, but .*10000.0.* in the target",
+        ),
+    ],
+)
+def test_a_field_that_differs_is_named_with_both_values(directory, spec, fields, message):
+    change_config(directory, **fields)
+    with pytest.raises(IncompatibleDraft, match=message) as raised:
+        ALGORITHM.load(directory, spec, config=CONFIG)
+    assert raised.value.where == "draft/config.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("fc.weight"), "tensor fc.weight is missing"),
+        (lambda t: t.update({"d2t": torch.zeros(3)}), "tensor d2t is not known to this draft"),
+        (
+            lambda t: t.update({"norm.weight": torch.ones(16)}),
+            r"tensor norm.weight has shape \[16\], but the target needs \[32\]",
+        ),
+        (lambda t: t.update({"norm.weight": torch.full((32,), torch.nan)}), "not finite"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(directory, spec, change, message):
+    change_tensors(directory, change)
+    with pytest.raises(IncompatibleDraft, match=message):
+        ALGORITHM.load(directory, spec)
+
+
+def test_unreadable_directories(directory, spec, tmp_path):
+    with pytest.raises(IncompatibleDraft, match="there is no config"):
+        algorithm_of(tmp_path / "nothing")
+    (directory / "model.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(IncompatibleDraft, match="cannot be read as safetensors"):
+        ALGORITHM.load(directory, spec)
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(IncompatibleDraft, match="no weights"):
+        ALGORITHM.load(directory, spec)
+    change_config(directory, block_size=None)
+    with pytest.raises(IncompatibleDraft, match="none of the algorithms dspark"):
+        algorithm_of(directory)
+    (directory / "config.json").write_text("[1")
+    with pytest.raises(IncompatibleDraft, match="cannot be read as JSON"):
+        algorithm_of(directory)
+
+
+def test_unfinished_weights_are_not_saved(spec, tmp_path):
+    with pytest.raises(IncompatibleDraft, match="not finite"):
+        ALGORITHM.save(ALGORITHM.build(CONFIG, spec), tmp_path / "draft", CONFIG, spec)
+    assert not (tmp_path / "draft").exists()
