@@ -1,0 +1,289 @@
+"""The engine on a tiny target with stub drafts: lossless, independent of batch and order, exact in its bookkeeping."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from decoding_stubs import VOCAB_SIZE, Ask, StubDrafter, next_logits, save_tiny_target, some_requests
+
+from deepspec.decoding.completion import Completion
+from deepspec.decoding.config import Sampling
+from deepspec.decoding.engine import Engine
+from deepspec.decoding.random import Purpose, uniforms
+from deepspec.decoding.sampling import draw, probabilities
+from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
+from deepspec.targets.model import Target
+
+GREEDY = Sampling(temperature=0.0)
+SAMPLINGS = [Sampling(), Sampling(temperature=0.7, top_k=20, top_p=0.8)]
+KINDS = ["never", "partly", "always"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_target(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def target(folder: Path) -> Target:
+    return Target.load(folder, layer_ids=(-1, 0))
+
+
+def decode(engine: Engine, requests: Sequence[Ask]) -> dict[str, Completion]:
+    return {completion.id: completion for completion in engine.run(requests)}
+
+
+def step_by_step(target: Target, request: Ask, sampling: Sampling) -> tuple[list[int], str]:
+    """Plain decoding without engine or cache: one full forward per token."""
+    text = list(request.prompt_ids)
+    numbers = torch.from_numpy(uniforms(request.seed, request.max_new_tokens))
+    for position in range(request.max_new_tokens):
+        logits_1V = next_logits(target, [text])
+        if sampling.greedy:
+            text.append(int(logits_1V.argmax()))
+        else:
+            weights_1V = probabilities(logits_1V, sampling)
+            text.append(int(draw(weights_1V, numbers[position : position + 1, Purpose.BONUS])))
+        if text[-1] in target.eos_token_ids:
+            return text[len(request.prompt_ids) :], "stop"
+    return text[len(request.prompt_ids) :], "length"
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS])
+def test_plain_decoding_equals_one_forward_per_token(target: Target, sampling: Sampling, rows: int) -> None:
+    requests = some_requests(10)
+    found = decode(Engine(target, rows=rows, sampling=sampling), requests)
+    for request in requests:
+        ids, reason = step_by_step(target, request, sampling)
+        assert list(found[request.id].output_ids) == ids
+        assert found[request.id].finish_reason == reason
+        assert [one.committed for one in found[request.id].rounds] == [1] * (len(ids) - 1)
+    assert {completion.finish_reason for completion in found.values()} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_speculation_equals_plain_greedy(target: Target, kind: str, rows: int) -> None:
+    requests = some_requests(12, seed=1)
+    plain = decode(Engine(target, rows=rows, sampling=GREEDY), requests)
+    found = decode(Engine(target, StubDrafter(target, kind), rows=rows, sampling=GREEDY), requests)
+    assert {name: one.output_ids for name, one in found.items()} == {
+        name: one.output_ids for name, one in plain.items()
+    }
+    assert {name: one.finish_reason for name, one in found.items()} == {
+        name: one.finish_reason for name, one in plain.items()
+    }
+    accepted = [one.accepted for completion in found.values() for one in completion.rounds]
+    proposed = [one.proposed for completion in found.values() for one in completion.rounds]
+    assert len(accepted) > 20
+    if kind == "never":
+        assert not any(accepted)
+    if kind == "always":
+        assert accepted == proposed
+    if kind == "partly":
+        assert 0 < sum(accepted) < sum(proposed)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS])
+def test_tokens_depend_on_the_request_alone(target: Target, sampling: Sampling) -> None:
+    requests = some_requests(24, seed=2)
+    found = []
+    for rows in (1, 3, 16):
+        shuffled = random.Random(rows).sample(requests, len(requests))
+        drafter = StubDrafter(target, "partly", with_confidence=True)
+        completions = decode(Engine(target, drafter, rows=rows, sampling=sampling), shuffled)
+        found.append({name: (one.output_ids, one.finish_reason, one.rounds) for name, one in completions.items()})
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 24
+
+
+def test_a_draft_that_is_the_target_is_never_rejected(target: Target) -> None:
+    found = decode(Engine(target, StubDrafter(target, "always"), rows=2, sampling=Sampling()), some_requests(8))
+    rounds = [one for completion in found.values() for one in completion.rounds]
+    # p and q come from differently shaped matrix products: equal to rounding, which rejects with probability 1e-6.
+    assert all(one.accepted == one.proposed for one in rounds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rounds_account_for_every_token(target: Target, kind: str) -> None:
+    requests = some_requests(16, seed=3, most_new=30)
+    found = decode(Engine(target, StubDrafter(target, kind), rows=4, sampling=Sampling()), requests)
+    for request in requests:
+        completion = found[request.id]
+        assert 1 <= len(completion.output_ids) <= request.max_new_tokens
+        stopped = completion.output_ids[-1] in target.eos_token_ids
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        assert not set(completion.output_ids[:-1]) & set(target.eos_token_ids)
+        position = len(request.prompt_ids)
+        for one in completion.rounds:
+            assert one.position == position
+            assert one.accepted <= one.proposed <= 3
+            assert one.committed - one.accepted in {0, 1}
+            if one.committed == one.accepted:  # cut at a stop token: no bonus
+                assert one is completion.rounds[-1]
+                assert one.proposed == one.accepted
+            position += one.committed
+        overrun = position - len(request.prompt_ids) + 1 - len(completion.output_ids)
+        assert 0 <= overrun <= 3  # the last round is not shortened
+
+
+def test_the_drafter_gets_the_states_of_a_plain_forward(target: Target) -> None:
+    drafter = StubDrafter(target, "partly")
+    requests = some_requests(3, seed=4, most_new=20)
+    found = decode(Engine(target, drafter, rows=3, sampling=Sampling(), stop_ids=()), requests)
+    for row, request in enumerate(requests):
+        text = [*request.prompt_ids, *found[request.id].output_ids]
+        states_TLD = drafter.states_of(row)
+        assert len(states_TLD) >= len(request.prompt_ids)
+        with torch.inference_mode():
+            expected_TLD = target.forward(torch.tensor([text])).states_BQLD[0, : len(states_TLD)]
+        # fp32, differently shaped matrix products
+        torch.testing.assert_close(states_TLD, expected_TLD, atol=2e-4, rtol=1e-4)
+
+
+def test_confidences_belong_to_effective_proposals(target: Target) -> None:
+    drafter = StubDrafter(target, "always", with_confidence=True)
+    found = decode(Engine(target, drafter, rows=2, sampling=GREEDY), some_requests(12))
+    rounds = [one for completion in found.values() for one in completion.rounds]
+    assert all(one.confidence == (0.5,) * one.proposed for one in rounds)
+    assert any(one.proposed < 3 for one in rounds)
+
+
+def test_stop_ids_can_be_switched_off(target: Target) -> None:
+    found = decode(Engine(target, rows=4, sampling=GREEDY, stop_ids=()), some_requests(8, most_new=30))
+    assert {one.finish_reason for one in found.values()} == {"length"}
+
+
+def test_answers_end_with_the_context(target: Target) -> None:
+    context = target.spec.max_position_embeddings
+    request = Ask("long", tuple(range(2, 32)) * 3, 50, 0)
+    for drafter in (None, StubDrafter(target, "always")):
+        found = decode(Engine(target, drafter, sampling=GREEDY, stop_ids=()), [request])["long"]
+        assert len(found.output_ids) == context - len(request.prompt_ids)
+        assert found.finish_reason == "length"
+
+
+def test_an_engine_can_run_again_with_longer_and_more_requests(target: Target) -> None:
+    engine = Engine(target, StubDrafter(target, "partly"), rows=4, sampling=Sampling())
+    first, second = some_requests(2, seed=5, longest=5, most_new=5), some_requests(9, seed=6)
+    decode(engine, first)
+    fresh = decode(Engine(target, StubDrafter(target, "partly"), rows=4, sampling=Sampling()), second)
+    again = decode(engine, second)
+    assert {name: one.output_ids for name, one in again.items()} == {
+        name: one.output_ids for name, one in fresh.items()
+    }
+    assert decode(engine, []) == {}
+
+
+def test_seconds_add_up_to_less_than_what_passed(target: Target) -> None:
+    engine = Engine(target, StubDrafter(target, "partly"), rows=3, sampling=Sampling())
+    found = decode(engine, some_requests(7))
+    assert all(one.seconds.prefill > 0 for one in found.values())
+    for one in found.values():
+        assert (one.seconds.draft > 0) == (one.seconds.verify > 0) == (len(one.rounds) > 0)
+        assert one.seconds.total == pytest.approx(
+            one.seconds.prefill + one.seconds.draft + one.seconds.verify + one.seconds.other
+        )
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Ask("a", (), 5, 0), "empty"),
+        (Ask("a", (5,) * 96, 5, 0), "96 tokens; the target's context holds 96"),
+        (Ask("a", (5, VOCAB_SIZE), 5, 0), "outside the target's vocabulary"),
+        (Ask("a", (5, -1), 5, 0), "outside the target's vocabulary"),
+        (Ask("a", (5,), 0, 0), "max_new_tokens is 0"),
+    ],
+)
+def test_impossible_requests_are_refused_before_anything_runs(target: Target, request_: Ask, words: str) -> None:
+    engine = Engine(target, rows=2)
+    with pytest.raises(DataError, match=words) as caught:
+        list(engine.run([Ask("good", (5,), 5, 0), request_]))
+    assert caught.value.where == "request a"
+    assert len(decode(engine, [Ask("good", (5,), 5, 0)])) == 1  # and the engine is free again
+
+
+def test_two_runs_at_once_are_refused(target: Target) -> None:
+    engine = Engine(target, rows=1)
+    running = engine.run(some_requests(2))
+    next(running)
+    with pytest.raises(RuntimeError, match="already decoding"):
+        next(engine.run(some_requests(1)))
+    running.close()
+    assert len(decode(engine, some_requests(1))) == 1
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling()])
+def test_nan_of_the_target_is_reported(folder: Path, sampling: Sampling) -> None:
+    broken = Target.load(folder)
+    with torch.no_grad():
+        broken.head_weight[3] = float("nan")
+    engine = Engine(broken, sampling=sampling)
+    with pytest.raises(UnsupportedTarget, match="NaN") as caught:
+        list(engine.run([Ask("a", (5, 6), 5, 0)]))
+    assert caught.value.where == "request a, position 2"
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling()])
+def test_nan_of_the_draft_is_reported(target: Target, sampling: Sampling) -> None:
+    class Unloaded(StubDrafter):
+        def _opinions(self, texts: list[list[int]]) -> torch.Tensor:
+            return torch.full((len(texts), VOCAB_SIZE), float("nan"))
+
+    engine = Engine(target, Unloaded(target, "always"), sampling=sampling, stop_ids=())
+    with pytest.raises(IncompatibleDraft, match="NaN"):
+        list(engine.run([Ask("a", (5, 6), 5, 0)]))
+
+
+def test_a_draft_that_returns_another_distribution_is_reported(target: Target) -> None:
+    class Lying(StubDrafter):
+        def propose(self, *arguments):
+            proposal = super().propose(*arguments)
+            zeros_RKV = proposal.probs_RKV.scatter(-1, proposal.tokens_RK.unsqueeze(-1), 0.0)
+            return type(proposal)(proposal.tokens_RK, zeros_RKV, None)
+
+    engine = Engine(target, Lying(target, "always"), stop_ids=())
+    with pytest.raises(IncompatibleDraft, match="a drafted token has none"):
+        list(engine.run([Ask("a", (5, 6), 5, 0)]))
+
+
+def test_a_draft_of_another_target_is_refused(folder: Path, target: Target) -> None:
+    drafter = StubDrafter(target, "always")
+    without_states = Target.load(folder)
+    with pytest.raises(IncompatibleDraft, match=r"layers \[-1, 0\], the target captures \[\]"):
+        Engine(without_states, drafter)
+    drafter.vocab_size = 41
+    with pytest.raises(IncompatibleDraft, match="41 tokens, the target's 40"):
+        Engine(target, drafter)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["never", "partly"])
+def test_sampled_speculation_is_distributed_as_the_target(target: Target, kind: str) -> None:
+    """Second and third tokens of 3,000 answers to one prompt, against the exact joint distribution."""
+    num_answers, prompt = 3000, (7, 8, 9)
+    sampling = Sampling(temperature=0.7, top_k=3)
+    requests = [Ask(str(seed), prompt, 3, seed) for seed in range(num_answers)]
+    drafter = StubDrafter(target, kind, num_draft_tokens=2)
+    found = decode(Engine(target, drafter, rows=64, sampling=sampling, stop_ids=()), requests)
+    observed: dict[tuple[int, ...], int] = {}
+    for completion in found.values():
+        observed[completion.output_ids] = observed.get(completion.output_ids, 0) + 1
+    expected: dict[tuple[int, ...], float] = {(): float(num_answers)}
+    for _ in range(3):
+        longer = {}
+        for ids, count in expected.items():
+            p_V = probabilities(next_logits(target, [[*prompt, *ids]])[0], sampling)
+            longer |= {(*ids, token): count * float(p_V[token]) for token in p_V.nonzero().flatten().tolist()}
+        expected = longer
+    assert observed.keys() <= expected.keys()
+    cells = [(observed.get(ids, 0), count) for ids, count in expected.items() if count >= 5]
+    rest = num_answers - sum(count for _, count in cells), num_answers - sum(seen for seen, _ in cells)
+    cells += [(rest[1], rest[0])] if rest[0] > 1 else []
+    statistic = sum((seen - count) ** 2 / count for seen, count in cells)
+    degrees = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
+    assert float(torch.special.gammaincc(degrees, torch.tensor(statistic / 2, dtype=torch.float64))) > 0.01
