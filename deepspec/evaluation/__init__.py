@@ -1,0 +1,1 @@
+"""What a draft is worth: benchmarks, metrics, calibration and reports."""

@@ -1,0 +1,228 @@
+"""Prompts that drafts are judged on: read from benchmarks or from the run's own splits, chosen, and encoded.
+
+Choices go by content hash: they depend on neither the order of a file nor on its other rows. What is held out of
+training is decided by `share` alone, so that evaluating more or fewer prompts never changes the training data.
+
+Only a row's first user turn is asked now, with its system message if it has one. Not here: decoding.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepspec.data.conversations import conversation_hash, parse_row, prompt_hashes
+from deepspec.data.rows import Message, RowRejected
+from deepspec.data.sources import find_sources, read_rows
+from deepspec.data.tables import read_table
+from deepspec.errors import DataError
+from deepspec.evaluation.config import Benchmark, Config
+
+if TYPE_CHECKING:
+    from deepspec.data.chat import Renderer
+
+MAX_ROW_BYTES = 1 << 24
+"""A benchmark's row may be long (a repository as context); longer ones are an error, like any malformed row."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question.
+
+    Attributes:
+        id: hash of the first user turn: equal questions are one prompt.
+        messages: what the target is asked: that turn, after a system message if there is one.
+        place: file and row, or split.
+        known_as: hashes under which the whole row, with all its turns, is recognised among training conversations.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    place: str
+    known_as: frozenset[str]
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A question as the target reads it: ready to be answered."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts of one benchmark or split, ready to be decoded.
+
+    Attributes:
+        prompts: those that fit.
+        skipped: the others, as {"prompt": id, "place": …, "reason": …}.
+    """
+
+    prompts: tuple[EncodedPrompt, ...]
+    skipped: tuple[Mapping[str, str], ...] = ()
+
+
+def read_benchmark(name: str, path: str, *, system_prompt: str | None = None) -> list[Prompt]:
+    """All different prompts of a benchmark, in the order of its rows.
+
+    Args:
+        name: for messages.
+        path: file, folder, glob or `datasets` id; rows with `turns`, `messages` or `conversations`.
+        system_prompt: put before rows that have no system message, as `data.system_prompt` is in training.
+
+    Raises:
+        DataError: the benchmark cannot be read or is empty, or a row is malformed; names benchmark and row.
+    """
+    prompts: dict[str, Prompt] = {}
+    for source in find_sources([path]):
+        for row in read_rows(source, max_row_bytes=MAX_ROW_BYTES):
+            try:
+                if row.rejection is not None:
+                    raise row.rejection
+                messages = parse_row(row.value, max_row_bytes=MAX_ROW_BYTES, system_prompt=system_prompt)
+            except RowRejected as rejection:
+                detail = f" ({rejection.detail})" if rejection.detail else ""
+                raise DataError(
+                    f"{rejection.reason}{detail}.",
+                    where=f"benchmark {name}, {row.position}",
+                    remedy='A row is {"turns": ["first turn", …]} or {"messages": [{"role": …, "content": …}, …]}.',
+                ) from rejection
+            prompt = _prompt(messages, str(row.position))
+            prompts.setdefault(prompt.id, prompt)
+    if not prompts:
+        raise DataError(
+            "The benchmark is empty.", where=f"benchmark {name}, {path}", remedy="Give it rows, or leave it out."
+        )
+    return list(prompts.values())
+
+
+def held_out(prompts: Iterable[Prompt], name: str, benchmark: Benchmark, seed: int) -> list[Prompt]:
+    """Those of a benchmark's prompts that no draft may be trained on: a seeded share by content.
+
+    Raises:
+        DataError: the share holds no prompt.
+    """
+    kept = [prompt for prompt in prompts if _fraction(seed, "share", prompt.id) < benchmark.share]
+    if not kept:
+        raise DataError(
+            f"A share of {benchmark.share:g} leaves no prompt.", where=f"benchmark {name}", remedy="Raise its share."
+        )
+    return kept
+
+
+def excluded_hashes(config: Config, *, system_prompt: str | None = None) -> frozenset[str]:
+    """Hashes of everything that the benchmarks hold out: what `write_conversations` has to leave out.
+
+    Raises:
+        DataError: as `read_benchmark`.
+    """
+    hashes: set[str] = set()
+    for name, benchmark in sorted(config.benchmarks.items()):
+        prompts = read_benchmark(name, benchmark.path, system_prompt=system_prompt)
+        for prompt in held_out(prompts, name, benchmark, config.seed):
+            hashes |= prompt.known_as
+    return frozenset(hashes)
+
+
+def select(name: str, benchmark: Benchmark, *, seed: int, system_prompt: str | None = None) -> list[Prompt]:
+    """The prompts of a benchmark that are evaluated.
+
+    Args:
+        name: for messages.
+        benchmark: where they are and how many are wanted.
+        seed: of the choice.
+        system_prompt: as in `read_benchmark`.
+
+    Returns:
+        A subset of the held-out ones, in a seeded order: fewer prompts are a prefix of more.
+
+    Raises:
+        DataError: as `read_benchmark` and `held_out`.
+    """
+    prompts = read_benchmark(name, benchmark.path, system_prompt=system_prompt)
+    return _first(held_out(prompts, name, benchmark, seed), benchmark.num_prompts, seed)
+
+
+def select_split(file: Path, *, num_prompts: int, seed: int) -> list[Prompt]:
+    """Different prompts of one of the run's own splits.
+
+    Args:
+        file: `<split>.parquet` of the conversations or responses stage.
+        num_prompts: at most so many.
+        seed: of the choice.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+        DataError: it has no rows.
+    """
+    prompts: dict[str, Prompt] = {}
+    for row in read_table(file, ("messages",)):
+        prompt = _prompt(row["messages"], file.stem)
+        prompts.setdefault(prompt.id, prompt)
+    if not prompts:
+        raise DataError(
+            f"The split {file.stem} has no conversation.",
+            where=f"data.splits.{file.stem}",
+            remedy="Give it a larger share, or more conversations.",
+        )
+    return _first(prompts.values(), num_prompts, seed)
+
+
+def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, context: int, max_skipped: float) -> Encoded:
+    """Render prompts with the target's chat template.
+
+    Args:
+        name: of the benchmark or split, for messages.
+        prompts: what is asked.
+        renderer: the target's tokenizer and chat format.
+        context: positions that the target has; a prompt that fills it is skipped.
+        max_skipped: largest share of skipped prompts, 0 … 1.
+
+    Raises:
+        DataError: the template refuses a prompt, or too many (or all of them) don't fit.
+    """
+    encoded, skipped = [], []
+    for prompt in prompts:
+        try:
+            ids = renderer.prompt_ids(prompt.messages)
+        except RowRejected as rejection:
+            raise DataError(f"{rejection.reason}.", where=f"benchmark {name}, {prompt.place}") from rejection
+        if len(ids) < context:
+            encoded.append(EncodedPrompt(prompt.id, ids, prompt.place))
+        else:
+            reason = f"{len(ids)} tokens, but the target's context holds {context}"
+            skipped.append({"prompt": prompt.id, "place": prompt.place, "reason": reason})
+    if len(skipped) > max_skipped * len(prompts) or (skipped and not encoded):
+        raise DataError(
+            f"{len(skipped)} of {len(prompts)} prompts don't fit into the target's context; the first is"
+            f" {skipped[0]['place']} with {skipped[0]['reason']}. evaluate.max_skipped allows {max_skipped:.1%}.",
+            where=f"benchmark {name}",
+            remedy="Leave the benchmark out, or raise evaluate.max_skipped.",
+        )
+    return Encoded(tuple(encoded), tuple(skipped))
+
+
+def by_rank(ids: Iterable[str], seed: int, purpose: str) -> Iterator[str]:
+    """Names in a seeded order that depends on nothing but the names themselves."""
+    yield from sorted(ids, key=lambda name: (_fraction(seed, purpose, name), name))
+
+
+def _prompt(messages: Sequence[Message], place: str) -> Prompt:
+    first = next(index for index, message in enumerate(messages) if message["role"] == "user")
+    asked = tuple(messages[: first + 1])
+    return Prompt(conversation_hash([messages[first]]), asked, place, prompt_hashes(messages))
+
+
+def _first(prompts: Iterable[Prompt], num_prompts: int | None, seed: int) -> list[Prompt]:
+    by_id = {prompt.id: prompt for prompt in prompts}
+    order = list(by_rank(by_id, seed, "choice"))
+    return [by_id[name] for name in order[:num_prompts]]
+
+
+def _fraction(seed: int, purpose: str, name: str) -> float:
+    """A number in [0, 1) that is a pure function of its arguments."""
+    digest = hashlib.sha256(f"{purpose}\x1f{seed}\x1f{name}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,0 +1,155 @@
+"""Fits and judges the confidence temperatures of a draft by decoding the calibration split, which nothing else uses.
+
+The mathematics is in calibration.py; here prompts are decoded, and dealt into the half that is fitted on and the half
+that is measured on. Files: `calibration.json` (what is returned) and `rounds.parquet`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.data.tables import TableWriter, write_summary
+from deepspec.decoding.completion import Round
+from deepspec.decoding.engine import Engine
+from deepspec.drafts.algorithm import Drafter
+from deepspec.errors import DataError
+from deepspec.evaluation.benchmarks import Encoded, by_rank, encode, select_split
+from deepspec.evaluation.calibration import Observations, conditional_auc, fit, judge
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.evaluate import ROUNDS_SCHEMA, requests_for
+from deepspec.evaluation.metrics import mean
+from deepspec.progress import SILENT, Progress
+from deepspec.targets.model import Target
+
+if TYPE_CHECKING:
+    from deepspec.data.chat import Renderer
+
+SPLIT = "calibration"
+
+
+def calibrate(
+    config: Config,
+    *,
+    target: Target,
+    drafter: Drafter,
+    renderer: "Renderer",
+    conversations: Path,
+    out: Path,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Calibrate a draft on the calibration split.
+
+    Args:
+        config: the recipe's section `evaluate`.
+        target: captures the drafter's layers.
+        drafter: the draft.
+        renderer: the target's tokenizer and chat format.
+        conversations: folder with `calibration.parquet` of the conversations (or responses) stage.
+        out: existing folder for the two files.
+        progress: told prompts.
+
+    Returns:
+        As `calibrate_prompts`.
+
+    Raises:
+        DataError: the split is empty or too small, or too many of its prompts don't fit into the context.
+    """
+    file = conversations / f"{SPLIT}.parquet"
+    selected = select_split(file, num_prompts=config.num_calibration_prompts, seed=config.seed)
+    context = target.spec.max_position_embeddings
+    prompts = encode(SPLIT, selected, renderer, context=context, max_skipped=config.max_skipped)
+    return calibrate_prompts(config, target=target, drafter=drafter, prompts=prompts, out=out, progress=progress)
+
+
+def calibrate_prompts(
+    config: Config,
+    *,
+    target: Target,
+    drafter: Drafter,
+    prompts: Encoded,
+    out: Path,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """`calibrate` for prompts that are at hand already.
+
+    Returns:
+        `applicable`: False, with a `reason`, for a draft without a confidence head. Else `temperatures` (from the
+        fitted half), and of the measured half per slot `ece_before/after`, `ece_mass_before/after`,
+        `brier_before/after`, `auc_before/after` (`auc` = after), `conditional_auc`, `trials` and
+        `reliability_before/after`; `mean_ece_before/after`; and `prompts` and `rounds` of both halves.
+    """
+    rounds = _collect(config, target, drafter, prompts, progress)
+    with TableWriter(out / "rounds.parquet", ROUNDS_SCHEMA) as file:
+        for name, of_prompt in sorted((rounds or {}).items()):
+            for index, one in enumerate(of_prompt):
+                file.write(_row(name, index, one))
+    if rounds is None:
+        result: dict[str, Any] = {"applicable": False, "reason": "The draft has no confidence head."}
+    else:
+        result = _calibration(config, rounds, drafter.num_draft_tokens)
+    result["skipped"] = [dict(entry) for entry in prompts.skipped]
+    write_summary(out / "calibration.json", result)
+    return result
+
+
+def _collect(
+    config: Config, target: Target, drafter: Drafter, prompts: Encoded, progress: Progress
+) -> dict[str, tuple[Round, ...]] | None:
+    """Rounds by prompt; None for a draft that says nothing about its confidence."""
+    engine = Engine(target, drafter, rows=config.calibration.num_rows, sampling=config.sampling)
+    progress.start(len(prompts.prompts), "prompts")
+    rounds: dict[str, tuple[Round, ...]] = {}
+    for completion in engine.run(requests_for(config, prompts.prompts)):
+        rounds[completion.id] = completion.rounds
+        progress.advance()
+        if completion.rounds and not completion.rounds[0].confidence:
+            return None
+    if sum(map(bool, rounds.values())) < 2:
+        raise DataError(
+            "Calibration needs two prompts with answers of several tokens: one to fit on and one to measure on.",
+            where="data.splits.calibration",
+            remedy="Give more conversations.",
+        )
+    return rounds
+
+
+def _calibration(config: Config, rounds: Mapping[str, Sequence[Round]], num_draft_tokens: int) -> dict[str, Any]:
+    order = list(by_rank((name for name, of_prompt in rounds.items() if of_prompt), config.seed, "halves"))
+    halves = (order[0::2], order[1::2])
+    fitted, measured = (_observations([rounds[name] for name in half], num_draft_tokens) for half in halves)
+    temperatures = fit(fitted, config.calibration)
+    before = judge(measured, [1.0] * num_draft_tokens, config.calibration)
+    after = judge(measured, temperatures, config.calibration)
+    result: dict[str, Any] = {"applicable": True, "temperatures": temperatures}
+    for name in ("ece", "ece_mass", "brier", "auc", "reliability"):
+        result[f"{name}_before"] = before[name]
+        result[f"{name}_after"] = after[name]
+    return {
+        **result,
+        "auc": after["auc"],
+        "conditional_auc": conditional_auc(measured),
+        "trials": after["trials"],
+        "mean_ece_before": mean(before["ece"]),
+        "mean_ece_after": mean(after["ece"]),
+        "prompts": {"fitted": len(halves[0]), "measured": len(halves[1])},
+        "rounds": {"fitted": len(fitted.proposed_N), "measured": len(measured.proposed_N)},
+    }
+
+
+def _observations(rounds: Sequence[Sequence[Round]], num_draft_tokens: int) -> Observations:
+    return Observations.of(
+        [(one.proposed, one.accepted, one.confidence) for of_prompt in rounds for one in of_prompt], num_draft_tokens
+    )
+
+
+def _row(name: str, index: int, one: Round) -> dict[str, Any]:
+    return {
+        "benchmark": SPLIT,
+        "prompt": name,
+        "round": index,
+        "position": one.position,
+        "proposed": one.proposed,
+        "accepted": one.accepted,
+        "committed": one.committed,
+        "confidence": one.confidence,
+    }

@@ -1,0 +1,177 @@
+"""Sequential Temperature Scaling: makes the confidence head's numbers mean what they say.
+
+c_k is the draft's probability that slot k is accepted, given that all before it were; what is used later is the product
+a_k = c_1 … c_k, the probability that the prefix of length k survives. Left to right, with the earlier temperatures
+fixed, T_k is the one on a grid that brings a_k closest to the observed survival: sigmoid(logit(c_k) / T_k).
+
+Judged on other prompts than fitted on. Numpy only; not here: decoding, plots.
+
+Legend: N rounds, K draft slots, M temperatures tried, W equal-width bins. Source: the DSpark paper (arXiv 2607.05147).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from deepspec.evaluation.config import Calibration
+from deepspec.evaluation.metrics import Ints
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+_EDGE = 1e-7  # fp32 sigmoids saturate to 0 and 1, whose logits are infinite
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a draft said about its proposals, and what became of them.
+
+    Attributes:
+        confidence_NK: raw conditional confidences; NaN beyond the effective proposal.
+        proposed_N: effective proposal length.
+        accepted_N: accepted draft tokens.
+    """
+
+    confidence_NK: Floats
+    proposed_N: Ints
+    accepted_N: Ints
+
+    @classmethod
+    def of(cls, rounds: Sequence[tuple[int, int, Sequence[float]]], num_draft_tokens: int) -> "Observations":
+        """From (proposed, accepted, confidences) per round."""
+        confidence_NK = np.full((len(rounds), num_draft_tokens), np.nan)
+        for row, (_, _, confidences) in enumerate(rounds):
+            confidence_NK[row, : len(confidences)] = confidences
+        counts_N2 = np.asarray([(proposed, accepted) for proposed, accepted, _ in rounds], dtype=np.int64)
+        counts_N2 = counts_N2.reshape(-1, 2)
+        return cls(confidence_NK, counts_N2[:, 0], counts_N2[:, 1])
+
+    def survival(self, slot: int) -> tuple[Flags, Flags]:
+        """Rounds that proposed slot `slot` (0-based) [N], and whether each of those survived it [their number]."""
+        proposed_N = self.proposed_N > slot
+        return proposed_N, self.accepted_N[proposed_N] > slot
+
+
+def fit(observations: Observations, config: Calibration) -> list[float]:
+    """The temperature of each slot.
+
+    Of equally good temperatures the one nearest to 1 is taken; a slot that was never proposed keeps 1.
+
+    Args:
+        observations: of prompts that nothing else is measured on.
+        config: grid and bins.
+    """
+    grid_M = np.unique(
+        np.append(np.geomspace(config.min_temperature, config.max_temperature, config.num_temperatures), 1.0)
+    )
+    distance_M = np.abs(np.log(grid_M))
+    before_N = np.ones(len(observations.proposed_N))
+    temperatures = []
+    for slot in range(observations.confidence_NK.shape[1]):
+        proposed_N, survived = observations.survival(slot)
+        confidence = observations.confidence_NK[proposed_N, slot]
+        best = 1.0
+        if len(confidence):
+            candidates = before_N[proposed_N] * tempered(confidence, grid_M[:, None])
+            errors_M = [expected_calibration_error(one, survived, config.num_width_bins) for one in candidates]
+            best = float(grid_M[np.lexsort((distance_M, errors_M))[0]])
+        temperatures.append(best)
+        before_N[proposed_N] *= tempered(confidence, best)
+    return temperatures
+
+
+def tempered(confidence: Floats, temperature: float | Floats) -> Floats:
+    """sigmoid(logit(confidence) / temperature), element by element."""
+    clipped = np.clip(confidence, _EDGE, 1.0 - _EDGE)
+    logits = np.log(clipped) - np.log1p(-clipped)
+    result: Floats = 1.0 / (1.0 + np.exp(-logits / temperature))
+    return result
+
+
+def prefix_confidence(observations: Observations, temperatures: Sequence[float]) -> Floats:
+    """a_k of every round, [N, K]; NaN beyond the effective proposal."""
+    return np.cumprod(tempered(observations.confidence_NK, np.asarray(temperatures)), axis=1, dtype=np.float64)
+
+
+def judge(observations: Observations, temperatures: Sequence[float], config: Calibration) -> dict[str, list[Any]]:
+    """How good tempered confidences are, per slot, against prefix survival.
+
+    Returns:
+        Lists over slots, None where it cannot be said (nothing proposed; for `auc` only one outcome seen):
+        `ece` (equal-width bins), `ece_mass` (equal-mass bins), `brier`, `auc` (of the product), `reliability` (bins
+        that are not empty, as {"confidence", "observed", "rounds"}), `trials` (rounds behind each).
+    """
+    prefix_NK = prefix_confidence(observations, temperatures)
+    judged: dict[str, list[Any]] = {name: [] for name in ("ece", "ece_mass", "brier", "auc", "reliability", "trials")}
+    for slot in range(prefix_NK.shape[1]):
+        proposed_N, survived = observations.survival(slot)
+        confidence = prefix_NK[proposed_N, slot]
+        known = len(confidence) > 0
+        judged["trials"].append(len(confidence))
+        judged["ece"].append(expected_calibration_error(confidence, survived, config.num_width_bins) if known else None)
+        judged["ece_mass"].append(equal_mass_error(confidence, survived, config.num_mass_bins) if known else None)
+        judged["brier"].append(float(np.mean((confidence - survived) ** 2)) if known else None)
+        judged["auc"].append(area_under_curve(confidence, survived))
+        judged["reliability"].append(reliability(confidence, survived, config.num_width_bins))
+    return judged
+
+
+def conditional_auc(observations: Observations) -> list[float | None]:
+    """ROC-AUC of the raw c_k for "slot k is accepted" among rounds that accepted all before it.
+
+    No temperature changes it; None where only one outcome was seen.
+    """
+    areas = []
+    for slot in range(observations.confidence_NK.shape[1]):
+        reached_N = (observations.proposed_N > slot) & (observations.accepted_N >= slot)
+        areas.append(
+            area_under_curve(observations.confidence_NK[reached_N, slot], observations.accepted_N[reached_N] > slot)
+        )
+    return areas
+
+
+def expected_calibration_error(confidence: Floats, outcome: Flags, num_bins: int) -> float:
+    """Mean gap between confidence and frequency over equal-width bins, weighted by their rounds."""
+    bins = _bins(confidence, num_bins)
+    gaps = np.bincount(bins, weights=confidence - outcome, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def equal_mass_error(confidence: Floats, outcome: Flags, num_bins: int) -> float:
+    """The same over bins with equally many rounds; equal confidences may fall into neighbouring bins."""
+    gaps = (confidence - outcome)[np.argsort(confidence, kind="stable")]
+    return float(sum(abs(part.sum()) for part in np.array_split(gaps, num_bins)) / len(confidence))
+
+
+def area_under_curve(score: Floats, outcome: Flags) -> float | None:
+    """Probability that a positive scores above a negative, ties counting half; None if one of the kinds is missing."""
+    num_positive = int(outcome.sum())
+    num_negative = len(outcome) - num_positive
+    if not num_positive or not num_negative:
+        return None
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(count) - (count - 1) / 2
+    rank_sum = mean_rank[place][outcome].sum()
+    return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def reliability(confidence: Floats, outcome: Flags, num_bins: int) -> list[dict[str, float]]:
+    """The bins of a reliability diagram that hold rounds, from low to high confidence."""
+    bins = _bins(confidence, num_bins)
+    rounds_W = np.bincount(bins, minlength=num_bins)
+    confidence_W = np.bincount(bins, weights=confidence, minlength=num_bins)
+    observed_W = np.bincount(bins, weights=outcome, minlength=num_bins)
+    return [
+        {
+            "confidence": float(confidence_W[index] / rounds_W[index]),
+            "observed": float(observed_W[index] / rounds_W[index]),
+            "rounds": int(rounds_W[index]),
+        }
+        for index in np.flatnonzero(rounds_W)
+    ]
+
+
+def _bins(confidence: Floats, num_bins: int) -> Ints:
+    return np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)

@@ -1,0 +1,189 @@
+"""The one place that owns acceptance length and acceptance rates, with their denominators.
+
+Everything is computed from rounds, pooled: sums over rounds first, one division at the end (never a mean of means).
+The prefill and its token are in no round. Prefix and conditional acceptance answer different questions and are never
+mixed. Not here: decoding, timing, confidences (calibration.py).
+
+Legend: N rounds, P prompts, K draft slots, S bootstrap samples. Rates at k are at 1-based slot k, list index k-1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+_INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class RoundTable:
+    """Rounds of several prompts as columns.
+
+    Attributes:
+        prompt_N: which prompt each round belongs to, 0 … num_prompts-1.
+        proposed_N: effective proposal length (cut at an accepted stop token).
+        accepted_N: accepted draft tokens.
+        committed_N: tokens appended, bonus included if there was one.
+        num_prompts: prompts decoded, those without any round included.
+    """
+
+    prompt_N: Ints
+    proposed_N: Ints
+    accepted_N: Ints
+    committed_N: Ints
+    num_prompts: int
+
+    @classmethod
+    def of(cls, rounds: Sequence[Sequence[tuple[int, int, int]]]) -> "RoundTable":
+        """From a list of (proposed, accepted, committed) per prompt."""
+        columns = [(index, *counts) for index, of_prompt in enumerate(rounds) for counts in of_prompt]
+        table = np.asarray(columns, dtype=np.int64).reshape(-1, 4)
+        return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3], len(rounds))
+
+    def per_prompt(self) -> tuple[Ints, Ints]:
+        """(committed tokens [P], rounds [P]) of each prompt."""
+        committed_P = np.bincount(self.prompt_N, weights=self.committed_N, minlength=self.num_prompts)
+        rounds_P = np.bincount(self.prompt_N, minlength=self.num_prompts)
+        return committed_P.astype(np.int64), rounds_P.astype(np.int64)
+
+
+def acceptance_length(rounds: RoundTable) -> float | None:
+    """τ: mean committed tokens per round, bonus included; None without any round."""
+    return _ratio(int(rounds.committed_N.sum()), len(rounds.committed_N))
+
+
+def verify_rate(rounds: RoundTable) -> float | None:
+    """Share of the verified positions (effective proposal and the anchor) that became tokens; None without rounds."""
+    return _ratio(int(rounds.committed_N.sum()), int((rounds.proposed_N + 1).sum()))
+
+
+def prefix_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[list[float | None], list[int]]:
+    """P(slots 1 … k all accepted), for k = 1 … K.
+
+    Returns:
+        The rates (None where nothing was proposed that far) and their denominators: rounds with effective proposal
+        >= k.
+    """
+    trials, successes = [], []
+    for k in range(1, num_draft_tokens + 1):
+        trials.append(int((rounds.proposed_N >= k).sum()))
+        successes.append(int((rounds.accepted_N >= k).sum()))
+    return _ratios(successes, trials), trials
+
+
+def conditional_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[list[float | None], list[int]]:
+    """P(slot k accepted, given that all before it were), for k = 1 … K.
+
+    Returns:
+        The rates (None where slot k was never reached) and their denominators: rounds with effective proposal >= k and
+        accepted >= k-1.
+    """
+    trials, successes = [], []
+    for k in range(1, num_draft_tokens + 1):
+        trials.append(int(((rounds.proposed_N >= k) & (rounds.accepted_N >= k - 1)).sum()))
+        successes.append(int((rounds.accepted_N >= k).sum()))
+    return _ratios(successes, trials), trials
+
+
+def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) -> list[float] | None:
+    """95 % percentile-bootstrap interval of τ.
+
+    Prompts are resampled, not rounds: rounds of one answer resemble each other.
+
+    Args:
+        rounds: at least one round, else None is returned.
+        num_samples: resamples.
+        seed: of the resampling.
+    """
+    committed_P, rounds_P = rounds.per_prompt()
+    counts_SP = _resamples(rounds.num_prompts, num_samples, seed)
+    samples_S = _pooled(counts_SP, committed_P, rounds_P)
+    return _interval(samples_S)
+
+
+def paired_difference(
+    challenger: Mapping[str, tuple[int, int]], champion: Mapping[str, tuple[int, int]], num_samples: int, seed: int
+) -> dict[str, Any]:
+    """How much τ differs between two drafts on the same prompts.
+
+    Args:
+        challenger: prompt id -> (committed tokens, rounds).
+        champion: the same; only prompts in both count.
+        num_samples: bootstrap resamples; both drafts are resampled with the same prompts.
+        seed: of the resampling.
+
+    Returns:
+        `difference` (challenger's τ minus champion's, None if no prompt has rounds in both), its `ci95`, `prompts`.
+    """
+    shared = sorted(name for name in challenger.keys() & champion.keys() if challenger[name][1] and champion[name][1])
+    if not shared:
+        return {"difference": None, "ci95": None, "prompts": 0}
+    ours_P2 = np.asarray([challenger[name] for name in shared], dtype=np.int64)
+    theirs_P2 = np.asarray([champion[name] for name in shared], dtype=np.int64)
+    counts_SP = _resamples(len(shared), num_samples, seed)
+    samples_S = _pooled(counts_SP, ours_P2[:, 0], ours_P2[:, 1]) - _pooled(counts_SP, theirs_P2[:, 0], theirs_P2[:, 1])
+    difference = ours_P2[:, 0].sum() / ours_P2[:, 1].sum() - theirs_P2[:, 0].sum() / theirs_P2[:, 1].sum()
+    return {"difference": float(difference), "ci95": _interval(samples_S), "prompts": len(shared)}
+
+
+def summary(rounds: RoundTable, num_draft_tokens: int, num_samples: int, seed: int) -> dict[str, Any]:
+    """All acceptance metrics of one set of rounds, ready for JSON.
+
+    Args:
+        rounds: the rounds.
+        num_draft_tokens: K.
+        num_samples: bootstrap resamples behind the interval.
+        seed: of the resampling.
+    """
+    prefix, prefix_trials = prefix_acceptance(rounds, num_draft_tokens)
+    conditional, conditional_trials = conditional_acceptance(rounds, num_draft_tokens)
+    return {
+        "tau": acceptance_length(rounds),
+        "tau_ci95": acceptance_length_interval(rounds, num_samples, seed),
+        "conditional_acceptance": conditional,
+        "conditional_trials": conditional_trials,
+        "prefix_acceptance": prefix,
+        "prefix_trials": prefix_trials,
+        "verify_rate": verify_rate(rounds),
+        "mean_proposed": _ratio(int(rounds.proposed_N.sum()), len(rounds.proposed_N)),
+        "rounds": len(rounds.committed_N),
+        "prompts": rounds.num_prompts,
+    }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Plain mean over benchmarks of what could be measured; None if nothing could."""
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None
+
+
+def _resamples(num_prompts: int, num_samples: int, seed: int) -> Ints:
+    """How often each prompt occurs in each resample, [S, P]."""
+    generator = np.random.default_rng(seed)
+    if num_prompts == 0:
+        return np.zeros((num_samples, 0), dtype=np.int64)
+    return generator.multinomial(num_prompts, np.full(num_prompts, 1.0 / num_prompts), size=num_samples)
+
+
+def _pooled(counts_SP: Ints, committed_P: Ints, rounds_P: Ints) -> Floats:
+    """τ of each resample; NaN for a resample without a round."""
+    rounds_S = (counts_SP @ rounds_P).astype(np.float64)
+    rounds_S[rounds_S == 0] = np.nan
+    return np.asarray((counts_SP @ committed_P) / rounds_S)
+
+
+def _interval(samples_S: Floats) -> list[float] | None:
+    samples_S = samples_S[~np.isnan(samples_S)]
+    return [float(bound) for bound in np.percentile(samples_S, _INTERVAL)] if len(samples_S) else None
+
+
+def _ratios(numerators: Sequence[int], denominators: Sequence[int]) -> list[float | None]:
+    return [_ratio(numerator, denominator) for numerator, denominator in zip(numerators, denominators, strict=True)]
+
+
+def _ratio(numerator: int, denominator: int) -> float | None:
+    return numerator / denominator if denominator else None

@@ -1,0 +1,240 @@
+"""Evaluation and calibration end to end on a tiny target with stub drafts."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from decoding_stubs import VOCAB_SIZE, StubDrafter, next_logits, save_tiny_target
+
+from deepspec.data.rows import Message
+from deepspec.drafts.algorithm import Proposal
+from deepspec.errors import DataError, IncompatibleDraft
+from deepspec.evaluation.calibrate import calibrate
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.evaluate import evaluate
+from deepspec.targets.model import Target
+
+TIMES = ("seconds", "per_second", "speedup")
+
+
+class Letters:
+    """Renders one token per character."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(ord(letter) % VOCAB_SIZE for message in messages for letter in message["content"])
+
+
+class Confident(StubDrafter):
+    """Says how sure it is: the probability that its token is accepted, exaggerated."""
+
+    def propose(self, rows: Any, anchor_ids_R: Any, positions_R: Any, sample: Any) -> Proposal:
+        texts = [[*self._texts[row], anchor] for row, anchor in zip(rows, anchor_ids_R.tolist(), strict=True)]
+        proposal = super().propose(rows, anchor_ids_R, positions_R, sample)
+        overlaps = []
+        for slot in range(self.num_draft_tokens):
+            p_RV = torch.softmax(next_logits(self._target, texts), -1)
+            overlaps.append(torch.minimum(p_RV, proposal.probs_RKV[:, slot]).sum(-1))
+            for text, token in zip(texts, proposal.tokens_RK[:, slot].tolist(), strict=True):
+                text.append(token)
+        return Proposal(proposal.tokens_RK, proposal.probs_RKV, torch.logit(torch.stack(overlaps, 1)).mul(3).sigmoid())
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    return Target.load(save_tiny_target(tmp_path_factory.mktemp("target")), layer_ids=(0,))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """Two benchmarks, and splits with a gate and a calibration file."""
+    for name, count in (("math", 4), ("chat", 5)):
+        rows = [{"turns": [f"{name} question {index}"]} for index in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, count in (("gate", 4), ("calibration", 30)):
+        asked = [{"messages": [{"role": "user", "content": f"{name} {index}"}]} for index in range(count)]
+        pq.write_table(pa.Table.from_pylist(asked), tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def config_for(inputs: Path, **fields: Any) -> Config:
+    benchmarks = {name: str(inputs / f"{name}.jsonl") for name in ("math", "chat")}
+    return Config(**{"benchmarks": benchmarks, "max_new_tokens": 12, "num_bootstrap_samples": 100, **fields})
+
+
+def run(
+    config: Config, target: Target, drafter: StubDrafter, inputs: Path, name: str = "out", *, baseline: bool = True
+) -> dict[str, Any]:
+    out = inputs / name
+    out.mkdir()
+    return evaluate(
+        config,
+        target=target,
+        drafter=drafter,
+        renderer=Letters(),
+        conversations=inputs,
+        out=out,
+        baseline=baseline,
+    )
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if not key.endswith(TIMES)}
+    return value
+
+
+def test_evaluation_has_what_run_json_promises(target: Target, inputs: Path) -> None:
+    found = run(config_for(inputs), target, StubDrafter(target, "partly"), inputs)
+    assert list(found["benchmarks"]) == ["chat", "math"]
+    assert json.loads((inputs / "out" / "evaluation.json").read_text()) == found
+    for entry in (*found["benchmarks"].values(), found["gate"]):
+        assert 1 <= entry["tau_ci95"][0] <= entry["tau"] <= entry["tau_ci95"][1] <= 4
+        assert len(entry["conditional_acceptance"]) == len(entry["prefix_acceptance"]) == 3
+        assert 0 < entry["verify_rate"] <= 1
+        assert entry["speedup"] == pytest.approx(entry["tokens_per_second"] / entry["plain_tokens_per_second"])
+        assert 0 < entry["target_entropy_nats"] < math.log(VOCAB_SIZE)
+        assert entry["draft_seconds"] > 0
+        assert entry["skipped"] == entry["failed"] == []
+    assert found["benchmarks"]["chat"]["prompts"] == 5
+    taus = [entry["tau"] for entry in found["benchmarks"].values()]
+    assert found["macro"]["tau"] == pytest.approx(sum(taus) / 2)
+    gate = found["gate"]["per_prompt"]
+    assert len(gate) == 4
+    assert sum(committed for committed, _ in gate.values()) / sum(rounds for _, rounds in gate.values()) == (
+        pytest.approx(found["gate"]["tau"])
+    )
+
+
+def test_acceptance_needs_no_baseline(target: Target, inputs: Path) -> None:
+    config = config_for(inputs, benchmarks={})
+    with_plain = run(config, target, StubDrafter(target, "partly"), inputs, "with")
+    without = run(config, target, StubDrafter(target, "partly"), inputs, "without", baseline=False)
+    assert without["benchmarks"] == without_times(with_plain["benchmarks"]) == {}
+    for name in ("tau", "tau_ci95", "per_prompt", "conditional_acceptance", "rounds", "tokens"):
+        assert without["gate"][name] == with_plain["gate"][name]
+    for name in ("speedup", "plain_tokens_per_second", "target_entropy_nats"):
+        assert without["gate"][name] is None
+    assert (inputs / "with" / "rounds.parquet").read_bytes() == (inputs / "without" / "rounds.parquet").read_bytes()
+
+
+def test_numbers_can_be_recomputed_from_the_rounds(target: Target, inputs: Path) -> None:
+    found = run(config_for(inputs), target, StubDrafter(target, "partly", with_confidence=True), inputs)
+    rounds = pq.read_table(inputs / "out" / "rounds.parquet").to_pylist()
+    answers = pq.read_table(inputs / "out" / "answers.parquet").to_pylist()
+    assert {row["benchmark"] for row in rounds} == {"math", "chat", "gate"}
+    for name, entry in found["benchmarks"].items():
+        own = [row for row in rounds if row["benchmark"] == name]
+        assert len(own) == entry["rounds"]
+        assert sum(row["committed"] for row in own) / len(own) == pytest.approx(entry["tau"])
+        assert sum(len(row["output_ids"]) for row in answers if row["benchmark"] == name) == entry["tokens"]
+        assert all(row["confidence"] == [0.5] * row["proposed"] for row in own)
+
+
+def test_all_but_the_seconds_is_repeatable(target: Target, inputs: Path) -> None:
+    config = config_for(inputs)
+    first = run(config, target, StubDrafter(target, "partly"), inputs, "first")
+    reordered = config.model_copy(update={"benchmarks": dict(reversed(config.benchmarks.items()))})
+    second = run(reordered, target, StubDrafter(target, "partly"), inputs, "second")
+    assert without_times(first) == without_times(second)
+    for file in ("rounds.parquet", "answers.parquet"):
+        assert (inputs / "first" / file).read_bytes() == (inputs / "second" / file).read_bytes()
+    other = run(config_for(inputs, sampling={"seed": 1}), target, StubDrafter(target, "partly"), inputs, "other")
+    assert without_times(other) != without_times(first)
+
+
+def test_greedy_answers_are_the_plain_ones(target: Target, inputs: Path) -> None:
+    config = config_for(inputs, sampling={"temperature": 0})
+    found = run(config, target, StubDrafter(target, "partly"), inputs)
+    for row in pq.read_table(inputs / "out" / "answers.parquet").to_pylist():
+        assert row["output_ids"] == row["plain_output_ids"]
+    assert found["benchmarks"]["math"]["tokens"] == found["benchmarks"]["math"]["plain_tokens"]
+
+
+def test_entropy_is_that_of_the_plain_answers(target: Target, inputs: Path) -> None:
+    found = run(config_for(inputs), target, StubDrafter(target, "never"), inputs)
+    entropies = []
+    for row in pq.read_table(inputs / "out" / "answers.parquet").to_pylist():
+        if row["benchmark"] != "math":
+            continue
+        text = list(row["prompt_ids"])
+        for token in row["plain_output_ids"]:
+            p_V = torch.softmax(next_logits(target, [text])[0].double(), -1)
+            entropies.append(float(-(p_V * p_V.log()).sum()))
+            text.append(token)
+    expected = sum(entropies) / len(entropies)
+    assert found["benchmarks"]["math"]["target_entropy_nats"] == pytest.approx(expected, rel=1e-4)  # fp32 against fp64
+
+
+def test_a_target_that_fails_on_one_prompt_does_not_lose_the_others(inputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "target"
+    broken = Target.load(save_tiny_target(folder), layer_ids=(0,), fused=False)  # hooks need modules
+    fatal = [
+        [ord(letter) % VOCAB_SIZE for letter in f"{name} 3"] for name in ("math question", "chat question", "gate")
+    ]
+
+    def fail(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output * float("nan") if inputs[0].tolist()[0] in fatal else output
+
+    broken.model.get_input_embeddings().register_forward_hook(fail)
+    drafter = StubDrafter(broken, "always")
+    found = run(config_for(inputs, max_skipped=0.5), broken, drafter, inputs, "tolerant")
+    assert found["benchmarks"]["math"]["prompts"] == 3
+    [failed] = found["benchmarks"]["math"]["failed"]
+    assert failed["place"].endswith("math.jsonl:4")
+    assert "NaN" in failed["reason"]
+    with pytest.raises(DataError, match=r"1 of 5 prompts failed.*NaN") as caught:
+        run(config_for(inputs), broken, StubDrafter(broken, "always"), inputs, "strict")
+    assert caught.value.where is not None
+    assert caught.value.where.startswith("benchmark chat")
+
+
+def test_a_draft_that_does_not_fit_fails_the_evaluation(target: Target, inputs: Path) -> None:
+    drafter = StubDrafter(target, "always")
+    drafter.layer_ids = (1,)
+    with pytest.raises(IncompatibleDraft):
+        run(config_for(inputs), target, drafter, inputs)
+
+
+def test_calibration_improves_an_overconfident_draft(target: Target, inputs: Path) -> None:
+    config = config_for(inputs, num_calibration_prompts=30, max_new_tokens=24)
+    found = calibrate(
+        config, target=target, drafter=Confident(target, "partly"), renderer=Letters(), conversations=inputs, out=inputs
+    )
+    assert found["applicable"]
+    assert json.loads((inputs / "calibration.json").read_text()) == found
+    assert found["prompts"]["fitted"] + found["prompts"]["measured"] <= 30
+    assert abs(found["prompts"]["fitted"] - found["prompts"]["measured"]) <= 1
+    assert found["temperatures"][0] > 1.5
+    assert found["mean_ece_after"] < found["mean_ece_before"]
+    for name in ("ece_before", "ece_after", "auc", "temperatures", "brier_after", "ece_mass_after", "trials"):
+        assert len(found[name]) == 3
+    rows = pq.read_table(inputs / "rounds.parquet").to_pylist()
+    assert len(rows) == sum(found["rounds"].values())
+    again = inputs / "again"
+    again.mkdir()
+    repeated = calibrate(
+        config.model_copy(update={"calibration": config.calibration.model_copy(update={"num_rows": 3})}),
+        target=target,
+        drafter=Confident(target, "partly"),
+        renderer=Letters(),
+        conversations=inputs,
+        out=again,
+    )
+    # Another batch gives other roundings of the confidences, and nothing else.
+    assert repeated["temperatures"] == pytest.approx(found["temperatures"], rel=0.03)
+    assert repeated["trials"] == found["trials"]
+
+
+def test_calibration_is_not_applicable_without_a_confidence_head(target: Target, inputs: Path) -> None:
+    drafter = StubDrafter(target, "partly")
+    found = calibrate(
+        config_for(inputs), target=target, drafter=drafter, renderer=Letters(), conversations=inputs, out=inputs
+    )
+    assert found == {"applicable": False, "reason": "The draft has no confidence head.", "skipped": []}
+    assert pq.read_table(inputs / "rounds.parquet").num_rows == 0

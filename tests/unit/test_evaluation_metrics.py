@@ -1,0 +1,106 @@
+"""Acceptance metrics by hand, with their denominators; intervals; paired differences."""
+
+import numpy as np
+import pytest
+
+from deepspec.evaluation.metrics import (
+    RoundTable,
+    acceptance_length,
+    acceptance_length_interval,
+    conditional_acceptance,
+    mean,
+    paired_difference,
+    prefix_acceptance,
+    summary,
+    verify_rate,
+)
+
+# (effective proposed, accepted, committed); K = 3. The last round of the second prompt was cut at a stop token.
+ROUNDS = RoundTable.of([[(3, 0, 1), (3, 3, 4), (3, 1, 2)], [(3, 2, 3), (2, 2, 2)], []])
+
+
+def test_acceptance_length_pools_rounds_and_counts_the_bonus() -> None:
+    assert acceptance_length(ROUNDS) == 12 / 5  # not the mean of the prompts' 7/3 and 5/2
+
+
+def test_verify_rate_counts_the_anchor_as_verified() -> None:
+    assert verify_rate(ROUNDS) == 12 / (4 + 4 + 4 + 4 + 3)
+
+
+def test_prefix_acceptance() -> None:
+    assert prefix_acceptance(ROUNDS, 3) == ([4 / 5, 3 / 5, 1 / 4], [5, 5, 4])
+
+
+def test_conditional_acceptance() -> None:
+    # Slot 3 was reached by the round with 3 and the one with 2 accepted; the cut round did not propose it.
+    assert conditional_acceptance(ROUNDS, 3) == ([4 / 5, 3 / 4, 1 / 2], [5, 4, 2])
+
+
+def test_what_was_never_reached_is_not_a_number() -> None:
+    rejected = RoundTable.of([[(3, 0, 1)]])
+    assert conditional_acceptance(rejected, 3) == ([0.0, None, None], [1, 0, 0])
+    assert prefix_acceptance(rejected, 4) == ([0.0, 0.0, 0.0, None], [1, 1, 1, 0])
+
+
+def test_nothing_measured() -> None:
+    table = RoundTable.of([])
+    assert acceptance_length(table) is None
+    assert verify_rate(table) is None
+    assert acceptance_length_interval(table, 100, 0) is None
+    assert acceptance_length_interval(RoundTable.of([[], []]), 100, 0) is None
+
+
+def test_summary_holds_the_contract_of_run_json() -> None:
+    found = summary(ROUNDS, 3, 200, 0)
+    assert found["tau"] == 2.4
+    assert found["rounds"] == 5
+    assert found["prompts"] == 3
+    assert found["conditional_trials"] == [5, 4, 2]
+    low, high = found["tau_ci95"]
+    assert low <= 2.4 <= high
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    # Prompts differ in their mean: an interval over rounds would be far too narrow. 200 experiments, true τ = 3.
+    generator = np.random.default_rng(0)
+    covered = 0
+    for experiment in range(200):
+        rounds = []
+        for _ in range(40):
+            level = generator.choice([1, 5])
+            rounds.append([(7, level - 1, level)] * 30)
+        low, high = acceptance_length_interval(RoundTable.of(rounds), 400, experiment)
+        covered += low <= 3 <= high
+    assert 0.89 <= covered / 200 <= 0.99  # standard deviation 0.015, and the bootstrap's own slight optimism
+
+
+def test_interval_is_a_function_of_its_seed() -> None:
+    assert acceptance_length_interval(ROUNDS, 200, 1) == acceptance_length_interval(ROUNDS, 200, 1)
+    assert acceptance_length_interval(ROUNDS, 200, 1) is not None
+
+
+def test_paired_difference_uses_shared_prompts_only() -> None:
+    ours = {"a": (30, 10), "b": (12, 6), "only ours": (100, 1), "no rounds": (0, 0)}
+    theirs = {"b": (12, 8), "a": (30, 12), "no rounds": (5, 1)}
+    found = paired_difference(ours, theirs, 500, 0)
+    assert found["prompts"] == 2
+    assert found["difference"] == pytest.approx(42 / 16 - 42 / 20)
+    assert found["ci95"][0] <= found["difference"] <= found["ci95"][1]
+
+
+def test_paired_interval_is_narrower_than_the_unpaired_ones() -> None:
+    generator = np.random.default_rng(1)
+    levels = generator.integers(20, 60, size=50)
+    theirs = {str(index): (int(level), 10) for index, level in enumerate(levels)}
+    ours = {name: (committed + 2, rounds) for name, (committed, rounds) in theirs.items()}
+    found = paired_difference(ours, theirs, 500, 0)
+    assert found["ci95"] == pytest.approx([0.2, 0.2])
+
+
+def test_paired_difference_without_shared_prompts() -> None:
+    assert paired_difference({"a": (1, 1)}, {"b": (1, 1)}, 100, 0) == {"difference": None, "ci95": None, "prompts": 0}
+
+
+def test_macro_average_leaves_out_what_was_not_measured() -> None:
+    assert mean([1.0, None, 2.0]) == 1.5
+    assert mean([None]) is None

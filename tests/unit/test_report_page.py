@@ -1,0 +1,332 @@
+"""The report: self-contained, escaped, honest about what is missing; and its table in the terminal."""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from deepspec.evaluation import plots
+from deepspec.evaluation.report import interval, number, quantity, times, write_report
+from deepspec.evaluation.report_terminal import summary_table
+from deepspec.gates import Config, judge
+
+K = 3
+TIMES = "\N{MULTIPLICATION SIGN}"
+HOSTILE = '<img src=x onerror="alert(1)">&"\'</script><script>alert(2)</script>$\\frac{1}{0}$'
+SECTIONS = ("verdict", "results", "positions", "calibration", "training", "cost", "lineage", "recipe")
+
+
+def benchmark(tau: float, name: str = "") -> dict[str, Any]:
+    return {
+        "tau": tau,
+        "tau_ci95": [tau - 0.25, tau + 0.25],
+        "conditional_acceptance": [0.91, 0.82, None],
+        "conditional_trials": [1200, 1090, 0],
+        "prefix_acceptance": [0.91, 0.75, None],
+        "prefix_trials": [1200, 1200, 0],
+        "speedup": 2.25,
+        "tokens_per_second": 410.0,
+        "plain_tokens_per_second": 182.0,
+        "rounds": 1200,
+        "prompts": 48,
+        "target_entropy_nats": 0.432,
+        **{f"{way}{part}_seconds": 1.5 for way in ("", "plain_") for part in ("prefill", "draft", "verify", "other")},
+        "skipped": [{"prompt": name, "reason": "too long"}],
+        "failed": [],
+    }
+
+
+def bins(offset: float) -> list[list[dict[str, float]]]:
+    return [
+        [{"confidence": x / 10, "observed": min(1.0, x / 10 + offset), "rounds": 40 + x} for x in range(10)]
+    ] * 2 + [[]]
+
+
+def everything(steps: int = 60) -> dict[str, Any]:
+    evaluation = {
+        "benchmarks": {"arithmetic": benchmark(3.1), "chat": benchmark(2.4)},
+        "macro": {"tau": 2.75, "speedup": 2.25},
+        "gate": {**benchmark(2.9), "per_prompt": {"p": [3, 1]}},
+    }
+    verdict = judge({"tau": 2.9}, {"tau": 2.6}, Config(), challenger_digest="a" * 64, champion_digest="c" * 64)
+    return {
+        "run_id": "20261123-100000-abc",
+        "recipe_name": "tiny",
+        "recipe": {"name": "tiny", "train": {"lr": 0.0006}},
+        "evaluation": evaluation,
+        "calibration": {
+            "applicable": True,
+            "temperatures": [1.1, 0.9, 1.0],
+            "trials": [850, 850, 0],
+            "ece_before": [0.0571, 0.081, None],
+            "ece_after": [0.0191, 0.017, None],
+            "auc_before": [0.9, 0.8, None],
+            "reliability_before": bins(0.1),
+            "reliability_after": bins(0.0),
+        },
+        "verdict": verdict.to_json(),
+        "champion": {"name": "tiny", "version": "6", "digest": "c" * 64},
+        "training_metrics": [
+            {"step": step, "name": name, "value": 1.0 / (step + 1), "unit": "nats"}
+            for step in range(steps)
+            for name in ("loss", "tau_probabilistic", "accept_rate@1", "lr")
+        ],
+        "stages": [{"name": "train", "status": "ran", "seconds": 61.25, "why": "train.lr changed 0.0006 -> 0.0003"}],
+        "lineage": [{"stage": "tokens", "key": "k" * 64, "digest": "d" * 64}],
+        "model": {"name": "tiny", "version": "7", "aliases": ["champion"], "uri": "models:/tiny/7"},
+        "cost": {"cpu_seconds": 301.26, "gpu_seconds": 0.0, "bytes_written": 3 * 1024**2, "tokens": 70123},
+    }
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return everything()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report with every part, written once for all tests that only look at it."""
+
+    folder: Path
+    data: dict[str, Any]
+    text: str
+    page: "Page"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder, data = tmp_path_factory.mktemp("report"), everything(1000)
+    return Written(folder, data, *one_page(folder, data))
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the text outside of markup."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def references(page: Page) -> Iterator[str]:
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset", "style"):
+            if attributes.get(name):
+                yield str(attributes[name])
+
+
+def one_page(folder: Path, data: Mapping[str, Any]) -> tuple[str, Page]:
+    text = write_report(folder, data).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_the_page_is_self_contained(written: Written) -> None:
+    text, page = written.text, written.page
+    assert not [ref for ref in references(page) if "//" in ref or ("url(" in ref and "url(#" not in ref)]
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert {"script", "link", "iframe", "object", "embed", "form"}.isdisjoint(tag for tag, _ in page.tags)
+    policy = [
+        a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert "width=device-width" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_it_says_what_was_measured_and_on_how_much(written: Written) -> None:
+    said = re.sub(r"\s+", " ", written.page.text)
+    for text in (
+        "3.100", "2.85 to 3.35", f"2.25{TIMES}", "0.432", "over 2400 rounds of 96 prompts", "of 1090",  # results
+        "2.750", "1 skipped of 49 prompts", "τ 2.900 (2.65 to 3.15) over 1 200 rounds of 48 prompts",
+        "Accepted", "τ 2.900 exceeds the champion's 2.600 on the gate split.", "tiny version 6",  # verdict
+        "0.0571", "0.0191", "1.100", "rounds behind k = 1: 445, 2: 445",  # calibration
+        "one point in 3 is drawn", "train.lr changed 0.0006 -> 0.0003",  # training, stages
+        "3.0 MiB", "301.3 s", "k" * 64, "d" * 64, "lr: 0.0006", "models:/tiny/7",
+    ):  # fmt: skip
+        assert text in said, text
+    assert "is missing" not in said
+
+
+def test_figures_stand_in_the_page_and_beside_it(written: Written) -> None:
+    text, page = written.text, written.page
+    names = {
+        "acceptance-length", "conditional-acceptance", "prefix-acceptance", "reliability-before", "reliability-after",
+        "training-loss", "training-tau", "training-acceptance",
+    }  # fmt: skip
+    assert {path.stem for path in (written.folder / "plots").glob("*.svg")} == names
+    assert {path.stem for path in (written.folder / "plots").glob("*.png")} == names
+    assert sum(tag == "svg" for tag, _ in page.tags) == len(names)
+    for path in (written.folder / "plots").glob("*.svg"):
+        ET.fromstring(path.read_bytes())  # noqa: S314  our own file
+    for path in (written.folder / "plots").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | {ref[1:] for ref in references(page) if ref.startswith("#")}
+    assert used
+    assert used <= set(ids)
+    assert text.count("currentColor") > len(names)
+
+
+def test_equal_data_give_equal_bytes(written: Written, tmp_path: Path) -> None:
+    write_report(tmp_path, written.data)
+    paths = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(paths) == 2 + 2 * 8
+    assert [path for path in paths if (tmp_path / path).read_bytes() != (written.folder / path).read_bytes()] == []
+
+
+def test_hostile_text_stays_text(tmp_path: Path, data: dict[str, Any]) -> None:
+    evaluation = {**data["evaluation"], "benchmarks": {HOSTILE: benchmark(2.0, HOSTILE)}}
+    verdict = {**data["verdict"], "reasons": [{"gate": HOSTILE, "passed": True, "sentence": HOSTILE}]}
+    hostile = {
+        **data,
+        "run_id": HOSTILE,
+        "recipe_name": HOSTILE,
+        "recipe": {HOSTILE: [HOSTILE]},
+        "evaluation": evaluation,
+        "verdict": verdict,
+        "champion": {"name": HOSTILE, "version": HOSTILE, "digest": HOSTILE},
+        "model": {"name": HOSTILE, "version": HOSTILE, "aliases": [HOSTILE], "uri": HOSTILE},
+        "training_metrics": [{"step": 0, "name": f"loss {HOSTILE}", "value": 1.0, "unit": HOSTILE}],
+        "stages": [{"name": HOSTILE, "status": HOSTILE, "seconds": 1.0, "why": HOSTILE}],
+        "lineage": [{"stage": HOSTILE, "key": HOSTILE, "digest": HOSTILE}],
+        "cost": {HOSTILE: 1},
+    }
+    text, page = one_page(tmp_path, hostile)
+    assert "<script" not in text
+    assert "<img" not in text
+    assert not [tag for tag, attributes in page.tags if any(name.startswith("on") for name in attributes)]
+    assert page.text.count(HOSTILE) > 15
+    for path in (tmp_path / "plots").glob("*.svg"):
+        assert "script" not in {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}  # noqa: S314
+
+
+def test_every_missing_part_is_said_to_be_missing(tmp_path: Path, data: dict[str, Any]) -> None:
+    text, page = one_page(tmp_path, dict.fromkeys(data))
+    assert [a["id"] for tag, a in page.tags if tag == "section"] == list(SECTIONS)
+    assert text.count("is missing from this report") == len(SECTIONS) + 1  # stages and cost stand in one section
+    assert "not registered" in page.text
+    assert "None" not in page.text
+    assert write_report(tmp_path / "empty", {}).read_text() == text
+
+
+@pytest.mark.parametrize(("part", "times_said"), [("evaluation", 3), ("calibration", 2), ("verdict", 2)])
+def test_one_missing_part_leaves_the_others(tmp_path: Path, data: dict[str, Any], part: str, times_said: int) -> None:
+    _, page = one_page(tmp_path, {**data, "training_metrics": None, part: None})
+    assert page.text.count("is missing from this report") == times_said
+
+
+def test_a_draft_without_a_confidence_head_is_not_called_missing(tmp_path: Path, data: dict[str, Any]) -> None:
+    reason = "The draft has no confidence head."
+    calibration = {"applicable": False, "reason": reason, "skipped": []}
+    _, page = one_page(tmp_path, {"calibration": calibration})
+    assert f"Not applicable: {reason}" in page.text
+    assert "The calibration is missing" not in page.text
+
+
+def test_records_may_lack_what_they_do_not_know(tmp_path: Path) -> None:
+    sparse = {"model": {"name": "tiny", "version": "1"}, "stages": [{"name": "train"}], "verdict": {"accepted": False}}
+    _, page = one_page(tmp_path, sparse)
+    assert "tiny version 1" in page.text
+    assert "Refused" in page.text
+
+
+def test_a_benchmark_without_rounds_has_dashes(tmp_path: Path, data: dict[str, Any]) -> None:
+    empty = dict.fromkeys(benchmark(1.0)) | {"conditional_acceptance": [None] * K, "rounds": 0, "prompts": 3}
+    evaluation = {"benchmarks": {"empty": empty}, "macro": {"tau": None, "speedup": None}, "gate": None}
+    _, page = one_page(tmp_path, {"evaluation": evaluation})
+    assert "—" in page.text
+    assert "Conditional acceptance by draft slot is missing" in page.text
+    assert "—" in shown({**data, "evaluation": evaluation})
+
+
+def test_the_data_is_kept_as_json(written: Written) -> None:
+    assert json.loads((written.folder / "report.json").read_text()) == written.data
+
+
+def shown(record: Mapping[str, Any], width: int = 80, **arguments: Any) -> str:
+    console = Console(width=width, no_color=True, force_terminal=False, record=True, file=io.StringIO())
+    console.print(summary_table(record, **arguments))
+    return console.export_text()
+
+
+def test_the_terminal_table_reads_at_80_columns(data: dict[str, Any]) -> None:
+    record = {**data, "status": "promoted", "report": ".deepspec/runs/x/report/report.html"}
+    text = shown(record, ui_command="mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db")
+    lines = text.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    row = next(line for line in lines if line.startswith("arithmetic"))
+    assert row.split() == ["arithmetic", "3.10", "[2.85,", "3.35]", "91", "82", "—", f"2.25{TIMES}", "0.43"]
+    assert next(line for line in lines if line.startswith("macro")).split() == [
+        "macro",
+        "average",
+        "2.75",
+        f"2.25{TIMES}",
+        "—",
+    ]
+    assert "accepted at 1…3, %" in text
+    assert "Promoted: τ 2.900 exceeds the champion's 2.600 on the gate split." in text
+    assert "tiny version 7 (champion)  models:/tiny/7" in text
+    assert ".deepspec/runs/x/report/report.html" in text
+    assert "mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db" in text
+
+
+def test_many_slots_stand_below_the_table(data: dict[str, Any]) -> None:
+    long = {**benchmark(3.0), "conditional_acceptance": [0.9] * 15}
+    text = shown({"evaluation": {"benchmarks": {"code": long}, "macro": {}}})
+    assert "code: " + " ".join(["90"] * 15) in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_the_terminal_says_what_is_missing_and_takes_names_as_text() -> None:
+    text = shown({"status": "no_change"})
+    assert "Nothing was evaluated in this run." in text
+    assert "No change" in text
+    assert "nothing was registered" in text
+    assert "none was written" in text
+    part = {**benchmark(2.0)}
+    assert "[bold]x[/bold]" in shown({"evaluation": {"benchmarks": {"[bold]x[/bold]": part}}}, width=120)
+
+
+def test_numbers_read_well() -> None:
+    assert [number(v, 2) for v in (1234567.891, None, "x", True)] == ["1\u2009234\u2009567.89", "—", "—", "—"]
+    assert (times(2.0), times(None)) == (f"2.00{TIMES}", "—")
+    assert (interval([1, 2]), interval(None)) == ("1.00 to 2.00", "—")
+    assert quantity("bytes_written", 1536) == "1.5 KiB"
+    assert quantity("cpu_seconds", 2.0) == "2.0 s"
+    assert quantity("tokens", 70123) == "70\u2009123"
+
+
+def test_of_many_slots_a_few_are_drawn() -> None:
+    one = [{"confidence": 0.5, "observed": 0.5, "rounds": 1}]
+    assert plots.shown_slots([one] * 7) == [1, 3, 5, 7]
+    assert plots.shown_slots([one, [], one]) == [1, 3]
+    assert plots.shown_slots([one] * 15)[::3] == [1, 15]
+    assert plots.shown_slots([]) == []
+
+
+def test_nothing_heavy_is_imported_before_something_is_drawn() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, deepspec.evaluation.report, deepspec.evaluation.report_terminal\n"
+        "print([m for m in ('matplotlib', 'torch', 'jinja2', 'mlflow', 'prefect') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
