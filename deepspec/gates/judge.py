@@ -1,0 +1,68 @@
+"""The table of gates, and the verdict they give together."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from deepspec.errors import ArtifactError
+from deepspec.gates import tau
+from deepspec.gates.config import Config
+from deepspec.gates.verdict import Reason, Verdict
+
+Gate = Callable[[Mapping[str, Any], Mapping[str, Any] | None, Config], Reason | None]
+"""(challenger's measurement, champion's or None, thresholds) -> its answer, or None if it is not asked."""
+
+GATES: tuple[Gate, ...] = (tau.gain, tau.floor)
+
+
+def judge(
+    challenger: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    config: Config,
+    *,
+    challenger_digest: str | None = None,
+    champion_digest: str | None = None,
+) -> Verdict:
+    """Put every gate to a challenger.
+
+    Args:
+        challenger: the `gate` part of its evaluation (`tau`; `per_prompt`: id -> [committed, rounds]).
+        champion: the champion's, measured on the same prompts; None if there is no champion.
+        config: the thresholds.
+        challenger_digest: content digest of the judged draft.
+        champion_digest: content digest of the champion; given exactly when `champion` is.
+
+    Returns:
+        The verdict, bound to both digests.
+
+    Raises:
+        ArtifactError: a measurement is unusable, or the two were made on different prompts.
+        ValueError: a champion without a digest or the other way round: the verdict could not be bound to it.
+    """
+    if (champion is None) != (champion_digest is None):
+        raise ValueError("a champion's measurement and its digest are given together or not at all")
+    if champion is not None:
+        _check_same_prompts(challenger, champion)
+    reasons = tuple(reason for reason in (gate(challenger, champion, config) for gate in GATES) if reason is not None)
+    return Verdict(
+        accepted=all(reason.passed for reason in reasons),
+        reasons=reasons,
+        challenger=challenger_digest,
+        champion=champion_digest,
+    )
+
+
+def _check_same_prompts(challenger: Mapping[str, Any], champion: Mapping[str, Any]) -> None:
+    ours, theirs = _prompt_ids(challenger), _prompt_ids(champion)
+    if ours is None or theirs is None or ours == theirs:
+        return
+    raise ArtifactError(
+        f"Challenger and champion were measured on different prompts: {len(ours & theirs)} in common, "
+        f"{len(ours - theirs)} only the challenger's, {len(theirs - ours)} only the champion's.",
+        where="gate.per_prompt",
+        remedy="Evaluate the champion on this run's gate split.",
+    )
+
+
+def _prompt_ids(measurement: Mapping[str, Any]) -> set[str] | None:
+    prompts = measurement.get("per_prompt")
+    return set(prompts) if isinstance(prompts, Mapping) else None

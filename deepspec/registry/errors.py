@@ -1,0 +1,21 @@
+"""What can go wrong between a trained draft and a served one."""
+
+from deepspec.errors import ArtifactError, DeepspecError
+
+
+class PromotionConflict(DeepspecError):
+    """The champion changed since the verdict was measured: the challenger has to be judged against the new one."""
+
+
+class PromotionLogDamaged(ArtifactError):
+    """An entry of the promotion log cannot be read, or does not follow from the one before it."""
+
+
+class NothingToRollBackTo(DeepspecError):
+    """The model has no earlier champion, or the one asked for never was champion."""
+
+    exit_code = 2
+
+
+class TrackingError(DeepspecError):
+    """MLflow cannot do what was asked, or does not answer."""

@@ -1,0 +1,216 @@
+"""Every name that is written to MLflow, in one table: CONTRIBUTING's is made from it, and tests check against it.
+
+Names with a part in braces stand for one name per stage, benchmark, metric or recipe field.
+"""
+
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Place(StrEnum):
+    """Where a name is found."""
+
+    RUN = "pipeline run"
+    CHILD = "child run"
+    VERSION = "registered version"
+    MODEL = "registered model"
+
+
+class Sort(StrEnum):
+    """What it is there."""
+
+    TAG = "tag"
+    PARAMETER = "parameter"
+    METRIC = "metric"
+    DATASET = "dataset input"
+    ARTIFACT = "artifact"
+    ALIAS = "alias"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: where, what sort, under which name, and what it means."""
+
+    place: Place
+    sort: Sort
+    name: str
+    meaning: str
+
+    def named(self, **parts: str) -> str:
+        """The name with its braces filled, as MLflow accepts it."""
+        return mlflow_name(self.name.format(**parts))
+
+    def matches(self, name: str) -> bool:
+        """Whether `name` is (one of) this entry's."""
+        pieces = re.split(r"\{\w+\}", self.name)
+        return re.fullmatch(".+".join(re.escape(piece) for piece in pieces), name) is not None
+
+
+RECIPE = "deepspec.recipe"
+CODE_VERSION = "deepspec.code_version"
+RUN_ID = "deepspec.run_id"
+STAGE = "deepspec.stage"
+STATUS = "deepspec.status"
+UNIT = "deepspec.unit.{metric}"
+KEY = "deepspec.key.{stage}"
+DIGEST = "deepspec.digest.{stage}"
+TAU = "deepspec.tau.{benchmark}"
+DRAFT_KIND = "deepspec.draft.kind"
+DRAFT_KEY = "deepspec.draft.key"
+DRAFT_DIGEST = "deepspec.draft.digest"
+INPUT_DIGEST = "deepspec.digest"
+CHAMPION = "champion"
+MACRO = "macro"
+GATE = "gate"
+LONG_VALUES = "long-values.json"
+
+KEYS: tuple[Entry, ...] = (
+    Entry(Place.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
+    Entry(Place.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
+    Entry(Place.RUN, Sort.TAG, RECIPE, "name of the recipe"),
+    Entry(Place.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
+    Entry(Place.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
+    Entry(Place.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
+    Entry(Place.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
+    Entry(Place.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
+    Entry(Place.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(Place.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
+    Entry(Place.CHILD, Sort.TAG, UNIT, "unit of a metric"),
+    Entry(Place.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),
+    Entry(
+        Place.CHILD,
+        Sort.METRIC,
+        "{metric}",
+        "train: the trainer's stream by step, `@` written `_at_`; evaluate: `<benchmark>/tau`, `<benchmark>/speedup` …",
+    ),
+    Entry(
+        Place.CHILD,
+        Sort.DATASET,
+        "{name}",
+        f"an input artifact: first 36 digits of its digest (all in the input's tag `{INPUT_DIGEST}`), source, counts",
+    ),
+    Entry(Place.CHILD, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(Place.VERSION, Sort.TAG, DRAFT_KIND, "kind of the registered artifact in the store"),
+    Entry(Place.VERSION, Sort.TAG, DRAFT_KEY, "its key: the draft's name in the store"),
+    Entry(
+        Place.VERSION, Sort.TAG, DRAFT_DIGEST, "its content digest: the draft's identity; registering it again finds it"
+    ),
+    Entry(Place.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
+    Entry(Place.VERSION, Sort.TAG, DIGEST, "their content digests"),
+    Entry(
+        Place.VERSION,
+        Sort.TAG,
+        TAU,
+        "acceptance length τ per benchmark; `macro` is the mean over them, `gate` the gate split's",
+    ),
+    Entry(Place.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
+    Entry(Place.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
+    Entry(Place.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
+    Entry(
+        Place.MODEL,
+        Sort.ALIAS,
+        CHAMPION,
+        "who serves: the projection of the promotion log, repaired by `models reconcile`",
+    ),
+)
+
+
+def markdown_table() -> str:
+    """The table of all names as Markdown, as it stands in CONTRIBUTING.md."""
+    lines = ["| where | what | name | meaning |", "|---|---|---|---|"]
+    for entry in KEYS:
+        name = re.sub(r"\{(\w+)\}", r"<\1>", entry.name)
+        lines.append(f"| {entry.place} | {entry.sort} | `{name}` | {entry.meaning} |")
+    return "\n".join(lines)
+
+
+def undocumented(place: Place, sort: Sort, names: Iterable[str]) -> list[str]:
+    """Those of `names` that the table does not list for this place and sort; MLflow's own (`mlflow.…`) are its own."""
+    entries = [entry for entry in KEYS if (entry.place, entry.sort) == (place, sort)]
+    ours = (name for name in names if not name.startswith("mlflow."))
+    return sorted(name for name in ours if not any(entry.matches(name) for entry in entries))
+
+
+def version_tags(
+    *,
+    recipe: str,
+    code_version: str,
+    run_id: str,
+    artifacts: Mapping[str, tuple[str, str]],
+    evaluation: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """The tags of a registered version.
+
+    Args:
+        recipe: name of the recipe.
+        code_version: deepspec's version, with the commit where it is known.
+        run_id: the pipeline run.
+        artifacts: stage -> (key, digest) of everything the draft was made from or measured by.
+        evaluation: the evaluation in the form of `run.json`; None leaves τ out.
+    """
+    tags = {RECIPE: recipe, CODE_VERSION: code_version, RUN_ID: run_id, **artifact_tags(artifacts)}
+    for benchmark, tau in taus(evaluation).items():
+        tags[mlflow_name(TAU.format(benchmark=benchmark))] = f"{tau:.4f}"
+    return tags
+
+
+def artifact_tags(artifacts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Key and digest tags of `artifacts`: stage -> (key, digest)."""
+    tags = {}
+    for stage, (key, digest) in artifacts.items():
+        tags[mlflow_name(KEY.format(stage=stage))] = key
+        tags[mlflow_name(DIGEST.format(stage=stage))] = digest
+    return tags
+
+
+def taus(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
+    """Benchmark -> τ, then `macro` and `gate`; what has not a single round has none."""
+    parts = _parts(evaluation or {})
+    return {name: float(part["tau"]) for name, part in parts.items() if part.get("tau") is not None}
+
+
+def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """An evaluation as flat metrics: `<benchmark>/tau`, `<benchmark>/conditional_acceptance_at_1`, `macro/speedup` …
+
+    Numbers are taken as they are, intervals (`…_ci95`) as `_low` and `_high`, other lists of numbers by position from
+    1; what is none of these is left out.
+    """
+    parts = _parts(evaluation)
+    metrics: dict[str, float] = {}
+    for benchmark, part in parts.items():
+        for name, value in part.items():
+            if _is_number(value):
+                metrics[mlflow_name(f"{benchmark}/{name}")] = float(value)
+            elif isinstance(value, list | tuple):
+                ends = ("_low", "_high") if name.endswith("_ci95") else tuple(f"@{k}" for k in range(1, len(value) + 1))
+                pairs = ((end, item) for end, item in zip(ends, value, strict=True) if _is_number(item))
+                metrics |= {mlflow_name(f"{benchmark}/{name}{end}"): float(item) for end, item in pairs}
+    return metrics
+
+
+def _parts(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The benchmarks by name, their mean, and the gate split."""
+    means, gate = evaluation.get(MACRO) or {}, evaluation.get(GATE) or {}
+    return {**(evaluation.get("benchmarks") or {}), MACRO: means, GATE: gate}
+
+
+def mlflow_name(name: str) -> str:
+    """`name` with the characters that MLflow refuses replaced: `@` by `_at_`, others by `_`."""
+    allowed = re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_"))[:250]
+    # MLflow refuses what is no plain relative path ("a//b", "./a", "..", "/a").
+    plain = allowed == posixpath.normpath(allowed) and not allowed.startswith((".", "/"))
+    return allowed if plain else re.sub(r"[/.]+", "_", allowed)
+
+
+def text_of(value: Any) -> str:
+    """A parameter's value as text: strings as they are, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,366 @@
+"""The promotion log: who became champion, instead of whom, on what grounds, when.
+
+Entries `registry/<model>/promotions/<n>.json` are created, never overwritten, at n = last + 1. With that single
+primitive the log is compare-and-set (two promoters cannot both write n), audit trail, history and roll back (append an
+earlier champion again). Each entry names the champion before it, so a missing or altered entry is noticed.
+
+It knows drafts by artifact key and content digest, and MLflow only as a version number to pass on.
+"""
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deepspec.errors import ArtifactError, GateFailed, RecipeError
+from deepspec.gates.verdict import Verdict
+from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
+
+FORMAT = 1
+"""Raised when an entry is written that an older deepspec could not read."""
+
+ROOT = "registry"
+_ENTRY = re.compile(r"([1-9]\d*)\.json")
+_ATTEMPTS = 8
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Records(Protocol):
+    """The part of a store's backend that the log stands on."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write `data` if nothing is at `path`; return whether this call did."""
+
+    def read(self, path: str) -> bytes:
+        """The content of `path`; FileNotFoundError if nothing is there."""
+
+    def list(self, prefix: str) -> Mapping[str, Any]:
+        """Everything under the folder `prefix`, by full path."""
+
+
+class DraftReference(BaseModel):
+    """A draft: where it lies in the store, its content, and its registered version.
+
+    Attributes:
+        kind, key: the artifact's name in the store.
+        digest: SHA-256 over the artifact's file list: the draft's identity here.
+        version: registered model version, None if it is not registered.
+        uri: where the registry hands it out (`models:/name/version`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: str
+    key: str = Field(min_length=1)
+    digest: str = Field(min_length=1)
+    version: str | None = None
+    uri: str | None = None
+
+
+class Promotion(BaseModel):
+    """One entry of the log.
+
+    Attributes:
+        format: version of this record.
+        model: registered model name.
+        number: its place in the log, from 1.
+        kind: "promote" (a challenger won) or "rollback" (an earlier champion again).
+        champion: who serves from here on.
+        previous: who served before; None in the first entry.
+        verdict: what the gates said; None for a roll back.
+        who: the person or machine account that asked.
+        when: ISO 8601, UTC.
+        reason: why, in the asker's words; may be empty.
+        attempt: unique to the call that wrote it, so that a writer whose answer was lost knows its own entry.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int
+    model: str
+    number: int = Field(ge=1)
+    kind: Literal["promote", "rollback"]
+    champion: DraftReference
+    previous: DraftReference | None
+    verdict: Verdict | None
+    who: str
+    when: datetime
+    reason: str = ""
+    attempt: str
+
+    def to_bytes(self) -> bytes:
+        """The entry as JSON with its own checksum."""
+        body = self.model_dump(mode="json")
+        return json.dumps({"checksum": _checksum(body), **body}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "Promotion":
+        """Read an entry back.
+
+        Raises:
+            PromotionLogDamaged: it is not an intact entry.
+            ArtifactError: a newer deepspec wrote it.
+        """
+        try:
+            record = json.loads(data)
+            if not isinstance(record, dict):
+                raise ValueError("it is not a JSON object")
+            checksum = record.pop("checksum", None)
+            if checksum != _checksum(record):
+                raise ValueError("its checksum does not match")
+            if isinstance(record.get("format"), int) and record["format"] > FORMAT:
+                raise ArtifactError(
+                    f"This promotion has format {record['format']}; this deepspec reads up to {FORMAT}.",
+                    where=where,
+                    remedy="Upgrade deepspec.",
+                )
+            return cls.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            flaw = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+            raise _damaged(where, flaw) from error
+        except ValueError as error:
+            raise _damaged(where, str(error)) from error
+
+
+class PromotionLog:
+    """The logs of all models on one backend.
+
+    Args:
+        records: where entries lie; a store's backend.
+        clock: now, in UTC; for tests.
+    """
+
+    def __init__(self, records: Records, clock: Callable[[], datetime] | None = None) -> None:
+        self._records = records
+        self._clock = clock or _now
+
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that have a log, sorted."""
+        parts = (path.split("/") for path in self._records.list(ROOT))
+        return tuple(sorted({part[1] for part in parts if len(part) == 4 and part[2] == "promotions"}))
+
+    def history(self, model: str) -> tuple[Promotion, ...]:
+        """Every entry, oldest first.
+
+        Raises:
+            PromotionLogDamaged: an entry is missing, altered, or does not follow from the one before it.
+        """
+        entries: list[Promotion] = []
+        for number in range(1, self._last(model) + 1):
+            entry = self._entry(model, number)
+            before = entries[-1].champion if entries else None
+            if entry.previous != before:
+                raise _damaged(_path(model, number), "it does not continue the entry before it")
+            entries.append(entry)
+        return tuple(entries)
+
+    def last(self, model: str) -> Promotion | None:
+        """The newest entry, or None before the first promotion; costs one listing and one read."""
+        number = self._last(model)
+        return self._entry(model, number) if number else None
+
+    def champion(self, model: str) -> DraftReference | None:
+        """Who serves now; None before the first promotion."""
+        last = self.last(model)
+        return None if last is None else last.champion
+
+    def roots(self) -> set[tuple[str, str]]:
+        """(kind, key) of every draft that is or was champion: a garbage collector must keep what they reach."""
+        return {(entry.champion.kind, entry.champion.key) for model in self.models() for entry in self.history(model)}
+
+    def promote(
+        self, model: str, challenger: DraftReference, verdict: Verdict, *, who: str, reason: str = ""
+    ) -> Promotion:
+        """Make `challenger` the champion, if the champion is still the one `verdict` was measured against.
+
+        Promoting the present champion again appends nothing and returns the entry that made it champion: so a run
+        that was interrupted after this call can repeat it.
+
+        Returns:
+            The entry.
+
+        Raises:
+            GateFailed: the verdict refuses.
+            PromotionConflict: another champion than the verdict's serves by now, or the verdict is another draft's.
+            PromotionLogDamaged: the log cannot be read.
+        """
+        if not verdict.accepted:
+            raise GateFailed(verdict.sentence, where=model, remedy="The champion stays.")
+        if verdict.challenger is not None and verdict.challenger != challenger.digest:
+            raise PromotionConflict(
+                f"The verdict is about draft {verdict.challenger[:12]}, not {challenger.digest[:12]}.",
+                where=model,
+                remedy="Judge this draft.",
+            )
+        for _ in range(_ATTEMPTS):
+            last = self.last(model)
+            if last is not None and last.champion.digest == challenger.digest:
+                return last
+            serving = None if last is None else last.champion.digest
+            if serving != verdict.champion:
+                raise PromotionConflict(
+                    f"The verdict was measured against {_name(verdict.champion)}, "
+                    f"but by now {_name(serving)} is champion.",
+                    where=model,
+                    remedy="Run the recipe again: the challenger will be judged against the new champion.",
+                )
+            entry = self._append(model, last, "promote", challenger, verdict, who, reason)
+            if entry is not None:
+                return entry
+        raise PromotionConflict(
+            f"Others wrote to the promotion log {_ATTEMPTS} times in a row.", where=model, remedy="Run again."
+        )
+
+    def rollback(self, model: str, to: str | None = None, *, who: str, reason: str = "") -> Promotion:
+        """Append an earlier champion again.
+
+        Args:
+            model: registered model name.
+            to: model version, key or digest (or at least six leading digits of either) of a draft that was champion
+                before; None: the one that served before the present champion. Repeated, that walks further back.
+            who: the person or machine account that asks.
+            reason: why.
+
+        Raises:
+            NothingToRollBackTo: there is no earlier champion, or none that `to` names (or several).
+            PromotionConflict: the champion changed during the call.
+            PromotionLogDamaged: the log cannot be read.
+        """
+        entries = self.history(model)
+        if not entries:
+            raise NothingToRollBackTo("Nothing was ever promoted.", where=model)
+        champion = _before(entries, model) if to is None else _named(entries, to, model)
+        if champion.digest == entries[-1].champion.digest:
+            raise NothingToRollBackTo(f"{_name(champion.digest)} is the champion already.", where=model)
+        entry = self._append(model, entries[-1], "rollback", champion, None, who, reason)
+        if entry is None:
+            raise PromotionConflict(
+                "Another champion was promoted during the roll back.",
+                where=model,
+                remedy="Look at the history, then roll back again if that is still wanted.",
+            )
+        return entry
+
+    def _append(
+        self,
+        model: str,
+        last: Promotion | None,
+        kind: Literal["promote", "rollback"],
+        champion: DraftReference,
+        verdict: Verdict | None,
+        who: str,
+        reason: str,
+    ) -> Promotion | None:
+        """The entry after `last`, or None if somebody else wrote there first."""
+        number = 1 if last is None else last.number + 1
+        entry = Promotion(
+            format=FORMAT,
+            model=model,
+            number=number,
+            kind=kind,
+            champion=champion,
+            previous=None if last is None else last.champion,
+            verdict=verdict,
+            who=who,
+            when=self._clock(),
+            reason=reason,
+            attempt=uuid.uuid4().hex,
+        )
+        if self._records.create(_path(model, number), entry.to_bytes()):
+            return entry
+        # The entry may be ours after all: created, and the answer lost on the way back.
+        written = self._entry(model, number)
+        return written if written.attempt == entry.attempt else None
+
+    def _last(self, model: str) -> int:
+        folder = _folder(model)
+        names = (path.removeprefix(f"{folder}/") for path in self._records.list(folder))
+        numbers = {int(match[1]) for match in map(_ENTRY.fullmatch, names) if match}
+        missing = set(range(1, max(numbers, default=0) + 1)) - numbers
+        if missing:
+            raise _damaged(_path(model, min(missing)), "it is missing, but later entries are there")
+        return len(numbers)
+
+    def _entry(self, model: str, number: int) -> Promotion:
+        path = _path(model, number)
+        try:
+            data = self._records.read(path)
+        except FileNotFoundError as error:
+            raise _damaged(path, "it was listed but cannot be found") from error
+        entry = Promotion.from_bytes(data, path)
+        if (entry.model, entry.number) != (model, number):
+            raise _damaged(path, f"it says it is entry {entry.number} of {entry.model}")
+        return entry
+
+
+def _before(entries: tuple[Promotion, ...], model: str) -> DraftReference:
+    """The champion one step back: promotions stack up, a roll back takes off what stood above its champion."""
+    stack: list[DraftReference] = []
+    for entry in entries:
+        digests = [draft.digest for draft in stack]
+        if entry.kind == "rollback" and entry.champion.digest in digests:
+            # The topmost one: a draft may have been promoted twice.
+            del stack[len(digests) - digests[::-1].index(entry.champion.digest) :]
+        else:
+            stack.append(entry.champion)
+    if len(stack) < 2:
+        raise NothingToRollBackTo(
+            "There is no champion before the present one.", where=model, remedy="Name one with `to`, or promote."
+        )
+    return stack[-2]
+
+
+def _named(entries: tuple[Promotion, ...], to: str, model: str) -> DraftReference:
+    drafts = {entry.champion.digest: entry.champion for entry in entries}
+    found = [draft for draft in drafts.values() if to in {draft.version, draft.key, draft.digest}]
+    if not found and len(to) >= 6:
+        found = [draft for draft in drafts.values() if draft.key.startswith(to) or draft.digest.startswith(to)]
+    if len(found) != 1:
+        known = ", ".join(_label(draft) for draft in drafts.values())
+        what = f"{len(found)} past champions match" if found else "No past champion matches"
+        raise NothingToRollBackTo(f"{what} {to!r}.", where=model, remedy=f"Past champions: {known}.")
+    return found[0]
+
+
+def _label(draft: DraftReference) -> str:
+    return f"version {draft.version} ({draft.digest[:12]})" if draft.version else draft.digest[:12]
+
+
+def _name(digest: str | None) -> str:
+    return "no champion" if digest is None else f"draft {digest[:12]}"
+
+
+def _folder(model: str) -> str:
+    if not _MODEL.fullmatch(model):
+        raise RecipeError(
+            f"{model!r} cannot name a model.",
+            where="model",
+            remedy="Use letters, digits, dots, dashes and underscores, a letter or digit first, at most 200.",
+        )
+    return f"{ROOT}/{model}/promotions"
+
+
+def _path(model: str, number: int) -> str:
+    return f"{_folder(model)}/{number}.json"
+
+
+def _damaged(where: str, flaw: str) -> PromotionLogDamaged:
+    return PromotionLogDamaged(
+        f"The promotion log is damaged: {flaw}.",
+        where=where,
+        remedy="Restore this entry from a backup; nothing is promoted or rolled back until then.",
+    )
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

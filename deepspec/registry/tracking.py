@@ -1,0 +1,339 @@
+"""MLflow, for the rest of deepspec: runs, metrics, data set inputs, registered versions, the champion's alias.
+
+MLflow is imported when it is first needed (connection.py, runs.py): that takes 2 to 3 s of processor time, and a fresh
+SQLite database 1 s more (MLflow runs all its schema migrations), so `Tracking.warm_up` can pay for both in a thread
+while other work goes on. Nothing here decides anything: the store and the promotion log are the truth, MLflow shows it.
+
+The draft's directory itself is the registered model: it is logged file by file as an MLflow "logged model", so that
+`mlflow.artifacts.download_artifacts("models:/name/version")` hands back exactly the directory that was registered.
+"""
+
+import contextlib
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from deepspec.errors import DeepspecError
+from deepspec.registry import keys
+from deepspec.registry.connection import SQLITE, Connection, mlflow_errors
+from deepspec.registry.errors import TrackingError
+from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.runs import RunWriter, flushed
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model.
+
+    Attributes:
+        name: model name.
+        version: "1", "2", …
+        uri: `models:/name/version`, for MLflow's own functions.
+        tags: everything in `keys.KEYS` that was known at registration.
+        aliases: e.g. ("champion",).
+        run_id: the MLflow run that registered it.
+        created: whether the call that returned this made it (False: it was there).
+    """
+
+    name: str
+    version: str
+    uri: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...] = ()
+    run_id: str | None = None
+    created: bool = False
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What `reconcile` found and did: the alias's version before and after (None: no alias)."""
+
+    model: str
+    before: str | None
+    after: str | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the alias had to be repaired."""
+        return self.before != self.after
+
+
+class Tracking:
+    """An MLflow tracking server or database, and one experiment in it.
+
+    Args:
+        uri: `sqlite:///…/mlflow.db`, or a server's address.
+        artifact_root: where a new experiment keeps its artifacts: a folder or a URL.
+        experiment: name of the experiment; made when first needed.
+    """
+
+    def __init__(self, uri: str, artifact_root: str | Path | None, experiment: str = "deepspec") -> None:
+        root = None if artifact_root is None else str(artifact_root)
+        self._server = Connection(uri, root, experiment)
+        self._writers: dict[str, RunWriter] = {}
+
+    @classmethod
+    def embedded(cls, home: Path, experiment: str = "deepspec") -> "Tracking":
+        """Tracking in a folder, without a server: `<home>/mlflow.db` and `<home>/mlartifacts`."""
+        home = home.absolute()
+        return cls(f"{SQLITE}{home / 'mlflow.db'}", home / "mlartifacts", experiment)
+
+    @property
+    def uri(self) -> str:
+        """The address it was made with."""
+        return self._server.uri
+
+    @property
+    def ui_command(self) -> str:
+        """How a person opens what was tracked; a server's own address if there is one."""
+        database = self._server.database
+        if database is None:
+            return f"open {self._server.shown_uri}"
+        beside = Path(sys.executable).with_name("mlflow")
+        on_path = shutil.which("mlflow") == str(beside) or not beside.exists()
+        program = "mlflow" if on_path else _from_here(beside)
+        return f"{program} ui --backend-store-uri {SQLITE}{_from_here(database)}"
+
+    def warm_up(self) -> threading.Thread:
+        """Import MLflow and prepare the database in a thread, while the caller does something else.
+
+        Errors are not lost: the first real use meets them again. Returns the thread, for those who want to wait.
+        """
+
+        def opened() -> None:
+            with contextlib.suppress(DeepspecError, ImportError):
+                self._server.open()
+
+        thread = threading.Thread(target=opened, name="mlflow-warm-up", daemon=True)
+        thread.start()
+        return thread
+
+    def start_pipeline_run(
+        self, name: str, recipe_flat_params: Mapping[str, Any], tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Begin the parent run of one pipeline run.
+
+        Args:
+            name: shown in MLflow's list of runs.
+            recipe_flat_params: dotted field -> value; anything but text is written as JSON.
+            tags: see `keys.KEYS`.
+
+        Returns:
+            MLflow's id of the run.
+
+        Raises:
+            TrackingError: MLflow does not answer or refuses.
+        """
+        run_id = self._create_run(name, {})
+        writer = self.writer(run_id)
+        writer.tags(tags or {})
+        writer.params(recipe_flat_params)
+        writer.flush()
+        return run_id
+
+    def writer(self, run_id: str) -> RunWriter:
+        """Write to a run that exists: parameters, metrics, tags, inputs, artifacts; one writer per run."""
+        client = self._server.client
+        return self._writers.setdefault(run_id, RunWriter(client, run_id, self._server.named_errors))
+
+    @contextlib.contextmanager
+    def child_run(self, parent: str, name: str) -> Iterator[RunWriter]:
+        """A run below `parent`, for the stage `name`.
+
+        It ends as FINISHED, or as FAILED (KILLED for an interrupt) when the block raises.
+        """
+        run_id = self._create_run(name, {"mlflow.parentRunId": parent, keys.STAGE: name})
+        with flushed(self.writer(run_id), lambda status: self._end(run_id, status)) as writer:
+            yield writer
+
+    def finish(self, run_id: str, status: Status = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
+        """End a run, with last `tags` (its status as in `run.json`, keys and digests)."""
+        writer = self.writer(run_id)
+        writer.tags(tags or {})
+        writer.flush()
+        self._end(run_id, status)
+
+    def register(
+        self,
+        draft_dir: Path,
+        model_name: str,
+        run_id: str,
+        tags: Mapping[str, str],
+        *,
+        draft: DraftReference,
+        description: str | None = None,
+    ) -> RegisteredVersion:
+        """Register a draft's directory as a new version of `model_name`.
+
+        The same draft (key and digest) is registered once: a second call returns the existing version.
+
+        Args:
+            draft_dir: the directory (`config.json`, `model.safetensors`, …); every file in it becomes the model.
+            model_name: registered model; made when it is new.
+            run_id: the pipeline run.
+            tags: of the version (`keys.version_tags`).
+            draft: the artifact that `draft_dir` is.
+            description: shown with the version.
+
+        Raises:
+            TrackingError: MLflow refuses; nothing half-registered is visible as a version.
+        """
+        found = self.find_version(model_name, draft)
+        if found is not None:
+            return found
+        client = self._server.client
+        identity = {keys.DRAFT_KIND: draft.kind, keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
+        full = {**tags, **identity}
+        with self._server.named_errors():
+            model = client.create_logged_model(
+                self._server.experiment_id,
+                name=model_name.replace(".", "-"),  # MLflow allows dots in a registered model's name, but not here
+                source_run_id=run_id,
+                model_type="draft",
+                tags=full,
+            )
+            client.log_model_artifacts(model.model_id, str(draft_dir))
+            client.finalize_logged_model(model.model_id, "READY")
+            try:
+                client.create_registered_model(model_name)
+            except mlflow_errors():
+                if model_name not in self._model_names():
+                    raise
+            with self._server.as_global_uri():
+                version = client.create_model_version(
+                    model_name,
+                    source=f"models:/{model.model_id}",
+                    run_id=run_id,
+                    tags=full,
+                    description=description,
+                    model_id=model.model_id,
+                )
+        return _registered(version, created=True)
+
+    def find_version(self, model_name: str, draft: DraftReference) -> RegisteredVersion | None:
+        """The version that is this draft (its key and digest), or None."""
+        wanted = {keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
+        clauses = [f"name = {_quoted(model_name)}", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())]
+        with self._server.named_errors():
+            versions = self._server.client.search_model_versions(" and ".join(clauses))
+        found = sorted((_registered(version) for version in versions), key=lambda v: int(v.version))
+        return self._with_aliases(found[:1])[0] if found else None
+
+    def list_versions(self, model_name: str) -> tuple[RegisteredVersion, ...]:
+        """All versions of a model, newest first; empty if there is no such model."""
+        with self._server.named_errors():
+            found = [
+                _registered(version)
+                for version in _pages(self._server.client.search_model_versions, f"name = {_quoted(model_name)}")
+            ]
+        return tuple(self._with_aliases(sorted(found, key=lambda v: -int(v.version))))
+
+    def list_models(self) -> tuple[str, ...]:
+        """Names of all registered models, sorted."""
+        with self._server.named_errors():
+            return tuple(sorted(self._model_names()))
+
+    def download(self, version: RegisteredVersion, out: Path) -> Path:
+        """The registered directory's files, copied into `out` (made if missing)."""
+        self._server.open()
+        from mlflow.artifacts import download_artifacts
+
+        out.mkdir(parents=True, exist_ok=True)
+        with self._server.named_errors(), self._server.as_global_uri():
+            return Path(
+                download_artifacts(version.uri, dst_path=str(out), tracking_uri=self.uri, registry_uri=self.uri)
+            )
+
+    def set_alias(self, model_name: str, alias: str, version: str) -> None:
+        """Point `alias` of a model at a version."""
+        with self._server.named_errors():
+            self._server.client.set_registered_model_alias(model_name, alias, version)
+
+    def reconcile(self, model_name: str, log: PromotionLog) -> Reconciled:
+        """Make the alias `champion` say what the promotion log says; nothing else decides who serves.
+
+        Raises:
+            TrackingError: the log's champion is not registered here.
+        """
+        champion = log.champion(model_name)
+        versions = self.list_versions(model_name)
+        before = next((v.version for v in versions if keys.CHAMPION in v.aliases), None)
+        after = None if champion is None else _version_of(champion, versions, model_name)
+        if after is None and before is not None:
+            with self._server.named_errors():
+                self._server.client.delete_registered_model_alias(model_name, keys.CHAMPION)
+        elif after is not None and after != before:
+            self.set_alias(model_name, keys.CHAMPION, after)
+        return Reconciled(model_name, before, after)
+
+    def _end(self, run_id: str, status: str) -> None:
+        with self._server.named_errors():
+            self._server.client.set_terminated(run_id, status)
+
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        with self._server.named_errors():
+            run = self._server.client.create_run(self._server.experiment_id, run_name=name, tags=dict(tags))
+        return str(run.info.run_id)
+
+    def _model_names(self) -> set[str]:
+        return {str(model.name) for model in _pages(self._server.client.search_registered_models, None)}
+
+    def _with_aliases(self, versions: list[RegisteredVersion]) -> list[RegisteredVersion]:
+        # A search leaves aliases out; the model's own record has them all.
+        if not versions:
+            return []
+        with self._server.named_errors():
+            aliases = self._server.client.get_registered_model(versions[0].name).aliases
+        by_version: dict[str, list[str]] = {}
+        for alias, version in sorted(dict(aliases).items()):
+            by_version.setdefault(str(version), []).append(alias)
+        return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
+
+
+def _from_here(path: Path) -> Path:
+    """`path` as a person in the current folder would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _pages(search: Callable[..., Any], query: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(filter_string=query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _registered(version: Any, *, created: bool = False) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=str(version.name),
+        version=str(version.version),
+        uri=f"models:/{version.name}/{version.version}",
+        tags=dict(version.tags),
+        run_id=version.run_id,
+        created=created,
+    )
+
+
+def _version_of(champion: DraftReference, versions: Sequence[RegisteredVersion], model_name: str) -> str:
+    """The registered version that is `champion`: by content first, for versions may be numbered anew after a loss."""
+    same = [v.version for v in versions if v.tags.get(keys.DRAFT_DIGEST) == champion.digest]
+    if same:
+        return champion.version if champion.version in same else min(same, key=int)
+    raise TrackingError(
+        f"The champion (draft {champion.digest[:12]}) is not registered"
+        + (f" as version {champion.version}." if champion.version else "."),
+        where=model_name,
+        remedy="Run its recipe again, which registers it, then reconcile.",
+    )
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"

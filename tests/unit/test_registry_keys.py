@@ -1,0 +1,87 @@
+"""The table of names: complete, and what it says about names holds."""
+
+import pytest
+
+from deepspec.registry import keys
+from deepspec.registry.keys import Place, Sort
+
+
+def test_version_tags_are_all_in_the_table() -> None:
+    tags = keys.version_tags(
+        recipe="tiny",
+        code_version="0.1.0",
+        run_id="r",
+        artifacts={stage: (f"key-{stage}", f"digest-{stage}") for stage in ("responses", "train", "evaluate")},
+        evaluation={
+            "benchmarks": {"gsm8k": {"tau": 5.25}, "empty": {"tau": None}},
+            "macro": {"tau": 5.25},
+            "gate": {"tau": 5.5, "per_prompt": {"p": [11, 2]}},
+        },
+    )
+    assert keys.undocumented(Place.VERSION, Sort.TAG, tags) == []
+    assert tags["deepspec.key.responses"] == "key-responses"
+    assert tags["deepspec.digest.train"] == "digest-train"
+    found = {name: tags[f"deepspec.tau.{name}"] for name in ("gsm8k", "macro", "gate")}
+    assert found == {"gsm8k": "5.2500", "macro": "5.2500", "gate": "5.5000"}
+    assert len(tags) == 3 + 2 * 3 + 3
+
+
+def test_without_an_evaluation_there_is_no_tau() -> None:
+    tags = keys.version_tags(recipe="r", code_version="c", run_id="i", artifacts={}, evaluation=None)
+    assert set(tags) == {keys.RECIPE, keys.CODE_VERSION, keys.RUN_ID}
+
+
+def test_names_outside_the_table_are_found() -> None:
+    names = ["deepspec.recipe", "deepspec.key.train", "mlflow.runName", "deepspec.key.", "surprise"]
+    assert keys.undocumented(Place.RUN, Sort.TAG, names) == ["deepspec.key.", "surprise"]
+    assert keys.undocumented(Place.VERSION, Sort.TAG, ["deepspec.status"]) == ["deepspec.status"]
+
+
+def test_every_entry_is_a_row_and_none_stands_twice() -> None:
+    rows = keys.markdown_table().splitlines()
+    assert len(rows) == 2 + len(keys.KEYS)
+    assert len({(e.place, e.sort, e.name) for e in keys.KEYS}) == len(keys.KEYS)
+    assert all(row.count("|") == 5 for row in rows)
+    assert "| registered version | tag | `deepspec.tau.<benchmark>` |" in keys.markdown_table()
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("accept_rate@3", "accept_rate_at_3"),
+        ("arithmetic/tau", "arithmetic/tau"),
+        ("mt-bench v2:chat", "mt-bench v2:chat"),
+        ("what?!", "what__"),
+        ("../escape", "_escape"),
+        ("a//b", "a_b"),
+        ("/absolute", "_absolute"),
+        ("x" * 300, "x" * 250),
+    ],
+)
+def test_names_that_mlflow_refuses_are_spelled_otherwise(name: str, accepted: str) -> None:
+    assert keys.mlflow_name(name) == accepted
+
+
+def test_an_interval_and_positions_are_named_apart() -> None:
+    part = {
+        "tau": 4.0,
+        "tau_ci95": [3.5, 4.5],
+        "conditional_acceptance": [0.9, None],
+        "rounds": 12,
+        "skipped": [{"prompt": "p"}],
+    }
+    gate = {"tau": 3.0, "per_prompt": {"p": [3, 1]}}
+    assert keys.evaluation_metrics({"benchmarks": {"chat": part}, "gate": gate}) == {
+        "gate/tau": 3.0,
+        "chat/tau": 4.0,
+        "chat/tau_ci95_low": 3.5,
+        "chat/tau_ci95_high": 4.5,
+        "chat/conditional_acceptance_at_1": 0.9,
+        "chat/rounds": 12.0,
+    }
+
+
+def test_values_as_text() -> None:
+    assert [keys.text_of(v) for v in ("x", 3, 3.0, None, [1, 2], {"b": 1, "a": "é"})] == [
+        "x", "3", "3.0", "null", "[1, 2]", '{"a": "é", "b": 1}'
+    ]  # fmt: skip

@@ -1,0 +1,281 @@
+"""MLflow through its own client: what stands there after we wrote, and that nothing else happened."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.gates import Config, judge
+from deepspec.registry import keys
+from deepspec.registry.connection import Connection
+from deepspec.registry.errors import TrackingError
+from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.tracking import Tracking
+from deepspec.store.local import LocalBackend
+
+EVALUATION = {
+    "benchmarks": {
+        "arithmetic": {"tau": 4.5, "tau_ci95": [4.2, 4.8], "conditional_acceptance": [0.9, 0.8], "speedup": 2.1},
+        "chat": {"tau": 3.5, "tau_ci95": [3.2, 3.8], "conditional_acceptance": [0.8, None], "speedup": 2.0},
+    },
+    "macro": {"tau": 4.0, "speedup": 2.05},
+}
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    return Tracking.embedded(tmp_path_factory.mktemp("home"), "tests")
+
+
+@pytest.fixture
+def client(tracking: Tracking) -> Any:
+    run = tracking.start_pipeline_run("opens MLflow", {})
+    tracking.finish(run)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking.uri, registry_uri=tracking.uri)
+
+
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test runs in an empty folder and leaves it and the environment as they were."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    assert list(folder.iterdir()) == []
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def a_draft(folder: Path, content: str = "weights") -> tuple[Path, DraftReference]:
+    directory = folder / f"draft-{content}"
+    (directory / "more").mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(content.encode() * 100)
+    (directory / "more" / "calibration.json").write_text("[1.0]")
+    return directory, DraftReference(kind="calibrate", key=f"key-{content}", digest=f"digest-{content}")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_a_pipeline_run_carries_parameters_and_tags(tracking: Tracking, client: Any) -> None:
+    tags = {keys.RECIPE: "tiny", **keys.artifact_tags({"train": ("k" * 64, "d" * 64)})}
+    run_id = tracking.start_pipeline_run("a run", {"train.lr": 3e-4, "draft.ids": [1, 3], "name": "tiny"}, tags)
+    tracking.finish(run_id, tags={keys.STATUS: "promoted"})
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.lr": "0.0003", "draft.ids": "[1, 3]", "name": "tiny"}
+    assert run.data.tags["deepspec.key.train"] == "k" * 64
+    assert run.data.tags["deepspec.status"] == "promoted"
+    assert keys.undocumented(keys.Place.RUN, keys.Sort.TAG, run.data.tags) == []
+
+
+def test_more_parameters_than_one_batch_holds(tracking: Tracking, client: Any) -> None:
+    params = {f"field{n}": n for n in range(250)}
+    run_id = tracking.start_pipeline_run("many", params)
+    assert client.get_run(run_id).data.params == {name: str(n) for name, n in params.items()}
+
+
+def test_a_long_value_is_cut_and_kept_in_full(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    run_id = tracking.start_pipeline_run("long", {"data.source": "x" * 7000, "short": "y"})
+    writer = tracking.writer(run_id)
+    writer.tags({"note": "z" * 9000})
+    writer.flush()
+    run = client.get_run(run_id)
+    assert len(run.data.params["data.source"]) == 6000
+    assert run.data.params["data.source"].endswith("(7000 characters, in full in long-values.json)")
+    assert len(run.data.tags["note"]) == 8000
+    full = Path(client.download_artifacts(run_id, keys.LONG_VALUES, str(tmp_path)))
+    assert "x" * 7000 in full.read_text()
+
+
+def test_names_that_mlflow_would_refuse_arrive_spelled_otherwise(tracking: Tracking, client: Any) -> None:
+    run_id = tracking.start_pipeline_run("odd names", {"a//b": 1, "../up": 2, "what?!": 3})
+    writer = tracking.writer(run_id)
+    writer.metrics({"accept_rate@1": 0.5, "/absolute": 1.0})
+    writer.flush()
+    run = client.get_run(run_id)
+    assert set(run.data.params) == {"a_b", "_up", "what__"}
+    assert run.data.metrics == {"accept_rate_at_1": 0.5, "_absolute": 1.0}
+
+
+def test_a_child_run_records_metrics_inputs_and_artifacts(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    parent = tracking.start_pipeline_run("parent", {})
+    plot = tmp_path / "plot.svg"
+    plot.write_text("<svg/>")
+    with tracking.child_run(parent, "train") as run:
+        for step in range(1200):
+            run.metric(step, "accept_rate@1", step / 2000, "ratio")
+        run.metric(3, "loss", 1.5, "nats")
+        run.params({"lr": 1e-3})
+        run.dataset("tokens/train", "a" * 64, "tokens/123", {"rows": 7}, context="training")
+        run.artifact(plot, "plots")
+    record = client.get_run(run.run_id)
+    assert record.info.status == "FINISHED"
+    assert record.data.tags["mlflow.parentRunId"] == parent
+    assert record.data.tags["deepspec.unit.loss"] == "nats"
+    assert keys.undocumented(keys.Place.CHILD, keys.Sort.TAG, record.data.tags) == []
+    history = client.get_metric_history(run.run_id, "accept_rate_at_1")
+    assert {m.step: m.value for m in history} == {step: step / 2000 for step in range(1200)}
+    assert [a.path for a in client.list_artifacts(run.run_id, "plots")] == ["plots/plot.svg"]
+    given = record.inputs.dataset_inputs[0]
+    assert (given.dataset.name, given.dataset.digest) == ("tokens/train", "a" * 36)
+    assert {t.key: t.value for t in given.tags} == {keys.INPUT_DIGEST: "a" * 64, "mlflow.data.context": "training"}
+    assert '"rows": 7' in given.dataset.profile
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_child_run_that_breaks_keeps_its_metrics_and_says_so(
+    tracking: Tracking, client: Any, error: type[BaseException], status: str
+) -> None:
+    parent = tracking.start_pipeline_run("parent", {})
+    run_ids = []
+
+    def breaks() -> None:
+        with tracking.child_run(parent, "train") as run:
+            run_ids.append(run.run_id)
+            run.metric(0, "loss", 2.0, "nats")
+            raise error
+
+    with pytest.raises(error):
+        breaks()
+    record = client.get_run(run_ids[0])
+    assert record.info.status == status
+    assert record.data.metrics == {"loss": 2.0}
+
+
+def test_an_evaluation_becomes_flat_metrics(tracking: Tracking, client: Any) -> None:
+    parent = tracking.start_pipeline_run("parent", {})
+    with tracking.child_run(parent, "evaluate") as run:
+        run.metrics(keys.evaluation_metrics(EVALUATION))
+    found = client.get_run(run.run_id).data.metrics
+    assert found["arithmetic/tau"] == 4.5
+    assert found["arithmetic/tau_ci95_low"] == 4.2
+    assert found["arithmetic/conditional_acceptance_at_2"] == 0.8
+    assert found["macro/tau"] == 4.0
+    assert "chat/conditional_acceptance_at_2" not in found
+
+
+def test_the_registered_model_is_the_drafts_directory(
+    tracking: Tracking, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = tracking.start_pipeline_run("registers", {})
+    directory, draft = a_draft(tmp_path)
+    tags = keys.version_tags(
+        recipe="tiny",
+        code_version="0.1.0",
+        run_id="20261123-1",
+        artifacts={"train": ("k1", "d1"), "evaluate": ("k2", "d2")},
+        evaluation=EVALUATION,
+    )
+    version = tracking.register(directory, "tiny.1", run_id, tags, draft=draft)
+    assert (version.name, version.version, version.uri, version.created) == ("tiny.1", "1", "models:/tiny.1/1", True)
+    stored = client.get_model_version("tiny.1", "1")
+    assert stored.status == "READY"
+    assert stored.run_id == run_id
+    assert stored.tags == dict(version.tags)
+    assert stored.tags["deepspec.tau.arithmetic"] == "4.5000"
+    assert stored.tags["deepspec.tau.macro"] == "4.0000"
+    assert stored.tags["deepspec.digest.evaluate"] == "d2"
+    assert stored.tags["deepspec.draft.digest"] == draft.digest
+    assert keys.undocumented(keys.Place.VERSION, keys.Sort.TAG, stored.tags) == []
+    assert contents(tracking.download(version, tmp_path / "back")) == contents(directory)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)  # as anybody outside deepspec would
+    from mlflow.artifacts import download_artifacts
+
+    tracking.set_alias("tiny.1", "newest", "1")
+    for uri in (version.uri, "models:/tiny.1@newest"):
+        assert contents(Path(download_artifacts(uri))) == contents(directory)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
+def test_one_draft_is_registered_once(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    run_id = tracking.start_pipeline_run("registers", {})
+    directory, draft = a_draft(tmp_path, "one")
+    first = tracking.register(directory, "once", run_id, {}, draft=draft)
+    again = tracking.register(directory, "once", run_id, {keys.RECIPE: "other"}, draft=draft)
+    assert (again.version, again.created) == (first.version, False)
+    other_bytes = DraftReference(kind=draft.kind, key=draft.key, digest="rebuilt with other bytes")
+    assert tracking.register(directory, "once", run_id, {}, draft=other_bytes).version == "2"
+    assert [v.version for v in tracking.list_versions("once")] == ["2", "1"]
+    assert len(client.search_model_versions("name='once'")) == 2
+    assert "once" in tracking.list_models()
+    assert tracking.list_versions("no-such-model") == ()
+
+
+def test_the_alias_is_the_projection_of_the_log(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    run_id = tracking.start_pipeline_run("registers", {})
+    log = PromotionLog(LocalBackend(tmp_path / "store"))
+    drafts = []
+    for name in ("old", "new"):
+        directory, draft = a_draft(tmp_path, name)
+        version = tracking.register(directory, "served", run_id, {}, draft=draft)
+        drafts.append(draft.model_copy(update={"version": version.version, "uri": version.uri}))
+    tracking.set_alias("served", "champion", "2")  # nobody was promoted: it lies
+    repaired = tracking.reconcile("served", log)
+    assert (repaired.before, repaired.after, repaired.changed) == ("2", None, True)
+    assert client.get_registered_model("served").aliases == {}
+    verdict = judge({"tau": 2.0}, None, Config(), challenger_digest=drafts[0].digest)
+    log.promote("served", drafts[0], verdict, who="me")
+    assert tracking.reconcile("served", log).after == "1"
+    assert str(client.get_model_version_by_alias("served", "champion").version) == "1"
+    assert tracking.list_versions("served")[1].aliases == ("champion",)
+    assert not tracking.reconcile("served", log).changed
+
+
+def test_a_champion_that_mlflow_does_not_know_is_an_error(tracking: Tracking, tmp_path: Path) -> None:
+    log = PromotionLog(LocalBackend(tmp_path))
+    lost = DraftReference(kind="calibrate", key="k", digest="lost", version="7")
+    log.promote("unknown", lost, judge({"tau": 2.0}, None, Config()), who="me")
+    with pytest.raises(TrackingError, match=r"draft lost.* is not registered as version 7"):
+        tracking.reconcile("unknown", log)
+
+
+def test_a_version_that_was_numbered_anew_is_found_by_content(tracking: Tracking, tmp_path: Path) -> None:
+    run_id = tracking.start_pipeline_run("registers", {})
+    directory, draft = a_draft(tmp_path, "moved")
+    tracking.register(directory, "moved", run_id, {}, draft=draft)
+    log = PromotionLog(LocalBackend(tmp_path / "store"))
+    promoted = draft.model_copy(update={"version": "40"})
+    log.promote("moved", promoted, judge({"tau": 2.0}, None, Config()), who="me")
+    assert tracking.reconcile("moved", log).after == "1"
+
+
+def test_mlflows_errors_are_typed_and_show_no_password(tracking: Tracking, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"MLflow failed: .*no-such-run"):
+        tracking.finish("no-such-run")
+    (tmp_path / "mlflow.db").write_bytes(b"this is not a database, whatever its name says" * 50)
+    with pytest.raises(TrackingError, match=r"sqlite.*MLflow failed"):
+        Tracking.embedded(tmp_path).start_pipeline_run("x", {})
+
+    def refused() -> None:
+        with Connection("http://me:hunter2@nowhere:1/path", None, "x").named_errors():
+            raise ConnectionRefusedError("refused")
+
+    with pytest.raises(TrackingError, match="http://nowhere:1/path: MLflow failed: refused") as caught:
+        refused()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_nothing_reaches_the_terminal_and_torch_stays_out(tmp_path: Path) -> None:
+    """A fresh process on a fresh database: silent, without torch, and warmed up by a thread."""
+    script = (
+        "import sys, pathlib\n"
+        "from deepspec.registry.tracking import Tracking\n"
+        "assert 'mlflow' not in sys.modules, 'imported too early'\n"
+        f"tracking = Tracking.embedded(pathlib.Path({str(tmp_path / 'home')!r}))\n"
+        "tracking.warm_up().join()\n"
+        "assert 'mlflow' in sys.modules, 'not warmed up'\n"
+        "run = tracking.start_pipeline_run('quiet', {'a': 1})\n"
+        "tracking.finish(run)\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
