@@ -18,7 +18,7 @@ from deepspec.drafts.anchors import BlockSupervision
 from deepspec.drafts.attention import groups_of
 from deepspec.drafts.backbone import BlockLayer, RMSNorm
 from deepspec.drafts.form import BlockForm
-from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead
+from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead, unset_embedding
 from deepspec.losses import terms
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
@@ -61,7 +61,7 @@ class BlockDraft(nn.Module):
         family = family_of(spec)
         self.form = form
         self.spec = spec
-        self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.embed_tokens = unset_embedding(spec.vocab_size, spec.hidden_size)
         self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
         self.fc = nn.Linear(len(form.layer_ids) * spec.hidden_size, spec.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(spec.hidden_size, spec, family)

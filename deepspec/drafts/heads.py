@@ -16,6 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def unset_embedding(num_rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are still to be set.
+
+    On the meta device torch's own initialisation would import its compiler first, a second of CPU time for nothing.
+    """
+    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))
+
+
 class VanillaHead(nn.Module):
     """`u_k = W_1[x_{k-1}]`."""
 
@@ -23,7 +31,7 @@ class VanillaHead(nn.Module):
         super().__init__()
         self.rank = rank
         self.hidden_size = hidden_size
-        self.markov_w1 = nn.Embedding(vocab_size, rank)
+        self.markov_w1 = unset_embedding(vocab_size, rank)
         self.markov_w2 = nn.Linear(rank, vocab_size, bias=False)
 
     def rows(self, previous: Tensor) -> Tensor:
