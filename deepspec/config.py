@@ -49,4 +49,5 @@ def absent_in_key(field: FieldInfo, value: Any) -> bool:
     if "key_absent" not in extra:
         return False
     absent = extra["key_absent"]
-    return type(value) is type(absent) and bool(value == absent)
+    # `repr` too: (1,) equals (1.0,), but they are two values in a key.
+    return type(value) is type(absent) and bool(value == absent) and repr(value) == repr(absent)

@@ -1,0 +1,398 @@
+"""Writing, finding and reading artifacts: the rules of the store in one place.
+
+* Files go to `<kind>/<key>/<attempt>/…`; an artifact exists once `<kind>/<key>/manifest.<n>.json` has been created.
+  The highest valid n wins; what is damaged is condemned and replaced by n+1. Nothing is ever overwritten.
+* A hit costs one listing: every file must be there with its size, and none may be newer than the manifest; one that is
+  has been touched since, and is checked in full before the artifact is believed (`checked.<n>.<time>.json` says until
+  when that was done, so that the next hit need not do it again).
+* Whoever reads gets checked bytes: `Artifact.directory` compares every block with its recorded checksum.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, DeepspecError
+from deepspec.store import blocks, layout
+from deepspec.store.backend import Backend, Stat, created, full_disk
+from deepspec.store.keys import Ingredients, artifact_key
+from deepspec.store.local import LocalBackend
+from deepspec.store.manifest import FORMAT, FileEntry, Manifest, Parent, content_digest
+from deepspec.store.writing import Writing, check, entries
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact: its manifest, and where its files can be read."""
+
+    store: "Store"
+    manifest: Manifest
+    number: int
+
+    @property
+    def kind(self) -> str:
+        """The kind: a stage's name."""
+        return self.manifest.kind
+
+    @property
+    def key(self) -> str:
+        """The key: 64 hex digits."""
+        return self.manifest.key
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sorted list of its files: what its children's keys contain."""
+        return self.manifest.digest
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.size for entry in self.manifest.files)
+
+    @cached_property
+    def _checked(self) -> set[str]:
+        return set()
+
+    def directory(self) -> Path:
+        """A local folder with all files and nothing else, every block compared with its checksum.
+
+        Raises:
+            ArtifactDamaged: a file is missing or differs; the artifact is condemned, so that it will be rebuilt.
+            ArtifactError: somebody put another file there, which a reader might take for a part of it.
+        """
+        names = [entry.path for entry in self.manifest.files]
+        folder = self._read(names)
+        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        foreign = sorted(name for name in found - set(names) if not name.rpartition("/")[2].startswith("."))
+        if foreign:
+            raise ArtifactError(
+                "This file is not part of the artifact that it lies in.",
+                where=str(folder / foreign[0]),
+                remedy="Remove it: artifacts never change.",
+            )
+        return folder
+
+    def path(self, name: str) -> Path:
+        """One file, and only this one, checked once for this object; ArtifactDamaged as for `directory`."""
+        return self._read([name]) / name
+
+    def json(self, name: str) -> Any:
+        """A JSON file of the artifact, checked."""
+        return json.loads(self.path(name).read_text())
+
+    def verify(self) -> list[str]:
+        """Compare every file's SHA-256 with the manifest; return what is wrong, one sentence a file."""
+        folder = self._fetch([entry.path for entry in self.manifest.files], anew=True)
+        flaws = [(entry.path, blocks.damaged_file(folder / entry.path, entry)) for entry in self.manifest.files]
+        return [f"{path}: {flaw}" for path, flaw in flaws if flaw is not None]
+
+    def condemn(self, reason: str) -> None:
+        """Record that this manifest must not be used again; its producer will write the next one."""
+        current = self.store.manifest(self.kind, self.key, self.number)
+        # A collector may have removed this artifact, and a writer made it anew under the same number.
+        if current is not None and current.attempt == self.manifest.attempt:
+            self.store.condemn(self.kind, self.key, self.number, reason)
+
+    @property
+    def prefix(self) -> str:
+        """Where its files lie in the store."""
+        return f"{self.kind}/{self.key}/{self.manifest.attempt}"
+
+    def _read(self, names: list[str]) -> Path:
+        """The local folder of the artifact, after the files `names` in it have been checked."""
+        unchecked = [self._entry(name) for name in names if name not in self._checked]
+        folder = self._fetch(names)
+        for entry in unchecked:
+            flaw = blocks.damaged_block(folder / entry.path, entry)
+            if flaw is not None:
+                # Perhaps only a copy of it is damaged.
+                flaw = blocks.damaged_block(self._fetch([entry.path], anew=True) / entry.path, entry)
+            if flaw is not None:
+                self.condemn(f"{entry.path}: {flaw}")
+                raise ArtifactDamaged(f"An artifact is damaged: {flaw}.", kind=self.kind, key=self.key, file=entry.path)
+            self._checked.add(entry.path)
+        return folder
+
+    def _fetch(self, names: list[str], *, anew: bool = False) -> Path:
+        return self.store.backend.fetch(self.prefix, names, anew=anew)
+
+    def _entry(self, name: str) -> FileEntry:
+        for entry in self.manifest.files:
+            if entry.path == name:
+                return entry
+        raise ArtifactError(f"The artifact has no file {name!r}.", where=f"{self.kind}/{self.key}")
+
+
+class Store:
+    """Artifacts on a backend.
+
+    Args:
+        backend: where they are.
+        code: recorded in manifests (versions of deepspec and of libraries).
+    """
+
+    def __init__(self, backend: Backend, code: Mapping[str, Any] | None = None) -> None:
+        self.backend = backend
+        self.code = dict(code or {})
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The newest valid artifact under `kind` and `key`, or None.
+
+        Costs one listing and one small read. An invalid candidate is reported as a warning and passed over.
+
+        Raises:
+            ArtifactError: a newer deepspec wrote it.
+        """
+        listing = self.backend.list(f"{kind}/{key}")
+        candidates = layout.numbers(listing, layout.MANIFEST) - layout.numbers(listing, layout.CONDEMNED)
+        for number in sorted(candidates, reverse=True):
+            manifest = self.manifest(kind, key, number)
+            if manifest is None:
+                continue
+            artifact = Artifact(self, manifest, number)
+            flaw = self._flaw(artifact, listing)
+            if flaw is None:
+                return artifact
+            # A listing is no snapshot: the files may have come, or a collector may have gone by, while it was made.
+            again = self.backend.list(f"{kind}/{key}")
+            if number not in layout.numbers(again, layout.MANIFEST):
+                continue
+            flaw = self._flaw(artifact, again)
+            if flaw is None:
+                return artifact
+            logger.warning("%s/%s is damaged and will be rebuilt: %s", kind, key[:12], flaw)
+            try:
+                artifact.condemn(flaw)
+            except ArtifactError as error:  # a place that cannot be written: it is passed over all the same
+                logger.warning("%s", error)
+        return None
+
+    def get(self, kind: str, key: str) -> Artifact:
+        """Like `find`, but raises ArtifactMissing instead of returning None."""
+        artifact = self.find(kind, key)
+        if artifact is None:
+            raise ArtifactMissing(
+                "There is no such artifact (or only a damaged one).",
+                where=f"{kind}/{key}",
+                remedy="Run the recipe that makes it.",
+            )
+        return artifact
+
+    @contextlib.contextmanager
+    def write(
+        self, kind: str, ingredients: Ingredients, parents: Mapping[str, Parent] | None = None
+    ) -> Iterator[Writing]:
+        """Make the artifact of `ingredients`.
+
+        The block fills `Writing.directory`. If it raises, nothing becomes visible and the attempt is removed. If
+        another writer published the same key meanwhile, that artifact is taken and this attempt removed.
+
+        Raises:
+            StoreFull: no room left, for the store or for what the block wrote.
+            ArtifactError: `kind` cannot name artifacts, `parents` are not those of the key, or what the block left
+                cannot be an artifact.
+        """
+        check(kind, ingredients, parents or {})
+        prefix = f"{kind}/{artifact_key(ingredients)}/{uuid.uuid4().hex}"
+        staging = self.backend.staging(prefix)
+        writing = Writing(staging)
+        started, started_cpu = time.monotonic(), _cpu_seconds()
+        try:
+            yield writing
+            files = tuple(entries(staging))
+            self.backend.publish(prefix, staging)
+            cost = {
+                "seconds": round(time.monotonic() - started, 3),
+                "cpu_seconds": round(_cpu_seconds() - started_cpu, 3),
+                "bytes_written": float(sum(entry.size for entry in files)),
+            }
+            data = self._manifest(prefix, ingredients, parents or {}, files, writing.counts, cost).to_bytes()
+            # As readers will see it; what could not be read back is not published.
+            manifest = Manifest.from_bytes(data, where=prefix)
+        except BaseException as error:
+            self._discard(prefix, staging)
+            full = full_disk(error, str(getattr(error, "filename", None) or self.backend.location))
+            if full is not None:
+                raise full from error
+            raise
+        try:
+            artifact = self._create(manifest, data)
+        except ArtifactError:
+            self._discard(prefix, staging)
+            raise
+        # Any other failure (no answer, an interrupt) leaves the attempt: the manifest may be there, or come yet.
+        writing.published(artifact)
+        if artifact.manifest.attempt != manifest.attempt:
+            self._discard(prefix, staging)
+
+    def condemn(self, kind: str, key: str, number: int, reason: str) -> None:
+        """Record that manifest `number` must not be used again."""
+        record = {"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.backend.create(f"{kind}/{key}/condemned.{number}.json", json.dumps(record).encode())
+
+    def manifest(self, kind: str, key: str, number: int) -> Manifest | None:
+        """Manifest `number` of `kind` and `key`, condemned or not; None if it is gone, damaged or another's.
+
+        Raises:
+            ArtifactError: a newer deepspec wrote it.
+        """
+        path = f"{kind}/{key}/manifest.{number}.json"
+        try:
+            manifest = Manifest.from_bytes(self.backend.read(path), where=path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            logger.warning("%s cannot be used: %s", path, error)
+            return None
+        if (manifest.kind, manifest.key) != (kind, key):
+            logger.warning("%s cannot be used: it is about %s/%s", path, manifest.kind, manifest.key)
+            return None
+        return manifest
+
+    def numbers(self, kind: str, key: str) -> list[int]:
+        """The numbers of all manifests of `kind` and `key`, condemned or not."""
+        return sorted(layout.numbers(self.backend.list(f"{kind}/{key}"), layout.MANIFEST))
+
+    def names(self, kind: str | None = None) -> list[tuple[str, str]]:
+        """(kind, key) of every manifest (of one kind), whether what it describes is whole or not."""
+        paths = [path.split("/") for path in self.backend.list(kind or "")]
+        return sorted(
+            {
+                (p[0], p[1])
+                for p in paths
+                if len(p) == 3 and p[0] not in layout.RESERVED and layout.MANIFEST.fullmatch(p[2])
+            }
+        )
+
+    def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
+        """Every valid artifact (of one kind), newest manifest of each key, by kind and key."""
+        for found_kind, key in self.names(kind):
+            artifact = self.find(found_kind, key)
+            if artifact is not None:
+                yield artifact
+
+    def resolve(self, name: str) -> Artifact:
+        """The artifact that a person means by `kind/key-prefix` or a key prefix alone.
+
+        Raises:
+            ArtifactMissing: none or several match.
+        """
+        kind, _, prefix = name.rpartition("/")
+        found = (self.find(*pair) for pair in self.names(kind or None) if prefix and pair[1].startswith(prefix))
+        matches = [artifact for artifact in found if artifact is not None]
+        if len(matches) == 1:
+            return matches[0]
+        count = f"{len(matches)} artifacts match" if matches else "No artifact matches"
+        raise ArtifactMissing(f"{count} {name!r}.", remedy="`deepspec artifacts ls` lists kinds and keys.")
+
+    def _flaw(self, artifact: Artifact, listing: Mapping[str, Stat]) -> str | None:
+        """What a listing says is wrong with an artifact; files newer than their manifest are read in full."""
+        folder = f"{artifact.kind}/{artifact.key}"
+        checked_until = listing[f"{folder}/manifest.{artifact.number}.json"].modified
+        for match in layout.records(listing, layout.CHECKED):
+            if int(match.group(1)) == artifact.number:
+                checked_until = max(checked_until, int(match.group(2)) / 1000)
+        touched = []
+        for entry in artifact.manifest.files:
+            stat = listing.get(f"{artifact.prefix}/{entry.path}")
+            if stat is None:
+                return f"{entry.path}: it is missing"
+            if stat.size != entry.size:
+                return f"{entry.path}: it has {stat.size} bytes instead of {entry.size}"
+            if stat.modified > checked_until:
+                touched.append(entry)
+        return self._recheck(artifact, touched) if touched else None
+
+    def _recheck(self, artifact: Artifact, touched: list[FileEntry]) -> str | None:
+        """What is wrong with files that were touched after they were published."""
+        try:
+            started = self.backend.clock()
+        except ArtifactError:  # a place that may only be read
+            started = 0.0
+        local = self.backend.fetch(artifact.prefix, [entry.path for entry in touched], anew=True)
+        for entry in touched:
+            flaw = blocks.damaged_file(local / entry.path, entry)
+            if flaw is not None:
+                return f"{entry.path}: it was touched, and {flaw}"
+        # The same content (a copied store): remembered, so that the next hit need not read it again.
+        record = f"{artifact.kind}/{artifact.key}/checked.{artifact.number}.{int(started * 1000)}.json"
+        with contextlib.suppress(ArtifactError):
+            self.backend.create(record, b"{}")
+        return None
+
+    def _manifest(
+        self,
+        prefix: str,
+        ingredients: Ingredients,
+        parents: Mapping[str, Parent],
+        files: tuple[FileEntry, ...],
+        counts: dict[str, Any],
+        cost: dict[str, float],
+    ) -> Manifest:
+        kind, key, attempt = prefix.split("/")
+        return Manifest(
+            format=FORMAT,
+            kind=kind,
+            key=key,
+            attempt=attempt,
+            ingredients=ingredients.canonical(),
+            parents=dict(parents),
+            files=files,
+            digest=content_digest(files),
+            counts=counts,
+            code=self.code,
+            cost=cost,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _create(self, manifest: Manifest, data: bytes) -> Artifact:
+        kind, key = manifest.kind, manifest.key
+        number = 0
+        while True:
+            # Listed before `find`: what comes in between makes the create below fail, never a second valid manifest.
+            listing = self.backend.list(f"{kind}/{key}")
+            existing = self.find(kind, key)
+            if existing is not None:
+                return existing
+            taken = layout.numbers(listing, layout.MANIFEST) | layout.numbers(listing, layout.CONDEMNED) | {number}
+            number = max(taken) + 1
+            if created(self.backend, f"{kind}/{key}/manifest.{number}.json", data):
+                return Artifact(self, manifest, number)
+
+    def _discard(self, prefix: str, staging: Path) -> None:
+        with contextlib.suppress(DeepspecError, OSError):
+            for path in self.backend.list(prefix):
+                self.backend.delete(path)
+            shutil.rmtree(staging, ignore_errors=True)
+            self.backend.delete(prefix)
+
+
+def open_store(location: str, code: Mapping[str, Any] | None = None) -> Store:
+    """The store at `location`: a folder (object storage is chosen by its URL).
+
+    Raises:
+        ArtifactError: a URL of a kind that no backend serves.
+    """
+    if "://" in location:
+        scheme = location.split("://", 1)[0]
+        raise ArtifactError(
+            f"No store backend serves {scheme}:// yet.", where="DEEPSPEC_STORE", remedy="Use a local folder."
+        )
+    return Store(LocalBackend(Path(location)), code)
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

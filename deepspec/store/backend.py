@@ -1,0 +1,138 @@
+"""What a place must offer to hold artifacts: few operations, one of them atomic.
+
+`create` (write a new object, never overwrite) is the only primitive that correctness rests on: a link to a finished
+file locally, a single PUT with `If-None-Match: *` on object storage. Paths are relative, with forward slashes.
+"""
+
+import contextlib
+import errno
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from deepspec.errors import ArtifactError, DeepspecError, StoreFull, TransientError
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Size in bytes and time of last modification (seconds since the epoch, the place's own clock)."""
+
+    size: int
+    modified: float
+
+
+class Backend(Protocol):
+    """A place for immutable files, manifests and small records.
+
+    Every method raises ArtifactError if the place refuses, and TransientError if it does not answer.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where it is, for people (a path, or a URL without credentials)."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write `data` durably if nothing is at `path`; return whether this call created it.
+
+        A place that repeats unanswered requests by itself may return False for what its own first request created:
+        whoever has to know whose it is uses `created`.
+
+        Raises:
+            StoreFull: no room left; nothing was created, or will be.
+            ArtifactError: the place cannot be written; nothing was created, or will be.
+            TransientError: no answer; it may have been created, or may yet be.
+        """
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write or overwrite a small record whose loss is harmless (a heartbeat); never seen half-written."""
+
+    def read(self, path: str) -> bytes:
+        """The whole content of `path`.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+        """
+
+    def list(self, prefix: str) -> dict[str, Stat]:
+        """Every file under the folder `prefix` ("" for all), by full relative path; not a snapshot."""
+
+    def delete(self, path: str) -> None:
+        """Remove the file `path`; nothing happens if it is not there."""
+
+    def staging(self, prefix: str) -> Path:
+        """An empty local folder in which the files of `prefix` are prepared."""
+
+    def publish(self, prefix: str, staging: Path) -> None:
+        """Make every file in `staging` durable under `prefix`; visible only through a manifest made later."""
+
+    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+        """A local folder in which the files `names` of `prefix` can be read (no copy where the place is local).
+
+        Always the same folder for a prefix, with nothing else in it (names that begin with a dot apart). A file that is
+        not in the place is left out: whoever reads it finds it missing.
+
+        Args:
+            prefix: the attempt.
+            names: its files that are wanted.
+            anew: take them from the place even where copies of them are at hand: what counts is what the place holds.
+        """
+
+    def clock(self) -> float:
+        """Now by the clock that `Stat.modified` is measured with; needs no room."""
+
+    def sweep(self, older_than_seconds: float) -> None:
+        """Remove what interrupted calls left where no listing shows it (temporary files, unfinished uploads).
+
+        Args:
+            older_than_seconds: longer than any call that goes on may have been at work.
+        """
+
+
+def created(backend: Backend, path: str, data: bytes) -> bool:
+    """Create `path` and tell whether it is `data` that stands there now, even if the answer was lost on the way.
+
+    Args:
+        backend: the place.
+        path: where.
+        data: unlike what any other writer may bring (a fresh uuid in it), so that reading it back tells whose it is.
+
+    Raises:
+        as `Backend.create`, unless reading back shows that it did create it.
+    """
+    try:
+        return backend.create(path, data) or _holds(backend, path, data)
+    except (ArtifactError, TransientError):
+        with contextlib.suppress(DeepspecError):
+            if _holds(backend, path, data):
+                return True
+        raise
+
+
+def full_disk(error: BaseException, where: str) -> StoreFull | None:
+    """The StoreFull that `error` means, if it says that there is no room left (whichever library it came through)."""
+    if isinstance(error, OSError):
+        full = error.errno in _FULL
+    else:
+        # Libraries that write files themselves pass the system's number on inside errors of their own.
+        numbers = [] if isinstance(error, DeepspecError) else _SYSTEM_ERROR.findall(str(error))
+        full = any(int(number) in _FULL for number in numbers)
+    if not full:
+        return None
+    return StoreFull(
+        "No space left for artifacts.",
+        where=where,
+        remedy="Free some space (`deepspec artifacts gc`), or point DEEPSPEC_STORE at a larger disk.",
+    )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SYSTEM_ERROR = re.compile(r"\b(?:os error|errno) ([0-9]+)\b", re.IGNORECASE)
+
+
+def _holds(backend: Backend, path: str, data: bytes) -> bool:
+    try:
+        return backend.read(path) == data
+    except FileNotFoundError:
+        return False

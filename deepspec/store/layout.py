@@ -1,0 +1,46 @@
+"""Where things lie in a store, for those that look at listings.
+
+<kind>/<key>/<attempt>/…               the files of one try; key 64 hex digits, attempt 32
+<kind>/<key>/manifest.<n>.json         makes an attempt an artifact
+<kind>/<key>/condemned.<n>.json        manifest n must not be used again
+<kind>/<key>/checked.<n>.<time>.json   its files were read in full; time: milliseconds by the place's clock
+leases/… registry/… work/…             no artifacts
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from deepspec.store.backend import Stat
+
+RESERVED = ("leases", "registry", "work")
+"""Top-level folders of a store that hold no artifacts."""
+
+KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+KEY = re.compile(r"[0-9a-f]{64}")
+ATTEMPT = re.compile(r"[0-9a-f]{32}")
+MANIFEST = re.compile(r"manifest\.([1-9][0-9]*)\.json")
+CONDEMNED = re.compile(r"condemned\.([1-9][0-9]*)\.json")
+CHECKED = re.compile(r"checked\.([1-9][0-9]*)\.([0-9]+)\.json")
+
+
+def records(listing: Mapping[str, Stat], pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    """The records directly under a key's folder (files of attempts lie one level deeper) whose names match."""
+    for path in listing:
+        parts = path.split("/")
+        if len(parts) == 3 and (match := pattern.fullmatch(parts[2])):
+            yield match
+
+
+def numbers(listing: Mapping[str, Stat], pattern: re.Pattern[str]) -> set[int]:
+    """The n of the records that match."""
+    return {int(match.group(1)) for match in records(listing, pattern)}
+
+
+def is_artifact_path(path: str) -> bool:
+    """Whether `path` is part of an artifact (or of an attempt at one): anything else is not the store's to remove."""
+    parts = path.split("/")
+    if len(parts) < 3 or parts[0] in RESERVED or not KIND.fullmatch(parts[0]) or not KEY.fullmatch(parts[1]):
+        return False
+    if len(parts) == 3:
+        return any(pattern.fullmatch(parts[2]) for pattern in (MANIFEST, CONDEMNED, CHECKED))
+    return ATTEMPT.fullmatch(parts[2]) is not None

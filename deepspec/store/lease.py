@@ -1,0 +1,216 @@
+"""Leases: how a live run says so, to collectors and to other runs.
+
+A lease is a record `leases/<name>/<token>.json` whose modification time is its heartbeat. Whoever acquires it gets a
+fencing token, the number of the record, which only ever grows: the newest record is never removed, a released one is
+marked by `<token>.released` beside it. So a holder that was held up for longer than its lease lives can tell that it
+lost it (`held`), whatever happened meanwhile.
+"""
+
+import contextlib
+import logging
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deepspec.errors import ArtifactError, DeepspecError, LeaseHeld
+from deepspec.store.backend import Backend, Stat, created
+from deepspec.store.records import seal, unseal
+
+logger = logging.getLogger(__name__)
+
+_RECORD = re.compile(r"([0-9]{6,})\.(json|released)")
+_FORGOTTEN_SECONDS = 24 * 3600.0
+"""A record that nobody has written to for so long cannot be a live holder's, whatever it says."""
+
+
+class Lease:
+    """A lease on `name`, kept alive by a thread until it is released.
+
+    Args:
+        backend: where leases are kept.
+        name: what is leased, e.g. "runs/<run id>" or "train/<key>".
+        ttl_seconds: a lease without a heartbeat for so long is dead; heartbeats come three times as often.
+    """
+
+    def __init__(self, backend: Backend, name: str, ttl_seconds: float = 60.0) -> None:
+        self._backend = backend
+        self._prefix = f"leases/{name}"
+        self._ttl_seconds = ttl_seconds
+        self._holder = uuid.uuid4().hex
+        self._content: dict[str, object] = {}
+        self._writing = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.token = 0
+
+    def acquire(self, **content: object) -> int:
+        """Take the lease and keep it alive.
+
+        Returns:
+            the fencing token.
+
+        Raises:
+            LeaseHeld: a live holder has it.
+        """
+        self._content = content
+        self._holder = uuid.uuid4().hex
+        while True:
+            # The clock first: whatever holds us up from here on makes other holders look younger, never dead.
+            now = self._backend.clock()
+            listing = self._listing()
+            self._refuse_if_alive(listing, now)
+            self.token = _newest(listing) + 1
+            if not created(self._backend, self._path(), self._body()):
+                continue
+            # The number may have been free again because others took it, and later ones, and tidied up since.
+            listing = self._listing()
+            if _newest(listing) == self.token:
+                break
+            self._backend.delete(self._path())
+        # What is left of earlier holders only takes room: failing to remove it is no reason to fail.
+        with contextlib.suppress(DeepspecError):
+            for path in listing:
+                if 0 < _token(path) < self.token:
+                    self._backend.delete(path)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"lease-{self._prefix}", daemon=True)
+        self._thread.start()
+        return self.token
+
+    def note(self, **content: object) -> None:
+        """Change what the lease says (which keys it protects).
+
+        Raises:
+            LeaseHeld: it was lost to another run.
+        """
+        with self._writing:
+            self._content = {**self._content, **content}
+            if not self._write():
+                raise LeaseHeld(
+                    "Another run took this over, because this one gave no sign of life.",
+                    where=self._prefix,
+                    remedy="Run again.",
+                )
+
+    def held(self) -> bool:
+        """Whether nobody has taken over since."""
+        listing = self._listing()
+        if _newest(listing) != self.token or self._released() in listing:
+            return False
+        try:
+            return bool(unseal(self._backend.read(self._path()))["holder"] == self._holder)
+        except FileNotFoundError:
+            return False
+        except (ValueError, KeyError):
+            return True  # damaged, not taken over: the next heartbeat writes it anew
+
+    def release(self) -> None:
+        """Give the lease back; if the store cannot be told, it runs out by itself."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        try:
+            # The record itself stays: somebody who decided to take this number a while ago must not find it free.
+            if self.held():
+                self._backend.create(self._released(), b"")
+        except DeepspecError as error:
+            logger.warning("%s could not be released and will run out by itself: %s", self._prefix, error)
+
+    def _refuse_if_alive(self, listing: Mapping[str, Stat], now: float) -> None:
+        path = f"{self._prefix}/{_newest(listing):06d}.json"
+        if path not in listing or path.removesuffix("json") + "released" in listing:
+            return
+        ttl_seconds = self._ttl_seconds
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+            ttl_seconds = unseal(self._backend.read(path))["ttl_seconds"]
+        if now - listing[path].modified < ttl_seconds:
+            raise LeaseHeld(
+                "Another run is working on this.",
+                where=self._prefix,
+                remedy=f"Wait for it; a dead one is passed over after {ttl_seconds:g} s.",
+            )
+
+    def _beat(self) -> None:
+        stopped = self._stopped
+        while not stopped.wait(self._ttl_seconds / 3):
+            try:
+                with self._writing:
+                    if not self._write():
+                        logger.warning("%s was taken over by another run.", self._prefix)
+                        return
+            except DeepspecError:  # a missed heartbeat must not end the run; the next may come through
+                logger.warning("The heartbeat of %s could not be written.", self._prefix, exc_info=True)
+
+    def _write(self) -> bool:
+        """Write the record anew if the lease is still ours; return whether it is."""
+        if not self.held():
+            return False
+        self._backend.put(self._path(), self._body())
+        return True
+
+    def _listing(self) -> dict[str, Stat]:
+        """What stands under this name itself (another lease's name may go on where this one ends)."""
+        listing = self._backend.list(self._prefix)
+        return {path: stat for path, stat in listing.items() if path.rpartition("/")[0] == self._prefix}
+
+    def _path(self) -> str:
+        return f"{self._prefix}/{self.token:06d}.json"
+
+    def _released(self) -> str:
+        return f"{self._prefix}/{self.token:06d}.released"
+
+    def _body(self) -> bytes:
+        return seal({"holder": self._holder, "ttl_seconds": self._ttl_seconds, "content": self._content})
+
+
+@contextlib.contextmanager
+def leased(backend: Backend, name: str, ttl_seconds: float = 60.0, **content: object) -> Iterator[Lease]:
+    """Hold the lease `name` for the duration of a `with` block."""
+    lease = Lease(backend, name, ttl_seconds)
+    lease.acquire(**content)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def live(backend: Backend, group: str) -> Iterator[dict[str, Any]]:
+    """The contents of every live lease under `leases/<group>/`.
+
+    A lease is judged by the time to live that its holder gave it.
+
+    Raises:
+        ArtifactError: a lease that may be live cannot be understood.
+    """
+    now = backend.clock()
+    listing = backend.list(f"leases/{group}")
+    for path, stat in listing.items():
+        age = now - stat.modified
+        if not path.endswith(".json") or path.removesuffix("json") + "released" in listing:
+            continue
+        try:
+            record = unseal(backend.read(path))
+            ttl_seconds, content = float(record["ttl_seconds"]), dict(record["content"])
+        except FileNotFoundError:
+            continue  # released since
+        except (ValueError, KeyError, TypeError) as error:
+            if age >= _FORGOTTEN_SECONDS:
+                continue
+            raise ArtifactError(
+                "This lease cannot be understood, so nobody knows what its run uses.",
+                where=path,
+                remedy="If the run lives, it will write it anew within a minute; if it does not, remove this file.",
+            ) from error
+        if age < ttl_seconds:
+            yield content
+
+
+def _token(path: str) -> int:
+    match = _RECORD.fullmatch(path.rpartition("/")[2])
+    return int(match.group(1)) if match else 0
+
+
+def _newest(listing: Mapping[str, Stat]) -> int:
+    return max(map(_token, listing), default=0)

@@ -1,0 +1,233 @@
+"""Artifacts in a local folder.
+
+Durability: files are fsynced before their manifest is created, the manifest is written to a temporary name, fsynced
+and hard-linked to its own name (which fails if it exists: that is the atomic create), then its folder is fsynced.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from deepspec.errors import ArtifactError
+from deepspec.store.backend import Stat, full_disk
+from deepspec.store.layout import KIND
+
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_MAX_PRUNED = 100
+"""How often in a row a folder just made may be pruned by somebody else before it is taken for a fault."""
+
+
+class LocalBackend:
+    """A folder that holds artifacts; see `Backend` for the contract of each method."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    @property
+    def location(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write `data` durably if nothing is at `path`; return whether this call created it."""
+        target = self._at(path)
+        with _named_errors(self.root, "written"), _temporary(target.parent, data) as temporary:
+            if not _link(temporary, target, data):
+                return False
+            _sync_folders(target.parent, self.root)
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write or overwrite a small record."""
+        target = self._at(path)
+        with _named_errors(self.root, "written"), _temporary(target.parent, data) as temporary:
+            temporary.replace(target)
+
+    def read(self, path: str) -> bytes:
+        """The whole content of `path`; FileNotFoundError if no file is there."""
+        target = self._at(path)
+        missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        with _named_errors(self.root, "read"), contextlib.suppress(*missing):
+            return target.read_bytes()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
+
+    def list(self, prefix: str) -> dict[str, Stat]:
+        """Every file under the folder `prefix`, by full relative path."""
+        found: dict[str, Stat] = {}
+        folders = [self._at(prefix) if prefix else self.root]
+        with _named_errors(self.root, "read"):
+            while folders:
+                try:
+                    entries = list(os.scandir(folders.pop()))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        # What cannot be a part of the store (`lost+found`) may not even be readable.
+                        if KIND.fullmatch(entry.name) or Path(entry.path).parent != self.root:
+                            folders.append(Path(entry.path))
+                    elif entry.is_file() and not _TEMPORARY.fullmatch(entry.name):
+                        # A file may go between the listing and the look at it: a collector beside us.
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat()
+                            name = Path(entry.path).relative_to(self.root).as_posix()
+                            found[name] = Stat(status.st_size, status.st_mtime)
+        return dict(sorted(found.items()))
+
+    def delete(self, path: str) -> None:
+        """Remove the file `path`, and the folders that this leaves empty."""
+        target = self._at(path)
+        if target.is_dir():
+            return
+        with _named_errors(self.root, "written"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                target.unlink()
+            for folder in target.parents:
+                if folder == self.root:
+                    return
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return
+
+    def staging(self, prefix: str) -> Path:
+        """The final folder itself: attempts are unique, and nothing looks there before the manifest exists."""
+        folder = self._at(prefix)
+        with _named_errors(self.root, "written"):
+            _unpruned(lambda: folder.mkdir(parents=True))
+        return folder
+
+    def publish(self, prefix: str, staging: Path) -> None:
+        """Flush every file and folder of the attempt to the disk."""
+        with _named_errors(self.root, "written"):
+            for folder, _, names in os.walk(staging):
+                for name in names:
+                    _sync(Path(folder) / name)
+                _sync(Path(folder))
+            _sync_folders(self._at(prefix).parent, self.root)
+
+    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+        """The attempt's own folder."""
+        del names, anew
+        return self._at(prefix)
+
+    def clock(self) -> float:
+        """The file system's clock (a file server's may differ from ours), read off the root folder."""
+        with _named_errors(self.root, "written"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            os.utime(self.root)
+            return self.root.stat().st_mtime
+
+    def sweep(self, older_than_seconds: float) -> None:
+        """Remove temporary files of writers that were killed."""
+        with _named_errors(self.root, "written"):
+            now = self.clock()
+            for folder, _, names in os.walk(self.root):
+                for temporary in (Path(folder) / name for name in names if _TEMPORARY.fullmatch(name)):
+                    with contextlib.suppress(FileNotFoundError):
+                        if now - temporary.stat().st_mtime >= older_than_seconds:
+                            self.delete(temporary.relative_to(self.root).as_posix())
+
+    def _at(self, path: str) -> Path:
+        return self.root.joinpath(*path.split("/"))
+
+
+@contextlib.contextmanager
+def _named_errors(root: Path, verb: str) -> Iterator[None]:
+    """Turn the operating system's refusals into errors that name the store and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        full = full_disk(error, str(root))
+        if full is not None:
+            raise full from error
+        raise ArtifactError(
+            f"The artifact store cannot be {verb}: {error.strerror}.",
+            where=str(error.filename or root),
+            remedy="Check its permissions, or point DEEPSPEC_STORE elsewhere.",
+        ) from error
+
+
+def _unpruned(make: Callable[[], None]) -> None:
+    """Call `make`, which makes a folder and something in it; again if a collector pruned the folder in between.
+
+    `mkdir` also says "exists" of a folder that went just before it had a second look.
+    """
+    for _ in range(_MAX_PRUNED):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            make()
+            return
+    make()
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
+    """A file with `data`, flushed to the disk, beside the place that it is meant for; removed in the end."""
+    path = folder / f".tmp-{uuid.uuid4().hex}"
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_durably(path, data)
+
+    try:
+        _unpruned(write)
+        yield path
+    finally:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def _link(temporary: Path, target: Path, data: bytes) -> bool:
+    """Give a finished file its name, unless the name is taken; return whether it was free."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _write_exclusively(target, data)
+    return True
+
+
+def _write_exclusively(target: Path, data: bytes) -> bool:
+    """The atomic create of file systems without hard links: a reader may meet it half-written, and then passes over."""
+    try:
+        _write_durably(target, data)
+    except FileExistsError:
+        return False
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folders(folder: Path, root: Path) -> None:
+    """Flush the entries of `folder` and of every folder above it up to `root`."""
+    while True:
+        # What was made may have been removed by somebody else by now, and its folder with it.
+        with contextlib.suppress(FileNotFoundError):
+            _sync(folder)
+        if folder == root or root not in folder.parents:
+            return
+        folder = folder.parent

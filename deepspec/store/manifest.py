@@ -1,0 +1,128 @@
+"""The manifest: the one file that makes an artifact exist, and says everything about it.
+
+It is a sealed record (`records.py`), so that a flipped bit in it makes it invalid rather than wrong.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticSerializationError
+
+from deepspec.errors import ArtifactError
+from deepspec.store.records import seal, unseal
+
+FORMAT = 1
+"""Raised when a manifest is written that an older deepspec could not read."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Block(_Record):
+    """A contiguous piece of a file that is read as a whole: a row group, a tensor, or the file itself."""
+
+    offset: int = Field(ge=0)
+    length: int = Field(ge=0)
+    crc32: int
+
+
+class FileEntry(_Record):
+    """One file of an artifact; `path` is relative to the attempt, with forward slashes."""
+
+    path: str
+    size: int = Field(ge=0)
+    sha256: str
+    blocks: tuple[Block, ...]
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        # Manifests may come from a shared place: no name in one may lead a reader out of the attempt's folder.
+        if {"", ".", ".."} & set(path.split("/")) or "\0" in path:
+            raise ValueError(f"{path!r} is not a plain relative path")
+        return path
+
+
+class Parent(_Record):
+    """An input: another artifact (kind, key), or something external (kind "external", no key)."""
+
+    kind: str
+    key: str | None = None
+    digest: str
+
+
+class Manifest(_Record):
+    """What an artifact consists of and where it comes from.
+
+    Attributes:
+        format: version of this record.
+        kind, key: the artifact's name in the store.
+        attempt: the folder of this try; two writers never share one.
+        ingredients: what the key was made of (`Ingredients.canonical`).
+        parents: by name.
+        files: sorted by path.
+        digest: SHA-256 over the sorted (path, size, sha256) list: what children's keys contain.
+        counts: rows, tokens, bytes and the like, as the stage reported them.
+        code: deepspec's version and commit, library versions, Python.
+        cost: seconds, cpu_seconds, bytes_written.
+        created_at: ISO 8601, UTC.
+    """
+
+    format: int
+    kind: str
+    key: str
+    attempt: str = Field(pattern="^[0-9a-f]{32}$")
+    ingredients: dict[str, Any]
+    parents: dict[str, Parent]
+    files: tuple[FileEntry, ...]
+    digest: str
+    counts: dict[str, Any] = {}
+    code: dict[str, Any] = {}
+    cost: dict[str, float] = {}
+    created_at: str
+
+    def to_bytes(self) -> bytes:
+        """The manifest as JSON with its own checksum.
+
+        Raises:
+            ArtifactError: what the stage reported is not JSON.
+        """
+        try:
+            return seal(self.model_dump(mode="json"))
+        except (PydanticSerializationError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"This cannot be recorded in a manifest: {error}.",
+                where=f"{self.kind}.counts",
+                remedy="A stage reports plain numbers, texts, lists and mappings.",
+            ) from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "Manifest":
+        """Read a manifest back.
+
+        Raises:
+            ValueError: it is damaged (the artifact does not exist for readers).
+            ArtifactError: it was written by a newer deepspec, and must not be taken for damaged.
+        """
+        record = unseal(data)
+        written = record.get("format")
+        if isinstance(written, int) and written > FORMAT:
+            raise ArtifactError(
+                f"This artifact has format {written}; this deepspec reads up to {FORMAT}.",
+                where=where,
+                remedy="Upgrade deepspec, or use another store.",
+            )
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+
+
+def content_digest(files: tuple[FileEntry, ...]) -> str:
+    """SHA-256 over the sorted list of (path, size, sha256)."""
+    listing = sorted([entry.path, entry.size, entry.sha256] for entry in files)
+    return hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,70 @@
+"""An artifact in the making: what a stage fills, and what is checked before it is published."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.errors import ArtifactError
+from deepspec.store import blocks, layout
+from deepspec.store.keys import Ingredients
+from deepspec.store.manifest import FileEntry, Parent
+
+if TYPE_CHECKING:
+    from deepspec.store.artifacts import Artifact
+
+
+class Writing:
+    """An artifact in the making: fill `directory`, set `counts`; it exists when the `with` block ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.counts: dict[str, Any] = {}
+        self._artifact: Artifact | None = None
+
+    def published(self, artifact: "Artifact") -> None:
+        """Called by the store when the artifact exists."""
+        self._artifact = artifact
+
+    @property
+    def artifact(self) -> "Artifact":
+        """The published artifact (a concurrent writer's, if that was first)."""
+        if self._artifact is None:
+            raise ArtifactError("The artifact is not published before its `with` block has ended.")
+        return self._artifact
+
+
+def check(kind: str, ingredients: Ingredients, parents: Mapping[str, Parent]) -> None:
+    """Refuse what could be written but not found, traced or collected rightly.
+
+    Raises:
+        ArtifactError: `kind` cannot name artifacts, or `parents` are not those of the key.
+    """
+    if not layout.KIND.fullmatch(kind) or kind in layout.RESERVED:
+        raise ArtifactError(f"{kind!r} cannot name a kind of artifacts.", remedy="Use a stage's name.")
+    if {name: parent.digest for name, parent in parents.items()} != dict(ingredients.parents):
+        # Lineage and collectors walk over the recorded parents, reuse over those of the key: they have to be the same.
+        raise ArtifactError(
+            f"The recorded parents {sorted(parents)} are not those of the key, {sorted(ingredients.parents)}.",
+            where=kind,
+            remedy="Make both from the same inputs.",
+        )
+
+
+def entries(staging: Path) -> Iterator[FileEntry]:
+    """Every file of an attempt, by path; reads all of them.
+
+    Raises:
+        ArtifactError: something is neither a plain file nor a folder (a link's target may change or go), or a file is
+            not what its suffix says.
+    """
+    files = {}
+    for path in staging.rglob("*"):
+        name = path.relative_to(staging).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ArtifactError("Only plain files can be published.", where=name, remedy="Copy what a link points to.")
+        if any("\ud800" <= letter < "\ue000" for letter in name):
+            raise ArtifactError("This file name is not valid Unicode.", where=ascii(name), remedy="Rename it.")
+        if path.is_file():
+            files[name] = path
+    for name in sorted(files):
+        yield blocks.describe(files[name], name)
