@@ -1,0 +1,281 @@
+"""Checkpoints that a killed training resumes from: complete, checked, or not there at all.
+
+A checkpoint is a directory in `torch.distributed.checkpoint`'s format (readable at another number of processes) plus
+`state.json` (where training stood) and `manifest.json` (size and SHA-256 of every other file). It is written under a
+temporary name, synced, and renamed. Nothing of it is read before its hashes have been checked: the format holds a
+pickle, and this is the one place where we read one. A damaged checkpoint is passed over for the one before.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from deepspec.errors import ArtifactError, StoreFull
+from deepspec.training import parallel
+from deepspec.training.failure import NO_ROOM
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a training stands between two optimizer steps: besides the tensors, all there is to resume from.
+
+    Args:
+        step: optimizer steps done.
+        best_step, best_score: the validation with the best score so far, and that score.
+        worse_validations: validations since then.
+        metrics_mark: length of the metric stream.
+    """
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    worse_validations: int = 0
+    metrics_mark: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        directory: where they are; created. Belongs to one training at a time (the work directory's lock).
+        keep: how many of the newest to keep, besides the best.
+        identity: what is trained; checkpoints that say otherwise are refused.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, identity: str) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._identity = identity
+        directory.mkdir(parents=True, exist_ok=True)
+        if parallel.rank() == 0:
+            for leftover in directory.glob(".*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def save(self, standing: Standing, tensors: Mapping[str, Tensor]) -> None:
+        """Publish a checkpoint.
+
+        Args:
+            standing: where training stands.
+            tensors: by name; what every process passes must have the same names.
+
+        Raises:
+            StoreFull: there is no room for it.
+        """
+        final = self._path(standing.step)
+        temporary = final.with_name(f".{final.name}")
+        first = parallel.rank() == 0
+        try:
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+            parallel.wait_for_all()
+            _write_tensors(temporary, tensors)
+            parallel.wait_for_all()
+            if first:
+                content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(standing)}
+                _write_synced(temporary / "state.json", json.dumps(content, indent=1))
+                _write_synced(temporary / "manifest.json", json.dumps({"files": _describe(temporary)}, indent=1))
+                _sync_directory(temporary)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                _sync_directory(self._directory)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise _no_room(self._directory) from error
+            raise
+        if first:
+            self._drop_old(standing)
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> Standing | None:
+        """Fill `tensors` in place from the newest usable checkpoint.
+
+        Usable: its hashes are right, and those of the best one so far, which it refers to, are too.
+
+        Returns:
+            where that checkpoint stood; None if there is none (the tensors are untouched).
+
+        Raises:
+            ArtifactError: the newest usable checkpoint is one of another training.
+        """
+        standing = parallel.from_first(self._newest() if parallel.rank() == 0 else None)
+        if not isinstance(standing, Standing):
+            return None
+        logger.info("Checkpoint of step %d is read.", standing.step)
+        _read_tensors(self._path(standing.step), tensors)
+        return standing
+
+    def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Fill `tensors` in place from the checkpoint of `step`.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        fault = parallel.from_first(_fault(self._path(step)) if parallel.rank() == 0 else None)
+        if fault is not None:
+            raise ArtifactError(
+                f"the best checkpoint cannot be used: {fault}.",
+                where=self._path(step).name,
+                remedy="Run again: training goes back to before it.",
+            )
+        _read_tensors(self._path(step), tensors)
+
+    def _newest(self) -> Standing | None:
+        """Where the newest usable checkpoint stood; those that had to be passed over are removed."""
+        for path in sorted(self._directory.glob("step-*"), reverse=True):
+            fault = _fault(path)
+            if fault is not None:
+                _pass_over(path, fault)
+                continue
+            content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if content["identity"] != self._identity or content["format"] != _FORMAT:
+                raise ArtifactError(
+                    "the work directory holds checkpoints of another training.",
+                    where=path.name,
+                    remedy="Remove the work directory, or train in another one.",
+                )
+            standing = Standing(**content["standing"])
+            best = standing.best_step
+            fault = None if best in {None, standing.step} else _fault(self._path(int(best or 0)))
+            if fault is not None:
+                _pass_over(path, f"the best one so far is lost: {fault}")
+                continue
+            return standing
+        return None
+
+    def _drop_old(self, standing: Standing) -> None:
+        paths = sorted(self._directory.glob("step-*"))
+        keep = {path.name for path in paths[-self._keep :]}
+        if standing.best_step is not None:
+            keep.add(self._path(standing.best_step).name)
+        for path in paths:
+            if path.name not in keep:
+                _remove(path)
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"step-{step:09d}"
+
+
+def unsaved(standing: Standing, saved: Standing | None) -> bool:
+    """Whether `standing` has work that the checkpoint of `saved` has not."""
+    empty = replace(Standing(), metrics_mark=standing.metrics_mark)
+    return replace(saved or empty, metrics_mark=standing.metrics_mark) != standing
+
+
+def _pass_over(path: Path, fault: str) -> None:
+    logger.warning("Checkpoint %s is passed over: %s.", path.name, fault)
+    # Training goes back to before it, and what it then saves must not look older than this.
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # Renamed first: a crash in the middle must not leave half a checkpoint under a valid name.
+    shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")), ignore_errors=True)
+
+
+def _write_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Imported at the first checkpoint: it costs about a second, and a short run needs none.
+    from torch.distributed import checkpoint
+
+    writer = checkpoint.FileSystemWriter(directory, single_file_per_rank=True, sync_files=True)
+    try:
+        with _quiet():
+            checkpoint.save(dict(tensors), storage_writer=writer, no_dist=parallel.is_alone())
+    except checkpoint.CheckpointException as error:
+        for failure in error.failures.values():
+            # torch's writer says "unexpected position" over the system's own words.
+            cause = failure[0]
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is not None:
+                raise cause from error
+        raise ArtifactError(f"the checkpoint could not be written: {error}", where=directory.name) from error
+
+
+def _read_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    from torch.distributed import checkpoint
+
+    try:
+        with _quiet():
+            reader = checkpoint.FileSystemReader(directory)
+            checkpoint.load(dict(tensors), storage_reader=reader, no_dist=parallel.is_alone())
+    except checkpoint.CheckpointException as error:
+        raise ArtifactError(
+            f"the checkpoint does not fit what is trained: {error}",
+            where=directory.name,
+            remedy="Remove the work directory, or train in another one.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _describe(directory: Path) -> dict[str, dict[str, object]]:
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    return {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+
+
+def _fault(directory: Path) -> str | None:
+    """What is wrong with the checkpoint in `directory`, or None."""
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+        for name, expected in files.items():
+            path = directory / name
+            size = path.stat().st_size
+            if size != expected["size"]:
+                return f"{name} has {size} bytes instead of {expected['size']}"
+            if _sha256(path) != expected["sha256"]:
+                return f"the bytes of {name} changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it cannot be read ({type(error).__name__})"
+    if not {"state.json", ".metadata"} <= files.keys():
+        return "its manifest is incomplete"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_room(directory: Path) -> StoreFull:
+    return StoreFull(
+        "there is no room left for a checkpoint.",
+        where=str(directory),
+        remedy="Free some space and run again: training resumes from the last checkpoint.",
+    )

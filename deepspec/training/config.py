@@ -1,0 +1,56 @@
+"""What a training run computes (`Config`), and how it is executed (`Execution`).
+
+`Config` decides the resulting weights and is part of artifact keys; `Execution` is not. Defaults: spec page
+"Algorithms", Defaults.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deepspec.config import ExecutionSection, Section
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Config(Section):
+    """Optimizer, schedule, length of training, and how its best checkpoint is chosen."""
+
+    lr: float = Field(6e-4, gt=0, description="Peak learning rate.")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="AdamW's two decay rates.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    warmup_share: Share = Field(0.04, description="Share of the steps with a linearly rising learning rate.")
+    grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to at most this global norm.")
+    batch_documents: int = Field(512, ge=1, description="Documents per optimizer step.")
+    num_epochs: int = Field(10, ge=1, description="Passes over the documents.")
+    num_steps: int | None = Field(None, ge=1, description="Optimizer steps; overrides num_epochs.")
+    seed: int = Field(0, ge=0, description="Of the initial weights, the data order and all draws.")
+    compute_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of forward and backward; the optimizer's own weights are always float32."
+    )
+    validate_every_steps: int | None = Field(
+        500, ge=1, description="Real decoding on the validation split every so often; none: the last weights are taken."
+    )
+    num_validation_prompts: int = Field(32, ge=1, description="Prompts of one validation.")
+    validation_max_new_tokens: int = Field(256, ge=1, description="Longest answer of a validation.")
+    validation_temperature: float = Field(1.0, ge=0, description="Sampling temperature of a validation; 0 is greedy.")
+    patience_validations: int | None = Field(
+        None, ge=1, description="Stop after so many validations without a better acceptance length; none: never."
+    )
+
+
+class Execution(ExecutionSection):
+    """Devices, processes, micro-batches and checkpoints: nothing of it changes what is learned, to rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
+    num_processes: int = Field(1, ge=1, description="Training processes, one per GPU.")
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads of each process; none: its share of the cores."
+    )
+    micro_batch_tokens: int = Field(
+        16384, ge=1, description="Tokens per forward and backward; a longer document is alone."
+    )
+    checkpoint_every_steps: int = Field(200, ge=1, description="How much work a crash can cost at most.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept, besides the best one.")
+    lease_wait_seconds: float = Field(60.0, ge=0, description="How long to wait for a run that is still saving.")

@@ -1,0 +1,281 @@
+"""Training a draft on captured target states: the `Objective` of the `train` stage.
+
+Knows no algorithm: everything particular comes from the `Algorithm` that the job names. The target itself is not
+loaded, except to validate: its embedding and head are read straight from its files.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.config import Section
+from deepspec.drafts import ALGORITHMS
+from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
+from deepspec.targets.family import TargetSpec, weight_files
+from deepspec.training.config import Config, Execution
+from deepspec.training.job import TrainJob
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from deepspec.states.reader import StateReader
+    from deepspec.targets.model import Target
+    from deepspec.training.objective import Placement
+
+logger = logging.getLogger(__name__)
+
+_UNITS = {"loss_ce": "nats", "loss_confidence": "nats", "tau_probabilistic": "tokens/round"}
+_VALIDATION_ROWS = 16
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+
+
+class DraftJobConfig(Section):
+    """What `objective` reads from a job's `config`.
+
+    Attributes:
+        algorithm: a name in ALGORITHMS.
+        draft: that algorithm's Config.
+        states: folder of the training split's states.
+        validation: tokens file of the validation split; prompts are taken from it.
+        target: the target's directory.
+        target_dtype: what the target computes in.
+    """
+
+    algorithm: str
+    draft: dict[str, Any]
+    states: Path
+    validation: Path
+    target: Path
+    target_dtype: str
+
+
+def draft_job(
+    draft: Section,
+    train: Config,
+    execution: Execution,
+    *,
+    states: Path,
+    validation: Path,
+    target: Path,
+    target_dtype: str,
+    out: Path,
+    identity: str,
+) -> TrainJob:
+    """The job that trains a draft.
+
+    Args:
+        draft: the recipe's draft section: the Config of one of ALGORITHMS.
+        train, execution: see there.
+        states: what `write_states` wrote for the training split.
+        validation: what `write_tokens` wrote for the validation split.
+        target: the target's directory.
+        target_dtype: what the target computes in, as when the states were captured.
+        out: the draft is written to this directory.
+        identity: key of the result.
+    """
+    config = DraftJobConfig(
+        algorithm=str(draft.model_dump()["algorithm"]),
+        draft=draft.model_dump(mode="json"),
+        states=states.absolute(),
+        validation=validation.absolute(),
+        target=target.absolute(),
+        target_dtype=target_dtype,
+    )
+    return TrainJob(
+        objective=f"{__name__}:objective",
+        config=config.model_dump(mode="json"),
+        train=train,
+        execution=execution,
+        out=out,
+        identity=identity,
+    )
+
+
+def objective(job: TrainJob, placement: "Placement") -> "DraftObjective":
+    """The objective of a job that `draft_job` made; called in the training process."""
+    return DraftObjective(DraftJobConfig.model_validate(job.config), job.train, job.execution, placement)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some documents of a step, and what they teach.
+
+    Args:
+        documents: numbers of the state reader.
+        supervision: the algorithm's.
+        num_tokens: of all documents together.
+    """
+
+    documents: tuple[int, ...]
+    supervision: Any
+    num_tokens: int
+
+
+class DraftObjective:
+    """See `Objective`.
+
+    Raises:
+        IncompatibleDraft: the states have other layers or another hidden size than the draft reads.
+        DataError: validations are asked for and there is no prompt for them.
+    """
+
+    units: Mapping[str, str] = _UNITS
+
+    def __init__(self, config: DraftJobConfig, train: Config, execution: Execution, placement: "Placement") -> None:
+        import torch
+
+        from deepspec.states.reader import StateReader
+
+        self._config = config
+        self._train = train
+        self._budget_tokens = execution.micro_batch_tokens
+        self._placement = placement
+        self._algorithm = ALGORITHMS[config.algorithm]
+        self._draft_config = self._algorithm.Config.model_validate(config.draft)
+        self._spec = TargetSpec.read(config.target)
+        self._layer_ids = self._algorithm.layer_ids(self._draft_config, self._spec)
+        self._reader = StateReader(config.states)
+        _check_states(self._reader, self._layer_ids, self._spec)
+        self._order = self._reader.order(train.seed)
+        self.num_steps = train.num_steps or max(
+            1, train.num_epochs * self._reader.num_documents // train.batch_documents
+        )
+        every = train.validate_every_steps
+        self._prompts = _prompts(config.validation, train, self._spec) if every and every < self.num_steps else []
+        self._target: Target | None = None
+        embedding_VD, head_VD = read_tables(config.target, self._spec, getattr(torch, config.target_dtype))
+        with torch.device(placement.device):
+            self.module: nn.Module = self._algorithm.build(self._draft_config, self._spec)
+        self._algorithm.initialize(self.module, embedding_VD, head_VD, train.seed)
+
+    def micro_batches(self, step: int) -> Sequence[MicroBatch]:
+        from deepspec.states.order import pack
+
+        size = self._train.batch_documents
+        documents = self._order.documents(step * size, (step + 1) * size).tolist()
+        lengths = [int(self._reader.num_tokens_of[number]) for number in documents]
+        # Packed before they are dealt: what is packed together does not depend on how many processes there are.
+        ranges = pack(lengths, self._budget_tokens)[self._placement.rank :: self._placement.world_size]
+        return [self._micro_batch([documents[place] for place in places], step) for places in ranges]
+
+    def _micro_batch(self, documents: list[int], step: int) -> MicroBatch:
+        tokens = self._reader.token_batch(documents).to(self._placement.device)
+        supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=step)
+        return MicroBatch(tuple(documents), supervision, tokens.num_tokens)
+
+    def num_tokens(self, micro_batch: MicroBatch) -> int:
+        return micro_batch.num_tokens
+
+    def totals(self, micro_batch: MicroBatch) -> Mapping[str, float]:
+        totals: Mapping[str, float] = micro_batch.supervision.totals
+        return totals
+
+    def loss(
+        self, micro_batch: MicroBatch, totals: Mapping[str, float]
+    ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
+        batch = self._reader.batch(micro_batch.documents).to(self._placement.device, self._placement.dtype)
+        output = self._algorithm.loss(self.module, batch, micro_batch.supervision, totals)
+        return output.loss, output.sums
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Decode the validation prompts for real and say how many tokens a round commits."""
+        from deepspec.decoding.config import Sampling
+        from deepspec.decoding.engine import Engine
+        from deepspec.targets.model import Target
+
+        if self._target is None:
+            self._target = Target.load(
+                self._config.target,
+                device=str(self._placement.device),
+                dtype=self._config.target_dtype,
+                layer_ids=self._layer_ids,
+            )
+        drafter = self._algorithm.drafter(self.module, self._draft_config)
+        sampling = Sampling(temperature=self._train.validation_temperature)
+        engine = Engine(self._target, drafter, rows=_VALIDATION_ROWS, sampling=sampling)
+        rounds = [one for completion in engine.run(self._prompts) for one in completion.rounds]
+        if not rounds:
+            raise DataError("no validation answer took a single round.", where=str(self._config.validation))
+        logger.info("Validated after step %d: %d rounds.", step, len(rounds))
+        # Pooled over rounds, bonus included: the τ of the evaluation, which lies above training.
+        return {"tau": sum(one.committed for one in rounds) / len(rounds)}
+
+    def export(self, out: Path) -> dict[str, Any]:
+        self._algorithm.save(self.module, out, self._draft_config, self._spec)
+        trained = sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
+        return {"documents": self._reader.num_documents, "trained_parameters": trained}
+
+
+def read_tables(path: Path, spec: TargetSpec, dtype: "torch.dtype") -> "tuple[Tensor, Tensor]":
+    """A target's embedding and head [V, D] from its files, rounded to `dtype`; the same tensor where they are tied.
+
+    Raises:
+        UnsupportedTarget: they are not there, more than once there, or have another shape than config.json says.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, list[Tensor]] = {_EMBEDDING: [], _HEAD: []}
+    for file in weight_files(path):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  not a dict
+                for ending, places in found.items():
+                    if name == ending or name.endswith(f".{ending}"):
+                        places.append(tensors.get_tensor(name).to(dtype))
+    wanted = (_EMBEDDING,) if spec.tie_word_embeddings else (_EMBEDDING, _HEAD)
+    tables = []
+    for ending in wanted:
+        if len(found[ending]) != 1:
+            raise UnsupportedTarget(f"{len(found[ending])} tensors are called {ending}, not one.", where=str(path))
+        table_VD = found[ending][0]
+        if tuple(table_VD.shape) != (spec.vocab_size, spec.hidden_size):
+            raise UnsupportedTarget(
+                f"{ending} has shape {list(table_VD.shape)}; config.json says {[spec.vocab_size, spec.hidden_size]}.",
+                where=str(path),
+            )
+        tables.append(table_VD)
+    return tables[0], tables[-1]
+
+
+def _check_states(reader: "StateReader", layer_ids: tuple[int, ...], spec: TargetSpec) -> None:
+    if reader.layer_ids != layer_ids:
+        raise IncompatibleDraft(
+            f"the states hold layers {list(reader.layer_ids)}, the draft reads {list(layer_ids)}.",
+            where="draft.target_layer_ids",
+            remedy="Capture the states again for this draft.",
+        )
+    if reader.hidden_size != spec.hidden_size:
+        raise IncompatibleDraft(
+            f"the states have {reader.hidden_size} numbers each, the target's hidden size is {spec.hidden_size}.",
+            where="hidden_size",
+            remedy="Capture the states again from this target.",
+        )
+
+
+def _prompts(tokens_file: Path, train: Config, spec: TargetSpec) -> list[Any]:
+    """Requests for the first prompts of a tokens file: rows lie in the order of hashes, so the first are random."""
+    from itertools import islice
+
+    from deepspec.data.responses import GenerationRequest
+    from deepspec.data.tables import read_table
+
+    rows = islice(read_table(tokens_file, ["input_ids", "num_prompt_tokens"]), train.num_validation_prompts)
+    requests = [
+        GenerationRequest(
+            id=str(number),
+            prompt_ids=tuple(row["input_ids"][: row["num_prompt_tokens"]]),
+            max_new_tokens=train.validation_max_new_tokens,
+            seed=number,
+        )
+        for number, row in enumerate(rows)
+        if 0 < row["num_prompt_tokens"] < spec.max_position_embeddings
+    ]
+    if not requests:
+        raise DataError(
+            "there is no prompt to validate with.",
+            where=str(tokens_file),
+            remedy="Raise data.splits.validation, or set train.validate_every_steps to null.",
+        )
+    return requests

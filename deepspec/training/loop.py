@@ -1,0 +1,252 @@
+"""The training loop: optimizer steps from an `Objective`, restartable to the bit.
+
+One step: the totals of all its micro-batches (over all processes) first; then each micro-batch's loss, already divided
+by them, forward and backward; gradients add up, are clipped, and AdamW changes the weights. So neither the loss nor the
+gradient depends on how a batch was split. There is no random state: draws are keyed by (seed, step, document).
+
+The loop knows nothing of models, files of states, or trackers; see `objective.py` for what it asks.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from deepspec.progress import SILENT, Progress
+from deepspec.training import parallel
+from deepspec.training.checkpoint import Checkpoints, Standing, unsaved
+from deepspec.training.config import Config
+from deepspec.training.failure import OutOfMemory, TrainingDiverged
+from deepspec.training.metric_stream import MetricLog
+from deepspec.training.objective import CHOSEN_BY, Objective
+from deepspec.training.optimizer import AdamW, MasterWeights, clip
+from deepspec.training.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
+
+_UNITS = {"loss": "nats", "lr": "1/step", "grad_norm": "1", "tokens_per_second": "tokens/s", CHOSEN_BY: "tokens/round"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `fit` ended.
+
+    Args:
+        finished: the training is complete and the module holds the chosen weights; else it was asked to stop, and
+            saved.
+        standing: where it stands.
+        resumed_step: the step it was resumed at (0: from the start).
+        chosen_step: the step whose weights the module holds now.
+        num_tokens: tokens trained on in this call.
+    """
+
+    finished: bool
+    standing: Standing
+    resumed_step: int
+    chosen_step: int
+    num_tokens: int
+
+
+def fit(
+    objective: Objective,
+    config: Config,
+    *,
+    checkpoints: Checkpoints,
+    metrics: MetricLog,
+    checkpoint_every_steps: int = 200,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = SILENT,
+    started: Callable[[int], None] = lambda _step: None,
+) -> Outcome:
+    """Train `objective` to its end, or until `stop` says so, from the newest checkpoint on.
+
+    Args:
+        objective: what is trained; its module's parameters are cast to `config.compute_dtype`.
+        config: optimizer, schedule, choice of the best weights.
+        checkpoints: where to resume from and save to.
+        metrics: cut back to the resumed checkpoint, then one line per number. A metric's step is the number of
+            optimizer steps done.
+        checkpoint_every_steps: see `Execution`.
+        stop: asked before every step; true on any process stops all of them, after saving.
+        progress: advances by optimizer steps, those done before a resume included.
+        started: told the step that training resumes at, once earlier metrics have been cut back.
+
+    Raises:
+        TrainingDiverged: a loss or gradient that is not finite; the last checkpoint stays as it is.
+        OutOfMemory: the device has no room for a step.
+        StoreFull: there is no room for a checkpoint.
+    """
+    run = _Fit(objective, config, checkpoints, metrics)
+    resumed_step = run.resume()
+    started(resumed_step)
+    progress.start(objective.num_steps, "steps")
+    progress.advance(resumed_step)
+    while not run.is_over():
+        if parallel.any_of(stop()):
+            run.save()
+            return run.outcome(resumed_step, finished=False)
+        run.advance()
+        progress.advance()
+        if run.validate_if_due() or run.standing.step % checkpoint_every_steps == 0:
+            run.save()
+    if objective.num_steps > checkpoint_every_steps:
+        run.save()  # a long training must not lose its last steps if writing the result fails
+    run.choose()
+    return run.outcome(resumed_step, finished=True)
+
+
+class _Fit:
+    """The state of one call of `fit`."""
+
+    def __init__(self, objective: Objective, config: Config, checkpoints: Checkpoints, metrics: MetricLog) -> None:
+        self._objective = objective
+        self._config = config
+        self._checkpoints = checkpoints
+        self._metrics = metrics
+        self._units = {**_UNITS, **objective.units}
+        self._masters = MasterWeights(objective.module, getattr(torch, config.compute_dtype))
+        self._optimizer = AdamW(
+            self._masters.weights, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        )
+        self._saved: Standing | None = None
+        self._num_tokens = 0
+        self._chosen_step = 0
+        self.standing = Standing()
+
+    def resume(self) -> int:
+        """Go back to the newest checkpoint; returns its step (0: none)."""
+        standing = self._checkpoints.resume(self._tensors())
+        if standing is not None:
+            self._masters.publish()
+            self._saved = self.standing = standing
+            logger.info("Resumed at step %d of %d.", standing.step, self._objective.num_steps)
+        self._metrics.rewind(self.standing.metrics_mark)
+        return self.standing.step
+
+    def is_over(self) -> bool:
+        """Whether all steps are done, or validations have not improved for long enough."""
+        patience = self._config.patience_validations
+        impatient = patience is not None and self.standing.worse_validations >= patience
+        return impatient or self.standing.step >= self._objective.num_steps
+
+    def advance(self) -> None:
+        """Do one optimizer step."""
+        start = time.perf_counter()
+        step = self.standing.step
+        try:
+            numbers, num_tokens = self._gradients(step)
+            numbers["grad_norm"] = clip(self._masters.gradients, self._config.grad_norm)
+            self._check_finite(step, numbers)
+            numbers["lr"] = learning_rate(
+                step,
+                num_steps=self._objective.num_steps,
+                peak=self._config.lr,
+                warmup_share=self._config.warmup_share,
+            )
+            self._optimizer.step(self._masters.gradients, number=step + 1, lr=numbers["lr"])
+            self._masters.publish()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"no room for optimizer step {step + 1}: {error}",
+                remedy="Lower run.micro_batch_tokens, draft.num_anchors or data.max_length_tokens.",
+            ) from error
+        numbers["tokens_per_second"] = num_tokens / (time.perf_counter() - start)
+        self._num_tokens += num_tokens
+        self.standing = replace(self.standing, step=step + 1)
+        self._record(numbers)
+
+    def _gradients(self, step: int) -> tuple[dict[str, float], int]:
+        """Loss and metrics of a step, summed over all processes, and its tokens; leaves the gradients summed, too."""
+        objective = self._objective
+        micro_batches = objective.micro_batches(step)
+        own_totals: dict[str, float] = {}
+        for micro_batch in micro_batches:
+            _add(own_totals, objective.totals(micro_batch))
+        totals = parallel.add_numbers(own_totals)
+        self._masters.clear_gradients()
+        sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
+        for micro_batch in micro_batches:
+            loss, parts = objective.loss(micro_batch, totals)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            sums["loss"] += float(loss.detach())
+            sums["tokens"] += objective.num_tokens(micro_batch)
+            for name, (value, count) in parts.items():
+                _add(sums, {f"sum {name}": float(value), f"count {name}": float(count)})
+        sums = parallel.add_numbers(sums)
+        parallel.add_tensors(list(self._masters.gradients.values()))
+        names = [name.removeprefix("sum ") for name in sums if name.startswith("sum ")]
+        numbers = {name: sums[f"sum {name}"] / sums[f"count {name}"] for name in names if sums[f"count {name}"]}
+        return {"loss": sums["loss"], **numbers}, int(sums["tokens"])
+
+    def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
+        wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(numbers[name])]
+        if not wrong:
+            return
+        kept = self._saved.step if self._saved is not None else None
+        raise TrainingDiverged(
+            f"{wrong[0]} became {numbers[wrong[0]]} at optimizer step {step + 1}.",
+            where=f"step {step + 1}",
+            remedy=("The checkpoint of step " + str(kept) + " is kept. " if kept else "")
+            + "Lower train.lr, or look at the data of that step.",
+        )
+
+    def validate_if_due(self) -> bool:
+        """Validate if it is time; whether a new best was found, whose weights have to be saved."""
+        every = self._config.validate_every_steps
+        step = self.standing.step
+        last = step == self._objective.num_steps
+        # The last weights are a candidate like any other; alone, they need no comparison.
+        if every is None or not (step % every == 0 or (last and step > every)):
+            return False
+        result = dict(parallel.from_first(self._objective.validate(step) if parallel.rank() == 0 else None))
+        self._record(result)
+        score = result.get(CHOSEN_BY)
+        if score is None:
+            return False
+        best = self.standing.best_score
+        if best is None or score > best:
+            self.standing = replace(self.standing, best_step=step, best_score=score, worse_validations=0)
+            return True
+        self.standing = replace(self.standing, worse_validations=self.standing.worse_validations + 1)
+        return False
+
+    def save(self) -> None:
+        """Publish a checkpoint, unless there is nothing new since the last one."""
+        if unsaved(self.standing, self._saved):
+            self.standing = replace(self.standing, metrics_mark=self._metrics.mark())
+            self._checkpoints.save(self.standing, self._tensors())
+            self._saved = self.standing
+
+    def choose(self) -> None:
+        """Make the module hold the best weights."""
+        best = self.standing.best_step
+        self._chosen_step = self.standing.step if best is None else best
+        if self._chosen_step != self.standing.step:
+            self._checkpoints.load(self._chosen_step, self._tensors())
+            self._masters.publish()
+        self._metrics.mark()
+
+    def outcome(self, resumed_step: int, *, finished: bool) -> Outcome:
+        """What `fit` returns."""
+        return Outcome(finished, self.standing, resumed_step, self._chosen_step, self._num_tokens)
+
+    def _record(self, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self._metrics(self.standing.step, name, value, self._units.get(name, "1"))
+        self._metrics.flush()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        parts = {
+            "weight": self._masters.weights,
+            "first_moment": self._optimizer.first_moments,
+            "second_moment": self._optimizer.second_moments,
+        }
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _add(total: dict[str, float], part: Mapping[str, float]) -> None:
+    for name, value in part.items():
+        total[name] = total.get(name, 0.0) + value

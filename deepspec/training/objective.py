@@ -1,0 +1,74 @@
+"""The narrow contract between the training loop and what is trained.
+
+The loop sees only an `Objective`: a module, its optimizer steps as micro-batches, and the loss of one micro-batch. That
+is all it needs to serve a draft and a target alike, on one process or many.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+CHOSEN_BY = "tau"
+"""The metric of a validation by which the best weights are chosen (higher is better)."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an objective runs.
+
+    Args:
+        device: of the module and its batches.
+        dtype: what the forward computes in; the loop casts the module's parameters, the objective its batches.
+        rank, world_size: this process among those that train together.
+    """
+
+    device: "torch.device"
+    dtype: "torch.dtype"
+    rank: int = 0
+    world_size: int = 1
+
+
+class Objective(Protocol):
+    """What is trained, and on what.
+
+    A random draw may depend on (seed, step, document) and on nothing else: then a resumed run repeats the
+    uninterrupted one to the bit, and splits don't matter.
+    """
+
+    @property
+    def module(self) -> "nn.Module":
+        """On the placement's device, parameters in float32; those that require gradients are trained."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Unit of each metric it reports, e.g. {"ce": "nats"}."""
+
+    def micro_batches(self, step: int) -> Sequence[Any]:
+        """This rank's micro-batches of optimizer step `step` (0-based), cheap: tensors are read when the loss asks."""
+
+    def num_tokens(self, micro_batch: Any) -> int:
+        """Tokens in a micro-batch, for the metric `tokens_per_second`."""
+
+    def totals(self, micro_batch: Any) -> Mapping[str, float]:
+        """Denominators of the loss terms in a micro-batch; the loop adds them up over the whole optimizer step."""
+
+    def loss(self, micro_batch: Any, totals: Mapping[str, float]) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
+        """Loss of one micro-batch, already divided by the optimizer step's totals, and metrics as (sum, count)."""
+
+    def validate(self, step: int) -> Mapping[str, float]:
+        """Metrics of the current weights after `step` optimizer steps; called on rank 0 alone.
+
+        With the metric `tau` among them, the weights with the highest one are the result; else the last ones are.
+        """
+
+    def export(self, out: Path) -> Mapping[str, Any]:
+        """Write the module as it is now to the directory `out`, on rank 0 alone; returns what to tell the caller."""

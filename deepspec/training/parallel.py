@@ -1,0 +1,67 @@
+"""The few things that training processes have to agree on; each does nothing with one process.
+
+Gradients are added, not averaged: every micro-batch's loss is already divided by the totals of the whole step.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_alone() -> bool:
+    """Whether this is the only training process."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+def rank() -> int:
+    """This process's number among the training processes."""
+    return 0 if is_alone() else dist.get_rank()
+
+
+def add_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Numbers by name, added over all processes; a name that a process lacks counts as 0 there."""
+    if is_alone():
+        return dict(numbers)
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, dict(numbers))
+    total: dict[str, float] = {}
+    for part in gathered:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def add_tensors(tensors: Sequence[Tensor]) -> None:
+    """Add up each tensor over all processes, in place."""
+    if is_alone():
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's value, on every process."""
+    if is_alone():
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def any_of(flag: bool) -> bool:  # noqa: FBT001  the one thing it is about
+    """Whether `flag` is true on any process."""
+    if is_alone():
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def wait_for_all() -> None:
+    """Return only when every process has come here."""
+    if not is_alone():
+        dist.barrier()

@@ -1,0 +1,199 @@
+"""A training process: `python -m deepspec.training.worker WORK_DIR ATTEMPT`, started by `launch`.
+
+It takes the work directory's lock, builds the job's objective, trains, and writes how it ended to the attempt's files.
+SIGTERM, or a launcher that is gone, makes it finish the step, save, and end with `EXIT_STOPPED`.
+
+Torch is imported only once the lock is held: a second launch waits without taking memory.
+"""
+
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepspec.errors import DeepspecError, StoreFull
+from deepspec.training.attempt import Attempt
+from deepspec.training.failure import EXIT_STOPPED, NO_ROOM, write_error, write_json
+from deepspec.training.job import TrainJob
+from deepspec.training.launch import LAUNCHER_VARIABLE, STARTED_VARIABLE
+from deepspec.training.lock import WorkLock
+
+if TYPE_CHECKING:
+    from deepspec.training.loop import Outcome
+    from deepspec.training.objective import Objective, Placement
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one attempt; returns the exit code."""
+    stop = StopRequest()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    work_dir, name = arguments
+    attempt = Attempt(Path(work_dir), name)
+    try:
+        return _run(attempt, stop)
+    except DeepspecError as error:
+        logger.exception("Training failed.")
+        write_error(attempt.error, error)
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        logger.exception("Training failed.")
+        full = StoreFull(
+            "there is no room left.", where=error.filename or work_dir, remedy="Free some space and run again."
+        )
+        write_error(attempt.error, full)
+        return full.exit_code
+
+
+def _run(attempt: Attempt, stop: "StopRequest") -> int:
+    clock = _Clock()
+    job = TrainJob.read(attempt.job)
+    first = int(os.environ.get("RANK", "0")) == 0
+    lock = WorkLock(attempt.work_dir)
+    if first and not lock.acquire(job.execution.lease_wait_seconds, give_up=stop.is_set):
+        write_json(attempt.result, {"status": "stopped", "steps": 0})
+        return EXIT_STOPPED
+    clock.lap("interpreter")
+    from deepspec.training.checkpoint import Checkpoints
+    from deepspec.training.loop import fit
+    from deepspec.training.metric_stream import MetricFile, NoMetrics
+
+    clock.lap("torch")
+    placement = _place(job)
+    objective: Objective = job.factory()(job, placement)
+    clock.lap("objective")
+
+    def started(step: int) -> None:
+        clock.lap("resume")
+        if first:
+            content = {"pid": os.getpid(), "step": step, "num_steps": objective.num_steps, "seconds": clock.laps}
+            write_json(attempt.ready, content)
+
+    outcome = fit(
+        objective,
+        job.train,
+        checkpoints=Checkpoints(attempt.checkpoints, keep=job.execution.keep_checkpoints, identity=job.identity),
+        metrics=MetricFile(attempt.metrics) if first else NoMetrics(),
+        checkpoint_every_steps=job.execution.checkpoint_every_steps,
+        stop=stop.is_set,
+        started=started,
+    )
+    if first:
+        _finish(job, attempt, objective, outcome)
+    _leave(placement)
+    lock.release()
+    return 0 if outcome.finished else EXIT_STOPPED
+
+
+def _place(job: TrainJob) -> "Placement":
+    """This process's device and rank; joins the other processes, if there are any."""
+    import torch
+
+    from deepspec.training.objective import Placement
+
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    kind = job.execution.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if world_size > 1:
+        torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return Placement(device, getattr(torch, job.train.compute_dtype), rank, world_size)
+
+
+def _leave(placement: "Placement") -> None:
+    if placement.world_size > 1:
+        import torch
+
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "Outcome") -> None:
+    standing = outcome.standing
+    result = {
+        "status": "done" if outcome.finished else "stopped",
+        "steps": standing.step,
+        "chosen_step": outcome.chosen_step,
+        "best_score": standing.best_score,
+        "resumed_step": outcome.resumed_step,
+        "num_tokens": outcome.num_tokens,
+    }
+    if outcome.finished:
+        job.out.mkdir(parents=True, exist_ok=True)
+        result |= objective.export(job.out)
+    write_json(attempt.result, result)
+
+
+class StopRequest:
+    """Whether this process was asked to stop, or is an orphan."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+        launcher = os.environ.get(LAUNCHER_VARIABLE)
+        self._launcher = None if launcher is None else _Peer(int(launcher))
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self._asked = True
+
+    def is_set(self) -> bool:
+        """True from the moment on that training should save and end."""
+        if not self._asked and self._launcher is not None and self._launcher.is_gone():
+            logger.warning("The launching process is gone: saving.")
+            self._asked = True
+        return self._asked
+
+
+class _Peer:
+    """Another process, watched by a descriptor of its own where the system has them: numbers are used again."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._gone = False
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._gone = True
+        except (AttributeError, OSError):
+            self._descriptor = None
+
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        if self._gone:
+            return True
+        if self._descriptor is not None:
+            return bool(select.select([self._descriptor], [], [], 0)[0])
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
+class _Clock:
+    """Seconds from the launch, by part."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = float(os.environ.get(STARTED_VARIABLE, time.time()))
+
+    def lap(self, name: str) -> None:
+        now = time.time()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""Checkpoints: complete and checked, or passed over."""
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepspec.errors import ArtifactError, StoreFull
+from deepspec.training.checkpoint import Checkpoints, Standing
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"weight.a": torch.full((3, 4), value), "first_moment.a": torch.full((3, 4), -value)}
+
+
+def at(folder: Path, *, keep: int = 2, identity: str = "one") -> Checkpoints:
+    return Checkpoints(folder, keep=keep, identity=identity)
+
+
+def resumed(folder: Path) -> tuple[Standing | None, float]:
+    room = tensors(float("nan"))
+    standing = at(folder).resume(room)
+    assert torch.equal(room["weight.a"], -room["first_moment.a"]) or standing is None
+    return standing, float(room["weight.a"][0, 0])
+
+
+def test_the_newest_comes_back(tmp_path: Path) -> None:
+    checkpoints = at(tmp_path)
+    assert checkpoints.resume(tensors(0)) is None
+    for step in (5, 10, 15):
+        checkpoints.save(Standing(step=step, metrics_mark=7), tensors(step))
+    assert resumed(tmp_path) == (Standing(step=15, metrics_mark=7), 15.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010", "step-000000015"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest", "state"])
+def test_a_damaged_newest_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = at(tmp_path)
+    checkpoints.save(Standing(step=1), tensors(1))
+    checkpoints.save(Standing(step=2), tensors(2))
+    newest = tmp_path / "step-000000002"
+    data = newest / "__0_0.distcp"
+    if damage == "flip":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "truncate":
+        data.write_bytes(data.read_bytes()[:-1])
+    elif damage == "delete":
+        (newest / ".metadata").unlink()
+    elif damage == "manifest":
+        (newest / "manifest.json").write_text("{")
+    else:
+        (newest / "state.json").write_text((newest / "state.json").read_text().replace("2", "3"))
+    assert resumed(tmp_path) == (Standing(step=1), 1.0)
+    assert "step-000000002 is passed over" in caplog.text
+
+
+def test_without_its_best_checkpoint_one_is_of_no_use(tmp_path: Path) -> None:
+    checkpoints = at(tmp_path, keep=3)
+    checkpoints.save(Standing(step=1), tensors(1))
+    checkpoints.save(Standing(step=2, best_step=2, best_score=3.0), tensors(2))
+    checkpoints.save(Standing(step=3, best_step=2, best_score=3.0), tensors(3))
+    assert resumed(tmp_path)[0] == Standing(step=3, best_step=2, best_score=3.0)
+    (tmp_path / "step-000000002/.metadata").unlink()
+    with pytest.raises(ArtifactError, match=r"\.metadata is missing"):
+        checkpoints.load(2, tensors(0))
+    assert resumed(tmp_path)[0] == Standing(step=1)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000000001"]
+
+
+def test_a_half_written_one_is_not_there(tmp_path: Path) -> None:
+    at(tmp_path).save(Standing(step=1), tensors(1))
+    (tmp_path / "step-000000001").rename(tmp_path / ".step-000000002")
+    assert resumed(tmp_path)[0] is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_training_is_refused(tmp_path: Path) -> None:
+    at(tmp_path).save(Standing(step=1), tensors(1))
+    with pytest.raises(ArtifactError, match="another training"):
+        at(tmp_path, identity="two").resume(tensors(0))
+
+
+def test_other_tensors_are_refused(tmp_path: Path) -> None:
+    at(tmp_path).save(Standing(step=1), tensors(1))
+    with pytest.raises(ArtifactError, match="does not fit"):
+        at(tmp_path).resume({"weight.b": torch.zeros(3)})
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    checkpoints = at(tmp_path)
+    checkpoints.save(Standing(step=1), tensors(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = {name: torch.zeros(300, 300) for name in tensors(0)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))  # writing beyond it fails like a full disk
+    try:
+        with pytest.raises(StoreFull, match="no room left for a checkpoint"):
+            checkpoints.save(Standing(step=2), large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert resumed(tmp_path)[0] == replace(Standing(), step=1)

@@ -1,0 +1,180 @@
+"""Training a real (tiny) draft on real (tiny) states: learns, resumes, splits, validates, is written, refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from deepspec.data.tokens import mask_to_runs
+from deepspec.drafts import ALGORITHMS
+from deepspec.drafts.dspark import Config as DSparkConfig
+from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
+from deepspec.states.config import Config as StatesConfig
+from deepspec.states.writer import write_states
+from deepspec.targets.family import TargetSpec
+from deepspec.targets.model import Target
+from deepspec.training.checkpoint import Checkpoints
+from deepspec.training.config import Config, Execution
+from deepspec.training.draft_objective import draft_job, objective, read_tables
+from deepspec.training.job import TrainJob
+from deepspec.training.loop import Outcome, fit
+from deepspec.training.metric_stream import MetricFile, MetricTail
+from deepspec.training.objective import Placement
+from tests.fixtures.targets import tiny_qwen3
+
+torch.set_num_threads(1)
+
+VOCAB, LAYERS = 61, (0, 1, 2)
+DRAFT = DSparkConfig(
+    num_draft_tokens=3, num_layers=1, target_layer_ids=LAYERS, mask_token_id=60, num_anchors=6, markov_rank=8
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target, tokens of two splits, and the training split's states."""
+    folder = tmp_path_factory.mktemp("inputs")
+    target = Target.load(tiny_qwen3(folder / "target", vocab_size=VOCAB), layer_ids=LAYERS)
+    random = np.random.default_rng(0)
+    for split, count in (("train", 20), ("validation", 4)):
+        ids = [random.integers(0, VOCAB - 1, size=n, dtype=np.int32) for n in random.integers(12, 30, size=count)]
+        masks = [np.arange(len(row)) >= 5 for row in ids]
+        columns = {
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "mask_runs": pa.array([mask_to_runs(mask) for mask in masks], pa.list_(pa.int32())),
+            "num_prompt_tokens": pa.array([5] * count, pa.int32()),
+        }
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet", write_page_checksum=True)
+    (folder / "states").mkdir()
+    sizes = StatesConfig(shard_tokens=200, block_tokens=60)
+    write_states(folder / "train.parquet", folder / "states", target=target, config=sizes)
+    return folder
+
+
+def job(inputs: Path, folder: Path, *, draft: DSparkConfig = DRAFT, budget: int = 60, **train: Any) -> TrainJob:
+    settings = {"lr": 0.01, "batch_documents": 5, "num_epochs": 3, "validate_every_steps": None, **train}
+    return draft_job(
+        draft,
+        Config(**settings),
+        Execution(device="cpu", num_threads=1, micro_batch_tokens=budget),
+        states=inputs / "states",
+        validation=inputs / "validation.parquet",
+        target=inputs / "target",
+        target_dtype="float32",
+        out=folder / "draft",
+        identity="draft",
+    )
+
+
+def run(job: TrainJob, folder: Path, stop_at: int | None = None) -> tuple[Outcome, dict[str, torch.Tensor]]:
+    folder.mkdir(exist_ok=True)
+    job = TrainJob.model_validate_json(job.model_dump_json())
+    what = objective(job, Placement(torch.device("cpu"), torch.float32))
+    metrics = MetricFile(folder / "metrics.jsonl")
+    steps = iter(range(1000))
+    outcome = fit(
+        what,
+        job.train,
+        checkpoints=Checkpoints(folder / "checkpoints", keep=2, identity=job.identity),
+        metrics=metrics,
+        stop=lambda: next(steps) == stop_at,
+    )
+    metrics.close()
+    if outcome.finished:
+        what.export(job.out)
+    return outcome, {name: weight.clone() for name, weight in what.module.state_dict().items()}
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    return [value for _, n, value, _ in MetricTail(folder / "metrics.jsonl").read() if n == name]
+
+
+def test_a_draft_learns_and_is_written(inputs: Path, tmp_path: Path) -> None:
+    outcome, weights = run(job(inputs, tmp_path, num_epochs=8), tmp_path / "work")
+    assert outcome.standing.step == 8 * 20 // 5
+    losses = curve(tmp_path / "work", "loss")
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
+    for name in ("loss_ce", "loss_tv", "accept_rate@0", "accept_rate@2", "tau_probabilistic", "lr", "grad_norm"):
+        assert len(curve(tmp_path / "work", name)) == len(losses)
+    spec = TargetSpec.read(inputs / "target")
+    loaded = ALGORITHMS["dspark"].load(tmp_path / "draft", spec, config=DRAFT)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, weights[name])
+    embedding_VD, head_VD = read_tables(inputs / "target", spec, torch.float32)
+    assert torch.equal(weights["embed_tokens.weight"], embedding_VD)
+    assert torch.equal(weights["lm_head.weight"], head_VD)
+
+
+def test_resumed_in_the_middle_it_is_the_same_to_the_bit(inputs: Path, tmp_path: Path) -> None:
+    _, whole = run(job(inputs, tmp_path), tmp_path / "whole")
+    outcome, _ = run(job(inputs, tmp_path), tmp_path / "parts", stop_at=5)
+    assert not outcome.finished
+    outcome, parts = run(job(inputs, tmp_path), tmp_path / "parts")
+    assert outcome.resumed_step == 5
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert curve(tmp_path / "whole", "loss") == curve(tmp_path / "parts", "loss")
+
+
+def test_micro_batches_do_not_matter(inputs: Path, tmp_path: Path) -> None:
+    run(job(inputs, tmp_path, budget=10_000), tmp_path / "whole")
+    run(job(inputs, tmp_path, budget=1), tmp_path / "pieces")
+    whole, pieces = (curve(tmp_path / name, "loss") for name in ("whole", "pieces"))
+    assert whole == pytest.approx(pieces, rel=1e-4)  # fp32 sums in another order, over 12 steps of AdamW
+
+
+def test_ranks_share_a_step_without_overlap_or_omission(inputs: Path, tmp_path: Path) -> None:
+    def documents(rank: int, world_size: int) -> list[list[int]]:
+        placement = Placement(torch.device("cpu"), torch.float32, rank, world_size)
+        what = objective(job(inputs, tmp_path, budget=30), placement)
+        return [[number for batch in what.micro_batches(step) for number in batch.documents] for step in range(4)]
+
+    alone = documents(0, 1)
+    assert sorted(sum(alone, [])) == list(range(20))  # noqa: RUF017  four lists
+    for step, (one, two) in enumerate(zip(documents(0, 2), documents(1, 2), strict=True)):
+        assert sorted(one + two) == sorted(alone[step])
+        assert one
+        assert two
+
+
+def test_validation_decodes_for_real_and_chooses(inputs: Path, tmp_path: Path) -> None:
+    train = {"validate_every_steps": 5, "num_validation_prompts": 3, "validation_max_new_tokens": 12}
+    outcome, _ = run(job(inputs, tmp_path, **train), tmp_path / "work")
+    taus = curve(tmp_path / "work", "tau")
+    assert len(taus) == 3  # steps 5, 10 and the last one, 12
+    assert all(1.0 <= tau <= DRAFT.num_draft_tokens + 1 for tau in taus)
+    assert outcome.standing.best_score == max(taus)
+    assert outcome.chosen_step == [5, 10, 12][taus.index(max(taus))]
+
+
+def test_states_of_other_layers_are_refused(inputs: Path, tmp_path: Path) -> None:
+    other = DRAFT.model_copy(update={"target_layer_ids": (0, 2)})
+    with pytest.raises(IncompatibleDraft, match=r"the states hold layers \[0, 1, 2\], the draft reads \[0, 2\]"):
+        run(job(inputs, tmp_path, draft=other), tmp_path / "work")
+
+
+def test_a_validation_without_prompts_is_refused(inputs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "validation.parquet"
+    pq.write_table(pq.read_table(inputs / "validation.parquet").slice(0, 0), path, write_page_checksum=True)
+    wrong = job(inputs, tmp_path, validate_every_steps=2)
+    wrong = wrong.model_copy(update={"config": {**wrong.config, "validation": str(path)}})
+    with pytest.raises(DataError, match="no prompt to validate with"):
+        run(wrong, tmp_path / "work")
+
+
+def test_tables_are_read_from_the_files(inputs: Path, tmp_path: Path) -> None:
+    tied = tiny_qwen3(tmp_path / "tied", tie_word_embeddings=True)
+    embedding_VD, head_VD = read_tables(tied, TargetSpec.read(tied), torch.bfloat16)
+    assert embedding_VD is head_VD
+    assert embedding_VD.dtype == torch.bfloat16
+    target = Target.load(inputs / "target")
+    embedding_VD, head_VD = read_tables(inputs / "target", target.spec, torch.float32)
+    assert torch.equal(embedding_VD, target.embedding_weight)
+    assert torch.equal(head_VD, target.head_weight)
+    spec = TargetSpec.read(tied)
+    (tied / "copy.safetensors").write_bytes((tied / "model.safetensors").read_bytes())
+    with pytest.raises(UnsupportedTarget, match=r"2 tensors are called embed_tokens\.weight"):
+        read_tables(tied, spec, torch.float32)

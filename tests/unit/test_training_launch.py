@@ -1,0 +1,256 @@
+"""Launches: real processes around a toy objective, followed, interrupted, killed, resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.errors import DataError, LaunchError, LeaseHeld
+from deepspec.training.attempt import Attempt, read_json
+from deepspec.training.config import Config, Execution
+from deepspec.training.failure import TrainingDiverged, read_error, write_error
+from deepspec.training.job import TrainJob
+from deepspec.training.launch import launch
+from deepspec.training.lock import WorkLock
+from deepspec.training.metric_stream import MetricFile, MetricTail
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _toy_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+class Watcher:
+    """Keeps what a launch reports; may act at a step."""
+
+    def __init__(self, at: int = 0, act: Any = None) -> None:
+        self.lines: list[tuple[int, str, float, str]] = []
+        self.total = 0
+        self.done = 0
+        self._at, self._act = at, act
+
+    def metrics(self, step: int, name: str, value: float, unit: str) -> None:
+        self.lines.append((step, name, value, unit))
+        if step == self._at and self._act is not None:
+            act, self._act = self._act, None
+            act()
+
+    def start(self, total: int, unit: str) -> None:
+        assert unit == "steps"
+        self.total = total
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+
+    def steps(self) -> list[int]:
+        return [step for step, name, _, _ in self.lines if name == "loss"]
+
+
+def job(folder: Path, *, processes: int = 1, every: int = 5, wait: float = 20.0, **config: Any) -> TrainJob:
+    return TrainJob(
+        objective="deepspec.toy:objective",
+        config=config,
+        train=Config(lr=0.05, validate_every_steps=None),
+        execution=Execution(
+            device="cpu",
+            num_threads=1,
+            num_processes=processes,
+            checkpoint_every_steps=every,
+            lease_wait_seconds=wait,
+        ),
+        out=folder / "out",
+        identity="toy",
+    )
+
+
+def run(folder: Path, watcher: Watcher | None = None, **arguments: Any) -> dict[str, Any]:
+    watcher = watcher or Watcher()
+    return launch(
+        job(folder, **arguments),
+        work_dir=folder / "work",
+        metrics=watcher.metrics,
+        progress=watcher,
+        worker="training_toy",
+    )
+
+
+def result_bytes(folder: Path) -> bytes:
+    return (folder / "out/toy.safetensors").read_bytes()
+
+
+def stopped(folder: Path, name: str = "0001") -> dict[str, Any]:
+    """The result of an attempt that ends by itself."""
+    for _ in range(200):
+        result = read_json(Attempt(folder / "work", name).result)
+        if result is not None:
+            return result
+        time.sleep(0.1)
+    raise AssertionError("the training did not end")
+
+
+def test_killed_and_resumed_the_result_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    watcher = Watcher()
+    result = run(tmp_path / "whole", watcher, every=1000)
+    assert (result["steps"], result["chosen_step"], result["resumed_step"]) == (12, 12, 0)
+    assert result["files"] == ["toy.safetensors"]
+    assert {"interpreter", "torch", "objective", "resume"} == result["startup_seconds"].keys()
+    assert watcher.total == watcher.done == 12
+    with pytest.raises(LaunchError, match="killed by signal 9"):
+        run(tmp_path / "parts", kill_at=7)
+    again = Watcher()
+    assert run(tmp_path / "parts", again)["resumed_step"] == 5
+    assert result_bytes(tmp_path / "parts") == result_bytes(tmp_path / "whole")
+    assert again.done == 12
+    curves = [[line for line in w.lines if line[1] != "tokens_per_second"] for w in (watcher, again)]
+    assert curves[0] == curves[1]
+    assert watcher.steps() == list(range(1, 13))
+
+
+def test_ctrl_c_returns_at_once_and_the_training_saves_by_itself(tmp_path: Path) -> None:
+    interrupted = time.monotonic()
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = time.monotonic()
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Watcher(3, interrupt), sleep_seconds=0.3, every=1000)
+    returned = time.monotonic() - interrupted
+    # The next launch finds the first one still saving, waits for it, and goes on from there.
+    result = run(tmp_path, every=1000)
+    assert returned < 5  # what is promised for Ctrl-C
+    assert result["resumed_step"] == stopped(tmp_path)["steps"] >= 3
+    assert stopped(tmp_path)["status"] == "stopped"
+
+
+def test_an_orphan_saves_and_ends(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    job(tmp_path, sleep_seconds=0.2, every=1000).write(tmp_path / "job.json")
+    code = (
+        "import sys, pathlib; from deepspec.training.launch import launch; from deepspec.training.job import TrainJob;"
+        "launch(TrainJob.read(pathlib.Path(sys.argv[1])), work_dir=pathlib.Path(sys.argv[2]),"
+        " metrics=lambda *_: print('line', flush=True), worker='training_toy')"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "job.json"), str(tmp_path / "work")], stdout=subprocess.PIPE
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == b"line\n"
+    launcher.kill()
+    launcher.wait()
+    launcher.stdout.close()
+    result = stopped(tmp_path)
+    assert result["status"] == "stopped"
+    assert (tmp_path / f"work/checkpoints/step-{result['steps']:09d}/manifest.json").is_file()
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    run(tmp_path / "one", split=2, every=1000)
+    watcher = Watcher()
+    result = run(tmp_path / "two", watcher, split=2, processes=2)
+    assert result["steps"] == 12
+    assert watcher.steps() == list(range(1, 13))
+    from safetensors.torch import load_file
+
+    one, two = (load_file(tmp_path / name / "out/toy.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        assert (tensor - two[name]).abs().max() < 1e-4  # fp32 sums in another order over 12 steps
+    assert (tmp_path / "two/work/checkpoints/step-000000010/__1_0.distcp").is_file()
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "message"),
+    [
+        ({"nan_at": 2}, TrainingDiverged, "loss became nan at optimizer step 3"),
+        ({"crash_at": 1}, LaunchError, "ZeroDivisionError: the toy broke"),
+    ],
+)
+def test_failures_come_back_as_what_they_were(
+    tmp_path: Path, config: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        run(tmp_path, **config)
+    assert type(caught.value) is kind
+
+
+def test_somebody_elses_stop_is_an_error_that_says_so(tmp_path: Path) -> None:
+    def stop() -> None:
+        ready = read_json(Attempt(tmp_path / "work", "0001").ready)
+        assert ready is not None
+        os.kill(ready["pid"], signal.SIGTERM)
+
+    with pytest.raises(LaunchError, match=r"asked to stop, and saved at step \d+ \(exit code 75\)"):
+        run(tmp_path, Watcher(2, stop), sleep_seconds=0.2, every=1000)
+
+
+def test_a_lock_that_stays_held_is_refused(tmp_path: Path) -> None:
+    holder = WorkLock(tmp_path)
+    holder.acquire(0)
+    with pytest.raises(LeaseHeld, match=f"process {os.getpid()}"):
+        WorkLock(tmp_path).acquire(0.2)
+    assert not WorkLock(tmp_path).acquire(10, give_up=lambda: True)
+    threading.Timer(0.2, holder.release).start()
+    assert WorkLock(tmp_path).acquire(10)
+
+
+def test_attempts_never_share_a_folder(tmp_path: Path) -> None:
+    names = [Attempt.create(tmp_path).name for _ in range(3)]
+    assert names == ["0001", "0002", "0003"]
+
+
+def test_only_complete_lines_are_followed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricTail(path)
+    assert list(tail.read()) == []
+    metrics = MetricFile(path)
+    metrics(1, "loss", float("nan"), "nats")
+    metrics(1, "lr", 0.5, "1/step")
+    mark = metrics.mark()
+    with path.open("ab") as file:
+        file.write(b'{"step": 2, "na')
+    lines = list(tail.read())
+    assert [line[:2] for line in lines] == [(1, "loss"), (1, "lr")]
+    assert lines[0][2] != lines[0][2]
+    metrics.rewind(mark)
+    metrics(2, "loss", 1.0, "nats")
+    metrics.close()
+    assert list(tail.read()) == [(2, "loss", 1.0, "nats")]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 1, 2]
+
+
+def test_errors_survive_as_json_and_nothing_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "error.json"
+    write_error(path, DataError("What.", where="here:3", remedy="Do."))
+    error = read_error(path)
+    assert isinstance(error, DataError)
+    assert (str(error), error.where) == ("here:3: What. Do.", "here:3")
+    assert read_error(tmp_path / "none.json") is None
+    for text in (
+        "{",
+        '{"class": "os:system", "state": {"what": "ls"}}',
+        '{"class": "deepspec.config:Section", "state": {"what": ""}}',
+    ):
+        path.write_text(text)
+        assert read_error(path) is None
+
+
+@pytest.mark.parametrize("name", ["os:system", "deepspec.training", "deepspec.training.loop:_Fit", "deepspec/x:y"])
+def test_objectives_come_from_inside_the_house(name: str) -> None:
+    with pytest.raises(ValueError, match="objective"):
+        TrainJob(objective=name, config={}, train=Config(), out=Path("out"))
+
+
+def test_an_unknown_objective_is_named() -> None:
+    for name in ("deepspec.nowhere:objective", "deepspec.training.job:nothing"):
+        with pytest.raises(LaunchError, match=name):
+            TrainJob(objective=name, config={}, train=Config(), out=Path("out")).factory()
