@@ -1,0 +1,96 @@
+"""Recipes: what is shipped resolves as recorded, and what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from deepspec.config import ExecutionSection
+from deepspec.errors import RecipeError
+from deepspec.recipe import Recipe, load_recipe, shipped, to_yaml
+from deepspec.store.keys import canonical
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "recipes"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_golden_text_of_every_shipped_recipe(
+    name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Every default of every recipe: one that changes silently would give old artifacts new keys."""
+    monkeypatch.setenv("DEEPSPEC_HOME", "/home-folder")
+    text = to_yaml(load_recipe(name))
+    path = GOLDEN / f"{name}.yaml"
+    if request.config.getoption("--golden"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trian.lr=1", ["trian", "train"]),
+        ("train.learning_rate=1", ["train.learning_rate"]),
+        ("train.lr=-1", ["train.lr", "-1"]),
+        ("train.lr=.nan", ["train.lr"]),
+        ("train.num_epochs=1.5", ["train.num_epochs", "1.5"]),
+        ("draft.algorithm=dsprak", ["draft", "dsprak"]),
+        ("name=a/b", ["name", "a/b"]),
+        ("data.source=", ["data.source"]),
+        ("evaluate.sampling.temperature=-0.1", ["evaluate.sampling.temperature"]),
+    ],
+)
+def test_wrong_field_is_named_with_its_value(override: str, words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("demo", [override])
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_scientific_notation_is_a_number() -> None:
+    assert load_recipe("demo", ["train.lr=3e-4"]).train.lr == 3e-4
+
+
+def test_execution_sections_cannot_be_part_of_a_key() -> None:
+    recipe = load_recipe("demo")
+    assert isinstance(recipe.run, ExecutionSection)
+    assert isinstance(recipe.store, ExecutionSection)
+
+
+def test_locations_are_not_part_of_keys() -> None:
+    here = load_recipe("demo", ["target.path=/a", "data.source=/b"])
+    there = load_recipe("demo", ["target.path=/c", "data.source=/d"])
+    assert canonical(here.target) == canonical(there.target)
+    assert canonical(here.data) == canonical(there.data)
+
+
+def test_recipe_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    heavy = "[m for m in ('torch', 'mlflow', 'prefect') if m in sys.modules]"
+    code = f"import sys, deepspec.recipe, flows.retrain; print({heavy})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_every_field_read_by_a_stage_exists() -> None:
+    """`@stage(reads=…)` names fields by dotted path: a typing error there would make a key blind."""
+    import importlib
+
+    from tests.stage_lock import stages
+
+    recipe = load_recipe("demo")
+    for name, module in stages().items():
+        if name.startswith("demo_"):
+            continue
+        for path in getattr(importlib.import_module(module), name).reads:
+            value: object = recipe
+            for part in path.split("."):
+                assert hasattr(value, part), f"{name} reads {path}"
+                value = getattr(value, part)
+
+
+def test_all_sections_are_frozen() -> None:
+    recipe = load_recipe("demo")
+    assert isinstance(recipe, Recipe)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.train.lr = 1.0  # type: ignore[misc]
