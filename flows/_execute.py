@@ -1,0 +1,192 @@
+"""Carrying out a run: plan first, then only what is missing, and always leave a record.
+
+A run whose stages all hit is recorded without starting Prefect or importing torch. Otherwise the flow runs under
+Prefect; damage that a reader meets on the way sends the flow back to the producer, once.
+"""
+
+import importlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deepspec.errors import ArtifactDamaged, DeepspecError
+from deepspec.store import Artifact, Store
+from deepspec.store.lease import leased
+from flows import _prefect
+from flows._home import tracking_of
+from tasks._run import Display, Hidden, Run, Usage
+from tasks._stage import Reference
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
+Flow = Callable[[Run[Any]], Mapping[str, Reference]]
+
+INTERRUPTED = "Interrupted. What was finished is kept; the same command goes on from there."
+_INTERRUPT_SECONDS = 4.0
+
+
+@dataclass
+class Result:
+    """How a run ended."""
+
+    run: Run[Any]
+    status: Status
+    outcome: Mapping[str, Reference] = field(default_factory=dict)
+    error: BaseException | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+def plan(flow: Flow, recipe: Any, store: Store, home: Path) -> Run[Any]:
+    """What a run would do now: its stages, each `hit` or `would_run`; nothing is written."""
+    run = Run(recipe, store, home, plan=True)
+    run.outcome = flow(run)
+    return run
+
+
+def execute(
+    flow: Flow,
+    recipe: Any,
+    store: Store,
+    home: Path,
+    *,
+    display: Display | None = None,
+    before: list[tuple[Flow, Any]] | None = None,
+) -> Result:
+    """Run a flow.
+
+    Args:
+        flow: the DAG.
+        recipe: its resolved configuration.
+        store: where artifacts are.
+        home: where runs, databases and work folders are.
+        display: shows progress.
+        before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
+
+    Returns:
+        how it ended; errors of stages are in the result, not raised.
+    """
+    run = Run(recipe, store, home, plan=False, display=display or Hidden())
+    usage = Usage()
+    result = Result(run, "failed")
+    try:
+        with _prompt_back_soon():
+            result.outcome = _carry_out(run, [*(before or []), (flow, recipe)])
+        result.status = _status(run)
+    except (KeyboardInterrupt, DeepspecError, OSError) as error:
+        result.error = error
+    finally:
+        usage.stop()
+        run.fingerprints.save()
+        result.seconds = usage.seconds()
+        result.cpu_seconds = usage.cpu_seconds()
+        result.peak_rss_bytes = usage.peak_rss_bytes()
+    return result
+
+
+def _carry_out(run: Run[Any], steps: list[tuple[Flow, Any]]) -> Mapping[str, Reference]:
+    """Plan each flow; run it under Prefect, leased and tracked, unless all its stages hit."""
+    outcome: Mapping[str, Reference] = {}
+    with ExitStack() as stack:
+        started = False
+        for flow, recipe in steps:
+            run.recipe = recipe
+            planned = plan(flow, recipe, run.store, run.home)
+            if all(record.status in ("hit", "skipped") for record in planned.records):
+                for record in planned.records:
+                    run.record(record)
+                outcome = planned.outcome
+                continue
+            if not started:
+                _start(run, steps[-1][1], stack)
+                started = True
+            for artifact in _artifacts(planned.outcome):
+                run.lease(artifact.kind, artifact.key)
+            outcome = _rebuilding(run, flow, recipe)
+        if not started:
+            _start_tracking(run, steps[-1][1])
+    return outcome
+
+
+def _start(run: Run[Any], recipe: Any, stack: ExitStack) -> None:
+    """What a run that makes something needs: a lease, the tracker's run, Prefect's server."""
+    # The server takes seconds to start: it does so while the tracker's libraries are imported.
+    embedded = stack.enter_context(_prefect.server(run.home))
+    lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
+    run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
+    _start_tracking(run, recipe)
+    if embedded is not None:
+        # While the server starts on one core, this one imports what the stages will need.
+        for module in ("prefect", "deepspec.decoding.engine"):
+            importlib.import_module(module)
+        embedded.ready()
+
+
+def _start_tracking(run: Run[Any], recipe: Any) -> None:
+    """Begin the pipeline run in the tracker: its parameters are the resolved recipe."""
+    from deepspec.recipe import flat
+    from deepspec.registry import keys
+
+    run.tracking = tracking_of(run.home)
+    code = str(run.store.code.get("commit") or run.store.code.get("deepspec", ""))
+    tags = {keys.RUN_ID: run.run_id, keys.RECIPE: recipe.name, keys.CODE_VERSION: code}
+    run.tracking_run = run.tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
+
+
+def _rebuilding(run: Run[Any], flow: Flow, recipe: Any) -> Mapping[str, Reference]:
+    """Run[Any] the flow; after damage found on the way run it once more: the producer of what is damaged runs again."""
+    try:
+        return dict(_prefect.run_as_flow(run, flow, recipe))
+    except ArtifactDamaged as damage:
+        logger.warning("%s", damage)
+        run.display.say(f"Warning: {damage}")
+        return dict(_prefect.run_as_flow(run, flow, recipe))
+
+
+def _status(run: Run[Any]) -> Status:
+    statuses = {record.status for record in run.records}
+    if any(record.name == "promote" and record.status == "skipped" for record in run.records):
+        return "refused"
+    return "no_change" if statuses <= {"hit"} else "promoted"
+
+
+def _artifacts(outcome: Mapping[str, Reference]) -> Iterator[Artifact]:
+    for reference in outcome.values():
+        if isinstance(reference, Artifact):
+            yield reference
+
+
+@contextmanager
+def _prompt_back_soon() -> Iterator[None]:
+    """After Ctrl-C the prompt is back within seconds, whatever still hangs in a library's shutdown.
+
+    Nothing is lost by that: what is published is durable, what is not is invisible, and the training process, which
+    lives in a session of its own, saves and ends by itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up() -> None:
+        os.write(2, INTERRUPTED.encode() + b"\n")
+        os._exit(130)
+
+    def interrupt(*_: object) -> None:
+        timer = threading.Timer(_INTERRUPT_SECONDS, give_up)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

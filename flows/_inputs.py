@@ -1,0 +1,164 @@
+"""What enters a run from outside, resolved before any key is made: target, sources, benchmarks, champion.
+
+Never cached: content is fingerprinted anew each time (a memo by size and time only saves the reading).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepspec.drafts import ALGORITHMS
+from deepspec.drafts.algorithm import Algorithm
+from deepspec.errors import DataError, UnsupportedTarget
+from deepspec.store import Artifact
+from deepspec.store.fingerprint import External, model_files
+from deepspec.store.keys import digest_of
+from tasks._run import Run
+from tasks._stage import Pending, Reference, Value
+
+if TYPE_CHECKING:
+    from deepspec.data.sources import Source
+    from deepspec.recipe import Recipe
+
+
+def target_of(run: "Run[Recipe]") -> External | Pending:
+    """The target: weights, configuration, tokenizer, chat template and generation configuration, by content.
+
+    Raises:
+        UnsupportedTarget: no model folder, an unknown family, `.bin` weights, no tokenizer or no chat template.
+        RecipeError: captured layers that this target does not have.
+    """
+    from deepspec.targets.family import TargetSpec, weight_files
+
+    recipe = run.recipe
+    folder = Path(recipe.target.path)
+    if run.plan and recipe.inputs and not folder.exists():
+        return Pending("the recipe's inputs")
+    spec = TargetSpec.read(folder)
+    weight_files(folder)
+    _check_tokenizer(folder)
+    algorithm(run).layer_ids(recipe.draft, spec)
+    return _external("target", str(folder), lambda: run.fingerprints.files(model_files(folder), named=True))
+
+
+def source_of(run: "Run[Recipe]") -> External | Pending:
+    """The conversations' files (or the data set's commit), by content and order."""
+    from deepspec.data.sources import find_sources
+
+    recipe = run.recipe
+    if run.plan and recipe.inputs and not all(Path(item).exists() for item in recipe.data.source):
+        return Pending("the recipe's inputs")
+    location = ", ".join(recipe.data.source)
+    return _external(
+        "source", location, lambda: digest_of([_content_of(run, item) for item in find_sources(recipe.data.source)])
+    )
+
+
+def _external(name: str, location: str, fingerprint: Callable[[], str]) -> External:
+    return External(name, fingerprint(), location, fingerprint)
+
+
+def _content_of(run: "Run[Recipe]", source: "Source") -> str:
+    if source.kind == "hub":
+        return _commit_of(source.path)
+    path = Path(source.path)
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if source.kind == "folder" else [path]
+    # Names do not count: a file that is moved or renamed is the same input.
+    return run.fingerprints.files(files, named=False)
+
+
+def _commit_of(dataset: str) -> str:
+    """The commit that a data set id stands for now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    name, _, revision = dataset.partition("@")
+    try:
+        return str(HfApi().dataset_info(name, revision=revision or None).sha)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise DataError(
+            "This data set cannot be looked up on the hub.",
+            where=f"data.source {dataset}",
+            remedy="Check the id and the network, or download it and name its folder.",
+        ) from error
+
+
+def benchmarks_of(run: "Run[Recipe]") -> External | Pending:
+    """The benchmarks' files, by content."""
+    recipe = run.recipe
+    paths = {name: Path(item.path) for name, item in recipe.evaluate.benchmarks.items()}
+    if run.plan and recipe.inputs and not all(path.exists() for path in paths.values()):
+        return Pending("the recipe's inputs")
+    # What of each file is held out from training; how many of those are decoded is the evaluation's own affair.
+    held_out = {name: [item.share, recipe.evaluate.seed] for name, item in recipe.evaluate.benchmarks.items()}
+    location = ", ".join(str(path) for path in paths.values())
+    return _external(
+        "benchmarks",
+        location,
+        lambda: digest_of([{name: run.fingerprints.file(path) for name, path in paths.items()}, held_out]),
+    )
+
+
+def layer_ids(run: "Run[Recipe]") -> Value | Pending:
+    """The target layers whose outputs the draft reads: what the states depend on of the whole draft section."""
+    from deepspec.targets.family import TargetSpec
+
+    recipe = run.recipe
+    if run.plan and not Path(recipe.target.path).exists():
+        return Pending("the recipe's inputs")
+    return Value(list(algorithm(run).layer_ids(recipe.draft, TargetSpec.read(recipe.target.path))))
+
+
+def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:
+    """The draft that the challenger has to beat.
+
+    That is the champion; or, if the challenger is champion already, the one it was promoted over, so that judging it
+    again finds the verdict it got then.
+    """
+    from deepspec.registry.promotions import PromotionLog
+
+    if not isinstance(draft, Artifact):
+        return Pending("train")
+    last = PromotionLog(run.store.backend).last(run.recipe.name)
+    champion = last.champion if last else None
+    if last is not None and champion is not None and champion.digest == draft.digest:
+        promotion = next(
+            entry
+            for entry in reversed(PromotionLog(run.store.backend).history(run.recipe.name))
+            if entry.kind == "promote" and entry.champion.digest == draft.digest
+        )
+        champion = promotion.previous
+    if champion is None:
+        return Value(None)
+    return run.store.get(champion.kind, champion.key)
+
+
+def refused(verdict: Reference) -> bool:
+    """Whether the gate said no; unknown, hence not refused, while planning."""
+    return isinstance(verdict, Artifact) and not verdict.json("verdict.json")["accepted"]
+
+
+def algorithm(run: "Run[Recipe]") -> Algorithm:
+    """The draft's algorithm, from the table."""
+    return ALGORITHMS[run.recipe.draft.algorithm]
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """A first look without importing transformers; loading it later checks everything."""
+    if not (folder / "tokenizer.json").is_file():
+        raise UnsupportedTarget(
+            "The target has no tokenizer.json.", where=str(folder), remedy="Save its fast tokenizer beside the weights."
+        )
+    if (folder / "chat_template.jinja").is_file():
+        return
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = {}
+    if not settings.get("chat_template"):
+        raise UnsupportedTarget(
+            "The target's tokenizer has no chat template.",
+            where=str(folder),
+            remedy="Put the model's chat_template.jinja beside tokenizer.json.",
+        )

@@ -1,0 +1,98 @@
+"""What the commands about registered models do: list, promote, roll back, reconcile."""
+
+from pathlib import Path
+from typing import Any
+
+from deepspec.errors import GateFailed, RecipeError
+from deepspec.gates.verdict import Verdict
+from deepspec.registry import keys
+from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.tracking import RegisteredVersion
+from deepspec.store import Store
+from flows._home import tracking_of
+from tasks._run import who
+
+
+def versions(home: Path, model: str | None) -> list[dict[str, Any]]:
+    """Every registered version (of one model), newest first."""
+    tracking = tracking_of(home)
+    names = [model] if model else tracking.list_models()
+    return [
+        {
+            "name": version.name,
+            "version": version.version,
+            "uri": version.uri,
+            "aliases": list(version.aliases),
+            "tau": _taus(version),
+            "draft": version.tags.get(keys.DRAFT_DIGEST, ""),
+            "run_id": version.tags.get(keys.RUN_ID, ""),
+        }
+        for name in names
+        for version in tracking.list_versions(name)
+    ]
+
+
+def reconcile(home: Path, store: Store, model: str) -> str:
+    """Repair the alias; say what was done."""
+    done = tracking_of(home).reconcile(model, PromotionLog(store.backend))
+    if not done.changed:
+        return f"{model}: the alias already says {done.after or 'nothing'}."
+    return f"{model}: champion was {done.before or 'nobody'}, is now {done.after or 'nobody'}."
+
+
+def promote(home: Path, store: Store, model: str, version: str, reason: str) -> str:
+    """Promote a registered version under the verdict its gate gave it."""
+    tracking = tracking_of(home)
+    chosen = next((item for item in tracking.list_versions(model) if item.version == version), None)
+    if chosen is None:
+        raise RecipeError(
+            f"{model} has no version {version}.", remedy=f"`deepspec models ls {model}` lists what there is."
+        )
+    draft = reference_of(chosen)
+    log = PromotionLog(store.backend)
+    entry = log.promote(model, draft, _verdict(store, log, model, draft), who=who(), reason=reason)
+    tracking.reconcile(model, log)
+    return f"{model}: version {entry.champion.version} is champion (entry {entry.number})."
+
+
+def rollback(home: Path, store: Store, model: str, to: str | None, reason: str) -> str:
+    """Append an earlier champion again."""
+    log = PromotionLog(store.backend)
+    entry = log.rollback(model, to, who=who(), reason=reason)
+    tracking_of(home).reconcile(model, log)
+    return f"{model}: rolled back to version {entry.champion.version} (entry {entry.number})."
+
+
+def reference_of(version: RegisteredVersion) -> DraftReference:
+    """The draft that a registered version is."""
+    return DraftReference(
+        kind=version.tags[keys.DRAFT_KIND],
+        key=version.tags[keys.DRAFT_KEY],
+        digest=version.tags[keys.DRAFT_DIGEST],
+        version=version.version,
+        uri=version.uri,
+    )
+
+
+def _verdict(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> Verdict:
+    """The newest verdict about `draft` that was measured against the present champion."""
+    champion = log.champion(model)
+    serving = champion.digest if champion else None
+    verdicts = [
+        Verdict.from_json(artifact.json("verdict.json"), where=f"gate/{artifact.key[:12]}")
+        for artifact in sorted(store.artifacts("gate"), key=lambda item: item.manifest.created_at, reverse=True)
+    ]
+    about = [verdict for verdict in verdicts if verdict.challenger == draft.digest]
+    fitting = [verdict for verdict in about if verdict.champion == serving]
+    if fitting:
+        return fitting[0]
+    raise GateFailed(
+        f"Version {draft.version} was never judged against the present champion.",
+        where=model,
+        remedy="Run its recipe again: the gate will compare the two.",
+    )
+
+
+def _taus(version: RegisteredVersion) -> dict[str, str]:
+    prefix = keys.TAU.split("{", 1)[0]
+    return {name.removeprefix(prefix): value for name, value in version.tags.items() if name.startswith(prefix)}

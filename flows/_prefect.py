@@ -1,0 +1,137 @@
+"""Prefect around a flow: a quiet server of our own where none is configured, and quiet logging.
+
+Prefect is imported inside functions: a run in which every stage hits never pays for it.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.errors import LaunchError
+
+if TYPE_CHECKING:
+    from tasks._run import Run
+
+_START_SECONDS = 120.0
+
+
+class EmbeddedServer:
+    """A temporary Prefect API server with its database in the home folder; starts at once, is awaited later."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "prefect"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._log = self._folder / "server.log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        os.environ.update(
+            PREFECT_HOME=str(self._folder),
+            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_LOGGING_TO_API_ENABLED="false",
+            PREFECT_LOGGING_LEVEL="WARNING",
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false",
+            DO_NOT_TRACK="1",
+        )
+        environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flows._server", str(self.port), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+
+    def ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            LaunchError: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        url = f"http://127.0.0.1:{self.port}/api/health"
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.1)
+        raise LaunchError(
+            "Prefect's temporary server did not start.",
+            where=str(self._log),
+            remedy="Read that log, or set PREFECT_API_URL to a running server.",
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        os.environ.pop("PREFECT_API_URL", None)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+@contextlib.contextmanager
+def server(home: Path) -> Iterator[EmbeddedServer | None]:
+    """An embedded server for the block, unless PREFECT_API_URL names one."""
+    if os.environ.get("PREFECT_API_URL"):
+        yield None
+        return
+    embedded = EmbeddedServer(home)
+    try:
+        yield embedded
+    finally:
+        embedded.stop()
+
+
+def run_as_flow(run: "Run[Any]", function: Callable[["Run[Any]"], Any], recipe: Any) -> Any:
+    """Call `function(run)` as a Prefect flow run whose parameter is the typed recipe."""
+    from prefect import flow
+
+    _quiet(run.home)
+    outcome: list[Any] = []
+
+    def body(recipe: Any) -> None:
+        del recipe
+        outcome.append(function(run))
+
+    # Prefect's parameter form is built from the recipe's own model.
+    body.__annotations__["recipe"] = type(recipe)
+    body.__doc__ = function.__doc__
+    named = flow(
+        name=function.__name__.replace("_", "-"),
+        flow_run_name=run.run_id,
+        validate_parameters=False,
+        log_prints=False,
+    )(body)
+    named(recipe)
+    return outcome[0]
+
+
+def _quiet(home: Path) -> None:
+    """Prefect's log lines go to a file in the home folder, not to the terminal."""
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()
+    path = home / "prefect" / "flows.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "httpx", "httpcore"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False

@@ -1,0 +1,93 @@
+"""`run.json`: what every run leaves behind, in the form that dashboards and checks rely on, and its report."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deepspec.registry.keys import CHAMPION
+from deepspec.registry.promotions import PromotionLog
+from deepspec.store import Artifact
+from flows._execute import Result
+from tasks._stage import Reference
+
+
+def run_json(result: Result) -> dict[str, Any]:
+    """The record of a run in the command line's contract."""
+    outcome = {name: item for name, item in result.outcome.items() if isinstance(item, Artifact)}
+    run = result.run
+    record: dict[str, Any] = {
+        "run_id": run.run_id,
+        "recipe": getattr(run.recipe, "name", ""),
+        "status": result.status,
+        "seconds": round(result.seconds, 2),
+        "peak_rss_bytes": result.peak_rss_bytes,
+        "stages": [asdict(stage) for stage in run.records],
+        "evaluation": _part(outcome, "evaluation", "evaluation.json"),
+        "calibration": _part(outcome, "calibration", "calibration.json"),
+        "verdict": _part(outcome, "verdict", "verdict.json"),
+        "model": _model(result, outcome),
+        "cost": _cost(result),
+        "report": None,
+    }
+    if result.error is not None:
+        record["error"] = str(result.error) or type(result.error).__name__
+    return record
+
+
+def write_record(record: Mapping[str, Any], home: Path) -> Path:
+    """Write `runs/<run id>/run.json` and `last-run.json`; both appear whole or not at all."""
+    path = home / "runs" / str(record["run_id"]) / "run.json"
+    for target in (path, home / "last-run.json"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(target)
+    return path
+
+
+def read_record(home: Path, run_id: str | None = None) -> dict[str, Any] | None:
+    """A run's record (the last one's by default), or None if there is none."""
+    path = home / "last-run.json" if run_id is None else home / "runs" / run_id / "run.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _model(result: Result, outcome: Mapping[str, Reference]) -> dict[str, Any] | None:
+    """The registered version; it has the alias `champion` if the promotion log says so now."""
+    registration = _part(outcome, "registration", "registration.json")
+    draft = outcome.get("draft")
+    if registration is None or not isinstance(draft, Artifact):
+        return None
+    champion = PromotionLog(result.run.store.backend).champion(registration["name"])
+    serves = champion is not None and champion.digest == draft.digest
+    return {**registration, "aliases": [CHAMPION] if serves else []}
+
+
+def _part(outcome: Mapping[str, Reference], name: str, file: str) -> Any:
+    artifact = outcome.get(name)
+    return artifact.json(file) if isinstance(artifact, Artifact) else None
+
+
+def _cost(result: Result) -> dict[str, float]:
+    """What this run used; what it found ready cost nothing."""
+    written, tokens, gpu_seconds = 0.0, 0, 0.0
+    for record in result.run.records:
+        if record.status not in ("ran", "rebuilt"):
+            continue
+        artifact = result.run.store.find(record.kind, record.key)
+        if artifact is None:
+            continue
+        written += artifact.manifest.cost.get("bytes_written", 0.0)
+        gpu_seconds += float(artifact.manifest.counts.get("gpu_seconds", 0.0))
+        tokens += int(artifact.manifest.counts.get("tokens", 0)) if record.name == "tokens" else 0
+    return {
+        "cpu_seconds": round(result.cpu_seconds, 1),
+        "gpu_seconds": gpu_seconds,
+        "bytes_written": int(written),
+        "tokens": tokens,
+    }

@@ -1,0 +1,62 @@
+"""The retraining flow: from conversations to a promoted draft.
+
+    conversations → responses → tokens → states → train → calibrate → evaluate → register → gate → promote
+
+Read it as the DAG. Every call is a cached stage: found in the store by its key, or made now. The same function plans
+(nothing runs) and runs.
+"""
+
+from collections.abc import Mapping
+
+from deepspec.recipe import Recipe
+from flows._inputs import benchmarks_of, champion_to_beat, layer_ids, refused, source_of, target_of
+from tasks._run import Run
+from tasks._stage import Reference
+from tasks.calibrate import calibrate
+from tasks.conversations import conversations
+from tasks.evaluate import evaluate
+from tasks.gate import gate
+from tasks.promote import promote
+from tasks.register import register
+from tasks.responses import responses
+from tasks.states import states
+from tasks.tokens import tokens
+from tasks.train import train
+
+
+def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
+    """Retrain, judge and ship one draft.
+
+    Args:
+        run: the run; `run.recipe` is a `Recipe`.
+
+    Returns:
+        the artifacts a run is reported by: evaluation, calibration, registration, verdict, and promotion if there was
+        one. Cache policy: the artifact store's keys. Requires: the target and the sources named by the recipe.
+    """
+    target, source, benchmarks = target_of(run), source_of(run), benchmarks_of(run)
+
+    asked = conversations(run, source=source, benchmarks=benchmarks)
+    answered = responses(run, conversations=asked, target=target)
+    tokenised = tokens(run, responses=answered, target=target)
+    captured = states(run, tokens=tokenised, target=target, layer_ids=layer_ids(run))
+
+    draft = train(run, states=captured, tokens=tokenised, target=target)
+    calibration = calibrate(run, draft=draft, responses=answered, target=target)
+    evaluation = evaluate(run, draft=draft, responses=answered, target=target, benchmarks=benchmarks)
+
+    registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
+    champion = champion_to_beat(run, draft)
+    verdict = gate(run, evaluation=evaluation, champion=champion, draft=draft, responses=answered, target=target)
+    outcome: dict[str, Reference] = {
+        "draft": draft,
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "registration": registration,
+        "verdict": verdict,
+    }
+    if refused(verdict):
+        run.skip(promote, "the gate refused")
+    else:
+        outcome["promotion"] = promote(run, registration=registration, verdict=verdict, draft=draft)
+    return outcome

@@ -1,0 +1,67 @@
+"""Loading what stages decode with: the target, and a draft beside it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks._run import Run
+
+if TYPE_CHECKING:
+    from deepspec.data.chat import Renderer
+    from deepspec.drafts.algorithm import Drafter
+    from deepspec.targets.model import Target
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target, a draft that proposes for it, and the target's chat template."""
+
+    target: "Target"
+    drafter: "Drafter"
+    renderer: "Renderer"
+
+
+def device_of(run: Run[Any]) -> str:
+    """`run.device`, with "auto" resolved to a GPU if there is one."""
+    import torch
+
+    wanted = str(run.section("run.device"))
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_target(run: Run[Any], folder: Path, layer_ids: tuple[int, ...] = ()) -> "Target":
+    """The recipe's target, in the recipe's dtype, capturing `layer_ids`."""
+    from deepspec.targets.model import Target
+
+    _use_threads(run.section("run.num_threads"))
+    return Target.load(folder, device=device_of(run), dtype=run.section("target.dtype"), layer_ids=layer_ids)
+
+
+def load_pair(run: Run[Any], target_folder: Path, draft_folder: Path) -> Pair:
+    """The target and the draft in `draft_folder`.
+
+    Raises:
+        IncompatibleDraft: the draft does not fit the target.
+    """
+    from deepspec.data.chat import Renderer
+    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.drafts import algorithm_of
+    from deepspec.targets.family import TargetSpec
+
+    algorithm = algorithm_of(draft_folder)
+    spec = TargetSpec.read(target_folder)
+    draft = algorithm.load(draft_folder, spec, device=device_of(run), dtype=run.section("target.dtype"))
+    drafter = algorithm.drafter(draft, algorithm.read_config(draft_folder))
+    target = load_target(run, target_folder, drafter.layer_ids)
+    _use_threads(run.section("run.decoding_threads") or run.section("run.num_threads"))
+    return Pair(target, drafter, Renderer(load_tokenizer(target_folder), target.family.chat))
+
+
+def _use_threads(count: int | None) -> None:
+    """Let torch use `count` CPU threads, or one per core."""
+    import torch
+
+    torch.set_num_threads(count or os.cpu_count() or 1)

@@ -1,0 +1,229 @@
+"""What the stages of one run share: the recipe, the store, progress, and the record that becomes `run.json`."""
+
+import getpass
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from deepspec.progress import SILENT, Progress
+from deepspec.store import Store
+from deepspec.store.fingerprint import Fingerprints
+
+if TYPE_CHECKING:
+    from deepspec.registry.tracking import Tracking
+    from tasks._stage import Reference, Stage
+
+logger = logging.getLogger(__name__)
+
+StageStatus = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
+
+
+@dataclass
+class StageRecord:
+    """One line of a run's record."""
+
+    name: str
+    status: StageStatus
+    seconds: float = 0.0
+    kind: str = ""
+    key: str = ""
+    why: str = ""
+
+
+class Display(Protocol):
+    """Shows stages and their progress to a person."""
+
+    def stage(self, name: str) -> Progress:
+        """A stage begins; its progress is reported to what is returned."""
+
+    def done(self, record: StageRecord) -> None:
+        """A stage has ended."""
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+
+
+class Hidden:
+    """A display that shows nothing."""
+
+    def stage(self, name: str) -> Progress:
+        """Nothing to show."""
+        del name
+        return SILENT
+
+    def done(self, record: StageRecord) -> None:
+        """Nothing to show."""
+
+    def say(self, text: str) -> None:
+        """Nothing to show."""
+
+
+@dataclass(frozen=True)
+class Current:
+    """The stage that is being made: its key, the recipe sections it reads, and its inputs."""
+
+    key: str
+    reads: tuple[str, ...]
+    inputs: "Mapping[str, Reference]"
+
+
+RecipeT = TypeVar("RecipeT", bound=BaseModel)
+
+
+@dataclass
+class Run(Generic[RecipeT]):
+    """One run of a flow.
+
+    Attributes:
+        recipe: the resolved recipe; stages read their sections from it by dotted path.
+        store: where artifacts are.
+        home: where this user's runs, databases and work folders are.
+        plan: whether stages are only looked up, not run.
+        records: what happened, in order.
+        leased: (kind, key) of every artifact this run relies on; shown to collectors.
+        current: the stage that is being made.
+        tracking, tracking_run: the experiment tracker and this run's id in it; None while planning.
+        outcome: what the flow returned, where it was planned.
+    """
+
+    recipe: RecipeT
+    store: Store
+    home: Path
+    plan: bool
+    display: Display = field(default_factory=Hidden)
+    run_id: str = ""
+    records: list[StageRecord] = field(default_factory=list)
+    leased: list[tuple[str, str]] = field(default_factory=list)
+    on_lease: Callable[[list[tuple[str, str]]], None] | None = None
+    progress: Progress = SILENT
+    current: "Current | None" = None
+    tracking: "Tracking | None" = None
+    tracking_run: str | None = None
+    outcome: "Mapping[str, Reference]" = field(default_factory=dict)
+    _fingerprints: Fingerprints | None = None
+
+    def __post_init__(self) -> None:
+        self.run_id = self.run_id or new_run_id()
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """Fingerprints of external inputs, remembered between runs in the home folder."""
+        if self._fingerprints is None:
+            self._fingerprints = Fingerprints(self.home / "fingerprints.json")
+        return self._fingerprints
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's own files go (`run.json`, the report)."""
+        return self.home / "runs" / self.run_id
+
+    @property
+    def work_folder(self) -> Path:
+        """Where the current stage keeps what it needs to resume; removed once the stage is published."""
+        if self.current is None:
+            raise RuntimeError("no stage is being made")
+        return self.home / "work" / self.current.key
+
+    def lease(self, kind: str, key: str) -> None:
+        """Protect an artifact, or one in the making, from collectors for as long as the run lives."""
+        pair = (kind, key)
+        if pair not in self.leased:
+            self.leased.append(pair)
+            if self.on_lease is not None:
+                self.on_lease(self.leased)
+
+    def record(self, record: StageRecord) -> None:
+        """Append to the run's record; a stage that is run again after damage replaces its earlier line."""
+        for index, earlier in enumerate(self.records):
+            if earlier.name == record.name:
+                self.records[index] = record
+                break
+        else:
+            self.records.append(record)
+        self.display.done(record)
+
+    def skip(self, stage: "Stage", why: str) -> None:
+        """Record that a stage was left out on purpose."""
+        self.record(StageRecord(stage.name, "skipped", kind=stage.name, why=why))
+
+    def section(self, path: str) -> Any:
+        """The recipe's value at a dotted path."""
+        value: Any = self.recipe
+        for name in path.split("."):
+            value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+        return value
+
+
+def new_run_id() -> str:
+    """A run id that sorts by time."""
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
+
+
+def who() -> str:
+    """The person or machine account that runs this; DEEPSPEC_USER overrides it."""
+    try:
+        return os.environ.get("DEEPSPEC_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+class Usage:
+    """Processor time, peak memory and wall time of this process and its children since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._cpu = self._cpu_seconds()
+        self._peak = 0
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="usage", daemon=True)
+        self._watcher.start()
+
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.monotonic() - self._started
+
+    def cpu_seconds(self) -> float:
+        """Processor seconds so far, ended children included."""
+        return self._cpu_seconds() - self._cpu
+
+    def peak_rss_bytes(self) -> int:
+        """Largest resident memory seen, this process and its children added up."""
+        self._measure()
+        return self._peak
+
+    def stop(self) -> None:
+        """End the measurement."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            self._measure()
+
+    def _measure(self) -> None:
+        import psutil
+
+        total = 0
+        try:
+            own = psutil.Process()
+            for process in [own, *own.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+        except psutil.Error:
+            return
+        self._peak = max(self._peak, total)
+
+    @staticmethod
+    def _cpu_seconds() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system

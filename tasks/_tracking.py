@@ -1,0 +1,29 @@
+"""How stages reach the experiment tracker: one parent run per pipeline run, a child run for train and for evaluate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from deepspec.recipe import flat
+from deepspec.store import Artifact
+from deepspec.store.fingerprint import External
+from tasks._run import Run
+
+if TYPE_CHECKING:
+    from deepspec.registry.runs import RunWriter
+
+
+@contextmanager
+def tracked(run: Run[Any], name: str) -> Iterator["RunWriter"]:
+    """A child run for the stage being made: its sections as parameters, its inputs as data sets."""
+    if run.tracking is None or run.tracking_run is None or run.current is None:
+        raise RuntimeError("no tracked stage is being made")
+    with run.tracking.child_run(run.tracking_run, name) as writer:
+        sections = run.recipe.model_dump(mode="json")
+        writer.params({path: value for path, value in flat(sections).items() if path.startswith(run.current.reads)})
+        for parent, item in run.current.inputs.items():
+            if isinstance(item, Artifact):
+                writer.dataset(parent, item.digest, f"{item.kind}/{item.key}", item.manifest.counts, context=name)
+            elif isinstance(item, External):
+                writer.dataset(parent, item.fingerprint, "external", context=name)
+        yield writer

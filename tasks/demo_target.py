@@ -1,0 +1,26 @@
+"""demo_target: a small Qwen3-architecture target, trained by the library's own loop on the demo's corpus."""
+
+from pathlib import Path
+from typing import Any
+
+from deepspec.demo.config import Config
+from tasks._run import Run
+from tasks._stage import stage
+
+
+@stage(version=1, reads=("target", "train"))
+def demo_target(run: Run[Config], out: Path, *, corpus: Path, tokenizer: Path) -> dict[str, Any]:
+    """Train the demo's target and save it as a Hugging Face directory."""
+    from deepspec.demo.target import write_target
+    from deepspec.training.config import Execution
+
+    return write_target(
+        run.recipe,
+        corpus,
+        tokenizer,
+        out,
+        work_dir=run.work_folder,
+        execution=Execution(),
+        metrics=lambda *_: None,
+        progress=run.progress,
+    )

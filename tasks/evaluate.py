@@ -1,0 +1,35 @@
+"""evaluate: acceptance and speed of the draft on every benchmark and on the gate split."""
+
+from pathlib import Path
+from typing import Any
+
+from deepspec.recipe import Recipe
+from tasks._models import load_pair
+from tasks._run import Run
+from tasks._stage import stage
+from tasks._tracking import tracked
+
+
+@stage(version=1, reads=("evaluate", "data.system_prompt", "target.dtype"))
+def evaluate(
+    run: Run[Recipe], out: Path, *, draft: Path, responses: Path, target: Path, benchmarks: Path
+) -> dict[str, Any]:
+    """Decode every prompt plainly and speculatively in the same run; keep every round."""
+    from deepspec.evaluation.evaluate import evaluate as measure
+    from deepspec.registry.keys import evaluation_metrics
+
+    del benchmarks
+    pair = load_pair(run, target, draft / "draft")
+    with tracked(run, "evaluate") as writer:
+        evaluation = measure(
+            run.recipe.evaluate,
+            target=pair.target,
+            drafter=pair.drafter,
+            renderer=pair.renderer,
+            conversations=responses,
+            out=out,
+            system_prompt=run.section("data.system_prompt"),
+            progress=run.progress,
+        )
+        writer.metrics(evaluation_metrics(evaluation))
+    return {"rounds": sum(part["rounds"] for part in evaluation["benchmarks"].values())}

@@ -1,0 +1,39 @@
+"""train: the draft, in processes of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from deepspec.recipe import Recipe
+from tasks._run import Run
+from tasks._stage import stage
+from tasks._tracking import tracked
+
+
+@stage(version=1, reads=("draft", "train", "target.dtype"))
+def train(run: Run[Recipe], out: Path, *, states: Path, tokens: Path, target: Path) -> dict[str, Any]:
+    """Train the draft on captured states; the checkpoint with the best real acceptance is kept."""
+    from deepspec.training.draft_objective import draft_job
+    from deepspec.training.launch import launch
+
+    recipe = run.recipe
+    job = draft_job(
+        recipe.draft,
+        recipe.train,
+        recipe.run,
+        states=states,
+        validation=tokens / "validation.parquet",
+        target=target,
+        target_dtype=recipe.target.dtype,
+        out=out / "draft",
+        identity=run.work_folder.name,
+    )
+    with tracked(run, "train") as writer, (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
+
+        def sink(step: int, name: str, value: float, unit: str) -> None:
+            writer.metric(step, name, value, unit)
+            # What the clock says differs from run to run; an artifact's bytes must not.
+            if not unit.endswith("/s"):
+                file.write(json.dumps({"step": step, "name": name, "value": value, "unit": unit}) + "\n")
+
+        return launch(job, work_dir=run.work_folder, metrics=sink, progress=run.progress)

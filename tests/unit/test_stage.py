@@ -1,0 +1,160 @@
+"""The stage decorator: keys, reuse, publishing, and the policy of its Prefect tasks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from deepspec.config import Section
+from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
+from deepspec.store import Artifact, open_store
+from deepspec.store.fingerprint import External
+from tasks._run import Run
+from tasks._stage import RETRY_POLICY, Pending, Stage, Value, execute, is_transient, stage
+from tests.stage_lock import stages
+
+
+class Numbers(Section):
+    start: int = 1
+    unread: int = 0
+
+
+class Toy(Section):
+    numbers: Numbers = Numbers()
+
+
+@stage(version=1, reads=("numbers.start",))
+def count(run: Run[Toy], out: Path, *, source: Path) -> dict[str, Any]:
+    """Write a number."""
+    (out / "number.txt").write_text(f"{run.recipe.numbers.start} {source.name}")
+    return {"rows": 1}
+
+
+@stage(version=1)
+def double(run: Run[Toy], out: Path, *, count: Path, by: int) -> dict[str, Any]:
+    """Double it."""
+    value = int((count / "number.txt").read_text().split()[0])
+    (out / "double.txt").write_text(str(value * by))
+    return {}
+
+
+def run_of(tmp_path: Path, recipe: BaseModel | None = None, *, plan: bool = False) -> Run[Any]:
+    return Run(recipe or Toy(), open_store(str(tmp_path / "store")), tmp_path, plan=plan)
+
+
+def make(run: Run[Any], current: Stage, **inputs: Any) -> Artifact:
+    """Run a stage as its Prefect task would, without Prefect."""
+    ingredients = current.ingredients(run, inputs)
+    made = execute(run, current, ingredients, inputs)
+    return run.store.get(made["kind"], made["key"])
+
+
+SOURCE = External("source", "f" * 64, "/somewhere/data.jsonl")
+
+
+def test_key_follows_what_is_read_and_nothing_else(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    made = make(run, count, source=SOURCE)
+    unread = run_of(tmp_path, Toy(numbers=Numbers(unread=5)))
+    moved = External("source", "f" * 64, "/elsewhere/data.jsonl")
+    assert count(unread, source=moved).manifest == made.manifest
+    assert unread.records[0].status == "hit"
+    changed = run_of(tmp_path, Toy(numbers=Numbers(start=2)), plan=True)
+    assert isinstance(count(changed, source=SOURCE), Pending)
+    assert changed.records[0].why == "numbers.start changed 1 -> 2"
+
+
+def test_child_hangs_on_the_parents_content_not_on_its_key(tmp_path: Path) -> None:
+    first, second = run_of(tmp_path), run_of(tmp_path, Toy(numbers=Numbers(start=1)))
+    parent = make(first, count, source=SOURCE)
+    child = make(first, double, count=parent, by=Value(2))
+    other_source = External("source", "e" * 64, "/somewhere/data.jsonl")
+    same_content = make(second, count, source=other_source)
+    assert same_content.key != parent.key
+    assert double(second, count=same_content, by=Value(2)).manifest == child.manifest
+
+
+def test_value_is_part_of_the_key(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    parent = make(run, count, source=SOURCE)
+    assert make(run, double, count=parent, by=Value(2)).key != make(run, double, count=parent, by=Value(3)).key
+
+
+def test_pending_input_makes_a_stage_pending(tmp_path: Path) -> None:
+    run = run_of(tmp_path, plan=True)
+    assert double(run, count=Pending("count"), by=Value(2)) == Pending("double")
+    assert run.records[0].status == "would_run"
+
+
+def test_damaged_input_is_not_handed_over(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    parent = make(run, count, source=SOURCE)
+    path = parent.directory() / "number.txt"
+    fresh = run.store.get("count", parent.key)
+    stat = path.stat()
+    path.write_text("2" + path.read_text()[1:])
+    import os
+
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ArtifactDamaged):
+        make(run, double, count=fresh, by=Value(2))
+    assert run.store.find("double", "x" * 64) is None
+    assert run.store.find("count", parent.key) is None
+
+
+def test_input_edited_while_it_was_read_is_refused(tmp_path: Path) -> None:
+    prints = iter(["f" * 64])
+    edited = External("source", "f" * 64, "/somewhere/data.jsonl", lambda: next(prints, "e" * 64))
+    run = run_of(tmp_path)
+    make(run, count, source=edited)  # the first look afterwards finds it unchanged
+    other = run_of(tmp_path, Toy(numbers=Numbers(start=9)))
+    with pytest.raises(DataError, match="changed while it was read"):
+        make(other, count, source=edited)
+    assert len(list(run.store.artifacts("count"))) == 1
+
+
+def test_failed_stage_leaves_no_artifact(tmp_path: Path) -> None:
+    @stage(version=1)
+    def failing(run: Run[Toy], out: Path) -> dict[str, Any]:
+        (out / "half.txt").write_text("half")
+        raise DataError("no")
+
+    run = run_of(tmp_path)
+    with pytest.raises(DataError):
+        make(run, failing)
+    assert run.store.backend.list("failing") == {}
+
+
+def test_only_what_may_pass_by_itself_is_retried() -> None:
+    assert is_transient(TransientError("busy"))
+    assert is_transient(ConnectionResetError())
+    assert is_transient(TimeoutError())
+    for error in (DataError("x"), RecipeError("x"), GateFailed("x"), ValueError("x"), KeyboardInterrupt()):
+        assert not is_transient(error)
+
+
+@pytest.mark.parametrize("name", list(stages()))
+def test_prefect_policy_of_every_stage(name: str) -> None:
+    """The one retry policy, JSON results, and a cache that only repeats what the store says."""
+    import importlib
+
+    current = getattr(importlib.import_module(stages()[name]), name)
+    task = current.task
+    assert task.name == current.name == name
+    assert task.retries == RETRY_POLICY["retries"]
+    assert task.retry_condition_fn is not None
+    assert task.persist_result is True
+    assert task.result_serializer == "json"
+    assert task.cache_key_fn is not None
+    assert task.description
+
+
+def test_prefect_cache_key_is_none_until_the_artifact_exists(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    inputs = {"source": SOURCE}
+    ingredients = count.ingredients(run, inputs)
+    parameters = {"run": run, "stage": count, "ingredients": ingredients, "inputs": inputs}
+    assert count.task.cache_key_fn(None, parameters) is None
+    made = make(run, count, source=SOURCE)
+    assert made.key in count.task.cache_key_fn(None, parameters)
