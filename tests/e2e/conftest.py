@@ -1,0 +1,94 @@
+"""One cold run of the `tiny` recipe, and copies of what it left for every scenario to change."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOISE = ("Traceback", "CancelledError", "Stopping temporary server", "prefect.", "alembic", "INFO")
+
+
+@dataclass
+class Home:
+    """A home folder and the `deepspec` command in it."""
+
+    path: Path
+
+    def run(self, *arguments: str, code: int | None = 0, environment: dict[str, str] | None = None) -> "Finished":
+        """Call `deepspec`; fail if it ends with another exit code (None: promoted or refused, 0 or 3)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment(environment),
+            timeout=240,
+        )
+        expected = (0, 3) if code is None else (code,)
+        assert done.returncode in expected, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return Finished(done.stdout, done.stderr)
+
+    def environment(self, more: dict[str, str] | None = None) -> dict[str, str]:
+        """The environment of a user who has set nothing but the home folder."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DEEPSPEC_"))}
+        return {**clean, "DEEPSPEC_HOME": str(self.path), **(more or {})}
+
+    def record(self) -> dict[str, Any]:
+        """`last-run.json`."""
+        return dict(json.loads((self.path / "last-run.json").read_text()))
+
+    def statuses(self) -> dict[str, str]:
+        """Stage name -> status of the last run."""
+        return {stage["name"]: stage["status"] for stage in self.record()["stages"]}
+
+    def ran(self) -> list[str]:
+        """Stages of the last run that were not hits."""
+        return [name for name, status in self.statuses().items() if status != "hit"]
+
+    def artifact_file(self, kind: str, pattern: str) -> Path:
+        """A file of the only artifact of a kind."""
+        (found,) = (self.path / "store" / kind).glob(f"*/*/{pattern}")
+        return found
+
+
+@dataclass
+class Finished:
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home in which `tiny` has run once, from nothing."""
+    home = Home(tmp_path_factory.mktemp("cold") / "home")
+    finished = home.run("run", "tiny")
+    (home.path / "terminal.txt").write_text(finished.err)
+    return home
+
+
+@pytest.fixture
+def warm(cold: Home, tmp_path: Path) -> Home:
+    """A copy of the cold run's home, free to be changed."""
+    shutil.copytree(cold.path, tmp_path / "home", copy_function=shutil.copy2)
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def edit_rows() -> Callable[[Path, Callable[[list[dict[str, Any]]], None]], None]:
+    """Change the rows of a JSONL file in place."""
+
+    def edit(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        change(rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return edit

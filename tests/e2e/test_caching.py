@@ -1,0 +1,146 @@
+"""What a second run repeats, and what not: the store's rules as a user of the `tiny` recipe meets them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Home
+
+AFTER_TRAIN = ["train", "calibrate", "evaluate", "register", "gate", "promote"]
+RETRAIN = ["conversations", "responses", "tokens", "states", *AFTER_TRAIN]
+Edit = Callable[[Path, Callable[[list[dict[str, Any]]], None]], None]
+
+
+def own_data(home: Home, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of the conversations outside the home, and the options that make the recipe read it."""
+    source = tmp_path / "mine.jsonl"
+    shutil.copyfile(home.path / "tiny" / "corpus" / "conversations.jsonl", source)
+    return source, ["--set", f"data.source={source}"]
+
+
+def test_cold_run_makes_every_stage(cold: Home) -> None:
+    statuses = cold.statuses()
+    assert list(statuses) == ["demo_corpus", "demo_tokenizer", "demo_target", *RETRAIN]
+    assert set(statuses.values()) == {"ran"}
+    assert cold.record()["status"] == "promoted"
+
+
+def test_second_run_runs_nothing_and_imports_neither_torch_nor_prefect(warm: Home) -> None:
+    code = (
+        "import sys\n"
+        "sys.argv = ['deepspec', 'run', 'tiny', '--json']\n"
+        "from flows import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "heavy = [name for name in ('torch', 'transformers', 'prefect') if name in sys.modules]\n"
+        "sys.stderr.write(repr((code, heavy)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=warm.environment(), check=False
+    )
+    assert done.stderr.endswith("(0, [])"), done.stderr
+    record = json.loads(done.stdout)
+    assert record["status"] == "no_change"
+    assert {stage["status"] for stage in record["stages"]} == {"hit"}
+    assert record["evaluation"]["macro"]["tau"] > 1
+
+
+def test_changed_learning_rate_reruns_exactly_what_follows(warm: Home) -> None:
+    warm.run("run", "tiny", "--set", "train.lr=1e-3", "--set", "gates.min_tau_gain=50", code=3)
+    assert warm.ran() == AFTER_TRAIN
+    why = {stage["name"]: stage["why"] for stage in warm.record()["stages"]}
+    assert "train.lr changed" in why["train"]
+    assert "0.001" in why["train"]
+    assert warm.statuses()["promote"] == "skipped"
+    assert warm.record()["status"] == "refused"
+
+
+def test_edited_prompt_reruns_what_its_content_reaches(warm: Home, tmp_path: Path, edit_rows: Edit) -> None:
+    source, options = own_data(warm, tmp_path)
+    warm.run("run", "tiny", *options)
+    assert warm.ran() == []  # the same content under another path
+
+    def change_prompt(rows: list[dict[str, Any]]) -> None:
+        rows[3]["messages"][0]["content"] += " Please."
+
+    edit_rows(source, change_prompt)
+    warm.run("run", "tiny", *options, "--dry-run", "--json")
+    finished = warm.run("run", "tiny", *options, "--dry-run", "--json")
+    planned = {stage["name"]: stage["status"] for stage in json.loads(finished.out)["stages"]}
+    assert [name for name, status in planned.items() if status == "would_run"] == RETRAIN
+
+
+def test_edited_answer_stops_at_the_responses(warm: Home, tmp_path: Path, edit_rows: Edit) -> None:
+    source, options = own_data(warm, tmp_path)
+
+    def change_answer(rows: list[dict[str, Any]]) -> None:
+        rows[3]["messages"][1]["content"] += " Indeed."
+
+    edit_rows(source, change_answer)
+    warm.run("run", "tiny", *options)
+    # The target answers anew, word for word: only its prompts matter from here on.
+    assert warm.ran() == ["conversations", "responses"]
+
+
+def test_moved_but_equal_inputs_rerun_nothing(warm: Home, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(warm.path / "tiny", moved)
+    warm.run(
+        "run",
+        "tiny",
+        "--set",
+        f"target.path={moved / 'target'}",
+        "--set",
+        f"data.source={moved / 'corpus' / 'conversations.jsonl'}",
+    )
+    assert warm.ran() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [("tokens", "train.parquet"), ("states", "*.parquet"), ("train", "draft/model.safetensors")],
+)
+def test_deleted_or_flipped_file_is_rebuilt_from_its_producer(warm: Home, kind: str, pattern: str) -> None:
+    before = warm.record()
+    path = warm.artifact_file(kind, pattern)
+    data = bytearray(path.read_bytes())
+    if kind == "tokens":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    finished = warm.run("run", "tiny")
+    assert "damaged" in finished.err
+    assert warm.ran() == [kind]
+    assert warm.statuses()[kind] == "rebuilt"
+    assert warm.record()["evaluation"] == before["evaluation"]
+
+
+def test_damage_met_in_the_middle_of_a_run_sends_the_flow_back_once(warm: Home) -> None:
+    """Same size and time as before: only the reader's checksum can tell."""
+    path = warm.artifact_file("states", "*.parquet")
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    import os
+
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    finished = warm.run("run", "tiny", "--set", "train.lr=1e-3", "--set", "gates.min_tau_gain=50", code=3)
+    assert "damaged" in finished.err
+    assert warm.statuses()["states"] == "rebuilt"
+    assert warm.statuses()["train"] == "ran"
+
+
+def test_dry_run_writes_nothing(warm: Home) -> None:
+    before = sorted(path for path in warm.path.rglob("*") if path.is_file())
+    finished = warm.run("run", "tiny", "--set", "train.seed=5", "--dry-run", "--json")
+    assert sorted(path for path in warm.path.rglob("*") if path.is_file()) == before
+    planned = {stage["name"]: stage["status"] for stage in json.loads(finished.out)["stages"]}
+    assert planned["states"] == "hit"
+    assert planned["train"] == "would_run"

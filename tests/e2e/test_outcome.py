@@ -1,0 +1,143 @@
+"""What a run leaves behind: its record, its report, the registry, the promotion log."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import NOISE, Home
+
+
+def test_record_has_the_fields_of_the_contract(cold: Home) -> None:
+    record = cold.record()
+    assert record["recipe"] == "tiny"
+    assert record["seconds"] > 0
+    assert record["peak_rss_bytes"] > 50 << 20
+    assert set(record["stages"][0]) == {"name", "status", "seconds", "kind", "key", "why"}
+    for part in record["evaluation"]["benchmarks"].values():
+        assert 1 <= part["tau_ci95"][0] <= part["tau"] <= part["tau_ci95"][1] <= 4
+        assert len(part["conditional_acceptance"]) == len(part["prefix_acceptance"]) == 3
+        assert min(part["speedup"], part["tokens_per_second"], part["plain_tokens_per_second"]) > 0
+        assert part["rounds"] > 0
+        assert part["prompts"] == 3
+        assert part["target_entropy_nats"] > 0
+    assert set(record["evaluation"]["benchmarks"]) == {"arithmetic", "code", "chat"}
+    assert len(record["calibration"]["temperatures"]) == 3
+    assert len(record["calibration"]["ece_before"]) == len(record["calibration"]["ece_after"]) == 3
+    assert record["model"] == {"name": "tiny", "version": "1", "uri": "models:/tiny/1", "aliases": ["champion"]}
+    assert record["cost"]["tokens"] > 0
+    assert record["cost"]["bytes_written"] > 0
+    written = json.loads((cold.path / "runs" / record["run_id"] / "run.json").read_text())
+    assert written == record
+
+
+def test_terminal_shows_stages_and_table_and_no_library_noise(cold: Home) -> None:
+    shown = (cold.path / "terminal.txt").read_text()
+    for expected in ("conversations", "promote", "arithmetic", "speedup", "entropy", "models:/tiny/1", "mlflow ui"):
+        assert expected in shown
+    assert not [line for line in shown.splitlines() if any(word in line for word in NOISE)]
+
+
+def test_report_is_one_page_without_network(cold: Home) -> None:
+    page = Path(cold.record()["report"]).read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
+    assert "arithmetic" in page
+    assert "train.lr" in page or "lr:" in page
+
+
+def test_registry_holds_the_draft_with_its_lineage(cold: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything of the table of names that a promoted run must have, read back through MLflow's own client."""
+    uri = f"sqlite:///{cold.path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    from deepspec.registry import keys
+
+    record = cold.record()
+    stages = {stage["name"]: stage["key"] for stage in record["stages"]}
+    client = MlflowClient(uri, uri)
+    version = client.get_model_version_by_alias("tiny", keys.CHAMPION)
+    for stage in ("conversations", "responses", "tokens", "states", "train", "calibrate", "evaluate"):
+        assert version.tags[f"deepspec.key.{stage}"] == stages[stage]
+        assert len(version.tags[f"deepspec.digest.{stage}"]) == 64
+    for benchmark in ("arithmetic", "code", "chat"):
+        measured = record["evaluation"]["benchmarks"][benchmark]["tau"]
+        assert float(version.tags[f"deepspec.tau.{benchmark}"]) == pytest.approx(measured, abs=1e-3)
+    assert version.tags["deepspec.recipe"] == "tiny"
+    assert keys.undocumented(keys.Place.VERSION, keys.Sort.TAG, version.tags) == []
+
+    parent = client.get_run(client.search_runs(["1"], "tags.`deepspec.run_id` != ''")[0].info.run_id)
+    runs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    children = {run.data.tags["deepspec.stage"]: run for run in runs}
+    assert set(children) == {"train", "evaluate"}
+    assert parent.data.params["train.lr"] == "0.002"
+    assert {item.dataset.name for item in children["train"].inputs.dataset_inputs} >= {"states", "tokens", "target"}
+    assert len(client.get_metric_history(children["train"].info.run_id, "loss")) > 1
+    assert "arithmetic/tau" in children["evaluate"].data.metrics
+    reported = [item.path for item in client.list_artifacts(parent.info.run_id, "report")]
+    assert "report/report.html" in reported
+
+    folder = Path(download_artifacts(record["model"]["uri"]))
+    from deepspec.drafts import algorithm_of
+    from deepspec.targets.family import TargetSpec
+
+    draft = algorithm_of(folder).load(folder, TargetSpec.read(cold.path / "tiny" / "target"))
+    assert all(bool(tensor.isfinite().all()) for tensor in draft.state_dict().values())
+
+
+def test_gate_refuses_accepts_and_rolls_back(warm: Home) -> None:
+    first = warm.record()
+    # Refused: nothing can be 50 tokens per round better. Exit code 3, the champion stays.
+    warm.run("run", "tiny", "--set", "train.seed=1", "--set", "gates.min_tau_gain=50", code=3)
+    refused = warm.record()
+    assert refused["status"] == "refused"
+    assert refused["verdict"]["accepted"] is False
+    assert refused["model"]["aliases"] == []
+    versions = json.loads(warm.run("models", "ls", "tiny", "--json").out)
+    assert {row["version"]: row["aliases"] for row in versions} == {"2": [], "1": ["champion"]}
+
+    # A challenger that is its champion's equal is a tie, and a tie refuses.
+    warm.run("run", "tiny", "--set", "name=other")
+    warm.run("promote", "tiny", "2", code=3)
+
+    # Accepted: with no champion there is nothing to beat; rolling back needs somebody to go back to.
+    assert warm.record()["status"] == "promoted"
+    assert warm.record()["model"]["name"] == "other"
+    warm.run("rollback", "tiny", code=2)
+    history = json.loads(warm.run("models", "history", "tiny", "--json").out)
+    assert [entry["kind"] for entry in history] == ["promote"]
+    assert history[0]["champion"]["version"] == first["model"]["version"]
+
+
+def test_lineage_leads_from_the_version_to_the_data(cold: Home) -> None:
+    key = next(stage["key"] for stage in cold.record()["stages"] if stage["name"] == "register")
+    found = json.loads(cold.run("artifacts", "lineage", f"register/{key}", "--json").out)
+    kinds = [item["kind"] for item in found]
+    assert {"register", "train", "states", "tokens", "responses", "conversations"} <= set(kinds)
+
+
+def test_collector_keeps_everything_a_version_reaches(warm: Home) -> None:
+    before = warm.record()
+    removed = json.loads(warm.run("artifacts", "gc", "--grace-seconds", "0", "--json").out)
+    assert not {item["name"].split("/")[0] for item in removed} & {"train", "states", "tokens", "conversations"}
+    warm.run("run", "tiny")
+    assert warm.record()["evaluation"] == before["evaluation"]
+
+
+def test_verify_finds_a_flipped_bit(warm: Home) -> None:
+    assert json.loads(warm.run("artifacts", "verify", "--json").out)["damaged"] == {}
+    path = warm.artifact_file("responses", "train.parquet")
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[100] ^= 4
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    damaged = json.loads(warm.run("artifacts", "verify", "--json", code=1).out)["damaged"]
+    (name,) = damaged
+    assert name.startswith("responses/")
+    warm.run("run", "tiny")
+    assert warm.ran() == ["responses"]
