@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -78,7 +77,7 @@ def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Cons
     from deepspec.evaluation.report_terminal import summary_table
 
     tracking = result.run.tracking
-    console.print(summary_table(record, ui_command=_runnable(tracking.ui_command) if tracking else None))
+    console.print(summary_table(record, ui_command=tracking.ui_command if tracking else None))
     console.print(f"Record: {path}", markup=False, highlight=False, soft_wrap=True)
     return GateFailed.exit_code if result.status == "refused" else 0
 
@@ -87,13 +86,3 @@ def _report(result: Result, record: dict[str, Any]) -> str | None:
     from flows._report import write
 
     return write(result, record)
-
-
-def _runnable(command: str) -> str:
-    """The command as it can be typed here: programs of this environment need their folder unless it is activated."""
-    program, _, rest = command.partition(" ")
-    beside = Path(sys.executable).with_name(program)
-    if not beside.is_file() or shutil.which(program) == str(beside):
-        return command
-    shown = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside
-    return f"{shown} {rest}"
