@@ -1,0 +1,98 @@
+"""The command line as people meet it: help, versions, documents that must not go stale."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from deepspec.registry.keys import markdown_table
+from flows import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands() -> list[tuple[str, object]]:
+    """Every command with its full name."""
+    found = [(command.name or command.callback.__name__, command.callback) for command in cli.app.registered_commands]
+    for group in cli.app.registered_groups:
+        assert isinstance(group.typer_instance, typer.Typer)
+        found += [(f"{group.name} {c.name}", c.callback) for c in group.typer_instance.registered_commands]
+    return found
+
+
+@pytest.mark.parametrize(("name", "callback"), commands())
+def test_every_command_says_its_purpose_and_an_example(name: str, callback: object) -> None:
+    text = (callback.__doc__ or "").strip()
+    first, _, rest = text.partition("\n")
+    assert first.endswith(".")
+    example = re.search(r"Example: deepspec (.+)", rest)
+    assert example is not None
+    assert example.group(1).startswith(name)
+
+
+def deepspec(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom flows import cli\nsys.argv = ['deepspec', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'transformers', 'prefect', 'mlflow', 'pyarrow', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_exit_codes_of_wrong_usage() -> None:
+    for arguments in (["run"], ["run", "tiny", "--nope"], ["nonsense"], []):
+        done = deepspec(*arguments)
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr
+    assert deepspec("--version").returncode == 0
+
+
+def test_plan_tells_what_the_reference_layout_would_take() -> None:
+    """1.3 million conversations of 950 tokens on Qwen3-4B: the 38 TB that the reference needs, and what ours takes."""
+    import json
+
+    arguments = ["--conversations", "1300000", "--mean-tokens", "950", "--gpu", "h200", "--usd-per-gpu-hour", "3"]
+    done = deepspec("plan", "dspark-qwen3-4b", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    states = document["states"]["bytes"]
+    assert document["tokens"] == 1_235_000_000
+    assert states["reference_bf16"] == 1_235_000_000 * 6 * 2560 * 2
+    assert all(isinstance(value, int) for value in states.values())
+    assert states["int4"] < 0.32 * states["bf16"]
+    assert states["int8"] < 0.55 * states["bf16"]
+    assert document["gpu"]["usd"] > 0
+
+
+def test_contributing_lists_what_is_written_to_mlflow() -> None:
+    assert markdown_table() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_readme_names_only_commands_and_fields_that_exist() -> None:
+    from deepspec.recipe import load_recipe
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = {name.partition(" ")[0] for name, _ in commands()}
+    assert set(re.findall(r"deepspec (?!--)([a-z]+)\b", re.sub(r"\*\*.*?\*\*", "", readme))) & known
+    for command in re.findall(r"`deepspec ([a-z]+)", readme):
+        assert command in known, command
+    recipe = load_recipe("dspark-qwen3-4b")
+    for path in re.findall(r"--set '?([a-z_.]+)=", readme):
+        value: object = recipe
+        for part in path.split("."):
+            assert hasattr(value, part), path
+            value = getattr(value, part)
+
+
+def test_makefile_has_the_two_commands() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test", "test-full", "lint"):
+        assert re.search(rf"^{target}:", text, re.MULTILINE), target
