@@ -19,7 +19,7 @@ Edit = Callable[[Path, Callable[[list[dict[str, Any]]], None]], None]
 
 def own_data(home: Home, tmp_path: Path) -> tuple[Path, list[str]]:
     """A copy of the conversations outside the home, and the options that make the recipe read it."""
-    source = tmp_path / "mine.jsonl"
+    source = tmp_path / "conversations.jsonl"  # renamed and edited would be another source to the rows
     shutil.copyfile(home.path / "tiny" / "corpus" / "conversations.jsonl", source)
     return source, ["--set", f"data.source={source}"]
 
@@ -103,7 +103,7 @@ def test_moved_but_equal_inputs_rerun_nothing(warm: Home, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "pattern"),
-    [("tokens", "train.parquet"), ("states", "*.parquet"), ("train", "draft/model.safetensors")],
+    [("tokens", "train.parquet"), ("states", "states-*.parquet"), ("train", "draft/model.safetensors")],
 )
 def test_deleted_or_flipped_file_is_rebuilt_from_its_producer(warm: Home, kind: str, pattern: str) -> None:
     before = warm.record()
@@ -123,7 +123,7 @@ def test_deleted_or_flipped_file_is_rebuilt_from_its_producer(warm: Home, kind: 
 
 def test_damage_met_in_the_middle_of_a_run_sends_the_flow_back_once(warm: Home) -> None:
     """Same size and time as before: only the reader's checksum can tell."""
-    path = warm.artifact_file("states", "*.parquet")
+    path = warm.artifact_file("states", "states-*.parquet")
     status = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
