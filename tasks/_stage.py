@@ -143,7 +143,7 @@ class Stage:
             result_serializer="json",
             retry_condition_fn=_prefect_retries,
             **RETRY_POLICY,
-        )(execute)
+        )(_task)
 
     def _why(self, run: Run[Any], ingredients: Ingredients, key: str) -> str:
         """Which ingredient changed against the nearest earlier artifact of this kind."""
@@ -160,6 +160,18 @@ class Stage:
             return "nothing like it in the store"
         more = [f"and {len(nearest) - _MOST_REASONS} more"] if len(nearest) > _MOST_REASONS else []
         return ", ".join(nearest[:_MOST_REASONS] + more)
+
+
+def _task(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> dict[str, str]:
+    """`execute` with what Prefect's pages show beside it."""
+    from tasks._ui import ProgressArtifact, show_table
+
+    told = ProgressArtifact(stage.name, run.progress)
+    run.progress = told
+    made = execute(run, stage, ingredients, inputs)
+    told.finish()
+    show_table(stage.name, made["key"], run.store.get(made["kind"], made["key"]).manifest.counts)
+    return made
 
 
 def execute(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> dict[str, str]:

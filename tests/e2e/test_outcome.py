@@ -40,6 +40,15 @@ def test_terminal_shows_stages_and_table_and_no_library_noise(cold: Home) -> Non
     assert not [line for line in shown.splitlines() if any(word in line for word in NOISE)]
 
 
+def test_prefect_shows_a_table_for_every_stage(cold: Home) -> None:
+    import sqlite3
+
+    with sqlite3.connect(cold.path / "prefect" / "prefect.db") as database:
+        found = dict(database.execute("select key, type from artifact").fetchall())
+    for stage in cold.statuses():
+        assert found[f"{stage.replace('_', '-')}-result"] == "table"
+
+
 def test_report_is_one_page_without_network(cold: Home) -> None:
     page = Path(cold.record()["report"]).read_text()
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
