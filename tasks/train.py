@@ -10,7 +10,7 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=1, reads=("draft", "train", "target.dtype"))
+@stage(version=2, reads=("draft", "train", "target.dtype"))
 def train(run: Run[Recipe], out: Path, *, states: Path, tokens: Path, target: Path) -> dict[str, Any]:
     """Train the draft on captured states; the checkpoint with the best real acceptance is kept."""
     from deepspec.training.draft_objective import draft_job

@@ -39,7 +39,10 @@ class BlockDrafter:
         self._casts_first = family.norm_casts_first
         self._value_norm = family.value_norm
         self._rotary = Rotary(spec)
-        self._layers = [FusedLayer(layer, spec, family, share=False) for layer in draft.layers]
+        self._layers = [
+            FusedLayer({**dict(layer.named_parameters()), **dict(layer.named_buffers())}, spec, family, where="draft")
+            for layer in draft.layers
+        ]
         self._fc_SD = draft.fc.weight.detach().t().contiguous()
         projections = [
             layer.get_parameter(f"self_attn.{name}.weight").detach()
@@ -50,6 +53,10 @@ class BlockDrafter:
         key_norms = [layer.get_parameter("self_attn.k_norm.weight").detach() for layer in draft.layers]
         self._key_norm_B1d = torch.stack(key_norms)[:, None]
         self._head_VD = draft.lm_head.weight.detach()
+        self._factor_head_rV = (
+            draft.markov_head.markov_w2.weight.detach().t().contiguous() if draft.markov_head is not None else None
+        )
+        self._slots_K = torch.arange(form.block_size, device=self._head_VD.device)
         self._mask_ids_K = torch.full((form.block_size,), form.mask_token_id, device=self._head_VD.device)
         self._lengths: list[int] = []
         self._keys: Tensor = self._head_VD.new_empty(0)
@@ -146,9 +153,7 @@ class BlockDrafter:
         end = max(positions) + num_slots
         same = min(positions) == max(positions)
         contiguous = rows[-1] - rows[0] == len(rows) - 1 and rows == sorted(rows)
-        columns_RK = torch.arange(num_slots, device=device) + (
-            positions[0] if same else torch.tensor(positions, device=device)[:, None]
-        )
+        columns_RK = self._slots_K + (positions[0] if same else torch.tensor(positions, device=device)[:, None])
         at_RK = columns_RK.expand(len(rows), -1)
         cos, sin = self._rotary.lookup(at_RK, self._keys.dtype, limit=self._keys.shape[3])
         rows_R = None if contiguous else torch.tensor(rows, device=device)
@@ -178,18 +183,17 @@ class BlockDrafter:
     def _sample_block(self, hidden_RKD: Tensor, anchor_ids_R: Tensor, sample: Sample) -> Proposal:
         """Draw the slots left to right, each knowing the token before it."""
         logits_RKV = soft_cap(wide(F.linear(hidden_RKD, self._head_VD)), self._spec.logit_softcap)
-        head = self._draft.markov_head
+        head, factor_head_rV = self._draft.markov_head, self._factor_head_rV
         previous_R, state = anchor_ids_R, None
         rows, tokens, probs = [], [], []
-        for slot in range(self.num_draft_tokens):
-            logits_RV = logits_RKV[:, slot]
-            if head is not None:
+        for slot, logits_RV in enumerate(logits_RKV.unbind(1)):
+            if head is not None and factor_head_rV is not None:
                 row_Rr = head.rows(previous_R)
                 rows.append(row_Rr)
                 if slot == 0:
                     state = head.start(row_Rr)
                 factor_Rr, state = head.step(row_Rr, hidden_RKD[:, slot], state)
-                logits_RV = logits_RV + wide(F.linear(factor_Rr, head.markov_w2.weight))
+                logits_RV = _plus(logits_RV, factor_Rr, factor_head_rV)  # noqa: PLW2901
             previous_R, probs_RV = sample(logits_RV, slot)
             tokens.append(previous_R)
             if probs_RV is not None:
@@ -207,6 +211,13 @@ class BlockDrafter:
         capacity = self._keys.shape[3] - self.num_draft_tokens
         if end > capacity:
             raise ValueError(f"row {row} would need {end} context positions, but there is room for {capacity}")
+
+
+def _plus(logits_RV: Tensor, factor_Rr: Tensor, factor_head_rV: Tensor) -> Tensor:
+    """Logits with the sequential head's bias; one operation where the dtypes allow it."""
+    if logits_RV.dtype == factor_Rr.dtype:
+        return torch.addmm(logits_RV, factor_Rr, factor_head_rV)
+    return logits_RV + wide(torch.mm(factor_Rr, factor_head_rV))
 
 
 def _ints(values: Ints) -> list[int]:

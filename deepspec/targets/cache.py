@@ -1,23 +1,20 @@
 """The target's keys and values, kept in place for a batch of rows that are at different lengths.
 
-Hugging Face models take it as `past_key_values`: only `update` and a few length questions are asked of it. New keys are
-written at each row's own offset into memory that was allocated once; what is returned to attend to is a view of that
-memory, so the caller's mask must hide what lies behind a row's end (`mask` makes that mask).
+New keys are written at each row's own offset into memory that was allocated once; what is returned to attend to is a
+view of that memory, so the caller's mask must hide what lies behind a row's end (`mask` makes that mask).
 
 Shapes: B rows, H key/value heads, C capacity, Q new positions, K keys to attend to, d head dim.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from deepspec.targets.family import TargetSpec
 
 
-class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
+class RowCache:
     """Preallocated keys and values of `rows` rows.
 
     Args:
@@ -32,8 +29,6 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
     def __init__(
         self, keys_BHCd: list[Tensor], values_BHCd: list[Tensor], lengths: list[int], *, first_row: int = 0
     ) -> None:
-        # Cache.__init__ would build layer objects; this cache has none: Hugging Face reads `layers` for its mask
-        # building only, which `Target` leaves out.
         self._keys = keys_BHCd
         self._values = values_BHCd
         self._lengths = lengths
@@ -45,9 +40,6 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
         self._offset = -1
         self._rows_B1: Tensor | None = None
         self._columns_BQ: Tensor | None = None
-        self.layers: list[Any] = []
-        self.layer_class_to_replicate = None
-        self.offloading = False
 
     @classmethod
     def allocate(
@@ -72,6 +64,11 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
     def lengths_B(self) -> list[int]:  # noqa: N802  # shape-suffixed
         """Valid positions per row."""
         return self._lengths[self._first : self._first + self._count]
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers it holds keys of."""
+        return len(self._keys)
 
     @property
     def capacity(self) -> int:
@@ -134,37 +131,24 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is untyped
         """Each row's length [B, 1]: the position its next token gets."""
         return torch.tensor(self.lengths_B, device=self._keys[0].device)[:, None]
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write new keys and values [B, H, Q, d] behind each row's end; returns what to attend to, [B, H, K, d].
+    def update(self, new_keys_BHQd: Tensor, new_values_BHQd: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write new keys and values behind each row's end; returns what to attend to, [B, H, K, d].
 
         Raises:
             ValueError: a row would outgrow the capacity.
         """
-        if layer_idx == 0:
-            self._plan(key_states.shape[2])
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        if layer == 0:
+            self._plan(new_keys_BHQd.shape[2])
+        keys, values = self._keys[layer], self._values[layer]
         if self._offset >= 0:
-            keys[:, :, self._offset : self._end] = key_states
-            values[:, :, self._offset : self._end] = value_states
+            keys[:, :, self._offset : self._end] = new_keys_BHQd
+            values[:, :, self._offset : self._end] = new_values_BHQd
         else:
-            keys[self._rows_B1, :, self._columns_BQ] = key_states.transpose(1, 2)
-            values[self._rows_B1, :, self._columns_BQ] = value_states.transpose(1, 2)
-        if layer_idx == self._last_layer:
-            self._grow(key_states.shape[2])
+            keys[self._rows_B1, :, self._columns_BQ] = new_keys_BHQd.transpose(1, 2)
+            values[self._rows_B1, :, self._columns_BQ] = new_values_BHQd.transpose(1, 2)
+        if layer == self._last_layer:
+            self._grow(new_keys_BHQd.shape[2])
         return keys[:, :, : self._end], values[:, :, : self._end]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
-        """Length of the longest row, as Hugging Face asks for it."""
-        return max(self.lengths_B)
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:  # noqa: ARG002
-        """(keys to attend to, their first position), as Hugging Face's mask building asks for it."""
-        return max(self.lengths_B) + int(query_length), 0
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
     def _plan(self, num_queries: int) -> None:
         lengths = self.lengths_B

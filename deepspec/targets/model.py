@@ -2,7 +2,7 @@
 
 The forward leaves out what serving does not need: no logits (asked for separately, for the positions that matter), no
 mask building (masks come from the cache's row lengths), no gradient (the caller decides that). Families whose layers
-are all alike run with fused projections; the others run Hugging Face's forward with hooks on the captured layers.
+are all alike run on fused projections read straight from the files; the others run Hugging Face's module.
 
 Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabulary.
 """
@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepspec.targets import family_of
 from deepspec.targets.cache import RowCache
-from deepspec.targets.family import Family, TargetSpec, weight_files
+from deepspec.targets.family import Family, TargetSpec
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary
+from deepspec.targets.weights import Weights, read_tables
 
 Captured = dict[int, Tensor]
 Runner = Callable[[Tensor, Tensor, RowCache | None, Tensor | None, int], tuple[Tensor, Captured]]
@@ -45,27 +46,21 @@ class Target:
 
     Args:
         spec: what it is.
-        model: Hugging Face's model with its weights; from here on only this object runs it.
+        run: the forward of its body: (ids, positions, cache, mask, bound of the positions) -> final states, captured.
+        embedding_VD, head_VD: its tables.
         layer_ids: decoder layers whose outputs `forward` returns; -1 is the embedding.
-        fused: run fused projections where the family allows it.
     """
 
     def __init__(
-        self, spec: TargetSpec, model: nn.Module, *, layer_ids: tuple[int, ...] = (), fused: bool = True
+        self, spec: TargetSpec, run: Runner, embedding_VD: Tensor, head_VD: Tensor, layer_ids: tuple[int, ...]
     ) -> None:
         self.spec = spec
         self.family: Family = family_of(spec)
-        self.model = model.eval().requires_grad_(requires_grad=False)
         self.layer_ids = layer_ids
         self.eos_token_ids = stop_token_ids(spec.path, self.family)
-        body: Any = model.get_submodule(str(model.base_model_prefix))
-        self._embedding: Tensor = body.embed_tokens.weight
-        self._head: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]  # untyped in transformers
-        self._run: Runner = (
-            _fused_runner(spec, self.family, body, layer_ids)
-            if fused and self.family.uniform_layers
-            else _hugging_face_runner(body, layer_ids)
-        )
+        self._run = run
+        self._embedding = embedding_VD
+        self._head = head_VD
 
     @classmethod
     def load(
@@ -87,29 +82,23 @@ class Target:
             fused: run fused projections where the family allows it.
 
         Raises:
-            UnsupportedTarget: see `TargetSpec.read` and `weight_files`.
+            UnsupportedTarget: see `TargetSpec.read` and `Weights`; or the weights are not those of such a target.
         """
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging as transformers_logging
-
         spec = TargetSpec.read(path)
-        weight_files(spec.path)
-        # A library shows no progress bars of its own.
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                str(spec.path),
-                dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
+        weights = Weights(spec.path)
+        if fused and family_of(spec).uniform_layers:
+            place = {"device": torch.device(device), "dtype": getattr(torch, dtype)}
+            embedding_VD, head_VD = read_tables(weights, spec, **place)
+            return cls(
+                spec, _fused_runner(spec, weights, embedding_VD, layer_ids, **place), embedding_VD, head_VD, layer_ids
             )
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()
-        return cls(spec, model.to(device), layer_ids=layer_ids, fused=fused)
+        # Imported only here: transformers' modules cost seconds.
+        from deepspec.targets.hugging_face import load_model, runner
+
+        model = load_model(spec, device=device, dtype=dtype)
+        body: Any = model.get_submodule(str(model.base_model_prefix))
+        head_VD = model.get_output_embeddings().weight  # type: ignore[operator]  # untyped in transformers
+        return cls(spec, runner(body, layer_ids), body.embed_tokens.weight, head_VD, layer_ids)
 
     @property
     def device(self) -> torch.device:
@@ -175,17 +164,32 @@ class Target:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _fused_runner(spec: TargetSpec, family: Family, body: Any, layer_ids: tuple[int, ...]) -> Runner:
-    embedding: Tensor = body.embed_tokens.weight
-    layers = [FusedLayer(layer, spec, family, share=True) for layer in body.layers]
-    norm_weight: Tensor = body.norm.weight
+def _fused_runner(
+    spec: TargetSpec,
+    weights: Weights,
+    embedding_VD: Tensor,
+    layer_ids: tuple[int, ...],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Runner:
+    family = family_of(spec)
+    prefix = weights.find("embed_tokens.weight").removesuffix("embed_tokens.weight")
+    layers = []
+    for index in range(spec.num_layers):
+        below = f"{prefix}layers.{index}."
+        # Older checkpoints hold rotary frequencies too: they follow from config.json.
+        names = [name for name in weights.below(below) if not name.endswith("rotary_emb.inv_freq")]
+        parts = {name: weights.read(below + name, device=device, dtype=dtype) for name in names}
+        layers.append(FusedLayer(parts, spec, family, where=f"{spec.path}, layer {index}"))
+    norm_weight = weights.read(f"{prefix}norm.weight", shape=(spec.hidden_size,), device=device, dtype=dtype)
     rotary = Rotary(spec)
     wanted = frozenset(layer_ids)
 
     def run(
         input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, limit: int
     ) -> tuple[Tensor, Captured]:
-        x_BQD = F.embedding(input_ids_BQ, embedding)
+        x_BQD = F.embedding(input_ids_BQ, embedding_VD)
         if spec.embedding_scale != 1.0:
             x_BQD = x_BQD * torch.tensor(spec.embedding_scale, dtype=x_BQD.dtype, device=x_BQD.device)
         cos, sin = rotary.lookup(position_ids_BQ, x_BQD.dtype, limit=limit)
@@ -201,37 +205,6 @@ def _fused_runner(spec: TargetSpec, family: Family, body: Any, layer_ids: tuple[
             if index in wanted:
                 captured[index] = x_BQD
         return rms_norm(x_BQD, norm_weight, spec.rms_norm_eps, casts_first=family.norm_casts_first), captured
-
-    return run
-
-
-def _hugging_face_runner(body: Any, layer_ids: tuple[int, ...]) -> Runner:
-    captured: Captured = {}
-
-    def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            # Some releases of transformers return a tuple per layer, newer ones the tensor.
-            captured[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    for layer in layer_ids:
-        module = body.embed_tokens if layer == -1 else body.layers[layer]
-        module.register_forward_hook(keep(layer))
-
-    def run(
-        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, _limit: int
-    ) -> tuple[Tensor, Captured]:
-        captured.clear()
-        output = body(
-            input_ids=input_ids_BQ,
-            # A mapping is taken as it is: no mask is built. None means Hugging Face's plain rules (see RowCache.mask).
-            attention_mask={"full_attention": mask},
-            position_ids=position_ids_BQ,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state, dict(captured)
 
     return run
 

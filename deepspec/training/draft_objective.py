@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.config import Section
 from deepspec.drafts import ALGORITHMS
-from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
-from deepspec.targets.family import TargetSpec, weight_files
+from deepspec.errors import DataError, IncompatibleDraft
+from deepspec.targets.family import TargetSpec
 from deepspec.training.config import Config, Execution
 from deepspec.training.job import TrainJob
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from deepspec.states.reader import StateReader
@@ -29,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _UNITS = {"loss_ce": "nats", "loss_confidence": "nats", "tau_probabilistic": "tokens/round"}
 _VALIDATION_ROWS = 16
-_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 class DraftJobConfig(Section):
@@ -128,6 +126,7 @@ class DraftObjective:
         import torch
 
         from deepspec.states.reader import StateReader
+        from deepspec.targets.weights import Weights, read_tables
 
         self._config = config
         self._train = train
@@ -146,7 +145,8 @@ class DraftObjective:
         every = train.validate_every_steps
         self._prompts = _prompts(config.validation, train, self._spec) if every and every < self.num_steps else []
         self._target: Target | None = None
-        embedding_VD, head_VD = read_tables(config.target, self._spec, getattr(torch, config.target_dtype))
+        weights = Weights(config.target)
+        embedding_VD, head_VD = read_tables(weights, self._spec, dtype=getattr(torch, config.target_dtype))
         with torch.device(placement.device):
             self.module: nn.Module = self._algorithm.build(self._draft_config, self._spec)
         self._algorithm.initialize(self.module, embedding_VD, head_VD, train.seed)
@@ -207,36 +207,6 @@ class DraftObjective:
         self._algorithm.save(self.module, out, self._draft_config, self._spec)
         trained = sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
         return {"documents": self._reader.num_documents, "trained_parameters": trained}
-
-
-def read_tables(path: Path, spec: TargetSpec, dtype: "torch.dtype") -> "tuple[Tensor, Tensor]":
-    """A target's embedding and head [V, D] from its files, rounded to `dtype`; the same tensor where they are tied.
-
-    Raises:
-        UnsupportedTarget: they are not there, more than once there, or have another shape than config.json says.
-    """
-    from safetensors import safe_open
-
-    found: dict[str, list[Tensor]] = {_EMBEDDING: [], _HEAD: []}
-    for file in weight_files(path):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  not a dict
-                for ending, places in found.items():
-                    if name == ending or name.endswith(f".{ending}"):
-                        places.append(tensors.get_tensor(name).to(dtype))
-    wanted = (_EMBEDDING,) if spec.tie_word_embeddings else (_EMBEDDING, _HEAD)
-    tables = []
-    for ending in wanted:
-        if len(found[ending]) != 1:
-            raise UnsupportedTarget(f"{len(found[ending])} tensors are called {ending}, not one.", where=str(path))
-        table_VD = found[ending][0]
-        if tuple(table_VD.shape) != (spec.vocab_size, spec.hidden_size):
-            raise UnsupportedTarget(
-                f"{ending} has shape {list(table_VD.shape)}; config.json says {[spec.vocab_size, spec.hidden_size]}.",
-                where=str(path),
-            )
-        tables.append(table_VD)
-    return tables[0], tables[-1]
 
 
 def _check_states(reader: "StateReader", layer_ids: tuple[int, ...], spec: TargetSpec) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deepspec.targets.capture import capture, length_batches
+from deepspec.targets.hugging_face import PastKeyValues
 from deepspec.targets.layers import rms_norm
 from deepspec.targets.model import Target
 from tests.fixtures.targets import tiny_qwen3
@@ -107,7 +108,9 @@ def test_huggingface_takes_the_cache_and_builds_its_own_mask(directory, referenc
     cache = Target.load(directory).allocate_cache(1, 32)
     for start, end in ((0, 6), (6, 7), (7, 15)):
         positions = torch.arange(start, end)[None]
-        output = reference(text[None, start:end], position_ids=positions, past_key_values=cache, use_cache=True)
+        output = reference(
+            text[None, start:end], position_ids=positions, past_key_values=PastKeyValues(cache), use_cache=True
+        )
         expected = reference(text[None, :end]).logits[:, start:]
         torch.testing.assert_close(output.logits, expected, **TOLERANCE)
 

@@ -1,5 +1,6 @@
 """Folders of states: written, read back, damaged, and captured from a real tiny target."""
 
+import functools
 import resource
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,18 @@ def capture(folder: Path, target: Any, lengths: tuple[int, ...] = LENGTHS, **con
     return write_states(folder.parent / "train.parquet", folder, target=target, config=settings, batch_tokens=100)
 
 
+@functools.cache
+def hugging_faces(path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
 def alone(target: Target, ids_T: np.ndarray) -> tuple[Tensor, Tensor]:
     """What Hugging Face's own forward gives for one document: states and final, float32."""
+    model = hugging_faces(target.spec.path)
     with torch.inference_mode():
-        output = target.model(torch.from_numpy(ids_T).long()[None], output_hidden_states=True)
+        output = model(torch.from_numpy(ids_T).long()[None], output_hidden_states=True)
     hidden = output.hidden_states
     return torch.stack([hidden[layer + 1][0] for layer in target.layer_ids], dim=1), hidden[-1][0]
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
 
 from deepspec.errors import UnsupportedTarget
 from deepspec.targets import FAMILIES, family_of
@@ -54,11 +55,11 @@ def test_a_spec_is_what_the_directory_says(directory):
 
 
 def test_parameter_counts_are_the_models(directory):
-    target = Target.load(directory)
-    counts = target.spec.parameter_counts()
-    assert counts["total"] == sum(weight.numel() for weight in target.model.parameters())
+    counts = TargetSpec.read(directory).parameter_counts()
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    assert counts["total"] == sum(weight.numel() for weight in model.parameters())
     assert counts["head"] == 0
-    layers = target.model.get_submodule("model.layers")
+    layers = model.get_submodule("model.layers")
     assert counts["layers"] == sum(weight.numel() for weight in layers.parameters())
 
 

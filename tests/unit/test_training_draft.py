@@ -12,14 +12,15 @@ import torch
 from deepspec.data.tokens import mask_to_runs
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.dspark import Config as DSparkConfig
-from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
+from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.states.config import Config as StatesConfig
 from deepspec.states.writer import write_states
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.model import Target
+from deepspec.targets.weights import Weights, read_tables
 from deepspec.training.checkpoint import Checkpoints
 from deepspec.training.config import Config, Execution
-from deepspec.training.draft_objective import draft_job, objective, read_tables
+from deepspec.training.draft_objective import draft_job, objective
 from deepspec.training.job import TrainJob
 from deepspec.training.loop import Outcome, fit
 from deepspec.training.metric_stream import MetricFile, MetricTail
@@ -104,7 +105,7 @@ def test_a_draft_learns_and_is_written(inputs: Path, tmp_path: Path) -> None:
     loaded = ALGORITHMS["dspark"].load(tmp_path / "draft", spec, config=DRAFT)
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, weights[name])
-    embedding_VD, head_VD = read_tables(inputs / "target", spec, torch.float32)
+    embedding_VD, head_VD = read_tables(Weights(inputs / "target"), spec, dtype=torch.float32)
     assert torch.equal(weights["embed_tokens.weight"], embedding_VD)
     assert torch.equal(weights["lm_head.weight"], head_VD)
 
@@ -163,18 +164,3 @@ def test_a_validation_without_prompts_is_refused(inputs: Path, tmp_path: Path) -
     wrong = wrong.model_copy(update={"config": {**wrong.config, "validation": str(path)}})
     with pytest.raises(DataError, match="no prompt to validate with"):
         run(wrong, tmp_path / "work")
-
-
-def test_tables_are_read_from_the_files(inputs: Path, tmp_path: Path) -> None:
-    tied = tiny_qwen3(tmp_path / "tied", tie_word_embeddings=True)
-    embedding_VD, head_VD = read_tables(tied, TargetSpec.read(tied), torch.bfloat16)
-    assert embedding_VD is head_VD
-    assert embedding_VD.dtype == torch.bfloat16
-    target = Target.load(inputs / "target")
-    embedding_VD, head_VD = read_tables(inputs / "target", target.spec, torch.float32)
-    assert torch.equal(embedding_VD, target.embedding_weight)
-    assert torch.equal(head_VD, target.head_weight)
-    spec = TargetSpec.read(tied)
-    (tied / "copy.safetensors").write_bytes((tied / "model.safetensors").read_bytes())
-    with pytest.raises(UnsupportedTarget, match=r"2 tensors are called embed_tokens\.weight"):
-        read_tables(tied, spec, torch.float32)

@@ -1,0 +1,110 @@
+"""Targets whose layers are not all alike: Hugging Face's own module, its layers' outputs caught by hooks.
+
+The only place that imports transformers' modelling code, which takes seconds; imported when such a target is loaded.
+
+Shapes: B rows, H key/value heads, Q new positions, d head dim.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.cache_utils import Cache
+from transformers.utils import logging as transformers_logging
+
+from deepspec.targets.cache import RowCache
+from deepspec.targets.family import TargetSpec, weight_files
+
+
+class PastKeyValues(Cache):  # type: ignore[misc]  # transformers is untyped
+    """A `RowCache` as Hugging Face's models take it: only `update` and a few length questions are asked of it.
+
+    Args:
+        rows: the cache.
+    """
+
+    def __init__(self, rows: RowCache) -> None:
+        # Cache.__init__ would build layer objects; this cache has none: Hugging Face reads `layers` for its mask
+        # building only, which is left out.
+        self._rows = rows
+        self.layers: list[Any] = []
+        self.layer_class_to_replicate = None
+        self.offloading = False
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `RowCache.update`."""
+        return self._rows.update(key_states, value_states, layer_idx)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        """Length of the longest row."""
+        return max(self._rows.lengths_B)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:  # noqa: ARG002
+        """(keys to attend to, their first position)."""
+        return max(self._rows.lengths_B) + int(query_length), 0
+
+    def __len__(self) -> int:
+        return self._rows.num_layers
+
+
+def load_model(spec: TargetSpec, *, device: str, dtype: str) -> nn.Module:
+    """The module with its weights, frozen.
+
+    Raises:
+        UnsupportedTarget: see `weight_files`.
+    """
+    weight_files(spec.path)
+    # A library shows no progress bars of its own.
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            str(spec.path),
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def runner(
+    body: Any, layer_ids: tuple[int, ...]
+) -> Callable[[Tensor, Tensor, RowCache | None, Tensor | None, int], tuple[Tensor, dict[int, Tensor]]]:
+    """The forward of a `Target` over Hugging Face's body."""
+    captured: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            # Some releases of transformers return a tuple per layer, newer ones the tensor.
+            captured[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    for layer in layer_ids:
+        module = body.embed_tokens if layer == -1 else body.layers[layer]
+        module.register_forward_hook(keep(layer))
+
+    def run(
+        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, _limit: int
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        captured.clear()
+        output = body(
+            input_ids=input_ids_BQ,
+            # A mapping is taken as it is: no mask is built. None means Hugging Face's plain rules (see RowCache.mask).
+            attention_mask={"full_attention": mask},
+            position_ids=position_ids_BQ,
+            past_key_values=None if cache is None else PastKeyValues(cache),
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state, dict(captured)
+
+    return run
