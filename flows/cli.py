@@ -32,6 +32,8 @@ artifacts_app = typer.Typer(help="Look at, check and clean the artifact store.",
 models_app = typer.Typer(help="Registered drafts and who is champion.", no_args_is_help=True)
 app.add_typer(artifacts_app, name="artifacts")
 app.add_typer(models_app, name="models")
+bench_app = typer.Typer(help="What this machine can do, measured.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
 Overrides = Annotated[
@@ -337,6 +339,27 @@ def rollback(
     from flows import _models
 
     _console().print(_models.rollback(_home(), _store(), model, to, reason), highlight=False)
+
+
+@bench_app.command("warm")
+def bench_warm(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe that has been run here.")] = "demo",
+    repeat: Annotated[int, typer.Option(min=1, help="How many runs; the median counts.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Time a run in which every stage is in the store already.
+
+    Example: deepspec bench warm demo --repeat 5
+    """
+    from flows import _bench
+
+    document = _bench.warm(recipe, _home(), repeat=repeat)
+    if as_json:
+        _print_json(document)
+    else:
+        ours = document["ours"]
+        text = f"{recipe}: {ours['seconds']:.1f} s, median of {repeat}; peak {ours['peak_rss_bytes'] >> 20} MiB"
+        _console().print(text, highlight=False)
 
 
 def main() -> NoReturn:
