@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, DeepspecError
+from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, DeepspecError, RecipeError
 from deepspec.store import blocks, layout
 from deepspec.store.backend import Backend, Stat, created, full_disk
 from deepspec.store.keys import Ingredients, artifact_key
@@ -383,11 +383,11 @@ def open_store(location: str, code: Mapping[str, Any] | None = None) -> Store:
     """The store at `location`: a folder (object storage is chosen by its URL).
 
     Raises:
-        ArtifactError: a URL of a kind that no backend serves.
+        RecipeError: a URL of a kind that no backend serves.
     """
     if "://" in location:
         scheme = location.split("://", 1)[0]
-        raise ArtifactError(
+        raise RecipeError(
             f"No store backend serves {scheme}:// yet.", where="DEEPSPEC_STORE", remedy="Use a local folder."
         )
     return Store(LocalBackend(Path(location)), code)
