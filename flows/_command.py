@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import DeepspecError, GateFailed
 from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
-from flows import _execute, _record
+from flows import _execute, _plan, _record
 from flows._display import PlainDisplay, TerminalDisplay, line_of
 from flows._execute import Flow, Result
 from flows._home import store_of
@@ -55,13 +55,22 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
 
 def _show_plan(recipe: Recipe, runs: "list[Run[Any]]", *, as_json: bool, console: "Console") -> None:
     records = [record for planned in runs for record in planned.records]
+    estimate = _plan.of_run(recipe)
     if as_json:
-        document = {"recipe": recipe.model_dump(mode="json"), "stages": [asdict(record) for record in records]}
+        document = {
+            "recipe": recipe.model_dump(mode="json"),
+            "stages": [asdict(record) for record in records],
+            "estimate": estimate,
+        }
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
         return
     console.print(to_yaml(recipe), markup=False, highlight=False)
     for record in records:
         console.print(line_of(record), markup=False, highlight=False, soft_wrap=True)
+    if estimate is None:
+        console.print("No estimate: the target or the conversations are not there yet.", highlight=False)
+    else:
+        _plan.show(estimate, console)
 
 
 def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Console") -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.errors import RecipeError
+from deepspec.errors import DeepspecError, RecipeError
 from deepspec.planning import CODECS, estimate
 from deepspec.recipe import Recipe, load_recipe
 
@@ -40,6 +40,15 @@ def document(
     )
 
 
+def of_run(recipe: Recipe) -> dict[str, Any] | None:
+    """The estimate of a run as it would start now; None while its target or conversations are not there."""
+    try:
+        conversations, mean_tokens = _counted(recipe)
+        return estimate(recipe, conversations=conversations, mean_tokens=mean_tokens)
+    except DeepspecError:
+        return None
+
+
 def show(estimated: dict[str, Any], console: "Console") -> None:
     """The estimate for people."""
     states = estimated["states"]
@@ -52,6 +61,8 @@ def show(estimated: dict[str, Any], console: "Console") -> None:
         chosen = "  <- states.codec" if codec == states["codec"] else ""
         lines.append(f"target states, ours, {codec:<5}           {_bytes(states['bytes'][codec])}{chosen}")
     lines.append(f"training memory without activations: {_bytes(estimated['memory']['training_bytes'])}")
+    work = ", ".join(f"{name} {flops:.2g}" for name, flops in estimated["flops"].items())
+    lines.append(f"floating point operations: {work} (`deepspec plan --gpu` makes hours of them)")
     gpu = estimated.get("gpu")
     if gpu:
         hours = ", ".join(f"{name} {value:,.1f} h" for name, value in gpu["hours"].items())

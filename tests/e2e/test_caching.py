@@ -141,6 +141,10 @@ def test_dry_run_writes_nothing(warm: Home) -> None:
     before = sorted(path for path in warm.path.rglob("*") if path.is_file())
     finished = warm.run("run", "tiny", "--set", "train.seed=5", "--dry-run", "--json")
     assert sorted(path for path in warm.path.rglob("*") if path.is_file()) == before
-    planned = {stage["name"]: stage["status"] for stage in json.loads(finished.out)["stages"]}
+    document = json.loads(finished.out)
+    planned = {stage["name"]: stage["status"] for stage in document["stages"]}
     assert planned["states"] == "hit"
     assert planned["train"] == "would_run"
+    shown = json.loads(warm.run("plan", "tiny", "--set", "train.seed=5", "--json").out)
+    assert document["estimate"] == shown
+    assert shown["states"]["bytes"]["int8"] > 0
