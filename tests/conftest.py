@@ -1,9 +1,16 @@
 """Fixtures that several rooms' tests share."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A developer's runs explore; whether a change lands must not depend on what was drawn.
+settings.register_profile("landing", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("landing")
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ class Grouped:
 
     Columns: "" integers, "_scale" and "_peak" bfloat16, "_peak_index" uint8 (place within the group). Integers are
     signed bytes, or 4-bit ones offset by 8, two to a byte, the first in the low half. At a peak's place there is a 0.
+    A group whose numbers are all below 2^-119 has a scale below bfloat16's normal range: they are off by up to 2^-126.
 
     Args:
         bits: 8 or 4.
