@@ -27,7 +27,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
 
     Raises:
         UnsupportedTarget: no model folder, an unknown family, `.bin` weights, no tokenizer or no chat template.
-        RecipeError: captured layers that this target does not have.
+        RecipeError: captured layers or a mask token that this target does not have.
     """
     from deepspec.targets.family import TargetSpec, weight_files
 
@@ -38,7 +38,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
     spec = TargetSpec.read(folder)
     weight_files(folder)
     _check_tokenizer(folder)
-    algorithm(run).layer_ids(recipe.draft, spec)
+    algorithm(run).check(recipe.draft, spec)
     return _external("target", str(folder), lambda: run.fingerprints.files(model_files(folder), named=True))
 
 

@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Everything here is tiny: a second thread costs more than it does, and more still beside other work.
+torch.set_num_threads(1)
 
 # A developer's runs explore; whether a change lands must not depend on what was drawn.
 settings.register_profile("landing", derandomize=True)

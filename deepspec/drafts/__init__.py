@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from deepspec.drafts import dspark
+from deepspec.drafts import dflash, dspark, eagle3
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.drafts.directory_config import read_draft_config
 from deepspec.errors import IncompatibleDraft
 
-ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType({algorithm.name: algorithm for algorithm in (dspark.ALGORITHM,)})
+ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
+    {algorithm.name: algorithm for algorithm in (eagle3.ALGORITHM, dflash.ALGORITHM, dspark.ALGORITHM)}
+)
 
 
 def algorithm_of(directory: Path) -> Algorithm:

@@ -111,6 +111,7 @@ class Algorithm:
         name: its name in recipes (`draft.algorithm`).
         Config: its recipe section.
         owns: whether a draft directory's config.json was written by (or for) this algorithm.
+        check: (config, spec): raises RecipeError for what a draft of this target cannot have, before anything runs.
         layer_ids: (config, spec) -> the decoder layers to capture; raises RecipeError for ids the target has not.
         num_draft_tokens: (config) -> tokens proposed per round.
         build: (config, spec) -> module on the current default device whose weights are NaN until initialised or loaded.
@@ -129,6 +130,7 @@ class Algorithm:
     name: str
     Config: type[Section]
     owns: Callable[[Mapping[str, Any]], bool]
+    check: Callable[[Any, TargetSpec], None]
     layer_ids: Callable[[Any, TargetSpec], tuple[int, ...]]
     num_draft_tokens: Callable[[Any], int]
     build: Callable[[Any, TargetSpec], "nn.Module"]

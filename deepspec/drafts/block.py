@@ -2,8 +2,8 @@
 
 Only supervised slots pass the heads and the loss. The losses here are the eager reference over full logits.
 
-Shapes: T packed context tokens, A anchors, K slots, N supervised slots, L captured layers, D hidden, r rank,
-V vocabulary.
+Shapes: T packed context tokens, A anchors, P positions of a block, K predicting slots, N supervised slots, L captured
+layers, D hidden, r rank, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from deepspec.drafts.algorithm import LossOutput
 from deepspec.drafts.anchors import BlockSupervision
 from deepspec.drafts.attention import groups_of
-from deepspec.drafts.backbone import BlockLayer, RMSNorm
+from deepspec.drafts.backbone import BlockLayer, RMSNorm, scaled_embedding
 from deepspec.drafts.form import BlockForm
 from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead, unset_embedding
+from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.losses import terms
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.rotary import Rotary
-
-_FROZEN = ("embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class BlockOutput:
 
 
 class BlockDraft(nn.Module):
-    """A block-parallel draft; made by `build`, parameter names as in the public checkpoints.
+    """A block-parallel draft; made by `weights.build`, parameter names as in the public checkpoints.
 
     Args:
         form: its structure.
@@ -84,29 +83,33 @@ class BlockDraft(nn.Module):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings [..., D], scaled as the target's."""
-        embedded = F.embedding(input_ids, self.embed_tokens.weight)
-        scale = self.spec.embedding_scale
-        # The target rounds the scale to its dtype before it multiplies.
-        return embedded if scale == 1.0 else embedded * embedded.new_tensor(scale)
+        return scaled_embedding(input_ids, self.embed_tokens.weight, self.spec)
 
     def blocks(self, batch: PackedStates, supervision: BlockSupervision) -> Tensor:
-        """The body's normed output at all slots of all blocks, [A, K, D]."""
-        num_slots = self.form.block_size
+        """The body's normed output at all predicting slots of all blocks, [A, K, D]."""
+        block_size = self.form.block_size
         device, dtype = batch.states_TLD.device, self.fc.weight.dtype
         context_TD = self.context(batch.states_TLD.to(dtype))
-        groups = groups_of(supervision, batch.lengths, num_slots, dtype)
-        limit = max(batch.lengths) + num_slots
+        groups = groups_of(
+            supervision.positions_A,  # strictly before the anchor: it has not been through the target at decode time
+            supervision.anchors_per_document,
+            batch.lengths,
+            queries_per_block=block_size,
+            own_per_block=block_size,
+            dtype=dtype,
+        )
+        limit = max(batch.lengths) + block_size
         positions_T = torch.cat([torch.arange(length, device=device) for length in batch.lengths])
-        positions_AK = supervision.positions_A[:, None] + torch.arange(num_slots, device=device)
+        positions_AP = supervision.positions_A[:, None] + torch.arange(block_size, device=device)
         at_context = self._rotary.lookup(positions_T, dtype, limit=limit)
-        at_block = self._rotary.lookup(positions_AK.flatten(), dtype, limit=limit)
-        ids_AK = torch.full_like(positions_AK, self.form.mask_token_id)
-        ids_AK[:, 0] = batch.input_ids_T[supervision.anchors_A]
-        x = self.embed(ids_AK).flatten(0, 1)
+        at_block = self._rotary.lookup(positions_AP.flatten(), dtype, limit=limit)
+        ids_AP = torch.full_like(positions_AP, self.form.mask_token_id)
+        ids_AP[:, 0] = batch.input_ids_T[supervision.anchors_A]
+        x = self.embed(ids_AP).flatten(0, 1)
         for layer in self.layers:
             x = layer(x, context_TD, at_block, at_context, groups)
-        hidden: Tensor = self.norm(x).unflatten(0, (-1, num_slots))
-        return hidden
+        hidden_APD: Tensor = self.norm(x).unflatten(0, (-1, block_size))
+        return hidden_APD[:, block_size - self.form.num_draft_tokens :]
 
     def forward(self, batch: PackedStates, supervision: BlockSupervision) -> BlockOutput:
         """Hidden states, factors and confidences of the supervised slots."""
@@ -127,22 +130,6 @@ class BlockDraft(nn.Module):
         )
 
 
-def build(form: BlockForm, spec: TargetSpec) -> BlockDraft:
-    """A block draft on the current default device, its weights NaN, so that a forgotten initialisation fails loudly."""
-    device = torch.get_default_device()
-    with torch.device("meta"):
-        draft = BlockDraft(form, spec)
-    draft.to_empty(device=device)
-    with torch.no_grad():
-        for weight in draft.parameters():
-            weight.fill_(torch.nan)
-        for scalar in draft.buffers():
-            scalar.fill_(1.0)
-    for name in _FROZEN:
-        draft.get_parameter(name).requires_grad_(False)  # noqa: FBT003  # torch names this argument differently in its stubs
-    return draft
-
-
 def block_draft(module: nn.Module) -> BlockDraft:
     """The block draft that `module` is.
 
@@ -152,31 +139,6 @@ def block_draft(module: nn.Module) -> BlockDraft:
     if not isinstance(module, BlockDraft):
         raise TypeError(f"expected a BlockDraft, got {type(module).__name__}")
     return module
-
-
-def initialize(draft: BlockDraft, target_embedding_VD: Tensor, target_head_VD: Tensor, seed: int) -> None:
-    """Copy the target's embedding and head, and draw everything else.
-
-    Linear weights and embeddings are normal with the target's `initializer_range`, biases 0, norms 1.
-
-    Args:
-        draft: from `build`.
-        target_embedding_VD, target_head_VD: the target's tables.
-        seed: of the draws.
-    """
-    spread = draft.spec.initializer_range
-    generator = torch.Generator().manual_seed(seed)
-    tables = dict(zip(_FROZEN, (target_embedding_VD, target_head_VD), strict=True))
-    with torch.no_grad():
-        for name, weight in sorted(draft.named_parameters()):
-            if name in tables:
-                weight.copy_(tables[name])
-            elif name.endswith("norm.weight"):
-                weight.fill_(1.0)
-            elif name.endswith(".bias"):
-                weight.zero_()
-            else:
-                weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0.0, spread, generator=generator))
 
 
 def block_loss(
@@ -219,26 +181,13 @@ def _metrics(
 ) -> dict[str, tuple[float, float]]:
     """Metrics as (sum, count): loss terms, acceptance per slot, expected acceptance length, confidence errors."""
     num_blocks, num_slots = supervision.slots_AK.shape
-    with torch.no_grad():
-        rows_N = supervision.rows_N
-        weights_N = supervision.weights_N
-        acceptance_AK = acceptance_N.new_zeros(num_blocks * num_slots).index_put((rows_N,), acceptance_N)
-        acceptance_AK = acceptance_AK.view(num_blocks, num_slots).double()
-        supervised_K = torch.bincount(rows_N % num_slots, minlength=num_slots)
-        # Unsupervised slots are zeros: they end the running product.
-        tau = num_blocks + acceptance_AK.cumprod(dim=1).sum()
-        values = [acceptance_AK.sum(dim=0), supervised_K.double(), weights_N.sum()[None], tau[None]]
-        values += [weighted[term].double()[None] for term in weighted]
-        if confidence_logits_N is not None:
-            error_N = (torch.sigmoid(confidence_logits_N) - acceptance_N).double()
-            values += [(weights_N * error_N.abs()).sum()[None], (weights_N * error_N).sum()[None]]
-        # One transfer for all of them.
-        numbers = torch.cat(values).tolist()
-    accepted, numbers = numbers[:num_slots], numbers[num_slots:]
-    supervised, numbers = numbers[:num_slots], numbers[num_slots:]
-    weight, tau_sum, *rest = numbers
-    sums = {f"accept_rate@{k}": (accepted[k], supervised[k]) for k in range(num_slots)}
-    sums["tau_probabilistic"] = (tau_sum, float(num_blocks))
-    names = [f"loss_{term}" for term in weighted] + ["confidence_abs_error", "confidence_bias"]
-    sums |= {name: (value, weight) for name, value in zip(names, rest, strict=False)}
-    return sums
+    weights_N = supervision.weights_N
+    weight = weights_N.sum()
+    more: dict[str, tuple[Tensor, Tensor | float]] = {
+        f"loss_{term}": (value.detach(), weight) for term, value in weighted.items()
+    }
+    if confidence_logits_N is not None:
+        error_N = (torch.sigmoid(confidence_logits_N.detach()) - acceptance_N).double()
+        more["confidence_abs_error"] = ((weights_N * error_N.abs()).sum(), weight)
+        more["confidence_bias"] = ((weights_N * error_N).sum(), weight)
+    return acceptance_metrics(acceptance_N, supervision.rows_N, num_chains=num_blocks, num_slots=num_slots, more=more)

@@ -4,8 +4,8 @@ Context keys and values of all layers come from the same features, so they are m
 position and never again. A block's own keys are written behind the context, where later context overwrites them: no
 concatenation. Inference only; weights are read (and fused copies made) when the drafter is made.
 
-Shapes: R rows, Q positions, K draft slots, L captured layers, B layers of the body, D hidden, H key/value heads,
-d head dim, C capacity, V vocabulary.
+Shapes: R rows, Q positions, P positions of a block, K predicting slots, L captured layers, B layers of the body,
+D hidden, H key/value heads, d head dim, C capacity, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +26,13 @@ Sample = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
 
 
 class BlockDrafter:
-    """Drafter over a `BlockDraft` with next-token slots; see the `Drafter` contract."""
+    """Drafter over a `BlockDraft`; see the `Drafter` contract."""
 
     def __init__(self, draft: BlockDraft) -> None:
         spec, form = draft.spec, draft.form
         family = family_of(spec)
-        self.num_draft_tokens = form.block_size
+        self.num_draft_tokens = form.num_draft_tokens
+        self._block_size = form.block_size
         self.layer_ids = form.layer_ids
         self.vocab_size = spec.vocab_size
         self._draft = draft
@@ -56,16 +57,16 @@ class BlockDrafter:
         self._factor_head_rV = (
             draft.markov_head.markov_w2.weight.detach().t().contiguous() if draft.markov_head is not None else None
         )
-        self._slots_K = torch.arange(form.block_size, device=self._head_VD.device)
-        self._mask_ids_K = torch.full((form.block_size,), form.mask_token_id, device=self._head_VD.device)
+        self._slots_P = torch.arange(form.block_size, device=self._head_VD.device)
+        self._mask_ids_P = torch.full((form.block_size,), form.mask_token_id, device=self._head_VD.device)
         self._lengths: list[int] = []
         self._keys: Tensor = self._head_VD.new_empty(0)
         self._values: Tensor = self._keys
 
     def allocate(self, rows: int, capacity: int) -> None:
-        """See `Drafter.allocate`; memory: 2 · layers · rows · (capacity + K) · H · d."""
+        """See `Drafter.allocate`; memory: 2 · layers · rows · (capacity + P) · H · d."""
         spec = self._spec
-        shape = (len(self._layers), rows, spec.num_key_value_heads, capacity + self.num_draft_tokens, spec.head_dim)
+        shape = (len(self._layers), rows, spec.num_key_value_heads, capacity + self._block_size, spec.head_dim)
         # Zeros: what is masked must still be finite.
         with torch.inference_mode(mode=False):
             self._keys = self._head_VD.new_zeros(shape)
@@ -90,7 +91,7 @@ class BlockDrafter:
         Raises:
             ValueError: a row's start is not where its context ends, or it would outgrow the capacity.
         """
-        row_list, starts, counts = _ints(rows), _ints(start_R), _ints(counts_R)
+        row_list, starts, counts = ints(rows), ints(start_R), ints(counts_R)
         for row, start, count in zip(row_list, starts, counts, strict=True):
             if start != self._lengths[row]:
                 raise ValueError(f"row {row} has {self._lengths[row]} context positions, not {start}")
@@ -122,7 +123,7 @@ class BlockDrafter:
         Raises:
             ValueError: a row's context does not end right before its anchor.
         """
-        row_list, positions = _ints(rows), _ints(positions_R)
+        row_list, positions = ints(rows), ints(positions_R)
         for row, position in zip(row_list, positions, strict=True):
             if position != self._lengths[row]:
                 raise ValueError(f"row {row} has {self._lengths[row]} context positions before an anchor at {position}")
@@ -146,39 +147,39 @@ class BlockDrafter:
 
     def _body(self, rows: list[int], positions: list[int], anchor_ids_R: Tensor) -> Tensor:
         """The body's normed output [R, K, D] for a block behind each row's context."""
-        num_slots = self.num_draft_tokens
         device = self._keys.device
-        ids_RK = self._mask_ids_K.repeat(len(rows), 1)
-        ids_RK[:, 0] = anchor_ids_R
-        end = max(positions) + num_slots
+        ids_RP = self._mask_ids_P.repeat(len(rows), 1)
+        ids_RP[:, 0] = anchor_ids_R
+        end = max(positions) + self._block_size
         same = min(positions) == max(positions)
         contiguous = rows[-1] - rows[0] == len(rows) - 1 and rows == sorted(rows)
-        columns_RK = self._slots_K + (positions[0] if same else torch.tensor(positions, device=device)[:, None])
-        at_RK = columns_RK.expand(len(rows), -1)
-        cos, sin = self._rotary.lookup(at_RK, self._keys.dtype, limit=self._keys.shape[3])
+        columns_RP = self._slots_P + (positions[0] if same else torch.tensor(positions, device=device)[:, None])
+        at_RP = columns_RP.expand(len(rows), -1)
+        cos, sin = self._rotary.lookup(at_RP, self._keys.dtype, limit=self._keys.shape[3])
         rows_R = None if contiguous else torch.tensor(rows, device=device)
         rows_R1 = torch.tensor(rows, device=device)[:, None] if not (contiguous and same) else None
         mask = None
         if not same:
-            visible = torch.arange(end, device=device) <= at_RK[:, -1:]
+            visible = torch.arange(end, device=device) <= at_RP[:, -1:]
             mask = additive(visible[:, None, None], self._keys.dtype)
-        x_RKD = self._draft.embed(ids_RK)
+        x_RPD = self._draft.embed(ids_RP)
         for layer, layer_keys, layer_values in zip(self._layers, self._keys, self._values, strict=True):
-            queries, keys, values = layer.project(x_RKD, cos, sin)
+            queries, keys, values = layer.project(x_RPD, cos, sin)
             if rows_R1 is None:
                 span = slice(rows[0], rows[0] + len(rows))
                 layer_keys[span, :, positions[0] : end] = keys
                 layer_values[span, :, positions[0] : end] = values
             else:
-                layer_keys[rows_R1, :, at_RK] = keys.transpose(1, 2)
-                layer_values[rows_R1, :, at_RK] = values.transpose(1, 2)
+                layer_keys[rows_R1, :, at_RP] = keys.transpose(1, 2)
+                layer_values[rows_R1, :, at_RP] = values.transpose(1, 2)
             all_keys, all_values = (
                 cached[rows[0] : rows[0] + len(rows), :, :end] if rows_R is None else cached[rows_R, :, :end]
                 for cached in (layer_keys, layer_values)
             )
             attended = attend(queries, all_keys, all_values, mask, scale=self._spec.attention_scale, causal=False)
-            x_RKD = layer.finish(x_RKD, attended)
-        return self._norm(x_RKD, self._draft.norm.weight.detach())
+            x_RPD = layer.finish(x_RPD, attended)
+        predicting_RKD = x_RPD[:, self._block_size - self.num_draft_tokens :]
+        return self._norm(predicting_RKD, self._draft.norm.weight.detach())
 
     def _sample_block(self, hidden_RKD: Tensor, anchor_ids_R: Tensor, sample: Sample) -> Proposal:
         """Draw the slots left to right, each knowing the token before it."""
@@ -208,7 +209,7 @@ class BlockDrafter:
         return rms_norm(x, weight, self._spec.rms_norm_eps, casts_first=self._casts_first)
 
     def _check_room(self, row: int, end: int) -> None:
-        capacity = self._keys.shape[3] - self.num_draft_tokens
+        capacity = self._keys.shape[3] - self._block_size
         if end > capacity:
             raise ValueError(f"row {row} would need {end} context positions, but there is room for {capacity}")
 
@@ -220,5 +221,6 @@ def _plus(logits_RV: Tensor, factor_Rr: Tensor, factor_head_rV: Tensor) -> Tenso
     return logits_RV + wide(torch.mm(factor_Rr, factor_head_rV))
 
 
-def _ints(values: Ints) -> list[int]:
+def ints(values: Ints) -> list[int]:
+    """Row numbers and positions as a list: what bookkeeping needs."""
     return values.tolist() if isinstance(values, Tensor) else list(values)

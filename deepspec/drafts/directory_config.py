@@ -1,24 +1,21 @@
-"""The `config.json` of a block draft's directory: read and checked without torch, so that registries and plans can."""
+"""The `config.json` of a draft's directory: written, read and checked without torch, so that registries and plans can.
+
+The fields are those of the public checkpoints; source: spec page "Serving", section 4.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspec.drafts.form import BlockForm
+from deepspec.drafts.form import BlockForm, UnrolledForm
 from deepspec.errors import IncompatibleDraft, UnsupportedTarget
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec, spec_from_config
 
 CONFIG_FILE = "config.json"
 
-_REQUIRED: Mapping[str, type] = {
-    "block_size": int,
-    "num_hidden_layers": int,
-    "target_layer_ids": list,
-    "mask_token_id": int,
-    "num_target_layers": int,
-}
+_NOT_COPIED = frozenset({"torch_dtype", "transformers_version", "_name_or_path", "use_cache", "quantization_config"})
 _TAKEN_FROM_TARGET = (
     "vocab_size",
     "hidden_size",
@@ -43,7 +40,7 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
     Raises:
         IncompatibleDraft: there is none, or it is no JSON object.
     """
-    where = f"{directory.name}/{CONFIG_FILE}"
+    where = _where(directory)
     try:
         config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -55,30 +52,106 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def form_of(config: Mapping[str, Any], directory: Path) -> BlockForm:
+def block_form(config: Mapping[str, Any], directory: Path) -> BlockForm:
     """The form that a block draft's config.json describes.
 
     Raises:
         IncompatibleDraft: a field is missing or of another type.
     """
-    where = f"{directory.name}/{CONFIG_FILE}"
-    for field, kind in _REQUIRED.items():
-        if field not in config:
-            raise IncompatibleDraft(f"field {field} is missing.", where=where)
-        if not isinstance(config[field], kind) or isinstance(config[field], bool):
-            raise IncompatibleDraft(f"field {field} is {config[field]!r}, not {kind.__name__}.", where=where)
+    _require(config, {"block_size": int, "num_hidden_layers": int, "mask_token_id": int}, directory)
     rank = int(config.get("markov_rank") or 0)
     return BlockForm(
         block_size=config["block_size"],
         num_layers=config["num_hidden_layers"],
-        layer_ids=tuple(config["target_layer_ids"]),
+        layer_ids=_layer_ids(config, directory),
         mask_token_id=config["mask_token_id"],
         num_anchors=int(config.get("num_anchors") or 512),
+        in_place=not config.get("sample_from_anchor", True),
         markov_rank=rank,
         markov_head=str(config.get("markov_head_type") or "vanilla"),
         confidence_head=bool(config.get("enable_confidence_head", False)),
         confidence_head_with_markov=bool(config.get("confidence_head_with_markov", False)) and rank > 0,
     )
+
+
+def block_config(form: BlockForm, spec: TargetSpec, dtype: str) -> dict[str, Any]:
+    """The config.json of a block draft whose weights are of `dtype`."""
+    config = _body(spec, "DSparkModel", form.num_layers, form.layer_ids, dtype) | {
+        "block_size": form.block_size,
+        "mask_token_id": form.mask_token_id,
+        "num_anchors": form.num_anchors,
+        "markov_rank": form.markov_rank,
+        "enable_confidence_head": form.confidence_head,
+    }
+    if form.in_place:
+        config["sample_from_anchor"] = False
+    if form.markov_rank:
+        config |= {
+            "markov_head_type": form.markov_head,
+            "confidence_head_with_markov": form.confidence_head_with_markov,
+        }
+    return config
+
+
+def unrolled_form(config: Mapping[str, Any], directory: Path) -> UnrolledForm:
+    """The form that an autoregressive draft's config.json describes.
+
+    Raises:
+        IncompatibleDraft: a field is missing or of another type.
+    """
+    _require(config, {"ttt_length": int, "draft_num_hidden_layers": int}, directory)
+    return UnrolledForm(
+        num_steps=config["ttt_length"],
+        num_layers=config["draft_num_hidden_layers"],
+        layer_ids=_layer_ids(config, directory),
+    )
+
+
+def unrolled_config(form: UnrolledForm, spec: TargetSpec, dtype: str, step_loss_decay: float) -> dict[str, Any]:
+    """The config.json of an autoregressive draft whose weights are of `dtype`."""
+    return _body(spec, "Eagle3Model", form.num_layers, form.layer_ids, dtype) | {
+        "ttt_length": form.num_steps,
+        "step_loss_decay": step_loss_decay,
+        "draft_num_hidden_layers": form.num_layers,
+    }
+
+
+def _body(
+    spec: TargetSpec, architecture: str, num_layers: int, layer_ids: tuple[int, ...], dtype: str
+) -> dict[str, Any]:
+    """What every draft's config.json says: the target's text configuration with the draft's own fields."""
+    copied = {key: value for key, value in spec.raw.items() if key not in _NOT_COPIED}
+    return copied | {
+        "architectures": [family_of(spec).draft_prefix + architecture],
+        "dtype": dtype,
+        "head_dim": spec.head_dim,
+        "num_hidden_layers": num_layers,
+        "layer_types": ["full_attention"] * num_layers,
+        "tie_word_embeddings": False,
+        "target_layer_ids": list(layer_ids),
+        "num_target_layers": spec.num_layers,
+    }
+
+
+def _require(config: Mapping[str, Any], fields: Mapping[str, type], directory: Path) -> None:
+    for field, kind in {**fields, "target_layer_ids": list, "num_target_layers": int}.items():
+        if field not in config:
+            raise IncompatibleDraft(f"field {field} is missing.", where=_where(directory))
+        if not isinstance(config[field], kind) or isinstance(config[field], bool):
+            raise IncompatibleDraft(
+                f"field {field} is {config[field]!r}, not {kind.__name__}.", where=_where(directory)
+            )
+
+
+def _layer_ids(config: Mapping[str, Any], directory: Path) -> tuple[int, ...]:
+    ids = config["target_layer_ids"]
+    if not all(isinstance(layer, int) for layer in ids):
+        raise IncompatibleDraft(f"field target_layer_ids is {ids!r}, not integers.", where=_where(directory))
+    return tuple(ids)
+
+
+def _where(directory: Path) -> str:
+    return f"{directory.name}/{CONFIG_FILE}"
 
 
 def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> None:
@@ -87,7 +160,7 @@ def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> 
     Raises:
         IncompatibleDraft: a field differs, with both values.
     """
-    where = f"{directory.name}/{CONFIG_FILE}"
+    where = _where(directory)
     try:
         # A draft's body is a small model of its target's family, and says so in the same fields.
         body = spec_from_config(family_of(spec), config, path=directory, model_type=str(config.get("model_type")))
@@ -97,3 +170,14 @@ def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> 
     for field, has, wants in [("num_target_layers", config["num_target_layers"], spec.num_layers), *pairs]:
         if has != wants:
             raise IncompatibleDraft(f"field {field} is {has!r} in the draft, but {wants!r} in the target.", where=where)
+
+
+def check_fields(fields: Mapping[str, tuple[Any, Any]], directory: Path) -> None:
+    """Compare what a directory says with what a recipe says, {field: (found, wanted)}.
+
+    Raises:
+        IncompatibleDraft: a field differs, with both values.
+    """
+    for field, (has, wants) in fields.items():
+        if has != wants:
+            raise IncompatibleDraft(f"field {field} is {has}, but the recipe says {wants}.", where=_where(directory))

@@ -1,7 +1,7 @@
-"""Loss terms of block drafts, written plainly: full logits, fp32 throughout. The reference for their chunked twins.
+"""Loss terms of drafts, written plainly: full logits, fp32 throughout. The reference for their chunked twins.
 
 Each function is per slot; weighting, masking and normalisation belong to the caller. Source: spec page "Algorithms",
-"Losses (DFlash, DSpark)".
+"Losses (DFlash, DSpark)" and "Eagle3".
 
 Shapes: N supervised slots, V vocabulary.
 """
@@ -24,6 +24,12 @@ def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
 def cross_entropy(draft_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """`-log q(label)` per slot, [N]."""
     return F.cross_entropy(wide(draft_logits_NV), labels_N, reduction="none")
+
+
+def soft_cross_entropy(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
+    """`-Σ_v p log q` per slot, [N]; `p` is the target's distribution."""
+    log_draft_NV = torch.log_softmax(wide(draft_logits_NV), dim=-1)
+    return -(torch.softmax(wide(target_logits_NV), dim=-1) * log_draft_NV).sum(dim=-1)
 
 
 def total_variation(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ SLOW = ["--set", "train.num_steps=400", "--set", "gates.min_tau_gain=0"]
         (["--set", "nonsense"], ["nonsense", "--set"]),
         (["--set", "draft.target_layer_ids=[0, 7]"], ["draft.target_layer_ids", "7", "out of range"]),
         (["--set", "draft.target_layer_ids=[0, 1]"], ["draft.target_layer_ids", "last layer"]),
+        (["--set", "draft.mask_token_id=null"], ["draft.mask_token_id", "151669", "vocabulary of 400"]),
         (["--set", "target.path=/nowhere"], ["/nowhere", "config.json"]),
         (["--set", "data.source=/nowhere.jsonl"], ["/nowhere.jsonl"]),
         (["--set", "store.url=gs://bucket"], ["gs://"]),

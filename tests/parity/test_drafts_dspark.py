@@ -77,10 +77,10 @@ class Naive:
         act = torch.nn.functional.gelu(gate, approximate="tanh") if self.toy else gate * torch.sigmoid(gate)
         return self.linear(act * self.linear(x, p + "mlp.up_proj"), p + "mlp.down_proj")
 
-    def hidden(self, states_TLD, token, anchor):
-        """Normed output [K, D] of the block at `anchor` whose token is `token`."""
+    def hidden(self, states_TLD, token, anchor, size=SLOTS):
+        """Normed output [size, D] of the block at `anchor` whose token is `token`."""
         context_TD = self.norm(self.linear(states_TLD.flatten(1), "fc"), "hidden_norm")
-        x = self.w["embed_tokens.weight"][[token] + [self.config.mask_token_id] * (SLOTS - 1)]
+        x = self.w["embed_tokens.weight"][[token] + [self.config.mask_token_id] * (size - 1)]
         x = x * self.spec.embedding_scale
         for layer in range(self.config.num_layers):
             p = f"layers.{layer}."
@@ -118,6 +118,9 @@ class Naive:
                 confidences.append((features * weight).sum() + self.w["confidence_head.proj.bias"][0])
         return torch.stack(logits), confidences
 
+    def factors(self):
+        return {"ce": 0.1, "tv": 0.9} | ({"confidence": 1.0} if self.config.confidence_head else {})
+
     def loss(self, batch, anchors_of_documents):
         """(loss, metrics) of a batch whose anchors are known, normalised over this batch."""
         rows, blocks, start = [], [], 0
@@ -146,14 +149,14 @@ class Naive:
                 blocks.append(1 + sum(math.prod(accepted[: j + 1]) for j in range(len(accepted))))
             start += length
         total = sum(row["w"] for row in rows)
-        factors = {"ce": 0.1, "tv": 0.9} | ({"confidence": 1.0} if self.config.confidence_head else {})
+        factors = self.factors()
         means = {term: sum(row["w"] * row[term] for row in rows) / total for term in factors}
         metrics = {f"loss_{term}": mean.item() for term, mean in means.items()}
         metrics["tau_probabilistic"] = sum(blocks) / len(blocks)
         for k in range(SLOTS):
             stars = [row["star"] for row in rows if row["k"] == k]
             metrics[f"accept_rate@{k}"] = sum(stars) / len(stars)
-        if self.config.confidence_head:
+        if "confidence" in factors:
             errors = [(row["w"], row["c"] - row["star"]) for row in rows]
             metrics["confidence_abs_error"] = sum(w * abs(e) for w, e in errors) / total
             metrics["confidence_bias"] = sum(w * e for w, e in errors) / total

@@ -12,6 +12,7 @@ from deepspec.decoding.engine import Engine
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Drafter
 from deepspec.targets.model import Target
+from tests.fixtures.algorithms import small_config
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -23,9 +24,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
 
 def random_draft(name: str, target: Target) -> Drafter:
     algorithm = ALGORITHMS[name]
-    config = algorithm.Config.model_validate(
-        {"algorithm": name, "num_layers": 1, "target_layer_ids": [-1, 0], "num_draft_tokens": 4, "mask_token_id": 2}
-    )
+    config = small_config(algorithm, target_layer_ids=(-1, 0))
     draft = algorithm.build(config, target.spec)
     algorithm.initialize(draft, target.embedding_weight, target.head_weight, 0)
     with torch.no_grad():

@@ -140,7 +140,14 @@ def test_blocks_see_the_context_before_their_anchor_and_themselves():
     own = torch.randn(2, len(queries_N), 2, 8, generator=generator)
     context = torch.randn(2, tokens, 2, 8, generator=generator)
 
-    groups = groups_of(supervision, batch.lengths, num_slots, torch.float32)
+    groups = groups_of(
+        supervision.positions_A,
+        supervision.anchors_per_document,
+        batch.lengths,
+        queries_per_block=num_slots,
+        own_per_block=num_slots,
+        dtype=torch.float32,
+    )
     found = block_attention(queries, own[0], own[1], context[0], context[1], groups, scale=0.3)
 
     keys, values = (torch.cat((context[i], own[i])).repeat_interleave(2, dim=1) for i in (0, 1))

@@ -45,7 +45,7 @@ def test_defaults_are_the_published_ones():
 
 
 def test_what_cannot_be_meant_is_refused():
-    for fields in ({"markov_rank": 0}, {"markov_head": "lstm"}, {"loss_decay_gamma": 0.0}, {"block_size": 7}):
+    for fields in ({"markov_rank": -1}, {"markov_head": "lstm"}, {"loss_decay_gamma": 0.0}, {"block_size": 7}):
         with pytest.raises(ValidationError, match=next(iter(fields))):
             ALGORITHM.Config(**fields)
     with pytest.raises(ValidationError, match="nothing would be learned"):

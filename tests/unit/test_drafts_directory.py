@@ -224,7 +224,7 @@ def test_unreadable_directories(directory, spec, tmp_path):
     with pytest.raises(IncompatibleDraft, match="no weights"):
         ALGORITHM.load(directory, spec)
     change_config(directory, block_size=None)
-    with pytest.raises(IncompatibleDraft, match="none of the algorithms dspark"):
+    with pytest.raises(IncompatibleDraft, match="none of the algorithms eagle3, dflash, dspark"):
         algorithm_of(directory)
     (directory / "config.json").write_text("[1")
     with pytest.raises(IncompatibleDraft, match="cannot be read as JSON"):

@@ -1,0 +1,171 @@
+"""The module of autoregressive drafts that are trained by unrolling them, and its loss.
+
+One decoder layer (or a few) of the target's family whose attention reads the next token's embedding beside the hidden
+state. Nothing is detached: gradients run through all steps and through the keys and values that later steps see. What
+is handed to the next step is the output before the final norm.
+
+Source: EAGLE-3 paper (arXiv 2503.01840), spec page "Algorithms", Eagle3.
+
+Shapes: T packed tokens, N rows of a step, M supervised rows of all steps, S steps, L captured layers, D hidden,
+H heads, d head dim, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepspec.drafts.algorithm import LossOutput
+from deepspec.drafts.attention import block_attention, causal_attention, groups_of
+from deepspec.drafts.backbone import RMSNorm, UnrolledLayer, scaled_embedding
+from deepspec.drafts.form import UnrolledForm
+from deepspec.drafts.heads import unset_embedding
+from deepspec.drafts.metrics import acceptance_metrics
+from deepspec.drafts.unroll import UnrollSupervision
+from deepspec.losses import terms
+from deepspec.states.batch import PackedStates
+from deepspec.targets import family_of
+from deepspec.targets.family import TargetSpec
+from deepspec.targets.rotary import Rotary
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class UnrolledOutput:
+    """What a forward hands to the loss.
+
+    Args:
+        hidden_MD: normed outputs of the supervised rows, step by step.
+        head_VD: the target's head.
+        softcap: the target's logit soft cap, if any.
+    """
+
+    hidden_MD: Tensor
+    head_VD: Tensor
+    softcap: float | None
+
+
+class UnrolledDraft(nn.Module):
+    """An autoregressive draft; made by `weights.build`, parameter names as in the public checkpoints.
+
+    Args:
+        form: its structure.
+        spec: the target.
+    """
+
+    def __init__(self, form: UnrolledForm, spec: TargetSpec) -> None:
+        super().__init__()
+        family = family_of(spec)
+        self.form = form
+        self.spec = spec
+        self.embed_tokens = unset_embedding(spec.vocab_size, spec.hidden_size)
+        self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
+        self.fc = nn.Linear(len(form.layer_ids) * spec.hidden_size, spec.hidden_size, bias=False)
+        self.layers = nn.ModuleList(UnrolledLayer(spec, family) for _ in range(form.num_layers))
+        self.norm = RMSNorm(spec.hidden_size, spec, family)
+        self._rotary = Rotary(spec)
+
+    @property
+    def body(self) -> "Sequence[UnrolledLayer]":
+        """The decoder layers, typed."""
+        return cast("Sequence[UnrolledLayer]", self.layers)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings [..., D], scaled as the target's."""
+        return scaled_embedding(input_ids, self.embed_tokens.weight, self.spec)
+
+    def forward(self, batch: PackedStates, supervision: UnrollSupervision) -> UnrolledOutput:
+        """Normed outputs of the supervised rows of all steps."""
+        dtype = self.fc.weight.dtype
+        limit = max(batch.lengths) + self.form.num_steps
+        x: Tensor = self.fc(batch.states_TLD.to(dtype).flatten(-2))
+        context: list[KeysValues] = []
+        own: list[list[KeysValues]] = [[] for _ in self.body]
+        hidden = []
+        for number, step in enumerate(supervision.steps):
+            if number:
+                x = x[step.kept_N]
+                own = [[(keys[step.kept_N], values[step.kept_N]) for keys, values in layer] for layer in own]
+                groups = groups_of(
+                    step.seen_N,
+                    step.rows_per_document,
+                    batch.lengths,
+                    queries_per_block=1,
+                    own_per_block=number,
+                    dtype=dtype,
+                )
+            embedded_ND = self.embed(batch.input_ids_T[step.next_N])
+            rotations = self._rotary.lookup(step.positions_N, dtype, limit=limit)
+            for index, layer in enumerate(self.body):
+                attention = layer.self_attn
+                read = layer.attention_input(embedded_ND, x)
+                queries = attention.queries(read, rotations)
+                pair = attention.keys_and_values(read, rotations)
+                if number == 0:
+                    context.append(pair)
+                    attended = causal_attention(queries, *pair, batch.lengths, scale=attention.scale)
+                else:
+                    own[index].append(pair)
+                    # A row's keys of all steps lie together.
+                    keys, values = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*own[index], strict=True))
+                    attended = block_attention(queries, keys, values, *context[index], groups, scale=attention.scale)
+                x = layer.finish(x, attention.branch(attended))
+            hidden.append(self.norm(x[step.supervised_M]))
+        return UnrolledOutput(torch.cat(hidden), self.lm_head.weight, self.spec.logit_softcap)
+
+
+def unrolled_draft(module: nn.Module) -> UnrolledDraft:
+    """The autoregressive draft that `module` is.
+
+    Raises:
+        TypeError: it is another module (a wrapper for several processes, say).
+    """
+    if not isinstance(module, UnrolledDraft):
+        raise TypeError(f"expected an UnrolledDraft, got {type(module).__name__}")
+    return module
+
+
+def unrolled_loss(
+    draft: nn.Module, batch: PackedStates, supervision: UnrollSupervision, totals: Mapping[str, float]
+) -> LossOutput:
+    """Loss and metrics of one micro-batch; see `LossOutput`.
+
+    The mean over documents of `Σ_s decay^s · Σ_t soft-CE / length`: per document, because in a mean over tokens long
+    ones dominate and acceptance falls.
+
+    Args:
+        draft: an `UnrolledDraft`, or what wraps one for several processes.
+        batch: packed documents with their states.
+        supervision: from `unroll_supervision`.
+        totals: denominators of the whole optimizer step.
+    """
+    output: UnrolledOutput = draft(batch, supervision)
+    weights_M = torch.cat([step.weights_M for step in supervision.steps])
+    predicted_M = torch.cat([step.next_N[step.supervised_M] for step in supervision.steps])
+    logits_MV = terms.soft_cap(terms.wide(F.linear(output.hidden_MD, output.head_VD)), output.softcap)
+    with torch.no_grad():
+        final_MD = batch.final_TD[predicted_M].to(output.head_VD.dtype)
+        target_MV = terms.soft_cap(terms.wide(F.linear(final_MD, output.head_VD)), output.softcap)
+        acceptance_M = terms.acceptance(terms.total_variation(logits_MV, target_MV))
+    weighted = (weights_M.to(logits_MV.dtype) * terms.soft_cross_entropy(logits_MV, target_MV)).sum()
+    loss = weighted / (totals["soft_ce"] or 1.0)
+    return LossOutput(loss, _metrics(supervision, acceptance_M, weighted))
+
+
+def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, weighted: Tensor) -> dict[str, tuple[float, float]]:
+    """Metrics as (sum, count): the loss, acceptance per step, expected acceptance length."""
+    num_slots = len(supervision.steps)
+    indices = [step.indices_N[step.supervised_M] for step in supervision.steps]
+    chains, chain_M = torch.unique(torch.cat(indices), return_inverse=True)
+    slot_M = torch.cat([torch.full_like(index, slot) for slot, index in enumerate(indices)])
+    return acceptance_metrics(
+        acceptance_M,
+        chain_M * num_slots + slot_M,
+        num_chains=len(chains),
+        num_slots=num_slots,
+        more={"loss_soft_ce": (weighted.detach(), supervision.totals["soft_ce"])},
+    )
