@@ -8,6 +8,7 @@ where things run and are never part of an artifact's key; everything else is.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
@@ -117,7 +118,7 @@ def read_yaml(name: str) -> dict[str, Any]:
         except OSError as error:
             raise RecipeError(f"This recipe cannot be read: {error.strerror}.", where=name) from error
     else:
-        item = resources.files("deepspec") / "recipes" / f"{name}.yaml"
+        item = resources.files("deepspec") / "recipes" / f"{_published(name)}.yaml"
         if not item.is_file():
             close = get_close_matches(name, shipped(), n=1)
             advice = f"Did you mean {close[0]}? " if close else ""
@@ -133,6 +134,12 @@ def read_yaml(name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RecipeError("A recipe is a mapping of sections.", where=name, remedy="See `deepspec run demo --dry-run`.")
     return content
+
+
+def _published(name: str) -> str:
+    """Our name of a recipe that is asked for as the public checkpoint is called (dspark_qwen3_4b_block7)."""
+    public = re.fullmatch(r"(\w+)_(?:block|ttt)7", name)
+    return public[1].replace("_", "-") if public else name
 
 
 def to_yaml(recipe: BaseModel) -> str:

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from deepspec.config import ExecutionSection
+from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
+from deepspec.planning import spec_of
 from deepspec.recipe import Recipe, load_recipe, shipped, to_yaml
 from deepspec.store.keys import canonical
 
@@ -24,6 +27,39 @@ def test_golden_text_of_every_shipped_recipe(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_recipes_are_also_known_by_the_public_checkpoints_names() -> None:
+    for algorithm, ending in (("eagle3", "ttt7"), ("dflash", "block7"), ("dspark", "block7")):
+        for target in ("qwen3_4b", "qwen3_8b", "qwen3_14b"):
+            recipe = load_recipe(f"{algorithm}_{target}_{ending}")
+            assert recipe.name == f"{algorithm}-{target.replace('_', '-')}"
+            assert recipe.draft.algorithm == algorithm
+    with pytest.raises(RecipeError, match="There is no recipe 'dspark_qwen3_5b_block7'"):
+        load_recipe("dspark_qwen3_5b_block7")
+
+
+# (tensors, parameters in millions) of the public checkpoints: spec page "Serving", section 4.
+PUBLIC_SIZES = {"eagle3": (16, 927.3), "dflash": (60, 1315.3), "dspark": (64, 1393.1)}
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if "-" in name])
+def test_every_published_recipe_builds_without_memory(name: str) -> None:
+    recipe = load_recipe(name)
+    spec = spec_of(recipe)
+    algorithm = ALGORITHMS[recipe.draft.algorithm]
+    with torch.device("meta"):
+        draft = algorithm.build(recipe.draft, spec)
+    tensors = draft.state_dict()
+    millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+    if name.endswith("qwen3-4b"):
+        count, size = PUBLIC_SIZES[recipe.draft.algorithm]
+        assert len(tensors) == count
+        assert millions == pytest.approx(size, abs=0.05)
+    tables = 2 * spec.vocab_size * spec.hidden_size / 1e6
+    assert tables < millions < 3 * tables
+    assert recipe.data.max_length_tokens == 4096
+    assert algorithm.num_draft_tokens(recipe.draft) == 7
 
 
 @pytest.mark.parametrize(
