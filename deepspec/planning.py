@@ -15,6 +15,7 @@ from typing import Any
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
+from deepspec.states.widths import bytes_per_token
 from deepspec.targets import FAMILIES
 from deepspec.targets.family import TargetSpec, spec_from_config
 from deepspec.targets.published import PUBLISHED
@@ -90,7 +91,7 @@ def estimate(
     train_share = 1.0 - splits.validation - splits.calibration - splits.gate
     captured = round(tokens * train_share)
     states = {"reference_bf16": tokens * (layers + 1) * spec.hidden_size * 2}
-    states |= {codec: captured * _bytes_per_token(codec, layers, spec.hidden_size) for codec in CODECS}
+    states |= {codec: captured * (bytes_per_token(codec, layers, spec.hidden_size) + _TOKEN_BYTES) for codec in CODECS}
     work = _work(recipe, spec, captured, conversations * train_share, length)
     document: dict[str, Any] = {
         "recipe": recipe.name,
@@ -107,12 +108,11 @@ def estimate(
     return document
 
 
-def _bytes_per_token(codec: str, layers: int, hidden_size: int) -> int:
-    """What a shard of states holds per token: the layers, the final state, and the token itself."""
-    from deepspec.states.codecs import CODECS as STORED
-
-    widths = [*STORED[codec].widths(layers, hidden_size).values(), *STORED[codec].widths(1, hidden_size).values()]
-    return sum(widths) + _TOKEN_BYTES
+def states_bytes(recipe: Recipe, num_tokens: int) -> int:
+    """Bytes of captured states of so many tokens, with the recipe's codec and the draft's layers."""
+    spec = spec_of(recipe)
+    layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
+    return num_tokens * (bytes_per_token(recipe.states.codec, layers, spec.hidden_size) + _TOKEN_BYTES)
 
 
 def _work(recipe: Recipe, spec: TargetSpec, tokens: int, documents: float, length: float) -> dict[str, float]:

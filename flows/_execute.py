@@ -155,7 +155,7 @@ def _status(run: Run[Any]) -> Status:
     statuses = {record.status for record in run.records}
     if any(record.name == "promote" and record.status == "skipped" for record in run.records):
         return "refused"
-    return "no_change" if statuses <= {"hit"} else "promoted"
+    return "no_change" if statuses <= {"hit", "skipped"} else "promoted"
 
 
 def _artifacts(outcome: Mapping[str, Reference]) -> Iterator[Artifact]:

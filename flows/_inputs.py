@@ -110,6 +110,25 @@ def layer_ids(run: "Run[Recipe]") -> Value | Pending:
     return Value(list(algorithm(run).layer_ids(recipe.draft, TargetSpec.read(recipe.target.path))))
 
 
+def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
+    """What training without captured states hangs on, or None where they are to be captured first.
+
+    `auto` is resolved here, before any key is made: captured if they fit into `states.max_bytes`.
+    """
+    from deepspec.planning import states_bytes
+
+    settings = run.recipe.states
+    mode = settings.mode
+    if mode == "auto":
+        if not isinstance(tokens, Artifact):
+            return None
+        size = states_bytes(run.recipe, int(tokens.manifest.counts["splits"]["train"]["tokens"]))
+        mode = "offline" if size <= settings.max_bytes else "online"
+    if mode == "offline":
+        return None
+    return Value(settings.model_dump(mode="json", include={"shard_tokens", "block_tokens"}))
+
+
 def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:
     """The draft that the challenger has to beat.
 

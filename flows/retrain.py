@@ -9,7 +9,7 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 from collections.abc import Mapping
 
 from deepspec.recipe import Recipe
-from flows._inputs import benchmarks_of, champion_to_beat, layer_ids, refused, source_of, target_of
+from flows._inputs import benchmarks_of, champion_to_beat, layer_ids, live_states, refused, source_of, target_of
 from tasks._run import Run
 from tasks._stage import Reference
 from tasks.calibrate import calibrate
@@ -39,7 +39,11 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
     asked = conversations(run, source=source, benchmarks=benchmarks)
     answered = responses(run, conversations=asked, target=target)
     tokenised = tokens(run, responses=answered, target=target)
-    captured = states(run, tokens=tokenised, target=target, layer_ids=layer_ids(run))
+    captured: Reference | None = live_states(run, tokenised)
+    if captured is None:
+        captured = states(run, tokens=tokenised, target=target, layer_ids=layer_ids(run))
+    else:
+        run.skip(states, "captured live, while training")
 
     draft = train(run, states=captured, tokens=tokenised, target=target)
     calibration = calibrate(run, draft=draft, responses=answered, target=target)

@@ -11,8 +11,12 @@ from tasks._tracking import tracked
 
 
 @stage(version=2, reads=("draft", "train", "target.dtype"))
-def train(run: Run[Recipe], out: Path, *, states: Path, tokens: Path, target: Path) -> dict[str, Any]:
-    """Train the draft on captured states; the checkpoint with the best real acceptance is kept."""
+def train(run: Run[Recipe], out: Path, *, states: Path | dict[str, Any], tokens: Path, target: Path) -> dict[str, Any]:
+    """Train the draft; the checkpoint with the best real acceptance is kept.
+
+    Its states are captured ones; or live ones, described by what decides the order of their documents.
+    """
+    from deepspec.states.config import Config
     from deepspec.training.draft_objective import draft_job
     from deepspec.training.launch import launch
 
@@ -21,8 +25,9 @@ def train(run: Run[Recipe], out: Path, *, states: Path, tokens: Path, target: Pa
         recipe.draft,
         recipe.train,
         recipe.run,
-        states=states,
-        validation=tokens / "validation.parquet",
+        states=states if isinstance(states, Path) else None,
+        live=Config() if isinstance(states, Path) else Config.model_validate(states),
+        tokens=tokens,
         target=target,
         target_dtype=recipe.target.dtype,
         out=out / "draft",

@@ -1,14 +1,20 @@
-"""A packed batch of target states: what a draft is trained on, whoever produced it (files or a live target).
+"""A packed batch of target states: what a draft is trained on, and what gives such batches (files or a live target).
 
 Documents lie one after the other without padding; nothing here says how they were stored or captured.
 
 Shapes: T packed tokens, L captured layers, D hidden.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from deepspec.states.order import DataOrder
 
 
 @dataclass(frozen=True)
@@ -58,3 +64,32 @@ class PackedStates:
 
 
 _TENSORS = ("input_ids_T", "loss_mask_T", "states_TLD", "final_TD")
+
+
+class StateSource(Protocol):
+    """Documents with target states, numbered 0 … num_documents - 1."""
+
+    @property
+    def num_tokens_of(self) -> npt.NDArray[np.integer[Any]]:
+        """Length of each document."""
+
+    @property
+    def num_documents(self) -> int:
+        """How many documents there are."""
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Captured decoder layers, in the order of the states."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers per state."""
+
+    def order(self, seed: int) -> DataOrder:
+        """The order in which a training with this seed sees the documents."""
+
+    def batch(self, documents: Sequence[int]) -> PackedStates:
+        """Some documents with their states in bfloat16, packed in this order."""
+
+    def token_batch(self, documents: Sequence[int]) -> PackedStates:
+        """The same without states (zero layers of zero numbers), cheap: enough to know what will be supervised."""

@@ -21,19 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepspec.errors import DataError
+from deepspec.states.widths import WIDTHS, Bf16Widths, GroupedWidths, Widths
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [N, bytes per token]."""
 
-_NUM_PEAKS = 2
 
-
-class Codec(Protocol):
+class Codec(Widths, Protocol):
     """A way to store vectors; its parts are columns named after the suffixes."""
-
-    def widths(self, num_vectors: int, hidden_size: int) -> Mapping[str, int]:
-        """Suffix of each column -> its bytes per token."""
 
     def encode(self, vectors_NCD: Tensor) -> dict[str, Bytes]:
         """The columns of N tokens; any float dtype and device, finite."""
@@ -42,11 +37,8 @@ class Codec(Protocol):
         """Write the vectors of N tokens to `out_NCD`, contiguous bfloat16 on the CPU."""
 
 
-class Bf16:
+class Bf16(Bf16Widths):
     """bfloat16 as it is."""
-
-    def widths(self, num_vectors: int, hidden_size: int) -> Mapping[str, int]:
-        return {"": num_vectors * hidden_size * 2}
 
     def encode(self, vectors_NCD: Tensor) -> dict[str, Bytes]:
         return {"": _bytes_of(vectors_NCD.to(torch.bfloat16))}
@@ -56,34 +48,17 @@ class Bf16:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class Grouped(GroupedWidths):
     """Integers of `bits` bits with a scale and two peaks per group.
 
     Columns: "" integers, "_scale" and "_peak" bfloat16, "_peak_index" uint8 (place within the group). Integers are
     signed bytes, or 4-bit ones offset by 8, two to a byte, the first in the low half. At a peak's place there is a 0.
     A group whose numbers are all below 2^-119 has a scale below bfloat16's normal range: they are off by up to 2^-126.
-
-    Args:
-        bits: 8 or 4.
-        max_group: numbers that share a scale; fewer where a vector cannot be divided so.
     """
-
-    bits: int
-    max_group: int
-
-    def widths(self, num_vectors: int, hidden_size: int) -> Mapping[str, int]:
-        group, num_peaks = self._group(hidden_size)
-        num_groups = num_vectors * (hidden_size // group)
-        return {
-            "": num_vectors * hidden_size * self.bits // 8,
-            "_scale": num_groups * 2,
-            "_peak": num_groups * num_peaks * 2,
-            "_peak_index": num_groups * num_peaks,
-        }
 
     def encode(self, vectors_NCD: Tensor) -> dict[str, Bytes]:
         num_tokens, num_vectors, hidden_size = vectors_NCD.shape
-        group, num_peaks = self._group(hidden_size)
+        group, num_peaks = self.group(hidden_size)
         num_groups = num_vectors * (hidden_size // group)
         # float32 here: the scale decides every number of its group.
         x_NGg = vectors_NCD.to(torch.float32, copy=True).view(num_tokens, num_groups, group)
@@ -104,7 +79,7 @@ class Grouped:
 
     def decode_into(self, columns: Mapping[str, Bytes], out_NCD: Tensor) -> None:
         num_tokens, num_vectors, hidden_size = out_NCD.shape
-        group, num_peaks = self._group(hidden_size)
+        group, num_peaks = self.group(hidden_size)
         shape = (num_tokens, num_vectors * (hidden_size // group))
         scale_NG1 = _tensor(columns["_scale"], torch.bfloat16).view(*shape, 1)
         index_NGP = _tensor(columns["_peak_index"], torch.uint8).view(*shape, num_peaks).long()
@@ -112,18 +87,6 @@ class Grouped:
         torch.mul(self._unpack(columns[""]).view(*shape, group), scale_NG1, out=out_NCD.view(*shape, group))
         # Not scatter_: on a CPU that is ten times slower.
         out_NCD.view(-1)[_places(index_NGP, group)] = _tensor(columns["_peak"], torch.bfloat16).view(-1)
-
-    def _group(self, hidden_size: int) -> tuple[int, int]:
-        """The largest group size that divides a vector into whole groups of whole bytes, and the peaks in each."""
-        step = 8 // self.bits
-        for group in range(self.max_group, 0, -1):
-            if hidden_size % group == 0 and group % step == 0:
-                return group, min(_NUM_PEAKS, group)
-        raise DataError(
-            f"vectors of {hidden_size} numbers cannot be stored in {self.bits} bits each.",
-            where="states.codec",
-            remedy="Use bf16 or int8.",
-        )
 
     def _pack(self, levels_NGg: Tensor) -> Bytes:
         if self.bits == 8:
@@ -152,7 +115,10 @@ def _pairs() -> npt.NDArray[np.int32]:
 
 
 _PAIRS = _pairs()
-CODECS: Mapping[str, Codec] = MappingProxyType({"bf16": Bf16(), "int8": Grouped(8, 128), "int4": Grouped(4, 64)})
+CODECS: Mapping[str, Codec] = MappingProxyType(
+    {"bf16": Bf16()}
+    | {name: Grouped(w.bits, w.max_group) for name, w in WIDTHS.items() if isinstance(w, GroupedWidths)}
+)
 
 
 def _bytes_of(tensor: Tensor) -> Bytes:

@@ -10,7 +10,12 @@ from deepspec.config import Section
 class Config(Section):
     """Where training gets the target's states from, and how they are stored."""
 
-    mode: Literal["offline"] = Field("offline", description="offline: captured once, read from files.")
+    mode: Literal["auto", "offline", "online"] = Field(
+        "auto",
+        description="offline: captured once, read from files; online: the target runs in the training loop, nothing is "
+        "kept; auto: offline if they fit into max_bytes.",
+    )
+    max_bytes: int = Field(10**12, ge=0, description="Largest states that auto keeps as files.")
     codec: Literal["bf16", "int8", "int4"] = Field(
         "bf16", description="bf16 is exact for a bf16 target; int8 takes 0.53 of its bytes, int4 0.31."
     )

@@ -12,15 +12,18 @@ every page carries Parquet's own checksum.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from deepspec.config import Section
 from deepspec.errors import ArtifactError
-from deepspec.states.codecs import CODECS
+from deepspec.states.widths import WIDTHS
 
 DESCRIPTION = "states.json"
 INDEX = "documents.parquet"
@@ -99,7 +102,29 @@ def shard_schema(codec: str, num_layers: int, hidden_size: int) -> pa.Schema:
     """Columns of a shard: token columns, then the codec's columns of `states` and of `final`."""
     fields = [("document", pa.int64()), ("input_id", pa.int32()), ("supervised", pa.bool_())]
     for name, num_vectors in zip(VALUE_COLUMNS, (num_layers, 1), strict=True):
-        for suffix, width in CODECS[codec].widths(num_vectors, hidden_size).items():
+        for suffix, width in WIDTHS[codec].widths(num_vectors, hidden_size).items():
             # Without captured layers there is nothing to store, and Parquet has no empty binary.
             fields.append((name + suffix, pa.binary(max(width, 1))))
     return pa.schema(fields)
+
+
+def block_numbers(num_tokens: Iterable[int], *, shard_tokens: int, block_tokens: int) -> npt.NDArray[np.int64]:
+    """In which block each document lies, counted over all shards; the order of training hangs on it.
+
+    Documents stay whole: a shard or block ends before it would exceed its size, and a longer document is alone.
+
+    Args:
+        num_tokens: lengths of the documents, in order.
+        shard_tokens, block_tokens: sizes.
+    """
+    numbers = []
+    block, in_shard, in_block = -1, shard_tokens, 0
+    for length in num_tokens:
+        if block < 0 or (in_shard and in_shard + length > shard_tokens):
+            block, in_shard, in_block = block + 1, 0, 0
+        elif in_block and in_block + length > block_tokens:
+            block, in_block = block + 1, 0
+        numbers.append(block)
+        in_shard += length
+        in_block += length
+    return np.asarray(numbers, dtype=np.int64)

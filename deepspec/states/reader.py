@@ -97,7 +97,7 @@ class StateReader:
         return self._pack(documents, with_states=True)
 
     def token_batch(self, documents: Sequence[int]) -> PackedStates:
-        """The same without states: zero layers of zero numbers. Cheap: enough to know what will be supervised."""
+        """See `StateSource.token_batch`."""
         return self._pack(documents, with_states=False)
 
     def _pack(self, documents: Sequence[int], *, with_states: bool) -> PackedStates:

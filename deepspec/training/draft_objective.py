@@ -1,7 +1,7 @@
-"""Training a draft on captured target states: the `Objective` of the `train` stage.
+"""Training a draft on target states, captured before or live: the `Objective` of the `train` stage.
 
-Knows no algorithm: everything particular comes from the `Algorithm` that the job names. The target itself is not
-loaded, except to validate: its embedding and head are read straight from its files.
+Knows no algorithm: everything particular comes from the `Algorithm` that the job names. With captured states the target
+itself is loaded only to validate: its embedding and head are read straight from its files.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.config import Section
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, IncompatibleDraft
+from deepspec.states import config as states_config
 from deepspec.targets.family import TargetSpec
 from deepspec.training.config import Config, Execution
 from deepspec.training.job import TrainJob
@@ -20,13 +21,21 @@ from deepspec.training.job import TrainJob
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deepspec.states.reader import StateReader
+    from deepspec.states.batch import PackedStates, StateSource
     from deepspec.targets.model import Target
     from deepspec.training.objective import Placement
 
 logger = logging.getLogger(__name__)
 
-_UNITS = {"loss_ce": "nats", "loss_confidence": "nats", "tau_probabilistic": "tokens/round"}
+_UNITS = {
+    "loss_ce": "nats",
+    "loss_soft_ce": "nats",
+    "loss_confidence": "nats",
+    "tau_probabilistic": "tokens/round",
+    "validation_loss": "nats",
+    "validation_tau_probabilistic": "tokens/round",
+    "tau_gap": "tokens/round",
+}
 _VALIDATION_ROWS = 16
 
 
@@ -36,15 +45,19 @@ class DraftJobConfig(Section):
     Attributes:
         algorithm: a name in ALGORITHMS.
         draft: that algorithm's Config.
-        states: folder of the training split's states.
-        validation: tokens file of the validation split; prompts are taken from it.
+        states: folder of the training split's states; None: they are captured live.
+        live: what files of them would be like; decides the order of the documents.
+        tokens: tokens file of the training split; read where states are captured live.
+        validation: tokens file of the validation split.
         target: the target's directory.
         target_dtype: what the target computes in.
     """
 
     algorithm: str
     draft: dict[str, Any]
-    states: Path
+    states: Path | None
+    live: states_config.Config
+    tokens: Path
     validation: Path
     target: Path
     target_dtype: str
@@ -55,30 +68,34 @@ def draft_job(
     train: Config,
     execution: Execution,
     *,
-    states: Path,
-    validation: Path,
+    states: Path | None,
+    tokens: Path,
     target: Path,
     target_dtype: str,
     out: Path,
     identity: str,
+    live: states_config.Config = states_config.Config(),  # noqa: B008  # frozen
 ) -> TrainJob:
     """The job that trains a draft.
 
     Args:
         draft: the recipe's draft section: the Config of one of ALGORITHMS.
         train, execution: see there.
-        states: what `write_states` wrote for the training split.
-        validation: what `write_tokens` wrote for the validation split.
+        states: what `write_states` wrote for the training split; None: the target is run in the training loop.
+        tokens: folder with `train.parquet` and `validation.parquet` from `write_tokens`.
         target: the target's directory.
         target_dtype: what the target computes in, as when the states were captured.
         out: the draft is written to this directory.
         identity: key of the result.
+        live: without `states`: sizes of the files that there would be; the order of the documents hangs on them.
     """
     config = DraftJobConfig(
         algorithm=str(draft.model_dump()["algorithm"]),
         draft=draft.model_dump(mode="json"),
-        states=states.absolute(),
-        validation=validation.absolute(),
+        states=states.absolute() if states else None,
+        live=live,
+        tokens=(tokens / "train.parquet").absolute(),
+        validation=(tokens / "validation.parquet").absolute(),
         target=target.absolute(),
         target_dtype=target_dtype,
     )
@@ -125,7 +142,6 @@ class DraftObjective:
     def __init__(self, config: DraftJobConfig, train: Config, execution: Execution, placement: "Placement") -> None:
         import torch
 
-        from deepspec.states.reader import StateReader
         from deepspec.targets.weights import Weights, read_tables
 
         self._config = config
@@ -136,20 +152,44 @@ class DraftObjective:
         self._draft_config = self._algorithm.Config.model_validate(config.draft)
         self._spec = TargetSpec.read(config.target)
         self._layer_ids = self._algorithm.layer_ids(self._draft_config, self._spec)
-        self._reader = StateReader(config.states)
-        _check_states(self._reader, self._layer_ids, self._spec)
+        self._loaded: Target | None = None
+        self._reader = self._source()
         self._order = self._reader.order(train.seed)
         self.num_steps = train.num_steps or max(
             1, train.num_epochs * self._reader.num_documents // train.batch_documents
         )
         every = train.validate_every_steps
         self._prompts = _prompts(config.validation, train, self._spec) if every and every < self.num_steps else []
-        self._target: Target | None = None
+        self._held_out: Sequence[tuple[PackedStates, Any]] = ()
         weights = Weights(config.target)
         embedding_VD, head_VD = read_tables(weights, self._spec, dtype=getattr(torch, config.target_dtype))
         with torch.device(placement.device):
             self.module: nn.Module = self._algorithm.build(self._draft_config, self._spec)
         self._algorithm.initialize(self.module, embedding_VD, head_VD, train.seed)
+
+    def _source(self) -> "StateSource":
+        """Where the states come from."""
+        from deepspec.states.live import LiveStates
+        from deepspec.states.reader import StateReader
+
+        if self._config.states is None:
+            return LiveStates(self._config.tokens, self._target(), self._config.live, batch_tokens=self._budget_tokens)
+        reader = StateReader(self._config.states)
+        _check_states(reader, self._layer_ids, self._spec)
+        return reader
+
+    def _target(self) -> "Target":
+        """The target, loaded when it is first needed."""
+        from deepspec.targets.model import Target
+
+        if self._loaded is None:
+            self._loaded = Target.load(
+                self._config.target,
+                device=str(self._placement.device),
+                dtype=self._config.target_dtype,
+                layer_ids=self._layer_ids,
+            )
+        return self._loaded
 
     def micro_batches(self, step: int) -> Sequence[MicroBatch]:
         from deepspec.states.order import pack
@@ -181,27 +221,67 @@ class DraftObjective:
         return output.loss, output.sums
 
     def validate(self, step: int) -> dict[str, float]:
-        """Decode the validation prompts for real and say how many tokens a round commits."""
+        """Decode the validation prompts for real and say how many tokens a round commits; and what the loss says.
+
+        Returns:
+            `tau`: pooled over rounds, bonus included, the τ of the evaluation, which lies above training. Of the same
+            documents, `validation_loss` and `validation_tau_probabilistic`: what a training that looks at its loss
+            alone would go by; and `tau_gap`, how far that promises more than decoding keeps.
+        """
         from deepspec.decoding.config import Sampling
         from deepspec.decoding.engine import Engine
-        from deepspec.targets.model import Target
 
-        if self._target is None:
-            self._target = Target.load(
-                self._config.target,
-                device=str(self._placement.device),
-                dtype=self._config.target_dtype,
-                layer_ids=self._layer_ids,
-            )
         drafter = self._algorithm.drafter(self.module, self._draft_config)
         sampling = Sampling(temperature=self._train.validation_temperature)
-        engine = Engine(self._target, drafter, rows=_VALIDATION_ROWS, sampling=sampling)
+        engine = Engine(self._target(), drafter, rows=_VALIDATION_ROWS, sampling=sampling)
         rounds = [one for completion in engine.run(self._prompts) for one in completion.rounds]
         if not rounds:
             raise DataError("no validation answer took a single round.", where=str(self._config.validation))
         logger.info("Validated after step %d: %d rounds.", step, len(rounds))
-        # Pooled over rounds, bonus included: the τ of the evaluation, which lies above training.
-        return {"tau": sum(one.committed for one in rounds) / len(rounds)}
+        tau = sum(one.committed for one in rounds) / len(rounds)
+        loss, proxy = self._held_out_loss()
+        return {
+            "tau": tau,
+            "validation_loss": loss,
+            "validation_tau_probabilistic": proxy,
+            "tau_gap": proxy - tau,
+        }
+
+    def _held_out_loss(self) -> tuple[float, float]:
+        """Loss and expected acceptance length on the validation split's documents, the same blocks every time."""
+        import torch
+
+        if not self._held_out:
+            self._held_out = self._held_out_batches()
+        totals: dict[str, float] = {}
+        for _, supervision in self._held_out:
+            for term, total in supervision.totals.items():
+                totals[term] = totals.get(term, 0.0) + total
+        loss, tau, chains = 0.0, 0.0, 0.0
+        with torch.no_grad():
+            for batch, supervision in self._held_out:
+                on_device = batch.to(self._placement.device, self._placement.dtype)
+                output = self._algorithm.loss(self.module, on_device, supervision, totals)
+                loss += float(output.loss)
+                value, count = output.sums["tau_probabilistic"]
+                tau, chains = tau + value, chains + count
+        return loss, tau / chains if chains else 1.0
+
+    def _held_out_batches(self) -> "Sequence[tuple[PackedStates, Any]]":
+        from deepspec.states.live import LiveStates
+        from deepspec.states.order import pack
+
+        source = LiveStates(
+            self._config.validation, self._target(), self._config.live, batch_tokens=self._budget_tokens
+        )
+        count = min(source.num_documents, self._train.num_validation_prompts)
+        batches = []
+        for places in pack(source.num_tokens_of[:count].tolist(), self._budget_tokens):
+            tokens = source.token_batch(list(places)).to(self._placement.device)
+            supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=0)
+            # Kept for the whole training: not where memory is dear.
+            batches.append((source.batch(list(places)).to("cpu"), supervision))
+        return batches
 
     def export(self, out: Path) -> dict[str, Any]:
         self._algorithm.save(self.module, out, self._draft_config, self._spec)
@@ -209,7 +289,7 @@ class DraftObjective:
         return {"documents": self._reader.num_documents, "trained_parameters": trained}
 
 
-def _check_states(reader: "StateReader", layer_ids: tuple[int, ...], spec: TargetSpec) -> None:
+def _check_states(reader: "StateSource", layer_ids: tuple[int, ...], spec: TargetSpec) -> None:
     if reader.layer_ids != layer_ids:
         raise IncompatibleDraft(
             f"the states hold layers {list(reader.layer_ids)}, the draft reads {list(layer_ids)}.",

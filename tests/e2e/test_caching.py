@@ -137,6 +137,17 @@ def test_damage_met_in_the_middle_of_a_run_sends_the_flow_back_once(warm: Home) 
     assert warm.statuses()["train"] == "ran"
 
 
+def test_live_states_need_no_files_and_auto_means_a_mode(warm: Home) -> None:
+    shutil.rmtree(warm.path / "store" / "states")
+    warm.run("run", "tiny", "--set", "states.mode=online", code=None)
+    assert warm.statuses()["states"] == "skipped"
+    assert [name for name in warm.ran() if name not in ("states", "promote")] == AFTER_TRAIN[:-1]
+    assert not (warm.path / "store" / "states").exists()
+    # Where files would not fit, auto means online: everything is there already.
+    warm.run("run", "tiny", "--set", "states.mode=auto", "--set", "states.max_bytes=1000", code=None)
+    assert set(warm.statuses().values()) <= {"hit", "skipped"}
+
+
 def test_dry_run_writes_nothing(warm: Home) -> None:
     before = sorted(path for path in warm.path.rglob("*") if path.is_file())
     finished = warm.run("run", "tiny", "--set", "train.seed=5", "--dry-run", "--json")

@@ -15,6 +15,7 @@ from torch import Tensor
 from deepspec.data.tokens import mask_to_runs
 from deepspec.errors import ArtifactError, DataError, StoreFull
 from deepspec.states.config import Config
+from deepspec.states.live import LiveStates
 from deepspec.states.reader import StateReader
 from deepspec.states.writer import write_states
 from deepspec.targets.model import Target
@@ -234,3 +235,31 @@ def test_a_full_disk_is_named(tmp_path: Path, target: Target) -> None:
             capture(tmp_path / "states", target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("sizes", [(200, 60), (90, 90), (10, 10), (10_000, 64)], ids=str)
+def test_live_states_are_those_of_files_in_the_same_order(
+    tmp_path: Path, target: Target, sizes: tuple[int, int]
+) -> None:
+    shard_tokens, block_tokens = sizes
+    config = Config(shard_tokens=shard_tokens, block_tokens=block_tokens)
+    write_tokens_file(tmp_path / "train.parquet", LENGTHS)
+    (tmp_path / "states").mkdir()
+    write_states(tmp_path / "train.parquet", tmp_path / "states", target=target, config=config, batch_tokens=100)
+    reader = StateReader(tmp_path / "states")
+    live = LiveStates(tmp_path / "train.parquet", target, config, batch_tokens=100)
+    for seed in (0, 1):
+        assert live.order(seed).documents(0, 30).tolist() == reader.order(seed).documents(0, 30).tolist()
+    documents = [3, 0, 2]
+    for found, expected in (
+        (live.batch(documents), reader.batch(documents)),
+        (live.token_batch(documents), reader.token_batch(documents)),
+    ):
+        assert (found.lengths, found.document_ids) == (expected.lengths, expected.document_ids)
+        assert torch.equal(found.input_ids_T, expected.input_ids_T)
+        assert torch.equal(found.loss_mask_T, expected.loss_mask_T)
+        assert found.states_TLD.shape == expected.states_TLD.shape
+        assert found.final_TD.shape == expected.final_TD.shape
+        # One bfloat16 step: other batches sum in another order before the rounding.
+        torch.testing.assert_close(found.states_TLD, expected.states_TLD, rtol=2**-7, atol=1e-4)
+        torch.testing.assert_close(found.final_TD, expected.final_TD, rtol=2**-7, atol=1e-4)

@@ -1,0 +1,122 @@
+"""Target states of a live target: captured when a training step asks for them, kept nowhere.
+
+The documents, their numbers and their order are those that captured files of the same tokens would have, and the states
+are rounded as in files (bfloat16): a training is the same either way, and only costs disk or the target's forward.
+
+Shapes: T tokens of a document or of a packed batch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepspec.errors import DataError
+from deepspec.states.batch import PackedStates
+from deepspec.states.config import Config
+from deepspec.states.layout import block_numbers
+from deepspec.states.order import DataOrder
+from deepspec.states.writer import read_documents
+from deepspec.targets.capture import capture, length_batches
+from deepspec.targets.model import Target
+
+
+class LiveStates:
+    """A `StateSource` over a tokens file and a loaded target.
+
+    Args:
+        tokens_file: what `write_tokens` wrote for a split; held in memory, 5 bytes a token.
+        target: captures the layers that are wanted (`layer_ids`).
+        config: sizes of the shards and blocks that files would have.
+        batch_tokens: tokens per forward of the target, padding included.
+
+    Raises:
+        DataError: there are no documents, or a row cannot be read.
+    """
+
+    def __init__(self, tokens_file: Path, target: Target, config: Config, *, batch_tokens: int = 4096) -> None:
+        self._target = target
+        self._config = config
+        self._batch_tokens = batch_tokens
+        documents = list(read_documents(tokens_file))
+        if not documents:
+            raise DataError("there are no documents to train on.", where=str(tokens_file))
+        self.num_tokens_of = np.asarray([len(document.input_ids_T) for document in documents], dtype=np.int64)
+        self._starts = np.cumsum(self.num_tokens_of) - self.num_tokens_of
+        self._input_ids = np.concatenate([document.input_ids_T for document in documents])
+        self._supervised = np.concatenate([document.supervised_T for document in documents])
+
+    @property
+    def num_documents(self) -> int:
+        """How many documents there are."""
+        return len(self.num_tokens_of)
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Captured decoder layers, in the order of the states."""
+        return self._target.layer_ids
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers per state."""
+        return self._target.spec.hidden_size
+
+    def order(self, seed: int) -> DataOrder:
+        """The order in which a training with this seed sees the documents: that of captured files."""
+        blocks = block_numbers(
+            self.num_tokens_of.tolist(),
+            shard_tokens=self._config.shard_tokens,
+            block_tokens=self._config.block_tokens,
+        )
+        return DataOrder(blocks, seed=seed)
+
+    def token_batch(self, documents: Sequence[int]) -> PackedStates:
+        """See `StateSource.token_batch`."""
+        spans = [slice(self._starts[d], self._starts[d] + self.num_tokens_of[d]) for d in documents]
+        input_ids = np.concatenate([self._input_ids[span] for span in spans]).astype(np.int64)
+        return PackedStates(
+            input_ids_T=torch.from_numpy(input_ids),
+            loss_mask_T=torch.from_numpy(np.concatenate([self._supervised[span] for span in spans])),
+            lengths=tuple(int(self.num_tokens_of[document]) for document in documents),
+            document_ids=tuple(documents),
+            states_TLD=torch.empty(len(input_ids), 0, 0, dtype=torch.bfloat16),
+            final_TD=torch.empty(len(input_ids), 0, dtype=torch.bfloat16),
+        )
+
+    def batch(self, documents: Sequence[int]) -> PackedStates:
+        """Some documents with their states, packed in this order, on the target's device in bfloat16.
+
+        Cost: the target's forward over all of their tokens.
+        """
+        return with_states(self.token_batch(documents), self._target, batch_tokens=self._batch_tokens)
+
+
+def with_states(tokens: PackedStates, target: Target, *, batch_tokens: int) -> PackedStates:
+    """A token batch with the target's states, rounded to bfloat16, on the target's device.
+
+    Args:
+        tokens: documents without states.
+        target: captures the layers that are wanted.
+        batch_tokens: tokens per forward, padding included.
+    """
+    documents = torch.split(tokens.input_ids_T, list(tokens.lengths))
+    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for places in length_batches(tokens.lengths, batch_tokens):
+        states_TLD, final_TD = capture(target, [documents[place] for place in places])
+        lengths = [tokens.lengths[place] for place in places]
+        parts = zip(
+            places,
+            torch.split(states_TLD.to(torch.bfloat16), lengths),
+            torch.split(final_TD.to(torch.bfloat16), lengths),
+            strict=True,
+        )
+        found |= {place: (states, final) for place, states, final in parts}
+    return PackedStates(
+        input_ids_T=tokens.input_ids_T.to(target.device),
+        loss_mask_T=tokens.loss_mask_T.to(target.device),
+        lengths=tokens.lengths,
+        document_ids=tokens.document_ids,
+        states_TLD=torch.cat([found[place][0] for place in range(len(documents))]),
+        final_TD=torch.cat([found[place][1] for place in range(len(documents))]),
+    )
