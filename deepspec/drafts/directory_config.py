@@ -120,11 +120,11 @@ def _body(
     spec: TargetSpec, architecture: str, num_layers: int, layer_ids: tuple[int, ...], dtype: str
 ) -> dict[str, Any]:
     """What every draft's config.json says: the target's text configuration with the draft's own fields."""
-    copied = {key: value for key, value in spec.raw.items() if key not in _NOT_COPIED}
+    family = family_of(spec)
+    copied = {key: value for key, value in family.draft_fields(spec).items() if key not in _NOT_COPIED}
     return copied | {
-        "architectures": [family_of(spec).draft_prefix + architecture],
+        "architectures": [family.draft_prefix + architecture],
         "dtype": dtype,
-        "head_dim": spec.head_dim,
         "num_hidden_layers": num_layers,
         "layer_types": ["full_attention"] * num_layers,
         "tie_word_embeddings": False,

@@ -51,13 +51,16 @@ class RowCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "RowCache":
-        """An empty cache for `rows` rows of at most `capacity` positions each."""
-        shape = (rows, spec.num_key_value_heads, capacity, spec.head_dim)
+        """An empty cache for `rows` rows of at most `capacity` positions each.
+
+        Layers with a window keep all positions too: a row that is cropped needs those from before its window again.
+        """
+        shapes = [(rows, layer.num_key_value_heads, capacity, layer.head_dim) for layer in spec.layers]
         # Zeros, not uninitialised memory: masked scores are dropped, but 0 * NaN values would not be.
         # And not inference tensors: those could be written in inference mode only.
         with torch.inference_mode(mode=False):
-            keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(spec.num_layers)]
-            values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(spec.num_layers)]
+            keys = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+            values = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
         return cls(keys, values, [0] * rows)
 
     @property
@@ -109,23 +112,9 @@ class RowCache:
             storage[destination, :, :length] = storage[source, :, :length]
         self._lengths[self._first + destination] = length
 
-    def mask(self, num_queries: int) -> Tensor | None:
-        """What Q new positions per row see: bool [B, 1, Q, K], True = visible; None when the plain rules do.
-
-        The plain rules are Hugging Face's without a mask: one query sees everything, several are causal from an empty
-        cache.
-        """
-        lengths = self.lengths_B
-        same = min(lengths) == max(lengths)
-        if same and (num_queries == 1 or lengths[0] == 0):
-            return None
-        device = self._keys[0].device
-        keys_K = torch.arange(max(lengths) + num_queries, device=device)
-        queries_Q = torch.arange(num_queries, device=device)
-        if same:
-            return (keys_K <= (queries_Q + lengths[0])[:, None])[None, None]
-        starts_B = torch.tensor(lengths, device=device)
-        return (keys_K <= (starts_B[:, None] + queries_Q)[:, :, None])[:, None]
+    def mask(self, num_queries: int, window: int | None = None) -> Tensor | None:
+        """What Q new positions per row see; see `causal_mask`."""
+        return causal_mask(self.lengths_B, num_queries, window=window, device=self._keys[0].device)
 
     def starts(self) -> Tensor:
         """Each row's length [B, 1]: the position its next token gets."""
@@ -169,3 +158,31 @@ class RowCache:
     def _grow(self, num_queries: int) -> None:
         for row in range(self._first, self._first + self._count):
             self._lengths[row] += num_queries
+
+
+def causal_mask(
+    lengths_B: Sequence[int], num_queries: int, *, window: int | None = None, device: torch.device | str = "cpu"
+) -> Tensor | None:
+    """What Q new positions per row see: bool [B, 1, Q, K], True = visible; None when the plain rules do.
+
+    The plain rules are Hugging Face's without a mask: one query sees everything, several are causal from an empty
+    cache.
+
+    Args:
+        lengths_B: how many positions each row has already; where all are equal, the mask is [1, 1, Q, K].
+        num_queries: Q.
+        window: how many positions a query sees, its own included; None: all up to its own.
+        device: of the mask.
+    """
+    longest = max(lengths_B)
+    same = min(lengths_B) == longest
+    num_keys = longest + num_queries
+    if same and (num_queries == 1 or longest == 0) and (window is None or num_keys <= window):
+        return None
+    keys_K = torch.arange(num_keys, device=device)
+    starts_B = torch.tensor(lengths_B[:1] if same else lengths_B, device=device)
+    queries_BQ1 = (starts_B[:, None] + torch.arange(num_queries, device=device))[:, :, None]
+    visible_BQK = keys_K <= queries_BQ1
+    if window is not None:
+        visible_BQK &= keys_K > queries_BQ1 - window
+    return visible_BQK[:, None]

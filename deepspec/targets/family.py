@@ -38,7 +38,9 @@ class Family:
         value_norm: values pass an RMSNorm without weight.
         mask_token_id: unused token of the released vocabulary that stands in a draft's empty slots.
         describe: (text config) -> the `TargetSpec` fields that are not read off the usual names.
-        refuse: (text config) -> why such a target is not supported, or None.
+        refuse: (text config) -> why such a target is not supported, or None. Asked before anything is read.
+        draft_fields: (spec) -> what a draft's config.json says of its body: the target's text config in the notation
+            that serving engines read, with every field that `describe` needs.
         uniform_layers: every decoder layer of the target is of the form described here (no sliding windows, one head
             dim), so that it can be run with fused projections; otherwise Hugging Face's own forward is used.
         layer_ids: number of target layers -> captured layers, where the default rule is not used.
@@ -55,8 +57,25 @@ class Family:
     mask_token_id: int
     describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     refuse: Callable[[Mapping[str, Any]], str | None]
+    draft_fields: Callable[["TargetSpec"], Mapping[str, Any]]
     uniform_layers: bool
     layer_ids: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one decoder layer of a target keeps of every position, and how far it sees.
+
+    Args:
+        num_key_value_heads, head_dim: of its keys and values; queries have the same head dim.
+        value_from_keys: it has no value projection.
+        window: how many positions a query sees, its own included; None: all up to its own.
+    """
+
+    num_key_value_heads: int
+    head_dim: int
+    value_from_keys: bool = False
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,7 @@ class TargetSpec:
         rope: rotary parameters of full-attention layers: `rope_type`, `rope_theta` and what the type needs.
         dtype: dtype the weights are stored in.
         raw: the text model's configuration as written.
+        special_layers: every decoder layer's shape, where they are not all as said here; () where they are.
     """
 
     path: Path
@@ -100,6 +120,14 @@ class TargetSpec:
     value_from_keys: bool = False
     embedding_scale: float = 1.0
     logit_softcap: float | None = None
+    special_layers: tuple[LayerShape, ...] = ()
+
+    @property
+    def layers(self) -> tuple[LayerShape, ...]:
+        """The decoder layers' shapes, in order."""
+        if self.special_layers:
+            return self.special_layers
+        return (LayerShape(self.num_key_value_heads, self.head_dim, self.value_from_keys),) * self.num_layers
 
     @classmethod
     def read(cls, path: Path | str) -> "TargetSpec":
@@ -123,24 +151,39 @@ class TargetSpec:
                 where=f"{path.name}/config.json",
                 remedy=f"Supported model types: {', '.join(known)}.",
             )
-        raw = config
-        for key in family.text_config_keys:
-            raw = raw.get(key, raw)
-        return spec_from_config(family, raw, path=path, model_type=model_type)
+        return spec_from_config(family, text_config(family, config), path=path, model_type=model_type)
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of weights by part: "embedding", "head" (0 when tied), "layers", "total"."""
-        attention = (
-            self.hidden_size
-            * self.head_dim
-            * (2 * self.num_attention_heads + (1 if self.value_from_keys else 2) * self.num_key_value_heads)
-        )
-        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.head_dim + 2 * self.hidden_size
+        from deepspec.targets import family_of
+
+        num_norms = 4 if family_of(self).sandwich_norms else 2
+        alike = self.hidden_size * (3 * self.intermediate_size + num_norms)
+        layers = 0
+        for layer in self.layers:
+            key_heads = (1 if layer.value_from_keys else 2) * layer.num_key_value_heads
+            heads = 2 * self.num_attention_heads + key_heads
+            layers += alike + layer.head_dim * (self.hidden_size * heads + 2)
         embedding = self.vocab_size * self.hidden_size
         head = 0 if self.tie_word_embeddings else embedding
-        layers = self.num_layers * layer
         total = embedding + head + layers + self.hidden_size
         return {"embedding": embedding, "head": head, "layers": layers, "total": total}
+
+
+def text_config(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text model's part of a target's config.json.
+
+    Where it lies within a larger model's, what that says of the weights as a whole holds for the text model too: that
+    its head is its embedding, and, if nothing else is said, the dtype.
+    """
+    text = config
+    for key in family.text_config_keys:
+        inner = text.get(key)
+        if isinstance(inner, Mapping):
+            outer = {name: text[name] for name in ("dtype", "torch_dtype") if text.get(name) is not None}
+            tied = {name: text[name] for name in ("tie_word_embeddings",) if name in text}
+            text = {**outer, **inner, **tied}
+    return text
 
 
 def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, model_type: str) -> TargetSpec:
@@ -169,7 +212,7 @@ def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, mode
         rope=special.pop("rope", None) or rope_of(raw, where),
         hidden_act=str(special.pop("hidden_act", None) or raw.get("hidden_act", "silu")),
         initializer_range=float(raw.get("initializer_range", 0.02)),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=bool(special.pop("tie_word_embeddings", raw.get("tie_word_embeddings", False))),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         raw=raw,
         attention_scale=special.pop("attention_scale", None) or special["head_dim"] ** -0.5,

@@ -5,7 +5,7 @@ The only place that imports transformers' modelling code, which takes seconds; i
 Shapes: B rows, H key/value heads, Q new positions, d head dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
 from transformers.utils import logging as transformers_logging
 
+from deepspec.errors import UnsupportedTarget
 from deepspec.targets.cache import RowCache
 from deepspec.targets.family import TargetSpec, weight_files
 
@@ -51,34 +52,63 @@ class PastKeyValues(Cache):  # type: ignore[misc]  # transformers is untyped
         return self._rows.num_layers
 
 
-def load_model(spec: TargetSpec, *, device: str, dtype: str) -> nn.Module:
-    """The module with its weights, frozen.
+def load_body(spec: TargetSpec, *, device: str, dtype: str) -> tuple[Any, Tensor]:
+    """The text model with its weights, frozen, and the head [V, D]; of a larger model only these are kept.
 
     Raises:
-        UnsupportedTarget: see `weight_files`.
+        UnsupportedTarget: see `weight_files`; or the files hold fewer or other weights than such a text model has,
+            which transformers would make up at random, or pass over.
     """
     weight_files(spec.path)
-    # A library shows no progress bars of its own.
-    shown = transformers_logging.is_progress_bar_enabled()
+    # A library shows no progress bars of its own, and its warnings about weights are errors here.
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             str(spec.path),
             dtype=getattr(torch, dtype),
             attn_implementation="sdpa",
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
+    except RuntimeError as error:
+        # How transformers says that a tensor has another shape than the configuration asks for.
+        raise UnsupportedTarget(f"the weights do not fit: {error}", where=str(spec.path)) from error
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()
-    return model.to(device).eval().requires_grad_(requires_grad=False)
+    body = model.get_decoder()
+    _check_weights(model, body, loading, spec)
+    model.to(device).eval().requires_grad_(requires_grad=False)
+    head_VD: Tensor = model.get_output_embeddings().weight
+    return body, head_VD
+
+
+def _check_weights(model: nn.Module, body: nn.Module, loading: Mapping[str, Any], spec: TargetSpec) -> None:
+    prefix = next(name for name, module in model.named_modules() if module is body)
+    text = (f"{prefix}.", "lm_head.")
+    for kind, names in (
+        ("missing", loading["missing_keys"]),
+        ("not known to such a model", loading["unexpected_keys"]),
+    ):
+        wrong = sorted(name for name in names if name.startswith(text))
+        if wrong:
+            raise UnsupportedTarget(
+                f"{len(wrong)} tensors are {kind}: {', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}.",
+                where=str(spec.path),
+                remedy="Copy the directory again, all of it; quantised weights and adapters cannot be used.",
+            )
 
 
 def runner(
     body: Any, layer_ids: tuple[int, ...]
-) -> Callable[[Tensor, Tensor, RowCache | None, Tensor | None, int], tuple[Tensor, dict[int, Tensor]]]:
+) -> Callable[
+    [Tensor, Tensor, RowCache | None, Mapping[int | None, Tensor | None], int], tuple[Tensor, dict[int, Tensor]]
+]:
     """The forward of a `Target` over Hugging Face's body."""
     captured: dict[int, Tensor] = {}
 
@@ -94,13 +124,17 @@ def runner(
         module.register_forward_hook(keep(layer))
 
     def run(
-        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, _limit: int
+        input_ids_BQ: Tensor,
+        position_ids_BQ: Tensor,
+        cache: RowCache | None,
+        masks: Mapping[int | None, Tensor | None],
+        _limit: int,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         captured.clear()
         output = body(
             input_ids=input_ids_BQ,
-            # A mapping is taken as it is: no mask is built. None means Hugging Face's plain rules (see RowCache.mask).
-            attention_mask={"full_attention": mask},
+            # A mapping is taken as it is: no mask is built. None means Hugging Face's plain rules (see causal_mask).
+            attention_mask={_layer_type(window): mask for window, mask in masks.items()},
             position_ids=position_ids_BQ,
             past_key_values=None if cache is None else PastKeyValues(cache),
             use_cache=cache is not None,
@@ -108,3 +142,8 @@ def runner(
         return output.last_hidden_state, dict(captured)
 
     return run
+
+
+def _layer_type(window: int | None) -> str:
+    """Hugging Face's name of layers with this window; its models have one window at most."""
+    return "full_attention" if window is None else "sliding_attention"

@@ -8,7 +8,7 @@ Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabu
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepspec.targets import family_of
-from deepspec.targets.cache import RowCache
-from deepspec.targets.family import Family, TargetSpec
+from deepspec.targets.cache import RowCache, causal_mask
+from deepspec.targets.family import Family, TargetSpec, text_config
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary
 from deepspec.targets.weights import Weights, read_tables
 
 Captured = dict[int, Tensor]
-Runner = Callable[[Tensor, Tensor, RowCache | None, Tensor | None, int], tuple[Tensor, Captured]]
+Masks = Mapping[int | None, Tensor | None]
+Runner = Callable[[Tensor, Tensor, RowCache | None, Masks, int], tuple[Tensor, Captured]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Target:
 
     Args:
         spec: what it is.
-        run: the forward of its body: (ids, positions, cache, mask, bound of the positions) -> final states, captured.
+        run: the forward of its body: (ids, positions, cache, masks, bound of the positions) -> final states, captured.
+            The masks are by the layers' windows, each as in `causal_mask`.
         embedding_VD, head_VD: its tables.
         layer_ids: decoder layers whose outputs `forward` returns; -1 is the embedding.
     """
@@ -61,6 +63,7 @@ class Target:
         self._run = run
         self._embedding = embedding_VD
         self._head = head_VD
+        self._windows = frozenset(layer.window for layer in spec.layers)
 
     @classmethod
     def load(
@@ -93,11 +96,9 @@ class Target:
                 spec, _fused_runner(spec, weights, embedding_VD, layer_ids, **place), embedding_VD, head_VD, layer_ids
             )
         # Imported only here: transformers' modules cost seconds.
-        from deepspec.targets.hugging_face import load_model, runner
+        from deepspec.targets.hugging_face import load_body, runner
 
-        model = load_model(spec, device=device, dtype=dtype)
-        body: Any = model.get_submodule(str(model.base_model_prefix))
-        head_VD = model.get_output_embeddings().weight  # type: ignore[operator]  # untyped in transformers
+        body, head_VD = load_body(spec, device=device, dtype=dtype)
         return cls(spec, runner(body, layer_ids), body.embed_tokens.weight, head_VD, layer_ids)
 
     @property
@@ -139,18 +140,30 @@ class Target:
             position_ids_BQ: their positions; None: continuing each row of the cache (0 … Q-1 without one).
             cache: rows to read and extend; every row becomes Q longer (crop afterwards what is not kept).
             attention_mask: bool [B, 1, Q, K], True = visible; None: causal behind what each row has in the cache.
+                Layers with a window see of it what lies in their window.
         """
         num_queries = input_ids_BQ.shape[1]
         limit = num_queries if cache is None else cache.capacity
-        if cache is not None and attention_mask is None:
-            attention_mask = cache.mask(num_queries)
+        masks: dict[int | None, Tensor | None] = {}
+        for window in self._windows:
+            if window is None and attention_mask is not None:
+                masks[window] = attention_mask
+                continue
+            if cache is None:
+                mask = causal_mask([0], num_queries, window=window, device=self.device)
+            else:
+                mask = cache.mask(num_queries, window)
+            # Where a window needs no mask, everything is in it.
+            masks[window] = (
+                mask if attention_mask is None else attention_mask if mask is None else attention_mask & mask
+            )
         if position_ids_BQ is None:
             position_ids_BQ = torch.arange(num_queries, device=input_ids_BQ.device)[None].expand_as(input_ids_BQ)
             if cache is not None:
                 position_ids_BQ = position_ids_BQ + cache.starts()
         elif cache is None:
             limit = self.spec.max_position_embeddings
-        final_BQD, captured = self._run(input_ids_BQ, position_ids_BQ, cache, attention_mask, limit)
+        final_BQD, captured = self._run(input_ids_BQ, position_ids_BQ, cache, masks, limit)
         if self.layer_ids:
             states_BQLD = torch.stack([captured[layer] for layer in self.layer_ids], dim=2)
         else:
@@ -187,14 +200,14 @@ def _fused_runner(
     wanted = frozenset(layer_ids)
 
     def run(
-        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, mask: Tensor | None, limit: int
+        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, masks: Masks, limit: int
     ) -> tuple[Tensor, Captured]:
         x_BQD = F.embedding(input_ids_BQ, embedding_VD)
         if spec.embedding_scale != 1.0:
             x_BQD = x_BQD * torch.tensor(spec.embedding_scale, dtype=x_BQD.dtype, device=x_BQD.device)
         cos, sin = rotary.lookup(position_ids_BQ, x_BQD.dtype, limit=limit)
-        causal = mask is None and input_ids_BQ.shape[1] > 1
-        mask = additive(mask, x_BQD.dtype)
+        causal = masks[None] is None and input_ids_BQ.shape[1] > 1
+        mask = additive(masks[None], x_BQD.dtype)
         captured: Captured = {-1: x_BQD} if -1 in wanted else {}
         for index, layer in enumerate(layers):
             queries, keys, values = layer.project(x_BQD, cos, sin)
@@ -212,8 +225,9 @@ def _fused_runner(
 def stop_token_ids(path: Path, family: Family) -> tuple[int, ...]:
     """Ids that end an answer: those of generation_config.json (else config.json) and the chat format's end of turn."""
     found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        declared = _json_or_empty(path / name).get("eos_token_id")
+    config = _json_or_empty(path / "config.json")
+    for source in (_json_or_empty(path / "generation_config.json"), config, text_config(family, config)):
+        declared = source.get("eos_token_id")
         if declared is not None:
             found.update(declared if isinstance(declared, list) else [declared])
             break

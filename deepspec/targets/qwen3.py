@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepspec.data.chat import CHATML
-from deepspec.targets.family import Family
+from deepspec.targets.family import Family, TargetSpec
 
 
 def _describe(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -21,6 +21,11 @@ def _refuse(raw: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _draft_fields(spec: TargetSpec) -> Mapping[str, Any]:
+    # Said even where the target does not: its default in serving engines is not always hidden size by heads.
+    return {**spec.raw, "head_dim": spec.head_dim}
+
+
 FAMILY = Family(
     name="qwen3",
     model_types=("qwen3",),
@@ -33,5 +38,6 @@ FAMILY = Family(
     mask_token_id=151669,
     describe=_describe,
     refuse=_refuse,
+    draft_fields=_draft_fields,
     uniform_layers=True,
 )

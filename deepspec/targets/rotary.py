@@ -6,8 +6,6 @@ Frequencies are always computed and kept in fp32 and never pass a module's `.to(
 Shapes: N positions in any arrangement, P table length, d head dim.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,24 +62,35 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _frequencies(spec: TargetSpec) -> tuple[Tensor, float]:
     """Inverse frequencies fp32 [d/2] and the factor on cosines and sines."""
     kind = str(spec.rope["rope_type"])
+    theta, head_dim = float(spec.rope["rope_theta"]), spec.head_dim
     # On the CPU also inside `torch.device("meta")`: a plan's module has no weights, but its positions are real.
     with torch.device("cpu"):
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         if kind == "default":
-            exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.float32) / spec.head_dim
-            return 1.0 / (float(spec.rope["rope_theta"]) ** exponents), 1.0
+            return 1.0 / (theta**exponents), 1.0
+        if kind == "proportional":
+            # Only the first pairs turn, at the speed they would have if all did; the others stay where they are.
+            turning = int(float(spec.rope.get("partial_rotary_factor", 1.0)) * head_dim // 2)
+            frequencies = 1.0 / (theta**exponents) / float(spec.rope.get("factor", 1.0))
+            return torch.where(torch.arange(len(frequencies)) < turning, frequencies, 0.0), 1.0
         return _scaled_frequencies(spec, kind)
 
 
 def _scaled_frequencies(spec: TargetSpec, kind: str) -> tuple[Tensor, float]:
-    from transformers import AutoConfig
+    from transformers import PreTrainedConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     if kind not in ROPE_INIT_FUNCTIONS:
         raise UnsupportedTarget(
             f"rope_type {kind!r} is not one of {sorted(ROPE_INIT_FUNCTIONS)}.", where=f"{spec.path.name}/config.json"
         )
-    fields: dict[str, Any] = {k: v for k, v in spec.raw.items() if k not in {"model_type", "rope_scaling"}}
-    fields |= {"head_dim": spec.head_dim, "rope_parameters": dict(spec.rope)}
-    config = AutoConfig.for_model(spec.raw.get("model_type", spec.model_type), **fields)
+    # Not the target's own configuration: in some families it holds one set of parameters per kind of layer.
+    config = PreTrainedConfig(
+        hidden_size=spec.hidden_size,
+        num_attention_heads=spec.num_attention_heads,
+        head_dim=spec.head_dim,
+        max_position_embeddings=spec.max_position_embeddings,
+        rope_parameters=dict(spec.rope),
+    )
     frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
     return frequencies.float(), float(scaling)
