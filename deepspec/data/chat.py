@@ -45,6 +45,9 @@ class ChatFormat:
         end_of_turn_tokens: tokens that end it; the target generates them.
         empty_thought: what the template puts before an answer that has no thoughts; "" if nothing.
         thought_open, thought_close: around the thoughts of an answer; "" if the format has none.
+        primed_turns: every turn of the assistant is to have the `empty_thought` that the generation prompt has; where
+            the template leaves it out of turns that are past, it is put in, so that an answer stands behind what the
+            target saw when it gave it.
         deepspec_supervises_empty_thought: whether DeepSpec's own masks cover `empty_thought`.
     """
 
@@ -54,6 +57,7 @@ class ChatFormat:
     empty_thought: str = ""
     thought_open: str = ""
     thought_close: str = ""
+    primed_turns: bool = False
     deepspec_supervises_empty_thought: bool = True
 
     def end_of_turn_ids(self, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
@@ -83,6 +87,23 @@ CHATML = ChatFormat(
 )
 """Qwen3's format."""
 
+GEMMA4 = ChatFormat(
+    name="gemma4",
+    assistant_headers=("<|turn>model\n",),
+    end_of_turn_tokens=("<turn|>",),
+    empty_thought="<|channel>thought\n<channel|>",
+    thought_open="<|channel>thought",
+    thought_close="<channel|>",
+    primed_turns=True,
+    deepspec_supervises_empty_thought=False,
+)
+"""Gemma 4's format.
+
+From the models' documented control tokens and from what transformers expects of such an answer. No released template
+could be read here; none is needed: the text is written by the target's own template, these markers only find the
+answers in it, and a template that writes others is refused.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
@@ -110,6 +131,7 @@ class _Turn:
         lead: characters between the end of the assistant header and the turn's first slot.
         marker: characters of the end-of-turn token.
         newline: 1 if a newline follows that, else 0.
+        primer: what has to be put in after the header.
     """
 
     answer: int
@@ -117,6 +139,7 @@ class _Turn:
     lead: int
     marker: int
     newline: int
+    primer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +174,7 @@ class Renderer:
         self.chat = chat
         self.end_of_turn_ids = chat.end_of_turn_ids(tokenizer)
         self._skeletons: dict[tuple[tuple[str, bool], ...], _Skeleton] = {}
+        self._known_primer: str | None = None
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The text of a conversation up to where the assistant's next answer begins.
@@ -204,7 +228,7 @@ class Renderer:
                 if not complete:
                     text = text[: found[skeleton.turns[-1].answer][1]]
                     spans[-1] = (spans[-1][0], len(text))
-                return Rendered(text, tuple(spans))
+                return _primed(skeleton, text, found, spans)
         raise RowRejected("the chat template changes the contents, so that the answers cannot be located in its text")
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
@@ -294,13 +318,24 @@ class Renderer:
             marker = next((token for token in self.chat.end_of_turn_tokens if after.startswith(token)), None)
             if header_end >= 0 and marker is not None:
                 newline = int(after.startswith("\n", len(marker)))
-                return _Turn(answer, thought, len(before) - header_end, len(marker), newline)
+                lead = len(before) - header_end
+                primer = self._primer() if thought is None and not lead else ""
+                return _Turn(answer, thought, lead, len(marker), newline, primer)
         raise UnsupportedTarget(
             f"the chat template does not write an assistant's turn as the chat format {self.chat.name!r} does"
             f" (header {' or '.join(map(repr, self.chat.assistant_headers))}, content,"
             f" {' or '.join(map(repr, self.chat.end_of_turn_tokens))}).",
             remedy="Use the chat template that belongs to the target.",
         )
+
+    def _primer(self) -> str:
+        """What the generation prompt has behind its header, if every turn is to have it."""
+        if not self.chat.primed_turns:
+            return ""
+        if self._known_primer is None:
+            prompt = self.prompt_text([{"role": "user", "content": "q"}])
+            self._known_primer = self.chat.empty_thought if prompt.endswith(self.chat.empty_thought) else ""
+        return self._known_primer
 
     def _span(self, turn: _Turn, text: str, found: Sequence[tuple[int, int]], mask: MaskKind) -> tuple[int, int]:
         """The supervised characters of one of the assistant's turns."""
@@ -342,6 +377,23 @@ def _locate(skeleton: _Skeleton, text: str, contents: Sequence[dict[str, str]]) 
         found.append((position, position + len(candidate)))
         position += len(candidate) + len(literal)
     return found if position == len(text) else None
+
+
+def _primed(
+    skeleton: _Skeleton, text: str, found: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> Rendered:
+    """The text with the primers that it lacks; none is supervised."""
+    pieces: list[str] = []
+    moved: list[tuple[int, int]] = []
+    end = shift = 0
+    for turn, (first, last) in zip(skeleton.turns, spans, strict=True):
+        start = found[turn.answer][0]
+        if turn.primer:
+            pieces += (text[end:start], turn.primer)
+            end = start
+            shift += len(turn.primer)
+        moved.append((first + shift, last + shift))
+    return Rendered("".join((*pieces, text[end:])), tuple(moved))
 
 
 def _end_of(text: str, marker: str) -> int:
