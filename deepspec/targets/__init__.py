@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from deepspec.targets import qwen3
+from deepspec.targets import gemma4, qwen3
 from deepspec.targets.family import Family, TargetSpec
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (qwen3.FAMILY,)})
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (qwen3.FAMILY, gemma4.FAMILY)})
 
 
 def family_of(spec: TargetSpec) -> Family:

@@ -14,6 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deepspec.drafts.algorithm import Proposal
 from deepspec.targets.model import Target
+from tests.fixtures.targets import tiny_gemma4
 
 VOCAB_SIZE = 40
 STOPS = [1, 4, 11, 17]
@@ -43,6 +44,13 @@ def save_tiny_target(folder: Path, *, seed: int = 0, vocab_size: int = VOCAB_SIZ
                 parameter.mul_(6.0)
     model.save_pretrained(folder)
     return folder
+
+
+def save_windowed_target(folder: Path) -> Path:
+    """A random 4-layer Gemma 4 in `folder`, whose windows are shorter than the answers."""
+    return tiny_gemma4(
+        folder, layer_types="sfsf", sliding_window=5, vocab_size=VOCAB_SIZE, eos_token_id=STOPS, scale=6.0
+    )
 
 
 class StubDrafter:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoding_stubs import VOCAB_SIZE, Ask, StubDrafter, next_logits, save_tiny_target, some_requests
+from decoding_stubs import (
+    VOCAB_SIZE,
+    Ask,
+    StubDrafter,
+    next_logits,
+    save_tiny_target,
+    save_windowed_target,
+    some_requests,
+)
 
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.config import Sampling
@@ -24,6 +32,12 @@ KINDS = ["never", "partly", "always"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_target(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    """A target whose layers differ, some with a window: Hugging Face's module on the row cache."""
+    return Target.load(save_windowed_target(tmp_path_factory.mktemp("windowed")), layer_ids=(-1, 0))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +99,32 @@ def test_greedy_speculation_equals_plain_greedy(target: Target, kind: str, rows:
         assert accepted == proposed
     if kind == "partly":
         assert 0 < sum(accepted) < sum(proposed)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_plain_decoding_of_windowed_layers_equals_one_forward_per_token(windowed: Target, rows: int) -> None:
+    requests = some_requests(4, seed=5, longest=10, most_new=12)
+    found = decode(Engine(windowed, rows=rows, sampling=GREEDY), requests)
+    for request in requests:
+        ids, reason = step_by_step(windowed, request, GREEDY)
+        assert list(found[request.id].output_ids) == ids
+        assert found[request.id].finish_reason == reason
+    lengths = [len(request.prompt_ids) + len(found[request.id].output_ids) for request in requests]
+    assert max(lengths) > 10, "twice the window"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_speculation_across_the_edge_of_a_window_equals_plain_greedy(windowed: Target, kind: str) -> None:
+    requests = some_requests(4, seed=1, longest=8, most_new=10)
+    plain = decode(Engine(windowed, rows=3, sampling=GREEDY, stop_ids=()), requests)
+    drafter = StubDrafter(windowed, kind)
+    found = decode(Engine(windowed, drafter, rows=3, sampling=GREEDY, stop_ids=()), requests)
+    assert {name: one.output_ids for name, one in found.items()} == {
+        name: one.output_ids for name, one in plain.items()
+    }
+    accepted = sum(one.accepted for completion in found.values() for one in completion.rounds)
+    proposed = sum(one.proposed for completion in found.values() for one in completion.rounds)
+    assert {"never": accepted == 0, "partly": 0 < accepted < proposed, "always": accepted == proposed}[kind]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS])

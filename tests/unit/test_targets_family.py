@@ -12,7 +12,7 @@ from deepspec.targets import FAMILIES, family_of
 from deepspec.targets.family import TargetSpec, default_layer_ids, rope_of, weight_files
 from deepspec.targets.model import Target, stop_token_ids
 from deepspec.targets.rotary import Rotary, rotate
-from tests.fixtures.targets import tiny_qwen3
+from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 
 QWEN = FAMILIES["qwen3"]
 
@@ -54,11 +54,21 @@ def test_a_spec_is_what_the_directory_says(directory):
     assert spec.dtype == "float32"
 
 
-def test_parameter_counts_are_the_models(directory):
-    counts = TargetSpec.read(directory).parameter_counts()
-    model = AutoModelForCausalLM.from_pretrained(directory)
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (tiny_qwen3, {"tie_word_embeddings": True}),
+        (tiny_gemma4, {}),
+        (tiny_gemma4, {"attention_k_eq_v": False, "tie_word_embeddings": False}),
+    ],
+    ids=["qwen3", "gemma4", "gemma4, own values"],
+)
+def test_parameter_counts_are_the_models(tmp_path, make, fields):
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path, **fields))
+    spec = TargetSpec.read(tmp_path)
+    counts = spec.parameter_counts()
     assert counts["total"] == sum(weight.numel() for weight in model.parameters())
-    assert counts["head"] == 0
+    assert (counts["head"] == 0) is spec.tie_word_embeddings
     layers = model.get_submodule("model.layers")
     assert counts["layers"] == sum(weight.numel() for weight in layers.parameters())
 
@@ -142,8 +152,19 @@ def test_stop_tokens_come_from_generation_config_and_chat_format(directory, tmp_
         {"rope_type": "default", "rope_theta": 1e6},
         {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
         {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128},
+        {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        {
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+        {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.4, "factor": 2.0},
     ],
-    ids=lambda rope: rope["rope_type"],
+    ids=lambda rope: f"{rope['rope_type']} {rope.get('partial_rotary_factor', '')}".strip(),
 )
 def test_rotations_are_huggingfaces(config, tmp_path, rope):
     from transformers import Qwen3Config

@@ -1,0 +1,252 @@
+"""Gemma 4 specs: both notations of config.json, what a draft copies, and everything that is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.errors import UnsupportedTarget
+from deepspec.targets import FAMILIES, family_of
+from deepspec.targets.cache import RowCache
+from deepspec.targets.family import LayerShape, TargetSpec, default_layer_ids
+from deepspec.targets.model import Target, stop_token_ids
+from deepspec.targets.rotary import Rotary, rotate
+from tests.fixtures.targets import tiny_gemma4
+
+GEMMA = FAMILIES["gemma4"]
+FULL_ROPE = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
+SLIDING_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+SLIDING = LayerShape(num_key_value_heads=4, head_dim=8, window=16)
+FULL = LayerShape(num_key_value_heads=1, head_dim=32, value_from_keys=True)
+
+
+def old(**fields):
+    """A text configuration in the notation of transformers 5.10."""
+    config = {
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "sliding_window": 16,
+        "hidden_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "intermediate_size": 96,
+        "vocab_size": 61,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"full_attention": FULL_ROPE, "sliding_attention": SLIDING_ROPE},
+        "final_logit_softcapping": 30.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "dtype": "bfloat16",
+    }
+    return {name: value for name, value in (config | fields).items() if value is not ...}
+
+
+def new(**fields):
+    """The same in the notation of transformers 5.23."""
+    overrides = {"02": {"head_dim": 32, "num_key_value_heads": 1}}
+    notation = {"global_head_dim": ..., "num_global_key_value_heads": ..., "per_layer_config": overrides}
+    return old(**(notation | fields))
+
+
+def read(config, path):
+    (path / "config.json").write_text(json.dumps(config))
+    return TargetSpec.read(path)
+
+
+@pytest.mark.parametrize("notation", [old, new])
+def test_a_spec_is_that_of_the_full_attention_layers(tmp_path, notation):
+    spec = read(notation(), tmp_path)
+    assert family_of(spec) is GEMMA
+    assert (spec.head_dim, spec.num_key_value_heads, spec.num_attention_heads) == (32, 1, 4)
+    assert spec.value_from_keys
+    assert spec.attention_scale == 1.0
+    assert spec.embedding_scale == 48**0.5
+    assert spec.logit_softcap == 30.0
+    assert spec.rope == FULL_ROPE
+    assert spec.hidden_act == "gelu_pytorch_tanh"
+    assert spec.tie_word_embeddings, "the models' default, which old configurations leave out"
+    assert spec.layers == (SLIDING, SLIDING, FULL)
+
+
+@pytest.mark.parametrize("notation", [old, new])
+def test_own_values_mean_the_usual_key_value_heads(tmp_path, notation):
+    fields = {"attention_k_eq_v": False}
+    if notation is new:
+        fields["per_layer_config"] = {"2": {"head_dim": 32}}
+    spec = read(notation(**fields), tmp_path)
+    assert (spec.head_dim, spec.num_key_value_heads, spec.value_from_keys) == (32, 4, False)
+
+
+def test_stray_rope_keys_beside_the_entries_are_passed_over(tmp_path):
+    mixed = {"full_attention": FULL_ROPE, "sliding_attention": SLIDING_ROPE, "rope_type": "default", "rope_theta": None}
+    assert read(old(rope_parameters=mixed), tmp_path).rope == FULL_ROPE
+
+
+def test_layer_types_that_are_not_said_are_the_models(tmp_path):
+    from transformers import Gemma4TextConfig
+
+    config = old(num_hidden_layers=8, layer_types=...)
+    windows = [layer.window is not None for layer in read(config, tmp_path).layers]
+    theirs = Gemma4TextConfig(**{name: value for name, value in config.items() if name != "model_type"}).layer_types
+    assert windows == [kind == "sliding_attention" for kind in theirs]
+    assert windows[5:] == [False, True, False]
+
+
+@pytest.mark.parametrize("unified", [False, True])
+@pytest.mark.parametrize("composite", [False, True])
+def test_configurations_that_transformers_writes(tmp_path, unified, composite):
+    path = tiny_gemma4(tmp_path / "target", unified=unified, composite=composite, eos_token_id=[7, 3])
+    spec = TargetSpec.read(path)
+    assert spec.model_type == "gemma4" + "_unified" * unified + "_text" * (not composite)
+    assert (spec.head_dim, spec.num_key_value_heads, spec.hidden_size, spec.dtype) == (16, 1, 32, "float32")
+    assert spec.rope == {"rope_type": "proportional", "rope_theta": 1000.0, "partial_rotary_factor": 0.5}
+    assert [layer.window for layer in spec.layers] == [6, 6, None, 6, 6, None]
+    assert stop_token_ids(path, GEMMA) == (3, 7)
+
+
+def test_stop_tokens_of_a_larger_model_are_its_text_models(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": 5}}))
+    added = [{"id": 9, "content": "<turn|>"}, {"id": 4, "content": "<|turn>"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    assert stop_token_ids(tmp_path, GEMMA) == (5, 9)
+
+
+def test_a_larger_model_says_whether_tables_are_tied_and_which_dtype(tmp_path):
+    text = old(tie_word_embeddings=True, dtype=...)
+    outer = {"model_type": "gemma4", "text_config": text, "tie_word_embeddings": False, "dtype": "bfloat16"}
+    spec = read(outer, tmp_path)
+    assert not spec.tie_word_embeddings
+    assert spec.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"enable_moe_block": True}, "mixture-of-experts"),
+        ({"hidden_size_per_layer_input": 256}, "per-layer inputs"),
+        ({"hidden_size_per_layer_input": ...}, "per-layer inputs"),
+        ({"num_kv_shared_layers": 1}, "share keys and values"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"use_bidirectional_attention": "all"}, "only causal"),
+        ({"global_head_dim": ...}, "neither global_head_dim nor per_layer_config"),
+        ({"rope_parameters": FULL_ROPE}, r"no rope_parameters\.full_attention"),
+        ({"rope_parameters": ...}, r"no rope_parameters\.full_attention"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types is"),
+        ({"layer_types": ["chunked_attention"] * 3}, "layer_types is"),
+        ({"sliding_window": None}, "field sliding_window is None"),
+        ({"head_dim": "wide"}, "field head_dim is 'wide'"),
+        ({"num_hidden_layers": ...}, "field num_hidden_layers is None"),
+        ({"per_layer_config": {"1": {"head_dim": 64}, "2": {"head_dim": 32}}}, "sliding_attention layers differ"),
+        ({"per_layer_config": {"2": {"intermediate_size": 8}}}, "sets intermediate_size"),
+        ({"hidden_activation": "relu"}, "'relu'"),
+    ],
+)
+def test_what_is_not_supported_is_said(tmp_path, fields, message):
+    with pytest.raises(UnsupportedTarget, match=message) as raised:
+        read(old(**fields), tmp_path)
+    assert raised.value.where == f"{tmp_path.name}/config.json"
+
+
+def test_unified_text_models_have_no_per_layer_inputs(tmp_path):
+    assert read(old(model_type="gemma4_unified_text", hidden_size_per_layer_input=...), tmp_path).num_layers == 3
+
+
+def test_layers_that_drafts_read():
+    assert default_layer_ids(GEMMA, 48) == (5, 17, 29, 41, 46)
+    assert GEMMA.mask_token_id == 4
+
+
+def test_caches_have_each_layers_shape(tmp_path):
+    cache = RowCache.allocate(read(old(), tmp_path), 2, 10)
+    assert [tuple(keys.shape) for keys in cache._keys] == [(2, 4, 10, 8), (2, 4, 10, 8), (2, 1, 10, 32)]
+    assert [values.shape for values in cache._values] == [keys.shape for keys in cache._keys]
+
+
+def test_rotations_are_those_of_full_attention(tmp_path):
+    from transformers import Gemma4TextConfig
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRotaryEmbedding, apply_rotary_pos_emb
+
+    config = old()
+    spec = read(config, tmp_path)
+    positions = torch.tensor([[0, 1, 100, 511], [5, 5, 6, 7]])
+    x = torch.randn(2, 4, 3, 32, generator=torch.Generator().manual_seed(0))
+    theirs = Gemma4TextRotaryEmbedding(Gemma4TextConfig(**{k: v for k, v in config.items() if k != "model_type"}))
+    cos, sin = theirs(x, positions, "full_attention")
+    expected = apply_rotary_pos_emb(x, cos, sin, unsqueeze_dim=2)
+    rotary = Rotary(spec)
+    found = rotate(x, *rotary.lookup(positions, torch.float32, limit=512))
+    torch.testing.assert_close(found, expected)
+    # A quarter of the pairs turns; the others are left as they are.
+    assert torch.equal(found[..., 4:16], x[..., 4:16])
+    assert not torch.equal(found[0, 1:, :, :4], x[0, 1:, :, :4])
+    # Frequencies stay fp32 whatever is asked for.
+    assert rotary._inverse_frequency.dtype == torch.float32
+    half, _ = rotary.lookup(positions, torch.bfloat16, limit=512)
+    exact, _ = rotary.lookup(positions, torch.float32, limit=512)
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=2**-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"missing: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (
+            lambda t: t.update({"model.layers.0.self_attn.q_proj.weight_scale": torch.ones(1)}),
+            r"not known to such a model: model\.layers\.0\.self_attn\.q_proj\.weight_scale",
+        ),
+        (lambda t: t.update({"model.norm.weight": torch.ones(8)}), "do not fit"),
+    ],
+    ids=["missing", "unknown", "another shape"],
+)
+def test_other_weights_than_the_configurations_are_refused(tmp_path, change, message):
+    path = tiny_gemma4(tmp_path / "target")
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedTarget, match=message) as raised:
+        Target.load(path)
+    assert raised.value.where == str(path)
+
+
+def test_masks_of_windowed_layers_are_per_row():
+    cache = RowCache([torch.zeros(3, 1, 9, 2)], [torch.zeros(3, 1, 9, 2)], [0, 0, 0])
+    assert cache.mask(3, 3) is None
+    assert cache.mask(4, 3)[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1]]
+    cache._lengths[:] = [4, 1, 0]
+    mask = cache.mask(2, 3)
+    assert mask.shape == (3, 1, 2, 6)
+    assert mask[0, 0].int().tolist() == [[0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1]]
+    assert mask[1, 0].int().tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+    assert mask[2, 0].int().tolist() == [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]
+    # One query behind equal rows: the plain rule holds until the window is full.
+    cache._lengths[:] = [2, 2, 2]
+    assert cache.mask(1, 3) is None
+    cache._lengths[:] = [3, 3, 3]
+    assert cache.mask(1, 3)[0, 0].int().tolist() == [[0, 1, 1, 1]]
+
+
+def test_families_differ_in_their_table_alone():
+    """Nothing outside the family's own file asks which family a target has."""
+    from pathlib import Path
+
+    import deepspec
+
+    asked = re.compile(r"family(\.name)?\s*(==|!=|in)\s|[\"']gemma4[\"']")
+    root = Path(deepspec.__file__).parent
+    found = [
+        f"{file.relative_to(root)}: {line.strip()}"
+        for file in sorted(root.rglob("*.py"))
+        if file.name not in {"gemma4.py", "chat.py"}
+        for line in file.read_text().splitlines()
+        if asked.search(line) and not re.search(r"for .* in FAMILIES|for family in", line)
+    ]
+    assert found == []
