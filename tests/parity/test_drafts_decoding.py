@@ -8,8 +8,20 @@ import torch
 import torch.nn.functional as F
 
 import deepspec.targets
-from tests.fixtures.drafts import ALGORITHM, FAMILIES, QWEN, SLOTS, TOY, batch_of, config_of, draft_of
+from tests.fixtures.drafts import (
+    ALGORITHM,
+    FAMILIES,
+    GEMMA,
+    GEMMA_OWN_VALUES,
+    QWEN,
+    SLOTS,
+    TOY,
+    batch_of,
+    config_of,
+    draft_of,
+)
 
+SPECS = {"qwen3": QWEN, "gemma4": GEMMA, "gemma4-own-values": GEMMA_OWN_VALUES, "toy": TOY}
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # fp32, other order of summation.
 
 
@@ -62,7 +74,7 @@ def truth(batch, anchors):
 
 
 @pytest.mark.parametrize("head", ["vanilla", "gated", "rnn"])
-@pytest.mark.parametrize("spec", [QWEN, TOY], ids=["qwen3", "toy"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_one_row_from_prefill_to_the_last_anchor(spec, head):
     config = config_of(markov_head=head, num_anchors=99)
     draft = draft_of(config, spec)
@@ -83,9 +95,10 @@ def test_one_row_from_prefill_to_the_last_anchor(spec, head):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2]], ids=str)
-def test_rows_at_different_lengths_in_any_order(order):
+@pytest.mark.parametrize("spec", [QWEN, GEMMA], ids=["qwen3", "gemma4"])
+def test_rows_at_different_lengths_in_any_order(spec, order):
     config = config_of(num_anchors=99)
-    draft = draft_of(config, QWEN)
+    draft = draft_of(config, spec)
     lengths = (22, 17, 26)
     batch = batch_of(lengths)
     blocks = training_blocks(draft, config, batch)

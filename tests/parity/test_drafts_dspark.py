@@ -1,17 +1,34 @@
 """DSpark against a naive implementation written from the formulas: python loops, one anchor at a time, full logits.
 
-Value, every gradient and every logged metric; for each sequential head, and for a family with all the differences at
-once (four norms, values from keys, soft cap, scaled embeddings).
+Value, every gradient and every logged metric; for each sequential head and each family. What a family does is written
+down here once more, not read off its table. In bf16, where rounding tells them apart, the parts that differ are
+compared with Hugging Face's.
 """
 
 import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 import deepspec.targets
 from deepspec.states.batch import PackedStates
-from tests.fixtures.drafts import ALGORITHM, FAMILIES, QWEN, SLOTS, TOY, batch_of, config_of, draft_of
+from deepspec.targets.family import TargetSpec
+from deepspec.targets.layers import FusedLayer, attend
+from deepspec.targets.rotary import Rotary
+from tests.fixtures.drafts import (
+    ALGORITHM,
+    FAMILIES,
+    GEMMA,
+    GEMMA_OWN_VALUES,
+    QWEN,
+    SLOTS,
+    TOY,
+    batch_of,
+    config_of,
+    draft_of,
+)
+from tests.fixtures.targets import tiny_gemma4
 
 # fp32 sums in another order; gradients of norms and soft caps add a few units.
 RELATIVE_FROBENIUS = 1e-5
@@ -22,30 +39,52 @@ def _toy_family(monkeypatch):
     monkeypatch.setattr(deepspec.targets, "FAMILIES", FAMILIES)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a family's targets of this size do."""
+
+    scale: float = 8**-0.5
+    embedding_scale: float = 1.0
+    cap: float | None = None
+    turning_pairs: int = 4
+    gemma_like: bool = False
+    values_from_keys: bool = False
+
+
+GEMMA_FACTS = Facts(
+    scale=1.0, embedding_scale=24**0.5, cap=2.5, turning_pairs=2, gemma_like=True, values_from_keys=True
+)
+FACTS = {
+    id(QWEN): Facts(),
+    id(GEMMA): GEMMA_FACTS,
+    id(GEMMA_OWN_VALUES): replace(GEMMA_FACTS, values_from_keys=False),
+    id(TOY): replace(GEMMA_FACTS, turning_pairs=4),
+}
+
+
 class Naive:
     """The formulas, for one draft's weights."""
 
     def __init__(self, draft, config, spec):
         self.w = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in draft.named_parameters()}
         self.scalars = dict(draft.named_buffers())
-        self.config, self.spec = config, spec
-        self.toy = spec.family == "toy"
+        self.config, self.facts = config, FACTS[id(spec)]
 
     def norm(self, x, name):
-        normed = x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.spec.rms_norm_eps)
+        normed = x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5)
         return normed if name is None else normed * self.w[name + ".weight"]
 
     def linear(self, x, name):
         return x @ self.w[name + ".weight"].T
 
     def cap(self, z):
-        c = self.spec.logit_softcap
+        c = self.facts.cap
         return z if c is None else c * torch.tanh(z / c)
 
     def rope(self, x, position):
-        """x [heads, 8] at one position: pair (i, i + 4) turns by position / theta^(i/4)."""
-        out = torch.empty_like(x)
-        for i in range(4):
+        """x [heads, 8] at one position: pair (i, i + 4) turns by position / theta^(i/4), if it does."""
+        out = x.clone()
+        for i in range(self.facts.turning_pairs):
             angle = position / 100.0 ** (i / 4)
             out[:, i] = x[:, i] * math.cos(angle) - x[:, i + 4] * math.sin(angle)
             out[:, i + 4] = x[:, i + 4] * math.cos(angle) + x[:, i] * math.sin(angle)
@@ -54,8 +93,9 @@ class Naive:
     def key_value(self, x, layer, position):
         p = f"layers.{layer}.self_attn."
         raw = self.linear(x, p + "k_proj").view(2, 8)
-        value = raw if self.toy else self.linear(x, p + "v_proj").view(2, 8)
-        return self.rope(self.norm(raw, p + "k_norm"), position), self.norm(value, None) if self.toy else value
+        value = raw if self.facts.values_from_keys else self.linear(x, p + "v_proj").view(2, 8)
+        key = self.rope(self.norm(raw, p + "k_norm"), position)
+        return key, self.norm(value, None) if self.facts.gemma_like else value
 
     def attention(self, x_KD, context_TD, layer, anchor):
         p = f"layers.{layer}.self_attn."
@@ -67,25 +107,27 @@ class Naive:
             heads = []
             for head in range(4):
                 scores = torch.stack([(query[head] * key[head // 2]).sum() for key, _ in pairs])
-                weights = torch.softmax(scores * self.spec.attention_scale, 0)
+                weights = torch.softmax(scores * self.facts.scale, 0)
                 heads.append(sum(w * value[head // 2] for w, (_, value) in zip(weights, pairs, strict=True)))
             outputs.append(self.linear(torch.cat(heads), p + "o_proj"))
         return torch.stack(outputs)
 
     def mlp(self, x, p):
         gate = self.linear(x, p + "mlp.gate_proj")
-        act = torch.nn.functional.gelu(gate, approximate="tanh") if self.toy else gate * torch.sigmoid(gate)
+        act = (
+            torch.nn.functional.gelu(gate, approximate="tanh") if self.facts.gemma_like else gate * torch.sigmoid(gate)
+        )
         return self.linear(act * self.linear(x, p + "mlp.up_proj"), p + "mlp.down_proj")
 
     def hidden(self, states_TLD, token, anchor, size=SLOTS):
         """Normed output [size, D] of the block at `anchor` whose token is `token`."""
         context_TD = self.norm(self.linear(states_TLD.flatten(1), "fc"), "hidden_norm")
         x = self.w["embed_tokens.weight"][[token] + [self.config.mask_token_id] * (size - 1)]
-        x = x * self.spec.embedding_scale
+        x = x * self.facts.embedding_scale
         for layer in range(self.config.num_layers):
             p = f"layers.{layer}."
             branch = self.attention(self.norm(x, p + "input_layernorm"), context_TD, layer, anchor)
-            if self.toy:
+            if self.facts.gemma_like:
                 x = x + self.norm(branch, p + "post_attention_layernorm")
                 branch = self.mlp(self.norm(x, p + "pre_feedforward_layernorm"), p)
                 x = (x + self.norm(branch, p + "post_feedforward_layernorm")) * self.scalars[p + "layer_scalar"]
@@ -184,6 +226,8 @@ def relative(found, expected):
         pytest.param(QWEN, {"markov_head": "rnn"}, id="rnn"),
         pytest.param(QWEN, {"confidence_head_with_markov": False}, id="confidence-alone"),
         pytest.param(QWEN, {"confidence_head": False}, id="no-confidence"),
+        pytest.param(GEMMA, {}, id="gemma4"),
+        pytest.param(GEMMA_OWN_VALUES, {"markov_head": "rnn"}, id="gemma4-own-values"),
         pytest.param(TOY, {"markov_head": "gated"}, id="toy-family"),
     ],
 )
@@ -211,6 +255,76 @@ def test_loss_gradients_and_metrics_are_the_formulas(spec, fields):
         assert reference is not None, name
         assert reference.norm() > 0, name
         assert relative(weight.grad, reference) <= RELATIVE_FROBENIUS, name
+
+
+def bf16(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", [QWEN, GEMMA], ids=["qwen3", "gemma4"])
+def test_norms_of_a_half_precision_draft_round_as_the_familys(spec):
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4RMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    draft = draft_of(config_of(), spec, dtype=torch.bfloat16)
+    drafter = ALGORITHM.drafter(draft, config_of())
+    x, small = bf16(64, 24, seed=1), bf16(64, 8, seed=2)
+    for norm, value in ((draft.norm, x), (draft.hidden_norm, x), (draft.layers[0].self_attn.k_norm, small)):
+        theirs, other = (Gemma4RMSNorm, Qwen3RMSNorm) if spec is GEMMA else (Qwen3RMSNorm, Gemma4RMSNorm)
+        theirs, other = (kind(value.shape[-1], eps=1e-5).bfloat16() for kind in (theirs, other))
+        theirs.weight.copy_(norm.weight)
+        other.weight.copy_(norm.weight)
+        for found in (norm(value), drafter._norm(value, norm.weight)):
+            # Powers and reciprocal roots may differ in fp32's last place, which seldom shows in bf16.
+            assert (found != theirs(value)).float().mean() < 0.005
+            assert (found != other(value)).float().mean() > 0.05
+
+
+@torch.no_grad()
+def test_embeddings_of_a_half_precision_draft_are_scaled_by_a_rounded_root():
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4TextScaledWordEmbedding
+
+    draft = draft_of(config_of(), GEMMA, dtype=torch.bfloat16)
+    theirs = Gemma4TextScaledWordEmbedding(37, 24, 0, embed_scale=24**0.5)
+    theirs.weight.copy_(draft.embed_tokens.weight)
+    ids = torch.arange(37)
+    found = draft.embed(ids)
+    assert torch.equal(found, theirs.bfloat16()(ids))
+    exact = (draft.embed_tokens.weight.float() * 24**0.5).bfloat16()
+    assert (found != exact).float().mean() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keys_as_values", [True, False])
+def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_as_values):
+    """Without a context and behind a causal mask, the block's layer and the fused one are Gemma's decoder layer."""
+    from transformers import AutoModelForCausalLM
+
+    from deepspec.drafts.attention import Group, Groups
+    from deepspec.drafts.backbone import BlockLayer
+    from deepspec.targets import family_of
+
+    path = tiny_gemma4(tmp_path, attention_k_eq_v=keys_as_values)
+    spec = TargetSpec.read(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    weights = model.model.layers[2].state_dict()
+    ids = torch.randint(0, 61, (1, 12), generator=torch.Generator().manual_seed(0))
+    states = model(ids, output_hidden_states=True).hidden_states
+    cos, sin = Rotary(spec).lookup(torch.arange(12), torch.float32, limit=12)
+
+    layer = BlockLayer(spec, family_of(spec))
+    layer.load_state_dict(weights, strict=True)
+    causal = torch.full((12, 12), torch.finfo(torch.float32).min).triu(1)
+    # A context of one position, which no query sees.
+    groups = Groups((Group(0, 12, 0, causal[None, None]),), (1,))
+    found = layer(states[2][0], states[2][0, :1], (cos, sin), (cos[:1], sin[:1]), groups)
+    assert relative(found, states[3][0]) <= RELATIVE_FROBENIUS
+
+    fused = FusedLayer(weights, spec, family_of(spec), where="test")
+    queries, keys, values = fused.project(states[2], cos[None], sin[None])
+    attended = attend(queries, keys, values, None, scale=spec.attention_scale, causal=True)
+    assert relative(fused.finish(states[2], attended), states[3]) <= RELATIVE_FROBENIUS
 
 
 @pytest.mark.parametrize("parts", [(8,), (4, 4), (1,) * 8, (3, 5)])
@@ -264,9 +378,10 @@ def test_validation_in_inference_mode_leaves_training_alone():
     assert all(torch.isfinite(p.grad).all() for p in draft.parameters() if p.requires_grad)
 
 
-def test_loss_falls_on_a_batch_that_can_be_learned():
+@pytest.mark.parametrize("spec", [QWEN, GEMMA], ids=["qwen3", "gemma4"])
+def test_loss_falls_on_a_batch_that_can_be_learned(spec):
     config = config_of()
-    draft = draft_of(config, QWEN)
+    draft = draft_of(config, spec)
     batch = batch_of((20, 20))
     supervision = ALGORITHM.supervise(batch, config, seed=0, step=0)
     optimizer = torch.optim.AdamW([p for p in draft.parameters() if p.requires_grad], lr=1e-2)
