@@ -6,12 +6,15 @@ view of that memory, so the caller's mask must hide what lies behind a row's end
 Shapes: B rows, H key/value heads, C capacity, Q new positions, K keys to attend to, d head dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from deepspec.targets.family import TargetSpec
+
+Masks = Mapping[int | None, Tensor | None]
+"""What layers see, by their window; each as from `causal_mask`."""
 
 
 class RowCache:

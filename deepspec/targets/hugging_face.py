@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import logging as transformers_logging
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets.cache import RowCache
+from deepspec.targets.cache import Masks, RowCache
 from deepspec.targets.family import TargetSpec, weight_files
 
 
@@ -83,8 +83,11 @@ def load_body(spec: TargetSpec, *, device: str, dtype: str) -> tuple[Any, Tensor
             transformers_logging.enable_progress_bar()
     body = model.get_decoder()
     _check_weights(model, body, loading, spec)
-    model.to(device).eval().requires_grad_(requires_grad=False)
-    head_VD: Tensor = model.get_output_embeddings().weight
+    # Only these two: the rest of a larger model need not find room on the device. Tied weights stay tied.
+    head = model.get_output_embeddings()
+    for module in (body, head):
+        module.to(device).eval().requires_grad_(requires_grad=False)
+    head_VD: Tensor = head.weight
     return body, head_VD
 
 
@@ -106,9 +109,7 @@ def _check_weights(model: nn.Module, body: nn.Module, loading: Mapping[str, Any]
 
 def runner(
     body: Any, layer_ids: tuple[int, ...]
-) -> Callable[
-    [Tensor, Tensor, RowCache | None, Mapping[int | None, Tensor | None], int], tuple[Tensor, dict[int, Tensor]]
-]:
+) -> Callable[[Tensor, Tensor, RowCache | None, Masks, int], tuple[Tensor, dict[int, Tensor]]]:
     """The forward of a `Target` over Hugging Face's body."""
     captured: dict[int, Tensor] = {}
 
@@ -124,11 +125,7 @@ def runner(
         module.register_forward_hook(keep(layer))
 
     def run(
-        input_ids_BQ: Tensor,
-        position_ids_BQ: Tensor,
-        cache: RowCache | None,
-        masks: Mapping[int | None, Tensor | None],
-        _limit: int,
+        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, masks: Masks, _limit: int
     ) -> tuple[Tensor, dict[int, Tensor]]:
         captured.clear()
         output = body(

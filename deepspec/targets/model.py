@@ -8,7 +8,7 @@ Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabu
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepspec.targets import family_of
-from deepspec.targets.cache import RowCache, causal_mask
+from deepspec.targets.cache import Masks, RowCache, causal_mask
 from deepspec.targets.family import Family, TargetSpec, text_config
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary
 from deepspec.targets.weights import Weights, read_tables
 
 Captured = dict[int, Tensor]
-Masks = Mapping[int | None, Tensor | None]
 Runner = Callable[[Tensor, Tensor, RowCache | None, Masks, int], tuple[Tensor, Captured]]
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from decoding_stubs import Ask, save_tiny_target, some_requests
+from decoding_stubs import Ask, save_tiny_target, save_windowed_target, some_requests
 
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.config import Sampling
@@ -20,6 +20,11 @@ GREEDY = Sampling(temperature=0.0)
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     return Target.load(save_tiny_target(tmp_path_factory.mktemp("target")), layer_ids=(-1, 0))
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    return Target.load(save_windowed_target(tmp_path_factory.mktemp("windowed")), layer_ids=(-1, 0))
 
 
 def random_draft(name: str, target: Target) -> Drafter:
@@ -42,8 +47,10 @@ def decode(
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_greedy_equals_plain_greedy(name: str, target: Target) -> None:
-    requests = some_requests(16, seed=11)
+@pytest.mark.parametrize("family", ["target", "windowed"])
+def test_greedy_equals_plain_greedy(name: str, family: str, request: pytest.FixtureRequest) -> None:
+    target: Target = request.getfixturevalue(family)
+    requests = some_requests(8, seed=11)
     plain = decode(target, None, 4, GREEDY, requests)
     found = decode(target, random_draft(name, target), 4, GREEDY, requests)
     assert {one.id: one.output_ids for one in found.values()} == {one.id: one.output_ids for one in plain.values()}
