@@ -13,6 +13,7 @@ from deepspec.targets.cache import RowCache
 from deepspec.targets.family import LayerShape, TargetSpec, default_layer_ids
 from deepspec.targets.model import Target, stop_token_ids
 from deepspec.targets.rotary import Rotary, rotate
+from deepspec.targets.weights import Weights, read_tables
 from tests.fixtures.targets import tiny_gemma4
 
 GEMMA = FAMILIES["gemma4"]
@@ -215,6 +216,16 @@ def test_other_weights_than_the_configurations_are_refused(tmp_path, change, mes
     with pytest.raises(UnsupportedTarget, match=message) as raised:
         Target.load(path)
     assert raised.value.where == str(path)
+
+
+@pytest.mark.parametrize("fields", [{"composite": True}, {"tie_word_embeddings": False}], ids=str)
+def test_tables_read_from_the_files_are_the_loaded_targets(tmp_path, fields):
+    path = tiny_gemma4(tmp_path, **fields)
+    target = Target.load(path)
+    embedding_VD, head_VD = read_tables(Weights(path), TargetSpec.read(path), dtype=torch.float32)
+    assert torch.equal(embedding_VD, target.embedding_weight)
+    assert torch.equal(head_VD, target.head_weight)
+    assert (embedding_VD is head_VD) is fields.get("tie_word_embeddings", True)
 
 
 def test_masks_of_windowed_layers_are_per_row():
