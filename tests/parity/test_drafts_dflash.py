@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import deepspec.targets
 from deepspec.drafts import ALGORITHMS
-from tests.fixtures.drafts import FAMILIES, LAYERS, QWEN, SLOTS, TOY, batch_of, randomised
+from tests.fixtures.drafts import FAMILIES, GEMMA, GEMMA_OWN_VALUES, LAYERS, QWEN, SLOTS, batch_of, randomised
 from tests.parity.test_drafts_decoding import TOLERANCE, Forced, truth
 from tests.parity.test_drafts_dspark import RELATIVE_FROBENIUS, Naive, anchors_by_document, relative
 
@@ -36,7 +36,7 @@ class NaiveDFlash(Naive):
 
 
 @pytest.mark.parametrize("slots", ["next_token", "in_place"])
-@pytest.mark.parametrize("spec", [QWEN, TOY], ids=["qwen3", "toy"])
+@pytest.mark.parametrize("spec", [QWEN, GEMMA, GEMMA_OWN_VALUES], ids=["qwen3", "gemma4", "own-values"])
 def test_loss_gradients_and_metrics_are_the_formulas(spec, slots):
     config = config_of(slots=slots)
     draft = randomised(ALGORITHM, config, spec)
@@ -61,7 +61,7 @@ def test_loss_gradients_and_metrics_are_the_formulas(spec, slots):
 
 
 @pytest.mark.parametrize("slots", ["next_token", "in_place"])
-@pytest.mark.parametrize("spec", [QWEN, TOY], ids=["qwen3", "toy"])
+@pytest.mark.parametrize("spec", [QWEN, GEMMA, GEMMA_OWN_VALUES], ids=["qwen3", "gemma4", "own-values"])
 def test_training_blocks_are_the_decoding(spec, slots):
     config = config_of(slots=slots, num_anchors=99)
     draft = randomised(ALGORITHM, config, spec)

@@ -317,7 +317,7 @@ def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_
     layer.load_state_dict(weights, strict=True)
     causal = torch.full((12, 12), torch.finfo(torch.float32).min).triu(1)
     # A context of one position, which no query sees.
-    groups = Groups((Group(0, 12, 0, causal[None, None]),), (1,))
+    groups = Groups((Group(0, 12, 12, 0, causal[None, None]),), (1,))
     found = layer(states[2][0], states[2][0, :1], (cos, sin), (cos[:1], sin[:1]), groups)
     assert relative(found, states[3][0]) <= RELATIVE_FROBENIUS
 

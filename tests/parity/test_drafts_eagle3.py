@@ -1,7 +1,6 @@
 """Eagle3 against a naive implementation written from the formulas, and its training steps against its decoding.
 
-Python loops, one document, one index and one step at a time; full logits; on Qwen3's form and on a family with all the
-differences at once.
+Python loops, one document, one index and one step at a time; full logits; for both families.
 """
 
 import copy
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 import deepspec.targets
 from deepspec.drafts import ALGORITHMS
 from deepspec.states.batch import PackedStates
-from tests.fixtures.drafts import FAMILIES, LAYERS, QWEN, TOY, batch_of, randomised
+from tests.fixtures.drafts import FAMILIES, GEMMA, GEMMA_OWN_VALUES, LAYERS, QWEN, batch_of, randomised
 from tests.parity.test_drafts_dspark import Naive, relative
 
 ALGORITHM = ALGORITHMS["eagle3"]
@@ -52,7 +51,7 @@ class NaiveEagle3(Naive):
         return outputs
 
     def one(self, x, token, t, step, kept):
-        embedded = self.w["embed_tokens.weight"][token] * self.spec.embedding_scale
+        embedded = self.w["embed_tokens.weight"][token] * self.facts.embedding_scale
         for layer in range(self.config.num_layers):
             p = f"layers.{layer}."
             read = torch.cat([self.norm(embedded, p + "input_layernorm"), self.norm(x, p + "hidden_norm")])
@@ -64,10 +63,10 @@ class NaiveEagle3(Naive):
             heads = []
             for head in range(4):
                 scores = torch.stack([(query[head] * key[head // 2]).sum() for key, _ in seen])
-                weights = torch.softmax(scores * self.spec.attention_scale, 0)
+                weights = torch.softmax(scores * self.facts.scale, 0)
                 heads.append(sum(w * value[head // 2] for w, (_, value) in zip(weights, seen, strict=True)))
             branch = self.linear(torch.cat(heads), p + "self_attn.o_proj")
-            if self.toy:
+            if self.facts.gemma_like:
                 x = x + self.norm(branch, p + "post_attention_layernorm")
                 branch = self.mlp(self.norm(x, p + "pre_feedforward_layernorm"), p)
                 x = (x + self.norm(branch, p + "post_feedforward_layernorm")) * self.scalars[p + "layer_scalar"]
@@ -114,12 +113,15 @@ class NaiveEagle3(Naive):
         return loss, metrics
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("spec", [QWEN, TOY], ids=["qwen3", "toy"])
-def test_loss_gradients_and_metrics_are_the_formulas(spec, num_layers):
+@pytest.mark.parametrize(
+    ("num_layers", "dtype", "error"),  # fp64 with rotary angles in fp32, as everywhere
+    [(1, torch.float32, RELATIVE_FROBENIUS), (2, torch.float64, 1e-6)],
+)
+@pytest.mark.parametrize("spec", [QWEN, GEMMA, GEMMA_OWN_VALUES], ids=["qwen3", "gemma4", "own-values"])
+def test_loss_gradients_and_metrics_are_the_formulas(spec, num_layers, dtype, error):
     config = config_of(num_layers=num_layers)
-    draft = draft_of(config, spec)
-    batch = batch_of((9, 2, 12, 5))
+    draft = draft_of(config, spec, dtype)
+    batch = batch_of((9, 2, 12, 5), dtype)
     supervision = ALGORITHM.supervise(batch, config, seed=1, step=2)
     output = ALGORITHM.loss(draft, batch, supervision, supervision.totals)
     output.loss.backward()
@@ -129,9 +131,9 @@ def test_loss_gradients_and_metrics_are_the_formulas(spec, num_layers):
     expected, metrics = naive.loss(batch.to("cpu", torch.float64))
     expected.backward()
 
-    assert output.loss.item() == pytest.approx(expected.item(), rel=RELATIVE_FROBENIUS)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=error)
     found = {name: total / count for name, (total, count) in output.sums.items()}
-    assert found == pytest.approx(metrics, rel=RELATIVE_FROBENIUS)
+    assert found == pytest.approx(metrics, rel=error)
     for name, weight in draft.named_parameters():
         if name in ("embed_tokens.weight", "lm_head.weight"):
             assert weight.grad is None
@@ -139,7 +141,7 @@ def test_loss_gradients_and_metrics_are_the_formulas(spec, num_layers):
         reference = naive.w[name].grad
         assert reference is not None, name
         assert reference.norm() > 0, name
-        assert relative(weight.grad, reference) <= RELATIVE_FROBENIUS, name
+        assert relative(weight.grad, reference) <= error, name
 
 
 def test_only_rows_that_reach_something_supervised_are_computed():
@@ -210,7 +212,7 @@ class Forced:
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("spec", [QWEN, TOY], ids=["qwen3", "toy"])
+@pytest.mark.parametrize("spec", [QWEN, GEMMA, GEMMA_OWN_VALUES], ids=["qwen3", "gemma4", "own-values"])
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2]], ids=str)
 def test_training_steps_are_the_decoding(spec, num_layers, order):
     config = config_of(num_layers=num_layers)
