@@ -4,9 +4,10 @@ A section is an immutable pydantic model that refuses unknown fields. Identity a
 a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -17,9 +18,25 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """Refuse `true` where a number is meant: pydantic would take it for 1."""
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and not _allows_bool(field.annotation):
+                raise ValueError(f"{name} is {str(value).lower()}, which is no number")
+        return values
+
 
 class ExecutionSection(Section):
     """Part of a recipe that says *how* it is computed: never hashed."""
+
+
+def _allows_bool(annotation: Any) -> bool:
+    """Whether a field may hold a truth value; only plain numbers may not."""
+    options = get_args(annotation) or (annotation,)
+    return not any(option in (int, float) for option in options) or bool in options
 
 
 def later_field(default: Any, *, key_absent: Any, **arguments: Any) -> Any:

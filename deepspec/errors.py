@@ -72,6 +72,12 @@ class ArtifactMissing(ArtifactError):
     """No valid artifact under that kind and key."""
 
 
+class ArtifactUnknown(ArtifactMissing):
+    """The user's words name no artifact, or several."""
+
+    exit_code = 2
+
+
 class ArtifactDamaged(ArtifactError):
     """An artifact's bytes no longer match its manifest: its producer has to run again."""
 

@@ -9,7 +9,7 @@ from tasks._stage import stage
 
 
 @stage(
-    version=1,
+    version=2,
     reads=(
         "data.seed",
         "data.max_rows",

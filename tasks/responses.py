@@ -10,7 +10,7 @@ from tasks._stage import stage
 
 
 @stage(
-    version=1,
+    version=2,
     reads=(
         "data.responses",
         "data.max_length_tokens",

@@ -10,7 +10,7 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=2, reads=("draft", "train", "target.dtype"))
+@stage(version=3, reads=("draft", "train", "target.dtype"))
 def train(run: Run[Recipe], out: Path, *, states: Path | dict[str, Any], tokens: Path, target: Path) -> dict[str, Any]:
     """Train the draft; the checkpoint with the best real acceptance is kept.
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from deepspec.data.config import SPLITS, Config
+from deepspec.data.positions import PositionWriter
 from deepspec.data.quarantine import Quarantine
 from deepspec.data.rows import Message, RowRejected, excerpt_of, source_name
 from deepspec.data.sources import COLUMNS, TOO_LONG, Source, find_sources, read_rows, source_bytes
@@ -32,9 +33,8 @@ from deepspec.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
-CONVERSATIONS_SCHEMA = pa.schema(
-    [("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES), ("source", pa.string())]
-)
+CONVERSATIONS_SCHEMA = pa.schema([("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES)])
+_SPILL_SCHEMA = pa.schema([*CONVERSATIONS_SCHEMA, ("source", pa.string()), ("row", pa.int64())])
 
 _NUM_SPILLS = 64  # of 256 / 64 = 4 first hash bytes each: 5 GB of conversations are sorted 80 MB at a time
 _SPILL_ROWS = 128  # pending in each of the files: 64 · 128 rows in all
@@ -52,6 +52,8 @@ def write_conversations(
 ) -> dict[str, Any]:
     """Read, check and split conversations: `<split>.parquet`, `quarantine.parquet` and `summary.json` in `out`.
 
+    Where each came from is noted apart (positions.py).
+
     Args:
         config: the recipe's data section.
         sources: what to read, as in `data.source`.
@@ -61,7 +63,8 @@ def write_conversations(
         progress: told bytes read, then conversations written.
 
     Returns:
-        Counts, as in `summary.json`: every row read is quarantined, excluded, a duplicate, left out or kept.
+        Counts, as in `summary.json` (every row read is quarantined, excluded, a duplicate, left out or kept), and
+        `rows_by_source`.
 
     Raises:
         DataError: a source cannot be read, there are no rows, or a split stays empty.
@@ -95,12 +98,12 @@ def write_conversations(
             "duplicates": counts["duplicates"],
             "excluded": counts["excluded"],
             "left_out_by_max_rows": counts["left_out"],
-            "rows_by_source": dict(rows_by_source),
             **quarantine.counts(),
         }
     write_summary(out / "summary.json", summary)
     _check_splits(config, splits)
-    return summary
+    # Names of sources are no part of the result's content.
+    return {**summary, "rows_by_source": dict(rows_by_source)}
 
 
 def parse_row(value: object, *, max_row_bytes: int, system_prompt: str | None = None) -> list[Message]:
@@ -195,7 +198,8 @@ def _read_source(
                 "id": conversation_hash(messages),
                 "prompt_id": prompt_hash(messages),
                 "messages": messages,
-                "source": row.position.name,
+                "source": row.position.path,
+                "row": row.position.row,
             }
         )
 
@@ -210,7 +214,8 @@ def _write_splits(
             split: stack.enter_context(TableWriter(out / f"{split}.parquet", CONVERSATIONS_SCHEMA)) for split in SPLITS
         }
         last_id = last_prompt = None
-        for row in spills.sorted_rows(CONVERSATIONS_SCHEMA.names):
+        positions = stack.enter_context(PositionWriter(out))
+        for row in spills.sorted_rows(_SPILL_SCHEMA.names):
             progress.advance()
             if row["id"] == last_id:
                 counts["duplicates"] += 1
@@ -222,6 +227,7 @@ def _write_splits(
             counts["prompts"] += row["prompt_id"] != last_prompt
             last_prompt = row["prompt_id"]
             writers[split_of(row["prompt_id"], config)].write(row)
+            positions.write(row)
         return {split: writer.num_rows for split, writer in writers.items()}
 
 
@@ -232,7 +238,7 @@ def _last_kept(config: Config, spills: "_Spills") -> tuple[float, str, str] | No
     """
     if config.max_rows is None:
         return None
-    rows = spills.sorted_rows(["prompt_id", "id", "source"])
+    rows = spills.sorted_rows(["prompt_id", "id", "source", "row"])
     distinct = (key for key, _ in itertools.groupby(_sample_key(config, row) for row in rows))
     kept = heapq.nsmallest(config.max_rows, distinct)
     return kept[-1] if kept else None
@@ -323,14 +329,14 @@ class _Spills:
         number = int(row["prompt_id"][:2], 16) * _NUM_SPILLS // 256
         if number not in self._files:
             path = self._folder / f"{number:02d}.parquet"
-            self._files[number] = TableWriter(path, CONVERSATIONS_SCHEMA, rows_per_group=_SPILL_ROWS)
+            self._files[number] = TableWriter(path, _SPILL_SCHEMA, rows_per_group=_SPILL_ROWS)
         self._files[number].write(row)
 
     def sorted_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All rows sorted by (prompt_id, id, source); the files must be closed."""
+        """All rows sorted by (prompt_id, id, source, row); the files must be closed."""
         for _, file in sorted(self._files.items()):
             rows = read_table(file.path, columns)
-            yield from sorted(rows, key=lambda row: (row["prompt_id"], row["id"], row["source"]))
+            yield from sorted(rows, key=lambda row: (row["prompt_id"], row["id"], row["source"], row["row"]))
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from deepspec.data.chat import ChatFormat, Renderer
 from deepspec.data.config import SPLITS, Config
+from deepspec.data.positions import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.rows import Message, Position, RowRejected, excerpt_of
 from deepspec.data.tables import IDS, MESSAGES, TableWriter, count_rows, read_table, write_summary
@@ -38,7 +39,6 @@ RESPONSES_SCHEMA = pa.schema(
         ("prompt_ids", IDS),
         ("output_ids", IDS),
         ("finish_reason", pa.string()),
-        ("source", pa.string()),
     ]
 )
 """`prompt_ids` and `output_ids` are what the target read and wrote; null where one pair cannot say it: in
@@ -111,6 +111,8 @@ def write_responses(
     num_rows = {split: count_rows(conversations_dir / f"{split}.parquet") for split in SPLITS}
     progress.start(sum(num_rows.values()), "conversations")
     counts: Counter[str] = Counter()
+    positions = Positions(conversations_dir)
+    positions.copy_to(out)
     with Quarantine(out) as quarantine, ExitStack() as stack:
         writers = {
             split: stack.enter_context(TableWriter(out / f"{split}.parquet", RESPONSES_SCHEMA)) for split in SPLITS
@@ -124,7 +126,8 @@ def write_responses(
             outcomes = _regenerate(config, rows, generate, Renderer(tokenizer, chat), counts, progress)
         for outcome in outcomes:
             if outcome.rejection is not None:
-                quarantine.add(outcome.position, outcome.rejection, excerpt_of(outcome.excerpt))
+                position = positions.of(outcome.row["prompt_id"], outcome.index, outcome.position)
+                quarantine.add(position, outcome.rejection, excerpt_of(outcome.excerpt))
             else:
                 writers[outcome.split].write(outcome.row)
         quarantine.check(sum(num_rows.values()), config.max_quarantined)
@@ -162,7 +165,6 @@ class _Numbered:
     split: str
     position: Position
     index: int
-    source: str
     row: dict[str, Any]
 
 
@@ -172,6 +174,7 @@ class _Outcome:
 
     split: str
     position: Position
+    index: int
     row: dict[str, Any]
     rejection: RowRejected | None
     excerpt: str
@@ -252,10 +255,10 @@ class _Conversation:
             "prompt_ids": prompt_ids,
             "output_ids": output_ids,
             "finish_reason": self.finish_reason,
-            "source": self.numbered.source,
         }
         excerpt = self._prompt[-1]["content"]
-        return _Outcome(self.numbered.split, self.numbered.position, row, self._rejection, excerpt)
+        numbered = self.numbered
+        return _Outcome(numbered.split, numbered.position, numbered.index, row, self._rejection, excerpt)
 
     def _give_up(self) -> None:
         self.turns_left_out = len(self._waiting)
@@ -263,19 +266,14 @@ class _Conversation:
 
 
 def _read_conversations(folder: Path) -> Iterator[_Numbered]:
-    """The conversations of all splits in order, numbered among equal prompts.
-
-    Rows of equal prompts are told apart by their answers, which must not show: their sources are dealt out sorted.
-    """
+    """The conversations of all splits in order, numbered among equal prompts."""
     for split in SPLITS:
-        rows = read_table(folder / f"{split}.parquet", ("id", "prompt_id", "messages", "source"))
+        rows = read_table(folder / f"{split}.parquet", ("id", "prompt_id", "messages"))
         number = 0
         for _, group in itertools.groupby(rows, key=lambda row: row["prompt_id"]):
-            equals = list(group)
-            sources = sorted(row["source"] for row in equals)
-            for index, (row, source) in enumerate(zip(equals, sources, strict=True)):
+            for index, row in enumerate(group):
                 number += 1
-                yield _Numbered(split, Position(f"{split}.parquet", number), index, source, row)
+                yield _Numbered(split, Position(f"{split}.parquet", number), index, row)
 
 
 def _keep(rows: Iterator[_Numbered], progress: Progress) -> Iterator[_Outcome]:
@@ -286,7 +284,8 @@ def _keep(rows: Iterator[_Numbered], progress: Progress) -> Iterator[_Outcome]:
         rejection = None if has_answer else RowRejected("no answer to keep (data.responses.mode is keep)")
         row = {**numbered.row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
         progress.advance()
-        yield _Outcome(numbered.split, numbered.position, row, rejection, messages[-1]["content"])
+        excerpt = messages[-1]["content"]
+        yield _Outcome(numbered.split, numbered.position, numbered.index, row, rejection, excerpt)
 
 
 def _regenerate(

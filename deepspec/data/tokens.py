@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from deepspec.data.chat import ChatFormat, Encoded, Rendered, Renderer
 from deepspec.data.config import SPLITS, Config
+from deepspec.data.positions import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.responses import NO_ROOM
 from deepspec.data.rows import Position, RowRejected, excerpt_of
@@ -78,6 +79,8 @@ def write_tokens(
     progress.start(sum(num_rows.values()), "rows")
     counts: Counter[str] = Counter({"cut_to_max_length": 0, "too_short": 0})
     splits: dict[str, Counter[str]] = {}
+    positions = Positions(responses_dir)
+    answers: Counter[str] = Counter()
     with Quarantine(out) as quarantine, ExitStack() as stack:
         for split in SPLITS:
             writer = stack.enter_context(TableWriter(out / f"{split}.parquet", TOKENS_SCHEMA))
@@ -85,10 +88,12 @@ def write_tokens(
             rows = read_table(responses_dir / f"{split}.parquet", _COLUMNS)
             for number, (row, encoded) in enumerate(_encoded(config, rows, renderer), start=1):
                 progress.advance()
+                index = answers[row["prompt_id"]]
+                answers = Counter({row["prompt_id"]: index + 1})  # equal prompts lie together
                 try:
                     kept = _cut(config, encoded, counts)
                 except RowRejected as rejection:
-                    position = Position(f"{split}.parquet", number)
+                    position = positions.of(row["prompt_id"], index, Position(f"{split}.parquet", number))
                     quarantine.add(position, rejection, excerpt_of(row["messages"][-1]["content"]))
                     continue
                 if kept is not None:

@@ -25,7 +25,12 @@ MACRO = "macro average"
 
 _CURVES = (
     ("training-loss", re.compile(r"loss"), "loss", "Loss"),
-    ("training-tau", re.compile(r"tau"), "tokens per round", "Acceptance length: expected (proxy) and decoded"),
+    (
+        "training-tau",
+        re.compile(r"tau"),
+        "tokens per round",
+        "Acceptance length: tau is decoded, tau_probabilistic what the loss expects",
+    ),
     ("training-acceptance", re.compile(r"accept"), "rate", "Expected conditional acceptance, from the distributions"),
 )
 

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, DeepspecError, RecipeError
+from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, ArtifactUnknown, DeepspecError, RecipeError
 from deepspec.store import blocks, layout
 from deepspec.store.backend import Backend, Stat, created, full_disk
 from deepspec.store.keys import Ingredients, artifact_key
@@ -287,7 +287,7 @@ class Store:
         """The artifact that a person means by `kind/key-prefix` or a key prefix alone.
 
         Raises:
-            ArtifactMissing: none or several match.
+            ArtifactUnknown: none or several match.
         """
         kind, _, prefix = name.rpartition("/")
         found = (self.find(*pair) for pair in self.names(kind or None) if prefix and pair[1].startswith(prefix))
@@ -295,7 +295,7 @@ class Store:
         if len(matches) == 1:
             return matches[0]
         count = f"{len(matches)} artifacts match" if matches else "No artifact matches"
-        raise ArtifactMissing(f"{count} {name!r}.", remedy="`deepspec artifacts ls` lists kinds and keys.")
+        raise ArtifactUnknown(f"{count} {name!r}.", remedy="`deepspec artifacts ls` lists kinds and keys.")
 
     def _flaw(self, artifact: Artifact, listing: Mapping[str, Stat]) -> str | None:
         """What a listing says is wrong with an artifact; files newer than their manifest are read in full."""

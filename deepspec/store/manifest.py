@@ -13,6 +13,9 @@ from pydantic_core import PydanticSerializationError
 from deepspec.errors import ArtifactError
 from deepspec.store.records import seal, unseal
 
+ABOUT = "about/"
+"""Files that are kept and checked like any other, but are no part of what an artifact is."""
+
 FORMAT = 1
 """Raised when a manifest is written that an older deepspec could not read."""
 
@@ -64,7 +67,8 @@ class Manifest(_Record):
         ingredients: what the key was made of (`Ingredients.canonical`).
         parents: by name.
         files: sorted by path.
-        digest: SHA-256 over the sorted (path, size, sha256) list: what children's keys contain.
+        digest: SHA-256 over the sorted (path, size, sha256) list: what children's keys contain. Files in `about/` are
+            left out of it: they say where something came from, and a child must compute nothing from them.
         counts: rows, tokens, bytes and the like, as the stage reported them.
         code: deepspec's version and commit, library versions, Python.
         cost: seconds, cpu_seconds, bytes_written.
@@ -123,6 +127,6 @@ class Manifest(_Record):
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
-    """SHA-256 over the sorted list of (path, size, sha256)."""
-    listing = sorted([entry.path, entry.size, entry.sha256] for entry in files)
+    """SHA-256 over the sorted list of (path, size, sha256), without what is only about the artifact (`ABOUT`)."""
+    listing = sorted([entry.path, entry.size, entry.sha256] for entry in files if not entry.path.startswith(ABOUT))
     return hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """From rows to conversations: validation, quarantine, duplicates, benchmark prompts, splits, sampling."""
 
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -17,8 +18,9 @@ from deepspec.data.conversations import (
     split_of,
     write_conversations,
 )
+from deepspec.data.positions import Positions
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.rows import RowRejected
+from deepspec.data.rows import Position, RowRejected
 from deepspec.errors import DataError
 
 NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}
@@ -187,6 +189,7 @@ def test_nothing_but_the_result_is_left_behind(tmp_path: Path) -> None:
         *(f"{split}.parquet" for split in SPLITS),
         "quarantine.parquet",
         "summary.json",
+        "about",
     }
 
 
@@ -197,7 +200,6 @@ def test_columns_and_hashes(tmp_path: Path) -> None:
         "id": conversation_hash(row["messages"]),
         "prompt_id": prompt_hash(row["messages"]),
         "messages": row["messages"],
-        "source": "rows.jsonl",
     }
     assert len(written["id"]) == 32
     assert prompt_hash(row["messages"]) == prompt_hash(parse_row({"turns": ["hi", "and?"]}, max_row_bytes=99))
@@ -293,13 +295,13 @@ def test_output_is_sorted_and_locations_do_not_show(tmp_path: Path) -> None:
     rows = [chat(str(n), "x") for n in range(200)]
     config = Config.model_validate({"source": "given", "splits": NO_SPLITS})
     outputs = []
-    for folder, given in (("here", rows), ("there/deep", rows[::-1])):
+    for folder, name, given in (("here", "rows.jsonl", rows), ("there/deep", "others.jsonl", rows[::-1])):
         (tmp_path / folder).mkdir(parents=True)
-        write_rows(tmp_path / folder / "rows.jsonl", [*given, "broken"])
+        write_rows(tmp_path / folder / name, [*given, "broken"])
         out = tmp_path / folder / "out"
         out.mkdir()
-        write_conversations(config, [tmp_path / folder / "rows.jsonl"], out)
-        outputs.append({file.name: file.read_bytes() for file in out.iterdir()})
+        write_conversations(config, [tmp_path / folder / name], out)
+        outputs.append({file.name: file.read_bytes() for file in out.iterdir() if file.is_file()})
     assert outputs[0]["train.parquet"] == outputs[1]["train.parquet"]
     assert outputs[0] == outputs[1] | {"quarantine.parquet": outputs[0]["quarantine.parquet"]}
     ids = [(row["prompt_id"], row["id"]) for row in table(tmp_path / "here" / "out", "train")]
@@ -313,10 +315,32 @@ def test_duplicates_over_files_do_not_depend_on_the_order_of_files(tmp_path: Pat
     written = []
     for name, sources in (("ab", [first, second]), ("ba", [second, first])):
         (tmp_path / name).mkdir()
-        write_conversations(Config.model_validate({"source": "given", "splits": NO_SPLITS}), sources, tmp_path / name)
-        written.append((tmp_path / name / "train.parquet").read_bytes())
+        config = Config.model_validate({"source": "given", "splits": NO_SPLITS})
+        counts = write_conversations(config, sources, tmp_path / name)
+        assert counts["rows_by_source"] == {"a.jsonl": 2, "b.jsonl": 2}
+        written.append({file: (tmp_path / name / file).read_bytes() for file in ("train.parquet", "summary.json")})
     assert written[0] == written[1]
-    assert summary(tmp_path / "ab")["rows_by_source"] == {"a.jsonl": 2, "b.jsonl": 2}
+
+
+def test_where_each_row_came_from_is_noted_apart(tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "a.jsonl", [chat("hi", "one"), "broken", chat("ho")])
+    second = write_rows(tmp_path / "b.jsonl", [chat("hi", "two"), chat("hi", "one")])
+    (tmp_path / "out").mkdir()
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined": 1.0})
+    write_conversations(config, [first, second], tmp_path / "out")
+    positions = Positions(tmp_path / "out")
+    unknown = Position("train.parquet", 9)
+    rows = table(tmp_path / "out", "train")
+    found = {}
+    for prompt, group in itertools.groupby(rows, key=lambda row: row["prompt_id"]):
+        for index, row in enumerate(group):
+            found[row["messages"][-1]["content"]] = positions.of(prompt, index, unknown)
+    assert found["one"] == Position(str(first), 1)  # of duplicates the first
+    assert found["two"] == Position(str(second), 1)
+    assert positions.of("nobody", 0, unknown) == unknown
+    (tmp_path / "next").mkdir()
+    positions.copy_to(tmp_path / "next")
+    assert Positions(tmp_path / "next").of(rows[0]["prompt_id"], 0, unknown) != unknown
 
 
 def test_progress_is_told_every_byte_and_row(tmp_path: Path) -> None:

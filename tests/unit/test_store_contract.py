@@ -832,3 +832,16 @@ def test_a_person_may_name_an_artifact_by_the_start_of_its_key(store: Store) -> 
     made[0].condemn("test")
     with pytest.raises(ArtifactMissing):
         store.resolve(made[0].key)
+
+
+def test_files_about_an_artifact_are_checked_but_no_part_of_its_digest(store: Store, place: Place) -> None:
+    found = []
+    for turn, note in enumerate((b"from here", b"from there")):
+        with store.write(KIND, ingredients(turn=turn), {}) as writing:
+            (writing.directory / "about").mkdir()
+            (writing.directory / "about" / "origin.txt").write_bytes(note)
+            (writing.directory / "data.txt").write_bytes(b"the same")
+        found.append(writing.artifact)
+    assert found[0].digest == found[1].digest
+    place.overwrite(f"{found[0].prefix}/about/origin.txt", b"from Mars")
+    assert any("about/origin.txt" in flaw for flaw in found[0].verify())

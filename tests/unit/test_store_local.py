@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.errors import ArtifactError, StoreFull
+from deepspec.errors import ArtifactError, RecipeError, StoreFull
 from deepspec.store import Store, blocks, open_store
 from deepspec.store.records import seal, unseal
 from tests.fixtures.store import KEY, ingredients, put
@@ -170,7 +170,7 @@ def test_a_folder_with_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: p
 
 
 def test_other_places_are_refused_by_name() -> None:
-    with pytest.raises(ArtifactError, match="gopher"):
+    with pytest.raises(RecipeError, match="gopher"):
         open_store("gopher://example/store")
 
 
