@@ -33,7 +33,11 @@ def run(name: str, overrides: Sequence[str], *, home: Path, dry_run: bool, as_js
         _show_plan(recipe, runs, as_json=as_json, console=console)
         return 0
     display: Display = TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
-    result = _execute.execute(retrain, recipe, store, home, display=display, before=before)
+
+    def leave_record(result: Result) -> None:
+        _record.write_record(_record.run_json(result), home)
+
+    result = _execute.execute(retrain, recipe, store, home, display=display, before=before, interrupted=leave_record)
     record = _record.run_json(result)
     path = _record.write_record(record, home)
     record["report"] = _report(result, record)
@@ -81,7 +85,10 @@ def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Cons
     if result.error is not None:
         if os.environ.get("DEEPSPEC_DEBUG"):
             raise result.error
-        console.print(f"deepspec: {result.error}", markup=False, highlight=False, style="red", soft_wrap=True)
+        text = str(result.error)
+        if not isinstance(result.error, DeepspecError | OSError):
+            text = f"{type(result.error).__name__}: {text} (`deepspec --debug …` shows where.)"
+        console.print(f"deepspec: {text}", markup=False, highlight=False, style="red", soft_wrap=True)
         return result.error.exit_code if isinstance(result.error, DeepspecError) else 1
     from deepspec.evaluation.report_terminal import summary_table
 

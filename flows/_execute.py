@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deepspec.errors import ArtifactDamaged, DeepspecError
+from deepspec.errors import ArtifactDamaged
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from flows import _prefect
 from flows._home import tracking_of
-from tasks._run import Display, Hidden, Run, Usage
+from tasks._run import Display, Hidden, Run, Sayings, Usage
 from tasks._stage import Reference
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed
 Flow = Callable[[Run[Any]], Mapping[str, Reference]]
 
 INTERRUPTED = "Interrupted. What was finished is kept; the same command goes on from there."
-_INTERRUPT_SECONDS = 4.0
+_INTERRUPT_SECONDS = 3.0
 
 
 @dataclass
@@ -45,9 +45,16 @@ class Result:
     peak_rss_bytes: int = 0
 
 
-def plan(flow: Flow, recipe: Any, store: Store, home: Path) -> Run[Any]:
-    """What a run would do now: its stages, each `hit` or `would_run`; nothing is written."""
-    run = Run(recipe, store, home, plan=True)
+def plan(flow: Flow, recipe: Any, store: Store, home: Path, *, display: Display | None = None) -> Run[Any]:
+    """What a run would do now: its stages, each `hit` or `would_run`.
+
+    Args:
+        flow, recipe, store, home: see `execute`.
+        display: of the run that follows; None: none does, and nothing is written.
+    """
+    run = Run(recipe, store, home, plan=True, dry=display is None)
+    if display is not None:
+        run.display = Sayings(display)
     run.outcome = flow(run)
     return run
 
@@ -60,6 +67,7 @@ def execute(
     *,
     display: Display | None = None,
     before: list[tuple[Flow, Any]] | None = None,
+    interrupted: Callable[[Result], None] | None = None,
 ) -> Result:
     """Run a flow.
 
@@ -70,6 +78,7 @@ def execute(
         home: where runs, databases and work folders are.
         display: shows progress.
         before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
+        interrupted: called with what is known when, after Ctrl-C, the process has to be ended in the middle.
 
     Returns:
         how it ended; errors of stages are in the result, not raised.
@@ -77,18 +86,29 @@ def execute(
     run = Run(recipe, store, home, plan=False, display=display or Hidden())
     usage = Usage()
     result = Result(run, "failed")
+
+    def measure() -> None:
+        result.seconds = usage.seconds()
+        result.cpu_seconds = usage.cpu_seconds()
+        result.peak_rss_bytes = usage.peak_rss_bytes()
+
+    def give_up() -> None:
+        result.error = KeyboardInterrupt(INTERRUPTED)
+        measure()
+        if interrupted is not None:
+            interrupted(result)
+
     try:
-        with _prompt_back_soon():
+        with _prompt_back_soon(give_up):
+            promotions = _num_promotions(store, recipe)
             result.outcome = _carry_out(run, [*(before or []), (flow, recipe)])
-        result.status = _status(run)
-    except (KeyboardInterrupt, DeepspecError, OSError) as error:
+            result.status = _status(run, promoted=_num_promotions(store, recipe) > promotions)
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # whatever ended it: a run leaves its record
         result.error = error
     finally:
         usage.stop()
         run.fingerprints.save()
-        result.seconds = usage.seconds()
-        result.cpu_seconds = usage.cpu_seconds()
-        result.peak_rss_bytes = usage.peak_rss_bytes()
+        measure()
     return result
 
 
@@ -99,7 +119,7 @@ def _carry_out(run: Run[Any], steps: list[tuple[Flow, Any]]) -> Mapping[str, Ref
         started = False
         for flow, recipe in steps:
             run.recipe = recipe
-            planned = plan(flow, recipe, run.store, run.home)
+            planned = plan(flow, recipe, run.store, run.home, display=run.display)
             if all(record.status in ("hit", "skipped") for record in planned.records):
                 for record in planned.records:
                     run.record(record)
@@ -151,11 +171,18 @@ def _rebuilding(run: Run[Any], flow: Flow, recipe: Any) -> Mapping[str, Referenc
         return dict(_prefect.run_as_flow(run, flow, recipe))
 
 
-def _status(run: Run[Any]) -> Status:
-    statuses = {record.status for record in run.records}
+def _status(run: Run[Any], *, promoted: bool) -> Status:
     if any(record.name == "promote" and record.status == "skipped" for record in run.records):
         return "refused"
-    return "no_change" if statuses <= {"hit", "skipped"} else "promoted"
+    return "promoted" if promoted else "no_change"
+
+
+def _num_promotions(store: Store, recipe: Any) -> int:
+    """How often a champion of the recipe's model was appointed; what was promoted is what the log says."""
+    from deepspec.registry.promotions import PromotionLog
+
+    last = PromotionLog(store.backend).last(recipe.name)
+    return 0 if last is None else last.number
 
 
 def _artifacts(outcome: Mapping[str, Reference]) -> Iterator[Artifact]:
@@ -165,7 +192,7 @@ def _artifacts(outcome: Mapping[str, Reference]) -> Iterator[Artifact]:
 
 
 @contextmanager
-def _prompt_back_soon() -> Iterator[None]:
+def _prompt_back_soon(leave_record: Callable[[], None]) -> Iterator[None]:
     """After Ctrl-C the prompt is back within seconds, whatever still hangs in a library's shutdown.
 
     Nothing is lost by that: what is published is durable, what is not is invisible, and the training process, which
@@ -176,6 +203,12 @@ def _prompt_back_soon() -> Iterator[None]:
         return
 
     def give_up() -> None:
+        try:
+            leave_record()
+        finally:
+            end()
+
+    def end() -> None:
         os.write(2, INTERRUPTED.encode() + b"\n")
         os._exit(130)
 

@@ -64,7 +64,8 @@ def _model(result: Result, outcome: Mapping[str, Reference]) -> dict[str, Any] |
     if registration is None or not isinstance(draft, Artifact):
         return None
     champion = PromotionLog(result.run.store.backend).champion(registration["name"])
-    serves = champion is not None and champion.digest == draft.digest
+    # Equal drafts of two trainings are two versions; one of them serves.
+    serves = champion is not None and (champion.digest, champion.version) == (draft.digest, registration["version"])
     return {**registration, "aliases": [CHAMPION] if serves else []}
 
 

@@ -1,12 +1,14 @@
 """What the stages of one run share: the recipe, the store, progress, and the record that becomes `run.json`."""
 
+import fcntl
 import getpass
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +69,17 @@ class Hidden:
         """Nothing to show."""
 
 
+class Sayings(Hidden):
+    """A display that shows no stages, but passes on what is said to the reader."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+        self._display.say(text)
+
+
 @dataclass(frozen=True)
 class Current:
     """The stage that is being made: its key, the recipe sections it reads, and its inputs."""
@@ -88,6 +101,7 @@ class Run(Generic[RecipeT]):
         store: where artifacts are.
         home: where this user's runs, databases and work folders are.
         plan: whether stages are only looked up, not run.
+        dry: whether nothing at all may be written: a plan that no run follows.
         records: what happened, in order.
         leased: (kind, key) of every artifact this run relies on; shown to collectors.
         current: the stage that is being made.
@@ -109,6 +123,7 @@ class Run(Generic[RecipeT]):
     tracking: "Tracking | None" = None
     tracking_run: str | None = None
     outcome: "Mapping[str, Reference]" = field(default_factory=dict)
+    dry: bool = False
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:
@@ -132,6 +147,24 @@ class Run(Generic[RecipeT]):
         if self.current is None:
             raise RuntimeError("no stage is being made")
         return self.home / "work" / self.current.key
+
+    @contextmanager
+    def alone_with(self, key: str, name: str) -> Iterator[None]:
+        """Hold off other runs in this home that want to make the same artifact; waits while one does.
+
+        Args:
+            key: of the artifact.
+            name: of the stage, for the reader.
+        """
+        folder = self.home / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / key).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.display.say(f"Waiting for another run that is making {name}.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def lease(self, kind: str, key: str) -> None:
         """Protect an artifact, or one in the making, from collectors for as long as the run lives."""

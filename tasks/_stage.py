@@ -25,7 +25,7 @@ from deepspec.errors import DataError, DeepspecError, TransientError
 from deepspec.store import Artifact, Ingredients, Parent, artifact_key
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import differences
-from tasks._run import Current, Run, StageRecord
+from tasks._run import Current, Run, StageRecord, StageStatus
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -113,21 +113,26 @@ class Stage:
 
     def _make(self, run: Run[Any], ingredients: Ingredients, inputs: Mapping[str, Reference], why: str) -> Artifact:
         key = artifact_key(ingredients)
-        rebuilt = why.startswith("damaged")
         started = time.monotonic()
         run.progress = run.display.stage(self.name)
         run.current = Current(key, self.reads, inputs)
         run.lease(self.name, key)
         try:
-            self.task(run, self, ingredients, inputs)
+            with run.alone_with(key, self.name):
+                artifact = run.store.find(self.name, key)
+                status: StageStatus = "hit"
+                if artifact is not None:
+                    why = "another run has just made it"
+                else:
+                    status = "rebuilt" if why.startswith("damaged") else "ran"
+                    self.task(run, self, ingredients, inputs)
+                    artifact = run.store.get(self.name, key)
+                    shutil.rmtree(run.work_folder, ignore_errors=True)
         except BaseException as error:
             seconds = round(time.monotonic() - started, 3)
             run.record(StageRecord(self.name, "failed", seconds, self.name, key, str(error) or type(error).__name__))
             raise
-        artifact = run.store.get(self.name, key)
-        shutil.rmtree(run.work_folder, ignore_errors=True)
-        seconds = round(time.monotonic() - started, 3)
-        run.record(StageRecord(self.name, "rebuilt" if rebuilt else "ran", seconds, self.name, key, why))
+        run.record(StageRecord(self.name, status, round(time.monotonic() - started, 3), self.name, key, why))
         return artifact
 
     @cached_property
@@ -205,12 +210,13 @@ def _check_unchanged(inputs: Mapping[str, Reference]) -> None:
 
 def _keep_quarantine(run: Run[Any], name: str, directory: Path, error: DataError) -> None:
     """A failed stage leaves no artifact, but the rows that it refused must stay where their owner can read them."""
-    source = directory / "quarantine.parquet"
-    if source.is_file():
-        target = run.folder / f"quarantine-{name}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        error.where = str(target)
+    if error.where is None or not Path(error.where).is_relative_to(directory):
+        return  # it is about something else than what the stage has written
+    source = Path(error.where)
+    target = run.folder / f"{source.stem}-{name}{source.suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    error.where = str(target)
 
 
 def stage(*, version: int, reads: tuple[str, ...] = ()) -> Callable[[Callable[..., dict[str, Any]]], Stage]:

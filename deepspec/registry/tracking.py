@@ -171,7 +171,8 @@ class Tracking:
     ) -> RegisteredVersion:
         """Register a draft's directory as a new version of `model_name`.
 
-        The same draft (key and digest) is registered once: a second call returns the existing version.
+        The same draft (key and digest) is registered once: a second call returns the existing version, whose tags then
+        say what is known of the draft now (another evaluation, say).
 
         Args:
             draft_dir: the directory (`config.json`, `model.safetensors`, …); every file in it becomes the model.
@@ -186,6 +187,7 @@ class Tracking:
         """
         found = self.find_version(model_name, draft)
         if found is not None:
+            self._retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
             return found
         client = self._server.client
         identity = {keys.DRAFT_KIND: draft.kind, keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
@@ -215,6 +217,15 @@ class Tracking:
                     model_id=model.model_id,
                 )
         return _registered(version, created=True)
+
+    def _retag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
+        """Make a version's tags say what `tags` say; what they do not name stays."""
+        client = self._server.client
+        with self._server.named_errors():
+            written = client.get_model_version(version.name, version.version).tags
+            for name, value in tags.items():
+                if written.get(name) != value:
+                    client.set_model_version_tag(version.name, version.version, name, value)
 
     def find_version(self, model_name: str, draft: DraftReference) -> RegisteredVersion | None:
         """The version that is this draft (its key and digest), or None."""

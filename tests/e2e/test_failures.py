@@ -96,6 +96,44 @@ def test_too_many_bad_rows_fail_with_reasons_and_keep_the_rows(warm: Home, tmp_p
     assert warm.record()["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("utf16.jsonl", "\ufeff{}".encode("utf-16-le"), ["utf16.jsonl", "UTF-16"]),
+        ("array.jsonl", b'[{"messages": []}]', ["array.jsonl", "JSON array"]),
+        ("cut.parquet", b"PAR1 and no more", ["cut.parquet", "Parquet"]),
+        ("empty.jsonl", b"", ["empty.jsonl", "no source holds a row"]),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(
+    warm: Home, tmp_path: Path, name: str, content: bytes, words: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for option in ([], ["--dry-run"]) if name == "cut.parquet" else ([],):
+        finished = warm.run("run", "tiny", "--set", f"data.source={tmp_path / name}", *option, code=0 if option else 2)
+        if not option:
+            assert all(word in finished.err for word in words), finished.err
+            assert "quarantine-" not in finished.err
+
+
+def test_two_runs_at_once_make_each_thing_once(cold: Home, tmp_path: Path) -> None:
+    shutil.copytree(cold.path, tmp_path / "home", copy_function=shutil.copy2)
+    home = Home(tmp_path / "home")
+    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--json", "--set", "train.seed=9"]
+    command += ["--set", "gates.min_tau_gain=0"]
+    pair = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=home.environment())
+        for _ in range(2)
+    ]
+    records = []
+    for process in pair:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode in (0, 3), err
+        records.append({stage["name"]: stage["status"] for stage in json.loads(out)["stages"]})
+    assert sorted(record["train"] for record in records) == ["hit", "ran"]
+    assert len(list((home.path / "store" / "train").glob("*/*/draft"))) == 2  # the cold run's, and this one
+
+
 def start_training(home: Home, *options: str) -> "subprocess.Popen[str]":
     """A run that is in the middle of training, with a checkpoint behind it."""
     process = subprocess.Popen(
