@@ -33,7 +33,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
 
     recipe = run.recipe
     folder = Path(recipe.target.path)
-    if run.plan and recipe.inputs and not folder.exists():
+    if _made_first(run, folder):
         return Pending("the recipe's inputs")
     spec = TargetSpec.read(folder)
     weight_files(folder)
@@ -47,12 +47,17 @@ def source_of(run: "Run[Recipe]") -> External | Pending:
     from deepspec.data.sources import find_sources
 
     recipe = run.recipe
-    if run.plan and recipe.inputs and not all(Path(item).exists() for item in recipe.data.source):
+    if any(_made_first(run, Path(item)) for item in recipe.data.source):
         return Pending("the recipe's inputs")
     location = ", ".join(recipe.data.source)
     return _external(
         "source", location, lambda: digest_of([_content_of(run, item) for item in find_sources(recipe.data.source)])
     )
+
+
+def _made_first(run: "Run[Recipe]", path: Path) -> bool:
+    """Whether something is not there yet because the recipe's own inputs, in the home folder, are made first."""
+    return run.plan and bool(run.recipe.inputs) and path.is_relative_to(run.home) and not path.exists()
 
 
 def _external(name: str, location: str, fingerprint: Callable[[], str]) -> External:
@@ -70,13 +75,14 @@ def _content_of(run: "Run[Recipe]", source: "Source") -> str:
 
 def _commit_of(dataset: str) -> str:
     """The commit that a data set id stands for now."""
+    from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     name, _, revision = dataset.partition("@")
     try:
         return str(HfApi().dataset_info(name, revision=revision or None).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise DataError(
             "This data set cannot be looked up on the hub.",
             where=f"data.source {dataset}",
@@ -88,7 +94,7 @@ def benchmarks_of(run: "Run[Recipe]") -> External | Pending:
     """The benchmarks' files, by content."""
     recipe = run.recipe
     paths = {name: Path(item.path) for name, item in recipe.evaluate.benchmarks.items()}
-    if run.plan and recipe.inputs and not all(path.exists() for path in paths.values()):
+    if any(_made_first(run, path) for path in paths.values()):
         return Pending("the recipe's inputs")
     # What of each file is held out from training; how many of those are decoded is the evaluation's own affair.
     held_out = {name: [item.share, recipe.evaluate.seed] for name, item in recipe.evaluate.benchmarks.items()}
@@ -105,7 +111,7 @@ def layer_ids(run: "Run[Recipe]") -> Value | Pending:
     from deepspec.targets.family import TargetSpec
 
     recipe = run.recipe
-    if run.plan and not Path(recipe.target.path).exists():
+    if _made_first(run, Path(recipe.target.path)):
         return Pending("the recipe's inputs")
     return Value(list(algorithm(run).layer_ids(recipe.draft, TargetSpec.read(recipe.target.path))))
 

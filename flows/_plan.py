@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.errors import DeepspecError, RecipeError
+from deepspec.errors import DataError, DeepspecError, RecipeError
 from deepspec.planning import CODECS, estimate
 from deepspec.recipe import Recipe, load_recipe
 
@@ -85,9 +85,15 @@ def _counted(recipe: Recipe) -> tuple[int, float]:
                 rows += sum(1 for _ in file)
             size += path.stat().st_size
         elif source.kind == "parquet":
-            import pyarrow.parquet
+            import pyarrow as pa
+            import pyarrow.parquet as pq
 
-            metadata = pyarrow.parquet.read_metadata(path)
+            try:
+                metadata = pq.read_metadata(path)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(
+                    "is not a readable Parquet file.", where=str(path), remedy="Copy or write the file again."
+                ) from error
             rows += metadata.num_rows
             size += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if rows == 0:

@@ -131,7 +131,9 @@ def _quiet(home: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "httpx", "httpcore"):
+    # All that Prefect has made so far: some of its loggers have handlers of their own and do not propagate.
+    made = [name for name in logging.root.manager.loggerDict if name.startswith("prefect.")]
+    for name in ("prefect", *made, "httpx", "httpcore"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

@@ -6,6 +6,7 @@ input is wrong, 3 a gate refused, 130 interrupted. Everything heavy is imported 
 
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -28,12 +29,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-artifacts_app = typer.Typer(help="Look at, check and clean the artifact store.", no_args_is_help=True)
-models_app = typer.Typer(help="Registered drafts and who is champion.", no_args_is_help=True)
+artifacts_app = typer.Typer(
+    help="Look at, check and clean the artifact store.\n\nExample: deepspec artifacts ls", no_args_is_help=True
+)
+models_app = typer.Typer(
+    help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True
+)
 app.add_typer(artifacts_app, name="artifacts")
 app.add_typer(models_app, name="models")
-bench_app = typer.Typer(help="What this machine can do, measured.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="What this machine can do, measured.\n\nExample: deepspec bench warm", no_args_is_help=True
+)
 app.add_typer(bench_app, name="bench")
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuse NaN, which no lower bound does, and infinity."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
 Overrides = Annotated[
@@ -86,11 +101,14 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
-    conversations: Annotated[int | None, typer.Option(help="How many; default: counted in data.source.")] = None,
-    mean_tokens: Annotated[float | None, typer.Option(help="Mean length; default: estimated from the sources.")] = None,
+    conversations: Annotated[int | None, typer.Option(min=1, help="How many; default: counted in data.source.")] = None,
+    mean_tokens: Annotated[
+        float | None,
+        typer.Option(min=1, callback=_finite, help="Mean length; default: estimated from the sources."),
+    ] = None,
     gpu: Annotated[str | None, typer.Option(help="Estimate hours on this GPU (h200, h100, a100, l40s).")] = None,
     num_gpus: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
-    usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="Price, for a cost.")] = None,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, callback=_finite, help="Price, for a cost.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a run will take: tokens, bytes of states per codec, memory, hours, cost.
@@ -155,6 +173,7 @@ def artifacts_ls(
 @artifacts_app.command("show")
 def artifacts_show(
     name: Annotated[str, typer.Argument(metavar="KIND/KEY", help="A key or its first digits, with or without kind.")],
+    as_json: AsJson = False,  # noqa: ARG001  # a manifest is JSON either way
 ) -> None:
     """Print an artifact's manifest: files, ingredients, parents, counts, cost.
 
@@ -191,7 +210,8 @@ def artifacts_lineage(
 
 @artifacts_app.command("gc")
 def artifacts_gc(
-    grace_seconds: Annotated[float, typer.Option(help="Nothing younger is removed.")] = 24 * 3600.0,
+    grace_seconds: Annotated[float, typer.Option(min=0, callback=_finite, help="Nothing younger is removed.")] = 24
+    * 3600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -251,19 +271,21 @@ def models_ls(model: ModelName = None, as_json: AsJson = False) -> None:
     from flows import _models
 
     rows = _models.versions(_home(), model)
+    if model and not rows:
+        _fail(2, f"There is no registered model {model}. `deepspec models ls` lists them.")
     if as_json:
         _print_json(rows)
         return
     _table(
-        ["model", "version", "alias", "tau", "draft", "run"],
+        ["model", "version", "alias", "draft", "run", "tau"],
         [
             [
                 str(row["name"]),
                 str(row["version"]),
                 ", ".join(row["aliases"]),
-                ", ".join(f"{name} {tau}" for name, tau in row["tau"].items()),
                 str(row["draft"])[:12],
                 str(row["run_id"]),
+                "\n".join(f"{name} {tau}" for name, tau in row["tau"].items()),
             ]
             for row in rows
         ],
@@ -279,6 +301,8 @@ def models_history(model: Annotated[str, typer.Argument(help="Registered model."
     from deepspec.registry.promotions import PromotionLog
 
     entries = PromotionLog(_store().backend).history(model)
+    if not entries:
+        _fail(2, f"Nothing was ever promoted as {model}. `deepspec models ls` lists the registered models.")
     if as_json:
         _print_json([entry.model_dump(mode="json") for entry in entries])
         return
@@ -406,12 +430,13 @@ def _store() -> "Store":
 
 
 def _roots(store: "Store") -> list[tuple[str, str]]:
-    """Registered versions and champions, past and present."""
+    """Registered versions and champions, past and present, and what lies in the home as a demo's inputs."""
     from deepspec.registry.promotions import PromotionLog
+    from flows.demo_inputs import made_inputs
 
     # By name: a damaged registration is rebuilt from its parents, which must still be there.
     roots = set(store.names("register"))
-    return sorted(roots | PromotionLog(store.backend).roots())
+    return sorted(roots | PromotionLog(store.backend).roots() | made_inputs(_home()))
 
 
 def _brief(item: Any) -> dict[str, Any]:
@@ -436,7 +461,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # The last one gives way: names and keys are to be copied whole.
+        table.add_column(column, overflow="fold", no_wrap=column != columns[-1])
     for row in rows:
         table.add_row(*row)
     _console().print(table)

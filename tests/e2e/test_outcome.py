@@ -150,3 +150,36 @@ def test_verify_finds_a_flipped_bit(warm: Home) -> None:
     assert name.startswith("responses/")
     warm.run("run", "tiny")
     assert warm.ran() == ["responses"]
+
+
+def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Home, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    rows = (warm.path / "tiny" / "corpus" / "conversations.jsonl").read_text().splitlines()
+    source = tmp_path / "others.jsonl"
+    source.write_text("\n".join(reversed(rows)) + "\n")
+    warm.run("run", "tiny", "--set", f"data.source={source}")
+    # Only where rows lie has changed: what is said in them has not, and nothing behind the conversations runs.
+    assert warm.ran() == ["conversations"]
+    assert warm.record()["status"] == "no_change"
+    warm.run("run", "tiny", "--set", "evaluate.max_new_tokens=16")
+    record = warm.record()
+    assert record["status"] == "no_change"
+    assert record["model"]["version"] == "1"
+    assert record["model"]["aliases"] == ["champion"]
+    tags = MlflowClient(f"sqlite:///{warm.path / 'mlflow.db'}").get_model_version("tiny", "1").tags
+    evaluated = next(stage for stage in record["stages"] if stage["name"] == "evaluate")
+    assert tags["deepspec.key.evaluate"] == evaluated["key"]
+    tau = record["evaluation"]["benchmarks"]["code"]["tau"]
+    assert float(tags["deepspec.tau.code"]) == pytest.approx(tau, abs=1e-3)
+
+
+def test_changed_inputs_of_the_demo_are_restored_with_a_warning(warm: Home) -> None:
+    file = warm.path / "tiny" / "corpus" / "conversations.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(before[:-40])
+    warm.run("run", "tiny", "--dry-run")
+    assert file.read_bytes() == before[:-40]
+    finished = warm.run("run", "tiny")
+    assert f"{file} had been changed and was restored" in finished.err
+    assert file.read_bytes() == before
