@@ -109,4 +109,7 @@ def _pointers(record: Mapping[str, Any], ui_command: str | None) -> "list[Render
     lines.append(("Report", str(record.get("report") or "none was written")))
     if ui_command:
         lines.append(("MLflow", ui_command))
-    return [Text.assemble((name.ljust(8), "bold"), value.rstrip(), overflow="fold") for name, value in lines]
+    # Never broken: paths and commands are there to be copied.
+    return [
+        Text.assemble((name.ljust(8), "bold"), value.rstrip(), no_wrap=True, overflow="ignore") for name, value in lines
+    ]

@@ -89,7 +89,9 @@ class Weights:
             tensor: Tensor = tensors.get_tensor(name)
         if shape is not None and tuple(tensor.shape) != tuple(shape):
             raise UnsupportedTarget(
-                f"{name} has shape {list(tensor.shape)}; config.json says {list(shape)}.", where=str(self._path)
+                f"{name} has shape {list(tensor.shape)}; config.json says {list(shape)}.",
+                where=str(self._path),
+                remedy="config.json and weights are of two models: copy the directory again, all of it.",
             )
         return tensor.to(device=device, dtype=dtype)
 
