@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.errors import DataError, UnsupportedTarget
+from deepspec.errors import ArtifactUnknown, DataError, RecipeError, UnsupportedTarget
+from deepspec.registry.keys import CHAMPION
+from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
+from flows._home import tracking_of
 from tasks._run import Run
 from tasks._stage import Pending, Reference, Value
 
@@ -135,14 +138,59 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
     return Value(settings.model_dump(mode="json", include={"shard_tokens", "block_tokens"}))
 
 
+def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
+    """The draft that training starts from, as the input `init` of the stage; nothing where it starts anew.
+
+    Raises:
+        RecipeError: there is no such draft.
+    """
+    wanted = run.recipe.train.init_from
+    if wanted is None:
+        return {}
+    if wanted == CHAMPION:
+        champion = PromotionLog(run.store.backend).champion(run.recipe.name)
+        if champion is None:
+            raise RecipeError(
+                f"{run.recipe.name} has no champion to start from.",
+                where="train.init_from",
+                remedy="Leave it out for the first training.",
+            )
+        return {"init": run.store.get(champion.kind, champion.key)}
+    if wanted.startswith("models:/"):
+        return {"init": _registered(run, wanted)}
+    folder = Path(wanted)
+    if folder.is_dir():
+        files = model_files(folder)
+        return {"init": _external("init", str(folder), lambda: run.fingerprints.files(files, named=True))}
+    try:
+        return {"init": run.store.resolve(wanted)}
+    except ArtifactUnknown as error:
+        raise RecipeError(
+            f"{wanted!r} is no directory, and no draft in the store: {error.what}",
+            where="train.init_from",
+            remedy="Name a directory, train/<key>, models:/<name>/<version> or champion.",
+        ) from error
+
+
+def _registered(run: "Run[Recipe]", uri: str) -> Artifact:
+    """The artifact that a registered version is."""
+    from deepspec.registry import keys
+
+    name, _, number = uri.removeprefix("models:/").partition("/")
+    for version in tracking_of(run.home).list_versions(name):
+        if version.version == number:
+            return run.store.get(version.tags[keys.DRAFT_KIND], version.tags[keys.DRAFT_KEY])
+    raise RecipeError(
+        f"there is no registered version {uri}.", where="train.init_from", remedy="`deepspec models ls` lists them."
+    )
+
+
 def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:
     """The draft that the challenger has to beat.
 
     That is the champion; or, if the challenger is champion already, the one it was promoted over, so that judging it
     again finds the verdict it got then.
     """
-    from deepspec.registry.promotions import PromotionLog
-
     if not isinstance(draft, Artifact):
         return Pending("train")
     last = PromotionLog(run.store.backend).last(run.recipe.name)

@@ -9,7 +9,16 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 from collections.abc import Mapping
 
 from deepspec.recipe import Recipe
-from flows._inputs import benchmarks_of, champion_to_beat, layer_ids, live_states, refused, source_of, target_of
+from flows._inputs import (
+    benchmarks_of,
+    champion_to_beat,
+    layer_ids,
+    live_states,
+    refused,
+    source_of,
+    target_of,
+    warm_start,
+)
 from tasks._run import Run
 from tasks._stage import Reference
 from tasks.calibrate import calibrate
@@ -45,7 +54,7 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
     else:
         run.skip(states, "captured live, while training")
 
-    draft = train(run, states=captured, tokens=tokenised, target=target)
+    draft = train(run, states=captured, tokens=tokenised, target=target, **warm_start(run))
     calibration = calibrate(run, draft=draft, responses=answered, target=target)
     evaluation = evaluate(run, draft=draft, responses=answered, target=target, benchmarks=benchmarks)
 

@@ -11,10 +11,19 @@ from tasks._tracking import tracked
 
 
 @stage(version=3, reads=("draft", "train", "target.dtype"))
-def train(run: Run[Recipe], out: Path, *, states: Path | dict[str, Any], tokens: Path, target: Path) -> dict[str, Any]:
+def train(
+    run: Run[Recipe],
+    out: Path,
+    *,
+    states: Path | dict[str, Any],
+    tokens: Path,
+    target: Path,
+    init: Path | None = None,
+) -> dict[str, Any]:
     """Train the draft; the checkpoint with the best real acceptance is kept.
 
-    Its states are captured ones; or live ones, described by what decides the order of their documents.
+    Its states are captured ones; or live ones, described by what decides the order of their documents. It starts from
+    new weights, or from those of the draft `init`: an earlier artifact of this stage, or a draft's directory.
     """
     from deepspec.states.config import Config
     from deepspec.training.draft_objective import draft_job
@@ -29,6 +38,7 @@ def train(run: Run[Recipe], out: Path, *, states: Path | dict[str, Any], tokens:
         live=Config() if isinstance(states, Path) else Config.model_validate(states),
         tokens=tokens,
         target=target,
+        init=init / "draft" if init is not None and (init / "draft").is_dir() else init,
         target_dtype=recipe.target.dtype,
         out=out / "draft",
         identity=run.work_folder.name,

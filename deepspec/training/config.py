@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deepspec.config import ExecutionSection, Section
+from deepspec.config import ExecutionSection, Section, location_field
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,6 +25,12 @@ class Config(Section):
     batch_documents: int = Field(512, ge=1, description="Documents per optimizer step.")
     num_epochs: int = Field(10, ge=1, description="Passes over the documents.")
     num_steps: int | None = Field(None, ge=1, description="Optimizer steps; overrides num_epochs.")
+    init_from: str | None = location_field(
+        None,
+        min_length=1,
+        description="Draft to start from: champion, an artifact (train/1f3a), a registered version (models:/name/3) or "
+        "a directory; none: from new weights. Its content is part of the key, not its name.",
+    )
     seed: int = Field(0, ge=0, description="Of the initial weights, the data order and all draws.")
     compute_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of forward and backward; the optimizer's own weights are always float32."

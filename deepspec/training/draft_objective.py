@@ -51,6 +51,7 @@ class DraftJobConfig(Section):
         validation: tokens file of the validation split.
         target: the target's directory.
         target_dtype: what the target computes in.
+        init: directory of the draft to start from; None: new weights.
     """
 
     algorithm: str
@@ -61,6 +62,7 @@ class DraftJobConfig(Section):
     validation: Path
     target: Path
     target_dtype: str
+    init: Path | None = None
 
 
 def draft_job(
@@ -74,6 +76,7 @@ def draft_job(
     target_dtype: str,
     out: Path,
     identity: str,
+    init: Path | None = None,
     live: states_config.Config = states_config.Config(),  # noqa: B008  # frozen
 ) -> TrainJob:
     """The job that trains a draft.
@@ -87,6 +90,7 @@ def draft_job(
         target_dtype: what the target computes in, as when the states were captured.
         out: the draft is written to this directory.
         identity: key of the result.
+        init: directory of a draft of the same form, to start from its weights.
         live: without `states`: sizes of the files that there would be; the order of the documents hangs on them.
     """
     config = DraftJobConfig(
@@ -98,6 +102,7 @@ def draft_job(
         validation=(tokens / "validation.parquet").absolute(),
         target=target.absolute(),
         target_dtype=target_dtype,
+        init=init.absolute() if init else None,
     )
     return TrainJob(
         objective=f"{__name__}:objective",
@@ -133,7 +138,8 @@ class DraftObjective:
     """See `Objective`.
 
     Raises:
-        IncompatibleDraft: the states have other layers or another hidden size than the draft reads.
+        IncompatibleDraft: the states have other layers or another hidden size than the draft reads, or the draft to
+            start from is of another form.
         DataError: validations are asked for and there is no prompt for them.
     """
 
@@ -166,6 +172,19 @@ class DraftObjective:
         with torch.device(placement.device):
             self.module: nn.Module = self._algorithm.build(self._draft_config, self._spec)
         self._algorithm.initialize(self.module, embedding_VD, head_VD, train.seed)
+        if config.init is not None:
+            self._start_from(config.init)
+
+    def _start_from(self, directory: Path) -> None:
+        """Take over a draft's trained weights; the frozen ones stay the target's own."""
+        import torch
+
+        start = self._algorithm.load(directory, self._spec, config=self._draft_config).state_dict()
+        with torch.no_grad():
+            for name, weight in self.module.named_parameters():
+                if weight.requires_grad:
+                    weight.copy_(start[name])
+        logger.info("Started from the weights of %s.", directory)
 
     def _source(self) -> "StateSource":
         """Where the states come from."""

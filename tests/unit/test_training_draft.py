@@ -58,7 +58,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(
-    inputs: Path, folder: Path, *, draft: Any = DRAFT, budget: int = 60, captured: bool = True, **train: Any
+    inputs: Path,
+    folder: Path,
+    *,
+    draft: Any = DRAFT,
+    budget: int = 60,
+    captured: bool = True,
+    init: Path | None = None,
+    **train: Any,
 ) -> TrainJob:
     settings = {"lr": 0.01, "batch_documents": 5, "num_epochs": 3, "validate_every_steps": None, **train}
     return draft_job(
@@ -68,6 +75,7 @@ def job(
         states=inputs / "states" if captured else None,
         live=SIZES,
         tokens=inputs,
+        init=init,
         target=inputs / "target",
         target_dtype="float32",
         out=folder / "draft",
@@ -170,6 +178,19 @@ def test_a_live_target_trains_as_captured_states_do(inputs: Path, tmp_path: Path
     # Batched otherwise when captured: fp32 sums in another order, seen through bfloat16, over 12 steps of AdamW.
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-4)
+
+
+def test_a_training_starts_from_an_earlier_draft(inputs: Path, tmp_path: Path) -> None:
+    _, first = run(job(inputs, tmp_path / "first", num_epochs=4), tmp_path / "first-work")
+    earlier = tmp_path / "first" / "draft"
+    fresh = objective(job(inputs, tmp_path), Placement(torch.device("cpu"), torch.float32)).module.state_dict()
+    warm = objective(job(inputs, tmp_path, init=earlier), Placement(torch.device("cpu"), torch.float32))
+    for name, weight in warm.module.state_dict().items():
+        assert torch.equal(weight, first[name]), name
+        assert torch.equal(weight, fresh[name]) == (name in ("embed_tokens.weight", "lm_head.weight")), name
+    other = DRAFT.model_copy(update={"markov_rank": 4})
+    with pytest.raises(IncompatibleDraft, match="field markov_rank is 8, but the recipe says 4"):
+        objective(job(inputs, tmp_path, draft=other, init=earlier), Placement(torch.device("cpu"), torch.float32))
 
 
 def test_states_of_other_layers_are_refused(inputs: Path, tmp_path: Path) -> None:
