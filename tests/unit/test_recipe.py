@@ -1,5 +1,6 @@
 """Recipes: what is shipped resolves as recorded, and what is wrong is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_golden_text_of_every_shipped_recipe(
 
 def test_recipes_are_also_known_by_the_public_checkpoints_names() -> None:
     for algorithm, ending in (("eagle3", "ttt7"), ("dflash", "block7"), ("dspark", "block7")):
-        for target in ("qwen3_4b", "qwen3_8b", "qwen3_14b"):
+        for target in ("qwen3_4b", "qwen3_8b", "qwen3_14b", "gemma4_12b"):
             recipe = load_recipe(f"{algorithm}_{target}_{ending}")
             assert recipe.name == f"{algorithm}-{target.replace('_', '-')}"
             assert recipe.draft.algorithm == algorithm
@@ -43,7 +44,7 @@ def test_recipes_are_also_known_by_the_public_checkpoints_names() -> None:
 PUBLIC_SIZES = {"eagle3": (16, 927.3), "dflash": (60, 1315.3), "dspark": (64, 1393.1)}
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if "-" in name])
+@pytest.mark.parametrize("name", [name for name in shipped() if "-qwen3-" in name])
 def test_every_published_recipe_builds_without_memory(name: str) -> None:
     recipe = load_recipe(name)
     spec = spec_of(recipe)
@@ -60,6 +61,45 @@ def test_every_published_recipe_builds_without_memory(name: str) -> None:
     assert tables < millions < 3 * tables
     assert recipe.data.max_length_tokens == 4096
     assert algorithm.num_draft_tokens(recipe.draft) == 7
+
+
+GEMMA_LAYERS = 48
+# The released 12B's configuration could not be read here: 48 layers and the ids that follow are known, the sizes below
+# are made up, and nothing is claimed of the number of parameters.
+GEMMA_LIKE = {
+    "model_type": "gemma4_text",
+    "num_hidden_layers": GEMMA_LAYERS,
+    "layer_types": [*["sliding_attention"] * 5, "full_attention"] * (GEMMA_LAYERS // 6),
+    "sliding_window": 1024,
+    "hidden_size": 256,
+    "vocab_size": 2048,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "global_head_dim": 128,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "intermediate_size": 512,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "hidden_size_per_layer_input": 0,
+}
+
+
+@pytest.mark.parametrize(("algorithm", "count"), [("eagle3", 18), ("dflash", 70), ("dspark", 74)])
+def test_gemmas_recipes_build_with_the_published_layers(algorithm: str, count: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA_LIKE))
+    recipe = load_recipe(f"{algorithm}-gemma4-12b", [f"target.path={tmp_path}"])
+    spec = spec_of(recipe)
+    assert ALGORITHMS[algorithm].layer_ids(recipe.draft, spec) == (5, 17, 29, 41, 46)
+    with torch.device("meta"):
+        draft = ALGORITHMS[algorithm].build(recipe.draft, spec)
+    assert getattr(draft.form, "mask_token_id", 4) == 4
+    assert len(draft.state_dict()) == count
 
 
 @pytest.mark.parametrize(
