@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.errors import ArtifactUnknown, DataError, RecipeError, UnsupportedTarget
-from deepspec.registry.keys import CHAMPION
+from deepspec.errors import DataError, UnsupportedTarget
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
-from flows._home import tracking_of
+from flows._drafts import draft_of
 from tasks._run import Run
 from tasks._stage import Pending, Reference, Value
 
@@ -147,42 +146,11 @@ def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
     wanted = run.recipe.train.init_from
     if wanted is None:
         return {}
-    if wanted == CHAMPION:
-        champion = PromotionLog(run.store.backend).champion(run.recipe.name)
-        if champion is None:
-            raise RecipeError(
-                f"{run.recipe.name} has no champion to start from.",
-                where="train.init_from",
-                remedy="Leave it out for the first training.",
-            )
-        return {"init": run.store.get(champion.kind, champion.key)}
-    if wanted.startswith("models:/"):
-        return {"init": _registered(run, wanted)}
-    folder = Path(wanted)
-    if folder.is_dir():
-        files = model_files(folder)
-        return {"init": _external("init", str(folder), lambda: run.fingerprints.files(files, named=True))}
-    try:
-        return {"init": run.store.resolve(wanted)}
-    except ArtifactUnknown as error:
-        raise RecipeError(
-            f"{wanted!r} is no directory, and no draft in the store: {error.what}",
-            where="train.init_from",
-            remedy="Name a directory, train/<key>, models:/<name>/<version> or champion.",
-        ) from error
-
-
-def _registered(run: "Run[Recipe]", uri: str) -> Artifact:
-    """The artifact that a registered version is."""
-    from deepspec.registry import keys
-
-    name, _, number = uri.removeprefix("models:/").partition("/")
-    for version in tracking_of(run.home).list_versions(name):
-        if version.version == number:
-            return run.store.get(version.tags[keys.DRAFT_KIND], version.tags[keys.DRAFT_KEY])
-    raise RecipeError(
-        f"there is no registered version {uri}.", where="train.init_from", remedy="`deepspec models ls` lists them."
-    )
+    found = draft_of(wanted, run.home, run.store, model=run.recipe.name, where="train.init_from")
+    if isinstance(found, Artifact):
+        return {"init": found}
+    files = model_files(found)
+    return {"init": _external("init", str(found), lambda: run.fingerprints.files(files, named=True))}
 
 
 def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:

@@ -365,6 +365,38 @@ def rollback(
     _console().print(_models.rollback(_home(), _store(), model, to, reason), highlight=False)
 
 
+@app.command()
+def export(
+    draft: Annotated[
+        str | None,
+        typer.Argument(metavar="[DRAFT]", help="A directory, train/<key>, models:/<name>/<version> or …@champion."),
+    ] = None,
+    format_name: Annotated[str, typer.Option("--format", help="The format to write or to check.")] = "deepspec",
+    out: Annotated[Path | None, typer.Option(help="New directory to write.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Check a directory in that format instead.")] = None,
+    target: Annotated[str, typer.Option(help="The target's name, where the format wants it.")] = "",
+) -> None:
+    """Write a draft in a format that others read, or check such a directory.
+
+    Example: deepspec export models:/demo@champion --format deepspec --out exported
+    """
+    from flows import _export
+
+    console = _console()
+    if check is not None:
+        flaws = _export.check(format_name, check)
+        for flaw in flaws:
+            console.print(flaw, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.", highlight=False)
+        if flaws:
+            raise typer.Exit(1)
+        return
+    if draft is None or out is None:
+        _fail(2, "Name a DRAFT and --out DIR, or --check DIR.")
+    _export.write(draft, format_name, out, target, home=_home(), store=_store())
+    console.print(f"Written: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
 @bench_app.command("warm")
 def bench_warm(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe that has been run here.")] = "demo",

@@ -1,0 +1,97 @@
+"""The layout of the public DeepSpec checkpoints: bfloat16, the target's tables included, fields at the top level.
+
+Our own draft directories have the same tensors and fields, in the dtype they were trained in; what differs is done
+here. Source: spec page "Serving", section 4.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from deepspec.drafts import algorithm_of
+from deepspec.drafts.directory import WEIGHTS_FILE
+from deepspec.drafts.directory_config import CONFIG_FILE, read_draft_config
+from deepspec.errors import DeepspecError, IncompatibleDraft
+from deepspec.export.format import Format
+from deepspec.targets import FAMILIES
+from deepspec.targets.family import TargetSpec, spec_from_config
+
+_NUM_LAYERS_READ = 5
+"""The release's autoregressive drafts assert it."""
+
+
+def write(draft: Path, out: Path, target_name: str) -> None:
+    """Write a draft directory in this layout; see `Format.write`."""
+    config = read_draft_config(draft)
+    if config.get("sample_from_anchor") is False:
+        raise IncompatibleDraft(
+            "its slots predict in place, which this layout does not have.",
+            where=f"{draft.name}/{CONFIG_FILE}",
+            remedy="Train with draft.slots next_token for it.",
+        )
+    if "ttt_length" in config:
+        ids = config["target_layer_ids"]
+        if len(ids) != _NUM_LAYERS_READ or min(ids) < 0:
+            raise IncompatibleDraft(
+                f"it reads the layers {ids}; this layout has exactly {_NUM_LAYERS_READ}, without the embedding.",
+                where=f"{draft.name}/{CONFIG_FILE}",
+                remedy="Train with five draft.target_layer_ids for it.",
+            )
+        config["target_model_name_or_path"] = target_name
+    config["dtype"] = "bfloat16"
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(draft / WEIGHTS_FILE).items()}
+    out.mkdir(parents=True)
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (out / CONFIG_FILE).write_text(text, encoding="utf-8")
+    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def check(directory: Path) -> list[str]:
+    """What is wrong with a directory in this layout; see `Format.check`."""
+    try:
+        config = read_draft_config(directory)
+        algorithm = algorithm_of(directory)
+        spec = _target_of(config, directory)
+        with torch.device("meta"):
+            expected = algorithm.build(algorithm.read_config(directory), spec).state_dict()
+        with safe_open(directory / WEIGHTS_FILE, framework="pt") as tensors:
+            names: list[str] = tensors.keys()
+            found = {name: tensors.get_tensor(name) for name in names}
+    except DeepspecError as error:
+        return [str(error)]
+    except (OSError, SafetensorError) as error:
+        return [f"{WEIGHTS_FILE} cannot be read: {error}."]
+    flaws = [f"tensor {name} is missing." for name in sorted(expected.keys() - found.keys())]
+    flaws += [f"tensor {name} is not known to this layout." for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name].shape != expected[name].shape:
+            flaws.append(f"tensor {name} has shape {list(found[name].shape)}, not {list(expected[name].shape)}.")
+        elif found[name].dtype != torch.bfloat16:
+            flaws.append(f"tensor {name} is {found[name].dtype}, not bfloat16.")
+        elif not bool(torch.isfinite(found[name]).all()):
+            flaws.append(f"tensor {name} has values that are not finite.")
+    for field, wanted in {"dtype": "bfloat16", "tie_word_embeddings": False}.items():
+        if config.get(field) != wanted:
+            flaws.append(f"field {field} is {config.get(field)!r}, not {wanted!r}.")
+    return flaws
+
+
+def _target_of(config: Mapping[str, Any], directory: Path) -> TargetSpec:
+    """As much of the target as its draft's config.json says: the body's shape and the number of layers."""
+    model_type = str(config.get("model_type"))
+    family = next((family for family in FAMILIES.values() if model_type in family.model_types), None)
+    if family is None:
+        raise IncompatibleDraft(
+            f"model_type {model_type!r} belongs to no supported family.", where=f"{directory.name}/{CONFIG_FILE}"
+        )
+    spec = spec_from_config(family, config, path=directory, model_type=model_type)
+    return replace(spec, num_layers=int(config["num_target_layers"]))
+
+
+FORMAT = Format(name="deepspec", write=write, check=check)

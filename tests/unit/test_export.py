@@ -1,0 +1,87 @@
+"""Exported drafts: exactly the tensors and fields of the format, read back, and checked."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.drafts import ALGORITHMS
+from deepspec.errors import IncompatibleDraft
+from deepspec.export import FORMATS
+from deepspec.targets.family import TargetSpec
+from deepspec.targets.weights import Weights, read_tables
+from tests.fixtures.algorithms import TARGETS, small_config
+
+FORMAT = FORMATS["deepspec"]
+
+
+DEPTH = {"qwen3": {"num_layers": 8}, "gemma4": {"layer_types": "ssfssssf"}}
+
+
+@pytest.fixture(params=sorted(TARGETS))
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return TARGETS[request.param](tmp_path / "target", **DEPTH[request.param])
+
+
+def trained(target: Path, name: str, folder: Path, **fields: object) -> Path:
+    algorithm, spec = ALGORITHMS[name], TargetSpec.read(target)
+    config = small_config(algorithm, **({"target_layer_ids": (0, 1, 2, 4, 6)} | fields))
+    draft = algorithm.build(config, spec)
+    algorithm.initialize(draft, *read_tables(Weights(target), spec, dtype=torch.float32), 0)
+    algorithm.save(draft, folder, config, spec)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_names_shapes_and_dtypes_are_the_formats_and_it_loads_back(target: Path, name: str, tmp_path: Path) -> None:
+    draft, out = trained(target, name, tmp_path / "draft"), tmp_path / "out"
+    FORMAT.write(draft, out, "some/target")
+    assert FORMAT.check(out) == []
+    ours, theirs = load_file(draft / "model.safetensors"), load_file(out / "model.safetensors")
+    assert {key: tensor.shape for key, tensor in ours.items()} == {key: tensor.shape for key, tensor in theirs.items()}
+    assert {tensor.dtype for tensor in theirs.values()} == {torch.bfloat16}
+    assert "embed_tokens.weight" in theirs
+    config = json.loads((out / "config.json").read_text())
+    assert config["target_layer_ids"] == [0, 1, 2, 4, 6]
+    assert config["num_target_layers"] == 8
+    assert set(config["layer_types"]) == {"full_attention"}
+    present = {"eagle3": {"ttt_length", "step_loss_decay", "draft_num_hidden_layers", "target_model_name_or_path"}}
+    blocks = {"block_size", "mask_token_id", "num_anchors", "enable_confidence_head", "markov_rank"}
+    assert present.get(name, blocks) <= config.keys()
+    assert ("markov_head_type" in config) == (name == "dspark")
+    loaded = ALGORITHMS[name].load(out, TargetSpec.read(target), dtype="bfloat16")
+    assert all(torch.equal(theirs[key], weight) for key, weight in loaded.state_dict().items())
+
+
+def test_what_the_format_cannot_hold_is_refused(target: Path, tmp_path: Path) -> None:
+    in_place = trained(target, "dflash", tmp_path / "in-place", slots="in_place")
+    with pytest.raises(IncompatibleDraft, match="predict in place"):
+        FORMAT.write(in_place, tmp_path / "out", "some/target")
+    few = trained(target, "eagle3", tmp_path / "few", target_layer_ids=(0, 2))
+    with pytest.raises(IncompatibleDraft, match=r"reads the layers \[0, 2\]; this layout has exactly 5"):
+        FORMAT.write(few, tmp_path / "out", "some/target")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_flaw_is_named(target: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    FORMAT.write(trained(target, "dspark", tmp_path / "draft"), out, "some/target")
+    tensors = load_file(out / "model.safetensors")
+    tensors["extra.weight"] = tensors.pop("norm.weight")
+    tensors["fc.weight"] = tensors["fc.weight"][:-1].clone()
+    tensors["hidden_norm.weight"] = tensors["hidden_norm.weight"].float()
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    save_file(tensors, out / "model.safetensors")
+    flaws = " ".join(FORMAT.check(out))
+    for words in (
+        "norm.weight is missing",
+        "extra.weight is not known",
+        "fc.weight has shape",
+        "hidden_norm.weight is torch.float32",
+        "lm_head.weight has values that are not finite",
+    ):
+        assert words in flaws
+    (out / "config.json").write_text("{}")
+    assert "none of the algorithms" in FORMAT.check(out)[0]
