@@ -1,4 +1,4 @@
-"""Loss terms of drafts, written plainly: full logits, fp32 throughout. The reference for their chunked twins.
+"""Loss terms written plainly: full logits, fp32 throughout. The reference for their twins in `chunked.py`.
 
 Each function is per slot; weighting, masking and normalisation belong to the caller. Source: spec page "Algorithms",
 "Losses (DFlash, DSpark)" and "Eagle3".
@@ -37,6 +37,12 @@ def total_variation(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor
     draft_NV = torch.softmax(wide(draft_logits_NV), dim=-1)
     target_NV = torch.softmax(wide(target_logits_NV), dim=-1)
     return (draft_NV - target_NV).abs().sum(dim=-1)
+
+
+def soft_cross_entropy(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
+    """`-Σ_v p log q` per slot, [N]."""
+    target_NV = torch.softmax(wide(target_logits_NV), dim=-1)
+    return -(target_NV * torch.log_softmax(wide(draft_logits_NV), dim=-1)).sum(dim=-1)
 
 
 def acceptance(total_variation_N: Tensor) -> Tensor:
