@@ -1,6 +1,6 @@
 """The module of block-parallel drafts and its loss: one class for every algorithm of that kind, with or without heads.
 
-Only supervised slots pass the heads and the loss. The losses here are the eager reference over full logits.
+Only supervised slots pass the heads and the loss, and no tensor of all their logits is ever made.
 
 Shapes: T packed context tokens, A anchors, P positions of a block, K predicting slots, N supervised slots, L captured
 layers, D hidden, r rank, V vocabulary.
@@ -20,7 +20,7 @@ from deepspec.drafts.backbone import BlockLayer, RMSNorm, scaled_embedding
 from deepspec.drafts.form import BlockForm
 from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead, unset_embedding
 from deepspec.drafts.metrics import acceptance_metrics
-from deepspec.losses import terms
+from deepspec.losses import chunked, terms
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
@@ -146,6 +146,9 @@ def block_loss(
 ) -> LossOutput:
     """Loss and metrics of one micro-batch; see `LossOutput`.
 
+    The gradient of the sequential head's `W_2` is added to its `.grad`, if it has one, before this returns (see
+    `chunked.block_terms`): call `backward` on the loss once, and unscaled.
+
     Args:
         draft: a `BlockDraft`, or what wraps one for several processes.
         batch: packed documents with their states.
@@ -153,26 +156,33 @@ def block_loss(
         totals: denominators of the whole optimizer step.
     """
     output: BlockOutput = draft(batch, supervision)
-    logits_NV = terms.soft_cap(terms.wide(F.linear(output.hidden_ND, output.head_VD)), output.softcap)
-    if output.factors_Nr is not None and output.factor_head_Vr is not None:
-        # After the cap: the sequential bias is not capped.
-        logits_NV = logits_NV + terms.wide(F.linear(output.factors_Nr, output.factor_head_Vr))
-    with torch.no_grad():
-        final_ND = batch.final_TD[supervision.slots_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
-        target_NV = terms.soft_cap(terms.wide(F.linear(final_ND, output.head_VD)), output.softcap)
-    per_slot = {"ce": terms.cross_entropy(logits_NV, supervision.labels_N)}
-    with torch.set_grad_enabled(torch.is_grad_enabled() and bool(supervision.factors.get("tv"))):
-        per_slot["tv"] = terms.total_variation(logits_NV, target_NV)
-    acceptance_N = terms.acceptance(per_slot["tv"])
+    final_ND = batch.final_TD[supervision.slots_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
+    sources = chunked.LogitSources(
+        hidden_ND=output.hidden_ND,
+        final_ND=final_ND,
+        head_VD=output.head_VD,
+        softcap=output.softcap,
+        factors_Nr=output.factors_Nr,
+        factor_head_Vr=output.factor_head_Vr,
+    )
+    weights_N = supervision.weights_N.to(sources.wide_dtype)
+    # A step without any supervised slot has sum 0 and total 0: its loss is 0.
+    scales = {term: factor / (totals[term] or 1.0) for term, factor in supervision.factors.items() if factor}
+    block = chunked.block_terms(
+        sources,
+        supervision.labels_N,
+        ce_weights_N=weights_N * scales["ce"] if "ce" in scales else None,
+        tv_weights_N=weights_N * scales["tv"] if "tv" in scales else None,
+        factor_head_gradient_Vr=chunked.preallocated_gradient(output.factor_head_Vr),
+    )
+    loss = block.loss
+    per_slot = {"ce": block.ce_N, "tv": block.tv_N}
+    acceptance_N = terms.acceptance(block.tv_N)
     if output.confidence_N is not None:
         per_slot["confidence"] = terms.confidence_loss(output.confidence_N, acceptance_N)
-    weights_N = supervision.weights_N.to(logits_NV.dtype)
     weighted = {term: (weights_N * value_N).sum() for term, value_N in per_slot.items()}
-    loss = logits_NV.new_zeros(())
-    for term, factor in supervision.factors.items():
-        if factor:
-            # A step without any supervised slot has sum 0 and total 0: its loss is 0.
-            loss = loss + factor * weighted[term] / (totals[term] or 1.0)
+    if "confidence" in scales:
+        loss = loss + scales["confidence"] * weighted["confidence"]
     return LossOutput(loss, _metrics(supervision, acceptance_N, output.confidence_N, weighted))
 
 
