@@ -418,6 +418,21 @@ def bench_warm(
         _console().print(text, highlight=False)
 
 
+@bench_app.command(
+    "loss",
+    # The bench reads its own options, here as in `python -m deepspec.bench`.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench_loss(context: typer.Context) -> None:
+    """Compare the losses without logits with plain autograd: seconds, peak memory, gradients.
+
+    Example: deepspec bench loss --anchors 64 --threads 2 --json
+    """
+    from deepspec.bench.__main__ import main as run_bench
+
+    run_bench(["loss", *context.args], command="deepspec bench")
+
+
 def main() -> NoReturn:
     """Entry point: errors become one sentence and an exit code."""
     try:

@@ -1,0 +1,169 @@
+"""How benches measure: alternating runs for time, a process of its own for each side's peak memory.
+
+Seconds on a shared machine drift; sides that take turns drift together, so that the ratio of their medians holds. Peak
+memory is what a run needs above what was there before it: parameters, inputs and preallocated gradients are not in it.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from deepspec.errors import DeepspecError, RecipeError
+
+Sizes = TypeVar("Sizes")
+
+Run = Callable[[], Any]
+"""One run of one side; what it returns is dropped."""
+
+
+def prepare_device(device: str, threads: int | None) -> None:
+    """Check that `device` is here, and compute with this many threads (None leaves torch's own choice).
+
+    Raises:
+        RecipeError: it is not.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f"there is no device {device!r} ({error}).", where="--device") from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def positive(text: str) -> int:
+    """A number of at least 1, from a command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def finish(device: str) -> None:
+    """Wait until `device` has done all it was asked to."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def alternate(sides: Mapping[str, Run], *, repeat: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each side's runs; the sides take turns, and each has run once before the clock starts.
+
+    Args:
+        sides: by name.
+        repeat: how often each is timed.
+        device: where they compute.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeat + 1):
+        for name, run in sides.items():
+            gc.collect()
+            finish(device)
+            start = time.perf_counter()
+            run()
+            finish(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def extra_peak_bytes(prepare: Callable[[Sizes, str], Run], sizes: Sizes, warm_up: Sizes, side: str, device: str) -> int:
+    """Peak memory of one run of `side` above what was there before it, measured in a process of its own.
+
+    Args:
+        prepare: (sizes, side) -> what is run; a module's function, so that another process finds it.
+        sizes: to measure.
+        warm_up: small sizes that are run before, so that code being loaded is not counted.
+        side: a name that `prepare` knows.
+        device: where it computes; of a CPU the resident memory counts, of a GPU what tensors take.
+
+    Raises:
+        DeepspecError: the process failed, or this system does not tell peaks.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    threads = torch.get_num_threads()
+    process = context.Process(target=_peak, args=(sender, prepare, sizes, warm_up, side, device, threads))
+    process.start()
+    # The child holds the other end: without ours, its death is seen as the end of what can be read.
+    sender.close()
+    try:
+        found: int = receiver.recv()
+    except EOFError as error:
+        process.join()
+        raise DeepspecError(
+            f"the process that measured the memory of {side!r} ended with code {process.exitcode}.",
+            remedy="Its error stands above; smaller sizes need less memory.",
+        ) from error
+    process.join()
+    return found
+
+
+def _peak(
+    sender: Any,
+    prepare: Callable[[Sizes, str], Run],
+    sizes: Sizes,
+    warm_up: Sizes,
+    side: str,
+    device: str,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    prepare(warm_up, side)()
+    run = prepare(sizes, side)
+    gc.collect()
+    finish(device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        finish(device)
+        sender.send(torch.cuda.max_memory_allocated(device) - before)
+        return
+    before = _reset_high_water_mark()
+    run()
+    sender.send(_status_bytes("VmHWM") - before)
+
+
+def _reset_high_water_mark() -> int:
+    """Forget the peak of this process's resident memory; returns what is resident now, in bytes."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError as error:
+        raise DeepspecError(
+            f"the peak of resident memory cannot be reset here ({error}).",
+            where="/proc/self/clear_refs",
+            remedy="Measure on Linux, or with --device cuda.",
+        ) from error
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise DeepspecError(f"this system does not tell {field}.", where="/proc/self/status")
+
+
+def ratio(ours: float, reference: float) -> float:
+    """ours / reference; a reference below what can be measured counts as one page or one nanosecond."""
+    least = os.sysconf("SC_PAGE_SIZE") if isinstance(reference, int) else 1e-9
+    return round(ours / max(reference, least), 4)
+
+
+def median(seconds: list[float]) -> float:
+    """The median, in a document's precision."""
+    return round(statistics.median(seconds), 6)
+
+
+def device_name(device: str) -> str:
+    """What `device` is, for a document."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
