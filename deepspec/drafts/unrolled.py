@@ -4,7 +4,7 @@ One decoder layer (or a few) of the target's family whose attention reads the ne
 state. Nothing is detached: gradients run through all steps and through the keys and values that later steps see. What
 is handed to the next step is the output before the final norm.
 
-Source: EAGLE-3 paper (arXiv 2503.01840), spec page "Algorithms", Eagle3.
+No tensor of all logits is ever made. Source: EAGLE-3 paper (arXiv 2503.01840), spec page "Algorithms", Eagle3.
 
 Shapes: T packed tokens, N rows of a step, M supervised rows of all steps, S steps, L captured layers, D hidden,
 H heads, d head dim, V vocabulary.
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
@@ -25,7 +24,7 @@ from deepspec.drafts.form import UnrolledForm
 from deepspec.drafts.heads import unset_embedding
 from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.drafts.unroll import UnrollSupervision
-from deepspec.losses import terms
+from deepspec.losses import chunked
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
@@ -146,17 +145,19 @@ def unrolled_loss(
     output: UnrolledOutput = draft(batch, supervision)
     weights_M = torch.cat([step.weights_M for step in supervision.steps])
     predicted_M = torch.cat([step.next_N[step.supervised_M] for step in supervision.steps])
-    logits_MV = terms.soft_cap(terms.wide(F.linear(output.hidden_MD, output.head_VD)), output.softcap)
-    with torch.no_grad():
-        final_MD = batch.final_TD[predicted_M].to(output.head_VD.dtype)
-        target_MV = terms.soft_cap(terms.wide(F.linear(final_MD, output.head_VD)), output.softcap)
-        acceptance_M = terms.acceptance(terms.total_variation(logits_MV, target_MV))
-    weighted = (weights_M.to(logits_MV.dtype) * terms.soft_cross_entropy(logits_MV, target_MV)).sum()
-    loss = weighted / (totals["soft_ce"] or 1.0)
-    return LossOutput(loss, _metrics(supervision, acceptance_M, weighted))
+    sources = chunked.LogitSources(
+        hidden_ND=output.hidden_MD,
+        final_ND=batch.final_TD[predicted_M].to(output.head_VD.dtype),
+        head_VD=output.head_VD,
+        softcap=output.softcap,
+    )
+    weights_M = weights_M.to(sources.wide_dtype) / (totals["soft_ce"] or 1.0)
+    soft = chunked.soft_cross_entropy(sources, weights_M)
+    summed = soft.loss.detach() * totals["soft_ce"]
+    return LossOutput(soft.loss, _metrics(supervision, soft.acceptance_N, summed))
 
 
-def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, weighted: Tensor) -> dict[str, tuple[float, float]]:
+def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, summed: Tensor) -> dict[str, tuple[float, float]]:
     """Metrics as (sum, count): the loss, acceptance per step, expected acceptance length."""
     num_slots = len(supervision.steps)
     indices = [step.indices_N[step.supervised_M] for step in supervision.steps]
@@ -167,5 +168,5 @@ def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, weighted: Ten
         chain_M * num_slots + slot_M,
         num_chains=len(chains),
         num_slots=num_slots,
-        more={"loss_soft_ce": (weighted.detach(), supervision.totals["soft_ce"])},
+        more={"loss_soft_ce": (summed, supervision.totals["soft_ce"])},
     )

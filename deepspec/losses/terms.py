@@ -26,12 +26,6 @@ def cross_entropy(draft_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(wide(draft_logits_NV), labels_N, reduction="none")
 
 
-def soft_cross_entropy(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
-    """`-Σ_v p log q` per slot, [N]; `p` is the target's distribution."""
-    log_draft_NV = torch.log_softmax(wide(draft_logits_NV), dim=-1)
-    return -(torch.softmax(wide(target_logits_NV), dim=-1) * log_draft_NV).sum(dim=-1)
-
-
 def total_variation(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
     """`Σ_v |q - p|` per slot (the full L1 distance, 0 … 2), [N]."""
     draft_NV = torch.softmax(wide(draft_logits_NV), dim=-1)
@@ -40,7 +34,7 @@ def total_variation(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor
 
 
 def soft_cross_entropy(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
-    """`-Σ_v p log q` per slot, [N]."""
+    """`-Σ_v p log q` per slot, [N]; `p` is the target's distribution."""
     target_NV = torch.softmax(wide(target_logits_NV), dim=-1)
     return -(target_NV * torch.log_softmax(wide(draft_logits_NV), dim=-1)).sum(dim=-1)
 
