@@ -168,6 +168,18 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert (tmp_path / "two/work/checkpoints/step-000000010/__1_0.distcp").is_file()
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_checkpoint_resumes_on_another_number_of_processes(tmp_path: Path, before: int, after: int) -> None:
+    whole, again = Watcher(), Watcher()
+    run(tmp_path / "whole", whole, split=2, every=1000)
+    with pytest.raises(LaunchError):
+        run(tmp_path / "parts", split=2, processes=before, kill_at=7)
+    assert run(tmp_path / "parts", again, split=2, processes=after)["resumed_step"] == 5
+    assert again.steps() == list(range(1, 13))
+    curves = [[value for _, name, value, _ in w.lines if name == "loss"] for w in (whole, again)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)  # fp32 sums in another order
+
+
 @pytest.mark.parametrize(
     ("config", "kind", "message"),
     [

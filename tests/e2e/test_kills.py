@@ -1,0 +1,89 @@
+"""A real draft's training, killed twenty times at random moments, ends with the very weights of one that was not."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Home
+
+pytestmark = pytest.mark.full
+
+NUM_KILLS, NUM_STEPS = 20, 4000
+LAUNCH = """
+import pathlib, sys
+from deepspec.training.job import TrainJob
+from deepspec.training.launch import launch
+
+job, work = map(pathlib.Path, sys.argv[1:])
+lines = open(work.parent / "lines.txt", "w")
+launch(TrainJob.read(job), work_dir=work, metrics=lambda step, name, value, unit: print(step, name, value, file=lines))
+"""
+
+
+def write_job(home: Home, folder: Path) -> Path:
+    """The training of the tiny recipe's draft, much longer."""
+    from deepspec.recipe import load_recipe
+    from deepspec.training.draft_objective import draft_job
+
+    recipe = load_recipe("tiny", ["train.validate_every_steps=null", f"train.num_steps={NUM_STEPS}"])
+    execution = recipe.run.model_copy(update={"num_threads": 1, "checkpoint_every_steps": 25, "device": "cpu"})
+    job = draft_job(
+        recipe.draft,
+        recipe.train,
+        execution,
+        states=home.artifact_file("states", "states.json").parent,
+        tokens=home.artifact_file("tokens", "train.parquet").parent,
+        target=home.path / "tiny" / "target",
+        target_dtype="float32",
+        out=folder / "draft",
+        identity="kills",
+    )
+    folder.mkdir()
+    job.write(folder / "job.json")
+    return folder / "job.json"
+
+
+def start(job: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", LAUNCH, str(job), str(job.parent / "work")])
+
+
+def kill_all(launcher: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL for the launcher and everything below it, the training process in its own session included."""
+    processes = [*psutil.Process(launcher.pid).children(recursive=True), psutil.Process(launcher.pid)]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
+def test_twenty_kills_change_no_bit(cold: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSPEC_HOME", str(cold.path))
+    whole, parts = write_job(cold, tmp_path / "whole"), write_job(cold, tmp_path / "parts")
+    assert start(whole).wait(timeout=300) == 0
+    moments = random.Random(0)
+    for _ in range(NUM_KILLS):
+        launcher = start(parts)
+        time.sleep(moments.uniform(1.0, 4.0))
+        assert launcher.poll() is None, "the training ended before it could be killed"
+        kill_all(launcher)
+    assert start(parts).wait(timeout=300) == 0
+    resumed = [
+        json.loads(file.read_text())["step"]
+        for file in sorted((parts.parent / "work" / "attempts").glob("*/ready.json"))
+    ]
+    assert resumed[-1] > 0  # it did not simply start anew
+    assert resumed == sorted(resumed)
+    drafts = [(folder / "draft" / "model.safetensors").read_bytes() for folder in (whole.parent, parts.parent)]
+    assert drafts[0] == drafts[1]
+    curves = [
+        [line for line in (folder / "lines.txt").read_text().splitlines() if "tokens_per_second" not in line]
+        for folder in (whole.parent, parts.parent)
+    ]
+    assert curves[0] == curves[1]
+    steps = [int(line.split()[0]) for line in curves[0] if line.split()[1] == "loss"]
+    assert steps == list(range(1, NUM_STEPS + 1))
