@@ -167,15 +167,12 @@ class _Chunk:
     Args:
         rows: which of the N.
         draft_nV, target_nV: their logits.
-        draft_max_n1, target_max_n1: the largest of each row.
         slope_nV: the soft cap's slope at the draft's, if that is needed.
     """
 
     rows: slice
     draft_nV: Tensor
     target_nV: Tensor
-    draft_max_n1: Tensor
-    target_max_n1: Tensor
     slope_nV: Tensor | None
 
     def columns(self, width: int) -> Iterator[slice]:
@@ -190,12 +187,13 @@ class _Term(Protocol):
         """Note the values of its rows; with `gradient`, make `draft_nV` the loss's gradient by the draft's logits."""
 
 
-def _exponentials(logits_nV: Tensor, max_n1: Tensor) -> Tensor:
-    """Turn logits into exp(logits - max), in place; returns the rows' sums, [n, 1]."""
+def _exponentials(logits_nV: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into exp(logits - max), in place; returns the rows' maxima and sums, both [n, 1]."""
+    max_n1 = logits_nV.amax(-1, keepdim=True)
     sum_n1 = torch.zeros_like(max_n1)
     for columns in _pieces(logits_nV.shape[1], _PASS_COLUMNS):
         sum_n1 += logits_nV[:, columns].sub_(max_n1).exp_().sum(-1, keepdim=True)
-    return sum_n1
+    return max_n1, sum_n1
 
 
 class _Block:
@@ -215,9 +213,9 @@ class _Block:
     def __call__(self, chunk: _Chunk, *, gradient: bool) -> None:
         rows = chunk.rows
         at_label_n1 = chunk.draft_nV.gather(1, self._labels_N1[rows])
-        draft_sum_n1 = _exponentials(chunk.draft_nV, chunk.draft_max_n1)
-        target_sum_n1 = _exponentials(chunk.target_nV, chunk.target_max_n1)
-        self.ce_N[rows] = ((chunk.draft_max_n1 - at_label_n1) + draft_sum_n1.log())[:, 0]
+        draft_max_n1, draft_sum_n1 = _exponentials(chunk.draft_nV)
+        _, target_sum_n1 = _exponentials(chunk.target_nV)
+        self.ce_N[rows] = ((draft_max_n1 - at_label_n1) + draft_sum_n1.log())[:, 0]
         ce_n1, tv_n1 = (
             weights_N1[rows] if gradient and weights_N1 is not None else None
             for weights_N1 in (self._ce_weights_N1, self._tv_weights_N1)
@@ -257,10 +255,11 @@ class _Soft:
 
     def __call__(self, chunk: _Chunk, *, gradient: bool) -> None:
         rows = chunk.rows
-        target_sum_n1 = _exponentials(chunk.target_nV, chunk.target_max_n1)
+        _, target_sum_n1 = _exponentials(chunk.target_nV)
+        draft_max_n1 = chunk.draft_nV.amax(-1, keepdim=True)
         draft_sum_n1, product_n1 = torch.zeros_like(target_sum_n1), torch.zeros_like(target_sum_n1)
         for columns in chunk.columns(_PASS_COLUMNS):
-            shifted_nv = chunk.draft_nV[:, columns].sub_(chunk.draft_max_n1)
+            shifted_nv = chunk.draft_nV[:, columns].sub_(draft_max_n1)
             product_n1 += (chunk.target_nV[:, columns] * shifted_nv).sum(-1, keepdim=True)
             draft_sum_n1 += shifted_nv.exp_().sum(-1, keepdim=True)
         self.ce_N[rows] = (draft_sum_n1.log() - product_n1 / target_sum_n1)[:, 0]
@@ -374,7 +373,6 @@ def _logits(sources: LogitSources, rows: slice, buffers: _Buffers) -> _Chunk:
     num_rows = len(inputs_2nD) // 2
     both_2nV = buffers.logits_2nV[: 2 * num_rows]
     slope_nV = None if buffers.slope_nV is None else buffers.slope_nV[:num_rows]
-    max_2n1 = both_2nV.new_full((2 * num_rows, 1), -torch.inf)
     for columns in _pieces(both_2nV.shape[1], _product_columns(sources)):
         both_2nv = both_2nV[:, columns]
         # One product for both sides: the head is read once.
@@ -386,8 +384,7 @@ def _logits(sources: LogitSources, rows: slice, buffers: _Buffers) -> _Chunk:
             both_2nv.mul_(sources.softcap)
         if sources.factors_Nr is not None and sources.factor_head_Vr is not None:
             _project(sources.factors_Nr[rows], sources.factor_head_Vr[columns], both_2nv[:num_rows], buffers, add=True)
-        max_2n1 = torch.maximum(max_2n1, both_2nv.amax(-1, keepdim=True))
-    return _Chunk(rows, both_2nV[:num_rows], both_2nV[num_rows:], max_2n1[:num_rows], max_2n1[num_rows:], slope_nV)
+    return _Chunk(rows, both_2nV[:num_rows], both_2nV[num_rows:], slope_nV)
 
 
 def _project(inputs_nD: Tensor, table_vD: Tensor, out_nv: Tensor, buffers: _Buffers, *, add: bool = False) -> None:
