@@ -13,13 +13,13 @@ import deepspec.targets
 from deepspec.drafts import ALGORITHMS
 from deepspec.states.batch import PackedStates
 from tests.fixtures.drafts import FAMILIES, GEMMA, GEMMA_OWN_VALUES, LAYERS, QWEN, batch_of, randomised
+from tests.parity.test_drafts_decoding import TOLERANCE, Forced
 from tests.parity.test_drafts_dspark import Naive, relative
 
 ALGORITHM = ALGORITHMS["eagle3"]
 STEPS = 4
 # fp32 sums in another order; gradients of norms and soft caps add a few units.
 RELATIVE_FROBENIUS = 1e-5
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # fp32, other order of summation.
 
 
 @pytest.fixture(autouse=True)
@@ -199,18 +199,6 @@ def test_a_step_is_the_same_however_it_was_split(parts):
         assert relative(gradient, whole[name]) <= 1e-10, name
 
 
-class Forced:
-    """A `sample` that says what was going to be drawn instead of drawing, and keeps the logits it was shown."""
-
-    def __init__(self, tokens_RK):
-        self.tokens_RK = tokens_RK
-        self.logits = []
-
-    def __call__(self, logits_RV, slot):
-        self.logits.append(logits_RV)
-        return self.tokens_RK[:, slot], torch.softmax(logits_RV, dim=-1)
-
-
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("spec", [QWEN, GEMMA, GEMMA_OWN_VALUES], ids=["qwen3", "gemma4", "own-values"])
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2]], ids=str)
@@ -277,19 +265,3 @@ def test_positions_that_do_not_follow_are_refused():
         drafter.propose([0], ids[:, 0], [3], Forced(ids[:, :STEPS]))
     with pytest.raises(ValueError, match="room for 8"):
         drafter.advance([0], states, ids, [4], [5])
-
-
-def test_loss_falls_on_a_batch_that_can_be_learned():
-    config = config_of()
-    draft = draft_of(config, QWEN)
-    batch = batch_of((20, 20))
-    supervision = ALGORITHM.supervise(batch, config, seed=0, step=0)
-    optimizer = torch.optim.AdamW([p for p in draft.parameters() if p.requires_grad], lr=1e-2)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        output = ALGORITHM.loss(draft, batch, supervision, supervision.totals)
-        output.loss.backward()
-        optimizer.step()
-        losses.append(output.loss.item())
-    assert losses[-1] < 0.8 * losses[0]
