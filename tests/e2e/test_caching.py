@@ -137,6 +137,7 @@ def test_damage_met_in_the_middle_of_a_run_sends_the_flow_back_once(warm: Home) 
     assert warm.statuses()["train"] == "ran"
 
 
+@pytest.mark.full
 def test_live_states_need_no_files_and_auto_means_a_mode(warm: Home) -> None:
     shutil.rmtree(warm.path / "store" / "states")
     warm.run("run", "tiny", "--set", "states.mode=online", code=None)

@@ -116,6 +116,7 @@ def test_a_file_that_cannot_be_used_is_named(
             assert "quarantine-" not in finished.err
 
 
+@pytest.mark.full
 def test_two_runs_at_once_make_each_thing_once(cold: Home, tmp_path: Path) -> None:
     shutil.copytree(cold.path, tmp_path / "home", copy_function=shutil.copy2)
     home = Home(tmp_path / "home")

@@ -129,6 +129,7 @@ def test_lineage_leads_from_the_version_to_the_data(cold: Home) -> None:
     assert {"register", "train", "states", "tokens", "responses", "conversations"} <= set(kinds)
 
 
+@pytest.mark.full
 def test_collector_keeps_everything_a_version_reaches(warm: Home) -> None:
     before = warm.record()
     removed = json.loads(warm.run("artifacts", "gc", "--grace-seconds", "0", "--json").out)
@@ -185,6 +186,7 @@ def test_changed_inputs_of_the_demo_are_restored_with_a_warning(warm: Home) -> N
     assert file.read_bytes() == before
 
 
+@pytest.mark.full
 def test_a_warm_start_is_keyed_by_content_not_by_name(warm: Home) -> None:
     warm.run("run", "tiny", "--set", "train.init_from=champion", "--set", "gates.min_tau_gain=50", code=3)
     started = next(stage for stage in warm.record()["stages"] if stage["name"] == "train")
