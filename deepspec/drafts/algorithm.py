@@ -19,6 +19,7 @@ from deepspec.targets.family import TargetSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from deepspec.drafts.backbone import DraftModule
     from deepspec.states.batch import PackedStates
 
     Ints: TypeAlias = Sequence[int] | Tensor
@@ -133,7 +134,7 @@ class Algorithm:
     check: Callable[[Any, TargetSpec], None]
     layer_ids: Callable[[Any, TargetSpec], tuple[int, ...]]
     num_draft_tokens: Callable[[Any], int]
-    build: Callable[[Any, TargetSpec], "nn.Module"]
+    build: Callable[[Any, TargetSpec], "DraftModule"]
     initialize: Callable[["nn.Module", "Tensor", "Tensor", int], None]
     supervise: "Supervise"
     loss: Callable[["nn.Module", "PackedStates", Any, Mapping[str, float]], LossOutput]

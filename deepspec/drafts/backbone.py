@@ -5,23 +5,104 @@ context features (which do not pass a layer's input norm) and from the normed bl
 projections. The context features are the same for every layer. `UnrolledLayer`, of autoregressive drafts, reads a
 token's embedding beside the hidden state. Source: DFlash, DSpark and EAGLE-3 papers, spec page "Algorithms".
 
+A layer is two regions with the attention between them. Each region is one graph when it is compiled: the same for all
+layers, and for any number of tokens.
+
 Not here: losses, decoding, and what is trained.
 
 Shapes: T packed context tokens, N block positions, D hidden, H heads, d head dim.
 """
 
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.attention import Groups, block_attention
+from deepspec.drafts.attention import Backend, BackendName, BlockAttention, choose_backend
+from deepspec.drafts.heads import unset_embedding
 from deepspec.targets.family import Family, TargetSpec
 from deepspec.targets.layers import ACTIVATIONS, rms_norm
-from deepspec.targets.rotary import rotate
+from deepspec.targets.rotary import Rotary, rotate
 
 Rotations = tuple[Tensor, Tensor]
+KeysValues = tuple[Tensor, Tensor]
+Result = TypeVar("Result")
+
+COMPILER = "inductor"
+"""What `torch.compile` hands graphs to."""
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How a draft computes when it is trained; nothing of it changes the result, to rounding.
+
+    Args:
+        attention: the backend's name.
+        compiled: whether the layers' regions are compiled.
+        recomputed: whether a layer's inner activations are computed again in the backward instead of kept.
+    """
+
+    attention: BackendName = "auto"
+    compiled: bool = False
+    recomputed: bool = False
+
+
+class DraftModule(nn.Module):
+    """What every draft has: the target's tables, a projection of its states, positions, and a way to compute.
+
+    Args:
+        num_states: L, layers whose outputs it reads.
+        spec: the target.
+    """
+
+    layers: nn.ModuleList
+
+    def __init__(self, num_states: int, spec: TargetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.computation = Computation()
+        self.embed_tokens = unset_embedding(spec.vocab_size, spec.hidden_size)
+        self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
+        self.fc = nn.Linear(num_states * spec.hidden_size, spec.hidden_size, bias=False)
+        self.rotary = Rotary(spec)
+
+    @property
+    def body(self) -> "Sequence[DecoderLayer]":
+        """The decoder layers, typed."""
+        return cast("Sequence[DecoderLayer]", self.layers)
+
+    def compute_as(self, computation: Computation) -> None:
+        """Compute like that from now on."""
+        self.computation = computation
+        for layer in self.body:
+            layer.compiled = computation.compiled
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings [..., D], scaled as the target's."""
+        return scaled_embedding(input_ids, self.embed_tokens.weight, self.spec)
+
+    def attention_backend(self, device: torch.device) -> Backend:
+        """What computes attention there."""
+        return choose_backend(self.computation.attention, device)
+
+    def layer(self, layer: Callable[..., Result], *inputs: Any) -> Result:
+        """What a layer makes of its inputs."""
+        if not (self.computation.recomputed and torch.is_grad_enabled()):
+            return layer(*inputs)
+        from torch.utils.checkpoint import checkpoint
+
+        # Nothing in a draft draws random numbers.
+        result: Result = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return result
+
+
+@cache
+def _compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    return torch.compile(function, dynamic=True, backend=COMPILER)
 
 
 def scaled_embedding(input_ids: Tensor, table_VD: Tensor, spec: TargetSpec) -> Tensor:
@@ -115,6 +196,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, spec: TargetSpec, family: Family, attention_input_size: int) -> None:
         super().__init__()
+        self.compiled = False
         self._sandwich = family.sandwich_norms
         self.self_attn = Attention(spec, family, attention_input_size)
         self.mlp = GatedMlp(spec)
@@ -125,8 +207,16 @@ class DecoderLayer(nn.Module):
             self.post_feedforward_layernorm = RMSNorm(spec.hidden_size, spec, family)
             self.register_buffer("layer_scalar", torch.ones(1))
 
-    def finish(self, x: Tensor, branch: Tensor) -> Tensor:
-        """The residual stream [..., D] after this layer, from the one before it and the attention's branch."""
+    def region(self, function: Callable[..., Result], rows: int) -> Callable[..., Result]:
+        """A method of this class, taking the layer first, compiled if the draft is.
+
+        Graphs hold for any number of rows but none and one, which torch's compiler takes for constants.
+        """
+        return _compiled(function) if self.compiled and rows > 1 else function
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream [..., D] after this layer, from the one before it and attended heads [..., H, d]."""
+        branch = self.self_attn.branch(attended)
         if not self._sandwich:
             x = x + branch
             after: Tensor = x + self.mlp(self.post_attention_layernorm(x))
@@ -143,8 +233,19 @@ class BlockLayer(DecoderLayer):
     def __init__(self, spec: TargetSpec, family: Family) -> None:
         super().__init__(spec, family, spec.hidden_size)
 
+    def project(
+        self, x_ND: Tensor, context_TD: Tensor, at_block: Rotations, at_context: Rotations
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the blocks, keys and values of the context; [N or T, heads, d]."""
+        normed_ND = self.input_layernorm(x_ND)
+        return (
+            self.self_attn.queries(normed_ND, at_block),
+            *self.self_attn.keys_and_values(normed_ND, at_block),
+            *self.self_attn.keys_and_values(context_TD, at_context),
+        )
+
     def forward(
-        self, x_ND: Tensor, context_TD: Tensor, at_block: Rotations, at_context: Rotations, groups: Groups
+        self, x_ND: Tensor, context_TD: Tensor, at_block: Rotations, at_context: Rotations, attend: BlockAttention
     ) -> Tensor:
         """The blocks' residual stream after this layer.
 
@@ -152,20 +253,12 @@ class BlockLayer(DecoderLayer):
             x_ND: the one before it.
             context_TD: context features.
             at_block, at_context: rotations of their positions.
-            groups: who sees what.
+            attend: who sees what.
         """
-        attention = self.self_attn
-        normed_ND = self.input_layernorm(x_ND)
-        keys, values = attention.keys_and_values(normed_ND, at_block)
-        attended = block_attention(
-            attention.queries(normed_ND, at_block),
-            keys,
-            values,
-            *attention.keys_and_values(context_TD, at_context),
-            groups,
-            scale=attention.scale,
-        )
-        return self.finish(x_ND, attention.branch(attended))
+        rows = min(len(x_ND), len(context_TD))
+        projected = self.region(BlockLayer.project, rows)(self, x_ND, context_TD, at_block, at_context)
+        attended = attend(*projected, scale=self.self_attn.scale)
+        return self.region(DecoderLayer.finish, rows)(self, x_ND, attended)
 
 
 class UnrolledLayer(DecoderLayer):
@@ -178,3 +271,24 @@ class UnrolledLayer(DecoderLayer):
     def attention_input(self, embedded: Tensor, x: Tensor) -> Tensor:
         """What the attention projects [..., 2D], of embeddings and residual stream [..., D]."""
         return torch.cat((self.input_layernorm(embedded), self.hidden_norm(x)), dim=-1)
+
+    def project(self, embedded: Tensor, x: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [..., heads, d] of embeddings and residual stream [..., D]."""
+        read = self.attention_input(embedded, x)
+        return self.self_attn.queries(read, rotations), *self.self_attn.keys_and_values(read, rotations)
+
+    def forward(
+        self, embedded_ND: Tensor, x_ND: Tensor, rotations: Rotations, attend: Callable[[Tensor, KeysValues], Tensor]
+    ) -> tuple[Tensor, KeysValues]:
+        """The residual stream after this layer, and its keys and values.
+
+        Args:
+            embedded_ND: embeddings of the tokens that are read.
+            x_ND: the residual stream before it.
+            rotations: of the positions.
+            attend: (queries, own keys and values) -> attended heads [N, H, d].
+        """
+        rows = len(x_ND)
+        queries, keys, values = self.region(UnrolledLayer.project, rows)(self, embedded_ND, x_ND, rotations)
+        attended = attend(queries, (keys, values))
+        return self.region(DecoderLayer.finish, rows)(self, x_ND, attended), (keys, values)

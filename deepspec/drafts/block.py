@@ -7,28 +7,26 @@ layers, D hidden, r rank, V vocabulary.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
 from deepspec.drafts.anchors import BlockSupervision
-from deepspec.drafts.attention import groups_of
-from deepspec.drafts.backbone import BlockLayer, RMSNorm, scaled_embedding
+from deepspec.drafts.attention import Blocks
+from deepspec.drafts.backbone import BlockLayer, DraftModule, RMSNorm
 from deepspec.drafts.form import BlockForm
-from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead, unset_embedding
+from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead
 from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.losses import chunked, terms
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
-from deepspec.targets.rotary import Rotary
 
 
-@dataclass(frozen=True)
-class BlockOutput:
-    """What a forward hands to the loss, for the supervised slots.
+class BlockOutput(NamedTuple):
+    """What a forward hands to the loss, for the supervised slots; a tuple, so that what wraps a module sees tensors.
 
     Args:
         hidden_ND: the body's normed output.
@@ -46,7 +44,7 @@ class BlockOutput:
     softcap: float | None
 
 
-class BlockDraft(nn.Module):
+class BlockDraft(DraftModule):
     """A block-parallel draft; made by `weights.build`, parameter names as in the public checkpoints.
 
     Args:
@@ -55,13 +53,9 @@ class BlockDraft(nn.Module):
     """
 
     def __init__(self, form: BlockForm, spec: TargetSpec) -> None:
-        super().__init__()
+        super().__init__(len(form.layer_ids), spec)
         family = family_of(spec)
         self.form = form
-        self.spec = spec
-        self.embed_tokens = unset_embedding(spec.vocab_size, spec.hidden_size)
-        self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
-        self.fc = nn.Linear(len(form.layer_ids) * spec.hidden_size, spec.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(spec.hidden_size, spec, family)
         self.layers = nn.ModuleList(BlockLayer(spec, family) for _ in range(form.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec, family)
@@ -73,40 +67,35 @@ class BlockDraft(nn.Module):
         if form.confidence_head:
             rank = form.markov_rank if form.confidence_head_with_markov else 0
             self.confidence_head = ConfidenceHead(spec.hidden_size, rank)
-        self._rotary = Rotary(spec)
 
     def context(self, states_TLD: Tensor) -> Tensor:
         """Context features [T, D] of the target's states."""
         features: Tensor = self.hidden_norm(self.fc(states_TLD.flatten(-2)))
         return features
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embeddings [..., D], scaled as the target's."""
-        return scaled_embedding(input_ids, self.embed_tokens.weight, self.spec)
-
     def blocks(self, batch: PackedStates, supervision: BlockSupervision) -> Tensor:
         """The body's normed output at all predicting slots of all blocks, [A, K, D]."""
         block_size = self.form.block_size
         device, dtype = batch.states_TLD.device, self.fc.weight.dtype
         context_TD = self.context(batch.states_TLD.to(dtype))
-        groups = groups_of(
+        blocks = Blocks(
             supervision.positions_A,  # strictly before the anchor: it has not been through the target at decode time
             supervision.anchors_per_document,
             batch.lengths,
             queries_per_block=block_size,
             own_per_block=block_size,
-            dtype=dtype,
         )
+        attend = self.attention_backend(device).blocks(blocks, dtype)
         limit = max(batch.lengths) + block_size
         positions_T = torch.cat([torch.arange(length, device=device) for length in batch.lengths])
         positions_AP = supervision.positions_A[:, None] + torch.arange(block_size, device=device)
-        at_context = self._rotary.lookup(positions_T, dtype, limit=limit)
-        at_block = self._rotary.lookup(positions_AP.flatten(), dtype, limit=limit)
+        at_context = self.rotary.lookup(positions_T, dtype, limit=limit)
+        at_block = self.rotary.lookup(positions_AP.flatten(), dtype, limit=limit)
         ids_AP = torch.full_like(positions_AP, self.form.mask_token_id)
         ids_AP[:, 0] = batch.input_ids_T[supervision.anchors_A]
         x = self.embed(ids_AP).flatten(0, 1)
         for layer in self.layers:
-            x = layer(x, context_TD, at_block, at_context, groups)
+            x = self.layer(layer, x, context_TD, at_block, at_context, attend)
         hidden_APD: Tensor = self.norm(x).unflatten(0, (-1, block_size))
         return hidden_APD[:, block_size - self.form.num_draft_tokens :]
 

@@ -10,32 +10,26 @@ Shapes: T packed tokens, N rows of a step, M supervised rows of all steps, S ste
 H heads, d head dim, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
-from deepspec.drafts.attention import block_attention, causal_attention, groups_of
-from deepspec.drafts.backbone import RMSNorm, UnrolledLayer, scaled_embedding
+from deepspec.drafts.attention import BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.backbone import DraftModule, KeysValues, RMSNorm, UnrolledLayer
 from deepspec.drafts.form import UnrolledForm
-from deepspec.drafts.heads import unset_embedding
 from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.drafts.unroll import UnrollSupervision
 from deepspec.losses import chunked
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
-from deepspec.targets.rotary import Rotary
-
-KeysValues = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class UnrolledOutput:
-    """What a forward hands to the loss.
+class UnrolledOutput(NamedTuple):
+    """What a forward hands to the loss; a tuple, so that what wraps a module sees tensors.
 
     Args:
         hidden_MD: normed outputs of the supervised rows, step by step.
@@ -48,7 +42,7 @@ class UnrolledOutput:
     softcap: float | None
 
 
-class UnrolledDraft(nn.Module):
+class UnrolledDraft(DraftModule):
     """An autoregressive draft; made by `weights.build`, parameter names as in the public checkpoints.
 
     Args:
@@ -57,29 +51,21 @@ class UnrolledDraft(nn.Module):
     """
 
     def __init__(self, form: UnrolledForm, spec: TargetSpec) -> None:
-        super().__init__()
+        super().__init__(len(form.layer_ids), spec)
         family = family_of(spec)
         self.form = form
-        self.spec = spec
-        self.embed_tokens = unset_embedding(spec.vocab_size, spec.hidden_size)
-        self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
-        self.fc = nn.Linear(len(form.layer_ids) * spec.hidden_size, spec.hidden_size, bias=False)
         self.layers = nn.ModuleList(UnrolledLayer(spec, family) for _ in range(form.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec, family)
-        self._rotary = Rotary(spec)
 
     @property
     def body(self) -> "Sequence[UnrolledLayer]":
         """The decoder layers, typed."""
         return cast("Sequence[UnrolledLayer]", self.layers)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embeddings [..., D], scaled as the target's."""
-        return scaled_embedding(input_ids, self.embed_tokens.weight, self.spec)
-
     def forward(self, batch: PackedStates, supervision: UnrollSupervision) -> UnrolledOutput:
         """Normed outputs of the supervised rows of all steps."""
-        dtype = self.fc.weight.dtype
+        dtype, device = self.fc.weight.dtype, batch.states_TLD.device
+        backend = self.attention_backend(device)
         limit = max(batch.lengths) + self.form.num_steps
         x: Tensor = self.fc(batch.states_TLD.to(dtype).flatten(-2))
         context: list[KeysValues] = []
@@ -89,32 +75,43 @@ class UnrolledDraft(nn.Module):
             if number:
                 x = x[step.kept_N]
                 own = [[(keys[step.kept_N], values[step.kept_N]) for keys, values in layer] for layer in own]
-                groups = groups_of(
-                    step.seen_N,
-                    step.rows_per_document,
-                    batch.lengths,
-                    queries_per_block=1,
-                    own_per_block=number,
-                    dtype=dtype,
+                blocks = Blocks(
+                    step.seen_N, step.rows_per_document, batch.lengths, queries_per_block=1, own_per_block=number
                 )
+                attend_blocks = backend.blocks(blocks, dtype)
             embedded_ND = self.embed(batch.input_ids_T[step.next_N])
-            rotations = self._rotary.lookup(step.positions_N, dtype, limit=limit)
+            rotations = self.rotary.lookup(step.positions_N, dtype, limit=limit)
             for index, layer in enumerate(self.body):
-                attention = layer.self_attn
-                read = layer.attention_input(embedded_ND, x)
-                queries = attention.queries(read, rotations)
-                pair = attention.keys_and_values(read, rotations)
                 if number == 0:
+                    attend = _over_itself(backend.causal(batch.lengths, device), layer.self_attn.scale)
+                    x, pair = self.layer(layer, embedded_ND, x, rotations, attend)
                     context.append(pair)
-                    attended = causal_attention(queries, *pair, batch.lengths, scale=attention.scale)
                 else:
+                    attend = _over_context(attend_blocks, context[index], own[index], layer.self_attn.scale)
+                    x, pair = self.layer(layer, embedded_ND, x, rotations, attend)
                     own[index].append(pair)
-                    # A row's keys of all steps lie together.
-                    keys, values = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*own[index], strict=True))
-                    attended = block_attention(queries, keys, values, *context[index], groups, scale=attention.scale)
-                x = layer.finish(x, attention.branch(attended))
             hidden.append(self.norm(x[step.supervised_M]))
         return UnrolledOutput(torch.cat(hidden), self.lm_head.weight, self.spec.logit_softcap)
+
+
+Attend = Callable[[Tensor, KeysValues], Tensor]
+
+
+def _over_itself(attend: CausalAttention, scale: float) -> Attend:
+    """What step 0 sees: its document up to itself."""
+    return lambda queries, pair: attend(queries, *pair, scale=scale)
+
+
+def _over_context(attend: BlockAttention, context: KeysValues, earlier: list[KeysValues], scale: float) -> Attend:
+    """What a later step sees: step 0 up to its place, and its own keys of the steps since."""
+    before = tuple(earlier)
+
+    def attend_step(queries: Tensor, pair: KeysValues) -> Tensor:
+        # A row's keys of all steps lie together.
+        keys, values = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*before, pair, strict=True))
+        return attend(queries, keys, values, *context, scale=scale)
+
+    return attend_step
 
 
 def unrolled_draft(module: nn.Module) -> UnrolledDraft:

@@ -171,7 +171,7 @@ class UnrolledDrafter:
                 scale=attention.scale,
                 causal=False,
             )
-            x_RQD = layer.finish(x_RQD, attention.branch(attended.transpose(1, 2)))
+            x_RQD = layer.finish(x_RQD, attended.transpose(1, 2))
         return x_RQD
 
     def _check_room(self, row: int, end: int) -> None:

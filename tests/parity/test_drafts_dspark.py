@@ -301,7 +301,7 @@ def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_
     """Without a context and behind a causal mask, the block's layer and the fused one are Gemma's decoder layer."""
     from transformers import AutoModelForCausalLM
 
-    from deepspec.drafts.attention import Group, Groups
+    from deepspec.drafts.attention_sdpa import SDPA
     from deepspec.drafts.backbone import BlockLayer
     from deepspec.targets import family_of
 
@@ -315,10 +315,12 @@ def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_
 
     layer = BlockLayer(spec, family_of(spec))
     layer.load_state_dict(weights, strict=True)
-    causal = torch.full((12, 12), torch.finfo(torch.float32).min).triu(1)
-    # A context of one position, which no query sees.
-    groups = Groups((Group(0, 12, 12, 0, causal[None, None]),), (1,))
-    found = layer(states[2][0], states[2][0, :1], (cos, sin), (cos[:1], sin[:1]), groups)
+    causal = SDPA.causal((12,), torch.device("cpu"))
+
+    def attend_causally(queries, keys, values, *_context, scale):
+        return causal(queries, keys, values, scale=scale)
+
+    found = layer(states[2][0], states[2][0, :1], (cos, sin), (cos[:1], sin[:1]), attend_causally)
     assert relative(found, states[3][0]) <= RELATIVE_FROBENIUS
 
     fused = FusedLayer(weights, spec, family_of(spec), where="test")

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from deepspec.drafts.anchors import block_supervision, draw_anchors
-from deepspec.drafts.attention import block_attention, groups_of
 from deepspec.states.batch import PackedStates
 
 LENGTHS = (12, 1, 30, 7)
@@ -115,45 +114,6 @@ def test_draws_are_uniform_without_replacement():
     # 10 candidates, 600 draws each; five standard deviations of a binomial are 102.
     assert counts[10] == 0
     assert np.abs(counts[:10] - 600).max() < 102
-
-
-def test_blocks_see_the_context_before_their_anchor_and_themselves():
-    batch = pack((20, 6, 60), (0, 1, 2), supervised=0.95)
-    num_slots = 3
-    supervision = supervise(batch, num_anchors=45, num_slots=num_slots)
-    assert supervision.anchors_per_document[2] * num_slots > 112  # more than one group
-    anchors, tokens = supervision.anchors_A.tolist(), 86
-    document_T = [d for d, length in enumerate(batch.lengths) for _ in range(length)]
-    queries_N = range(len(anchors) * num_slots)
-    visible = torch.tensor(
-        [
-            [
-                document_T[t] == document_T[anchors[q // num_slots]] and t < anchors[q // num_slots]
-                for t in range(tokens)
-            ]
-            + [other // num_slots == q // num_slots for other in queries_N]
-            for q in queries_N
-        ]
-    )
-    generator = torch.Generator().manual_seed(1)
-    queries = torch.randn(len(queries_N), 4, 8, generator=generator)
-    own = torch.randn(2, len(queries_N), 2, 8, generator=generator)
-    context = torch.randn(2, tokens, 2, 8, generator=generator)
-
-    groups = groups_of(
-        supervision.positions_A,
-        supervision.anchors_per_document,
-        batch.lengths,
-        queries_per_block=num_slots,
-        own_per_block=num_slots,
-        dtype=torch.float32,
-    )
-    found = block_attention(queries, own[0], own[1], context[0], context[1], groups, scale=0.3)
-
-    keys, values = (torch.cat((context[i], own[i])).repeat_interleave(2, dim=1) for i in (0, 1))
-    scores = torch.einsum("nhd,khd->hnk", queries, keys) * 0.3
-    weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
-    torch.testing.assert_close(found, torch.einsum("hnk,khd->nhd", weights, values))
 
 
 def test_a_pack_that_does_not_add_up_is_refused():

@@ -1,0 +1,161 @@
+"""How a draft computes (compiled, recomputed, with another attention) changes nothing of what it computes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from deepspec.drafts import ALGORITHMS, backbone
+from deepspec.drafts.backbone import Computation, DraftModule
+from deepspec.states.batch import PackedStates
+from deepspec.targets.family import TargetSpec
+from tests.fixtures.algorithms import TARGETS, small_config
+
+VOCAB, HIDDEN_LAYERS = 61, (0, 1)
+
+
+@pytest.fixture(scope="module", params=sorted(TARGETS))
+def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TargetSpec:
+    return TargetSpec.read(TARGETS[request.param](tmp_path_factory.mktemp(request.param) / "target", vocab_size=VOCAB))
+
+
+@pytest.fixture(params=sorted(ALGORITHMS))
+def algorithm(request: pytest.FixtureRequest) -> Any:
+    return ALGORITHMS[request.param]
+
+
+def draft_of(algorithm: Any, config: Any, spec: TargetSpec) -> DraftModule:
+    draft = algorithm.build(config, spec)
+    generator = torch.Generator().manual_seed(1)
+    embedding, head = (torch.randn(VOCAB, spec.hidden_size, generator=generator) for _ in range(2))
+    algorithm.initialize(draft, embedding, head, 0)
+    return draft
+
+
+def batch_of(spec: TargetSpec, lengths: tuple[int, ...], seed: int = 0) -> PackedStates:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = sum(lengths)
+    return PackedStates(
+        input_ids_T=torch.randint(0, VOCAB, (tokens,), generator=generator),
+        loss_mask_T=torch.ones(tokens, dtype=torch.bool),
+        lengths=lengths,
+        document_ids=tuple(range(len(lengths))),
+        states_TLD=torch.randn(tokens, len(HIDDEN_LAYERS), spec.hidden_size, generator=generator),
+        final_TD=torch.randn(tokens, spec.hidden_size, generator=generator),
+    )
+
+
+def config_of(algorithm: Any) -> Any:
+    return small_config(algorithm, target_layer_ids=HIDDEN_LAYERS, num_layers=2)
+
+
+def loss_of(algorithm: Any, draft: DraftModule, config: Any, batch: PackedStates, step: int = 0) -> torch.Tensor:
+    supervision = algorithm.supervise(batch, config, seed=0, step=step)
+    loss: torch.Tensor = algorithm.loss(draft, batch, supervision, supervision.totals).loss
+    return loss
+
+
+def gradients(algorithm: Any, draft: DraftModule, config: Any, batch: PackedStates) -> dict[str, torch.Tensor]:
+    loss = loss_of(algorithm, draft, config, batch)
+    loss.backward()
+    found = {name: weight.grad for name, weight in draft.named_parameters() if weight.grad is not None}
+    return {"loss": loss.detach(), **found}
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Relative Frobenius distance: sums are taken in another order."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_loss_and_gradients_stay_the_same(
+    algorithm: Any, spec: TargetSpec, compiled: bool, recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced and differentiated as for any compiler; inductor itself is asked in a test of its own.
+    monkeypatch.setattr(backbone, "COMPILER", "aot_eager")
+    backbone._compiled.cache_clear()
+    config, batch = config_of(algorithm), batch_of(spec, (13, 5, 20))
+    expected = gradients(algorithm, draft_of(algorithm, config, spec), config, batch)
+    draft = draft_of(algorithm, config, spec)
+    draft.compute_as(Computation(compiled=compiled, recomputed=recomputed))
+    found = gradients(algorithm, draft, config, batch)
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        if compiled:
+            assert relative(found[name], wanted) <= 1e-5, name
+        else:
+            assert torch.equal(found[name], wanted), name
+    backbone._compiled.cache_clear()
+
+
+def test_recomputing_keeps_less(algorithm: Any, spec: TargetSpec) -> None:
+    config, batch = config_of(algorithm), batch_of(spec, (40, 30))
+    kept = []
+    for recomputed in (False, True):
+        draft = draft_of(algorithm, config, spec)
+        draft.compute_as(Computation(recomputed=recomputed))
+        own = {weight.untyped_storage().data_ptr() for weight in draft.parameters()}
+        storages: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, own: set[int] = own, storages: dict[int, int] = storages) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss_of(algorithm, draft, config, batch)
+        kept.append(sum(storages.values()))
+    assert kept[1] < 0.75 * kept[0]
+
+
+def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> None:
+    backbone._compiled.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    config = config_of(algorithm)
+    draft = draft_of(algorithm, config, spec)
+    draft.compute_as(Computation(compiled=True))
+    random = torch.Generator().manual_seed(0)
+    graphs = []
+    for step in range(steps):
+        lengths = torch.randint(2, 40, (1 + step % 4,), generator=random).tolist()
+        with torch.compiler.set_stance("default" if step < 3 else "fail_on_recompile"):
+            loss_of(algorithm, draft, config, batch_of(spec, tuple(lengths), step), step).backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[2] >= 2  # a layer's two regions, at least
+    assert graphs[-1] == graphs[2]
+    backbone._compiled.cache_clear()
+
+
+def test_nothing_is_compiled_again_for_other_lengths(
+    algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TargetSpec.read(TARGETS["qwen3"](tmp_path / "target", vocab_size=VOCAB))
+    monkeypatch.setattr(backbone, "COMPILER", "aot_eager")
+    no_recompilation(algorithm, spec, 50)
+
+
+@pytest.mark.full  # inductor compiles C++ for a minute
+def test_inductor_compiles_once_and_keeps_the_loss(algorithm: Any, spec: TargetSpec) -> None:
+    no_recompilation(algorithm, spec, 50)
+    config, batch = config_of(algorithm), batch_of(spec, (13, 5, 20))
+    expected = gradients(algorithm, draft_of(algorithm, config, spec), config, batch)
+    draft = draft_of(algorithm, config, spec)
+    draft.compute_as(Computation(compiled=True))
+    for name, found in gradients(algorithm, draft, config, batch).items():
+        # fp32 sums in another order, through an unroll of two layers.
+        assert relative(found, expected[name]) <= 5e-5, name
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@torch.no_grad()
+def test_flex_attention_makes_the_same_loss(algorithm: Any, spec: TargetSpec) -> None:
+    config, batch = config_of(algorithm), batch_of(spec, (13, 5, 140))
+    draft = draft_of(algorithm, config, spec)
+    expected = loss_of(algorithm, draft, config, batch)
+    draft.compute_as(Computation(attention="flex"))
+    torch.testing.assert_close(loss_of(algorithm, draft, config, batch), expected)
