@@ -33,7 +33,13 @@ def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
     Raises:
         IncompatibleDraft: a weight is not finite, naming the tensor.
     """
-    tensors = {name: weight.detach().contiguous() for name, weight in draft.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    written: set[int] = set()
+    for name, weight in draft.state_dict().items():
+        # Tied tables lie in one place; in the file each has its own.
+        shared = weight.data_ptr() in written
+        tensors[name] = weight.detach().clone() if shared else weight.detach().contiguous()
+        written.add(weight.data_ptr())
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise IncompatibleDraft("has weights that are not finite and is not saved.", where=name)

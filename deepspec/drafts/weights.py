@@ -32,25 +32,42 @@ def build(make: Callable[[], Draft]) -> Draft:
 
 
 def initialize(draft: nn.Module, spread: float, target_embedding_VD: Tensor, target_head_VD: Tensor, seed: int) -> None:
-    """Copy the target's embedding and head, and draw everything else.
+    """Take over the target's embedding and head, and draw everything else.
 
     Linear weights and embeddings are normal, biases 0, norms 1.
 
     Args:
         draft: from `build`.
         spread: standard deviation: the target's `initializer_range`.
-        target_embedding_VD, target_head_VD: the target's tables.
+        target_embedding_VD, target_head_VD: the target's tables; cast to the draft's dtype, where they are of another.
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
-    tables = dict(zip(TABLES, (target_embedding_VD, target_head_VD), strict=True))
+    dtype = draft.get_parameter(TABLES[0]).dtype
+    share_tables(draft, target_embedding_VD.to(dtype), target_head_VD.to(dtype))
     with torch.no_grad():
+        # Tied tables are one parameter's data, not one parameter: each has its name here.
         for name, weight in sorted(draft.named_parameters()):
-            if name in tables:
-                weight.copy_(tables[name])
-            elif name.endswith("norm.weight"):
+            if name in TABLES:
+                continue
+            if name.endswith("norm.weight"):
                 weight.fill_(1.0)
             elif name.endswith(".bias"):
                 weight.zero_()
             else:
                 weight.copy_(torch.empty(weight.shape, device="cpu").normal_(0.0, spread, generator=generator))
+
+
+def share_tables(draft: nn.Module, embedding_VD: Tensor, head_VD: Tensor) -> None:
+    """Let a draft read the target's tables where they lie: frozen tensors are held once in a process.
+
+    Args:
+        draft: whose tables they become, in their dtype.
+        embedding_VD, head_VD: moved to the draft's device, where they are elsewhere; may be one tensor. Nobody may
+            change them afterwards.
+    """
+    for name, table_VD in zip(TABLES, (embedding_VD, head_VD), strict=True):
+        parameter = draft.get_parameter(name)
+        if parameter.shape != table_VD.shape:
+            raise ValueError(f"{name} has shape {list(parameter.shape)}, the target's {list(table_VD.shape)}")
+        parameter.data = table_VD.detach().to(parameter.device)

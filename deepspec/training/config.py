@@ -57,6 +57,15 @@ class Execution(ExecutionSection):
     micro_batch_tokens: int = Field(
         16384, ge=1, description="Tokens per forward and backward; a longer document is alone."
     )
+    attention: Literal["auto", "sdpa", "flex"] = Field(
+        "auto", description="Kernel of the draft's attention; auto: flex attention on a GPU, sdpa elsewhere."
+    )
+    compile: bool = Field(
+        default=False, description="Compile the draft's layers: a minute once, then faster steps on a GPU."
+    )
+    recompute_activations: bool = Field(
+        default=False, description="Compute a layer's inner activations again in the backward: less memory, more time."
+    )
     checkpoint_every_steps: int = Field(200, ge=1, description="How much work a crash can cost at most.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept, besides the best one.")
     lease_wait_seconds: float = Field(60.0, ge=0, description="How long to wait for a run that is still saving.")

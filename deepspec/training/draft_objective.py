@@ -19,8 +19,9 @@ from deepspec.training.config import Config, Execution
 from deepspec.training.job import TrainJob
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from deepspec.drafts.backbone import DraftModule
     from deepspec.states.batch import PackedStates, StateSource
     from deepspec.targets.model import Target
     from deepspec.training.objective import Placement
@@ -148,7 +149,8 @@ class DraftObjective:
     def __init__(self, config: DraftJobConfig, train: Config, execution: Execution, placement: "Placement") -> None:
         import torch
 
-        from deepspec.targets.weights import Weights, read_tables
+        from deepspec.drafts import weights
+        from deepspec.drafts.backbone import Computation
 
         self._config = config
         self._train = train
@@ -159,6 +161,11 @@ class DraftObjective:
         self._spec = TargetSpec.read(config.target)
         self._layer_ids = self._algorithm.layer_ids(self._draft_config, self._spec)
         self._loaded: Target | None = None
+        with torch.device(placement.device):
+            self.module: DraftModule = self._algorithm.build(self._draft_config, self._spec)
+        self.module.compute_as(
+            Computation(execution.attention, compiled=execution.compile, recomputed=execution.recompute_activations)
+        )
         self._reader = self._source()
         self._order = self._reader.order(train.seed)
         self.num_steps = train.num_steps or max(
@@ -167,11 +174,9 @@ class DraftObjective:
         every = train.validate_every_steps
         self._prompts = _prompts(config.validation, train, self._spec) if every and every < self.num_steps else []
         self._held_out: Sequence[tuple[PackedStates, Any]] = ()
-        weights = Weights(config.target)
-        embedding_VD, head_VD = read_tables(weights, self._spec, dtype=getattr(torch, config.target_dtype))
-        with torch.device(placement.device):
-            self.module: nn.Module = self._algorithm.build(self._draft_config, self._spec)
-        self._algorithm.initialize(self.module, embedding_VD, head_VD, train.seed)
+        tables = self._tables()
+        self._algorithm.initialize(self.module, *tables, train.seed)
+        weights.share_tables(self.module, *tables)
         if config.init is not None:
             self._start_from(config.init)
 
@@ -186,6 +191,24 @@ class DraftObjective:
                     weight.copy_(start[name])
         logger.info("Started from the weights of %s.", directory)
 
+    def _tables(self) -> "tuple[Tensor, Tensor]":
+        """The target's embedding and head in the dtype the draft computes in, as the target rounds them."""
+        import torch
+
+        from deepspec.targets.weights import Weights, read_tables
+
+        if self._loaded is not None:
+            embedding_VD, head_VD = self._loaded.embedding_weight, self._loaded.head_weight
+        else:
+            embedding_VD, head_VD = read_tables(
+                Weights(self._config.target),
+                self._spec,
+                dtype=getattr(torch, self._config.target_dtype),
+                device=self._placement.device,
+            )
+        embedding = embedding_VD.to(self._placement.dtype)
+        return embedding, embedding if head_VD is embedding_VD else head_VD.to(self._placement.dtype)
+
     def _source(self) -> "StateSource":
         """Where the states come from."""
         from deepspec.states.live import LiveStates
@@ -198,7 +221,8 @@ class DraftObjective:
         return reader
 
     def _target(self) -> "Target":
-        """The target, loaded when it is first needed."""
+        """The target, loaded when it is first needed; the draft then shares its tables."""
+        from deepspec.drafts import weights
         from deepspec.targets.model import Target
 
         if self._loaded is None:
@@ -208,6 +232,7 @@ class DraftObjective:
                 dtype=self._config.target_dtype,
                 layer_ids=self._layer_ids,
             )
+            weights.share_tables(self.module, *self._tables())
         return self._loaded
 
     def micro_batches(self, step: int) -> Sequence[MicroBatch]:

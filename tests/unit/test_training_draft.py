@@ -25,6 +25,7 @@ from deepspec.training.job import TrainJob
 from deepspec.training.loop import Outcome, fit
 from deepspec.training.metric_stream import MetricFile, MetricTail
 from deepspec.training.objective import Placement
+from deepspec.training.optimizer import AdamW, MasterWeights
 from tests.fixtures.algorithms import small_config
 from tests.fixtures.targets import tiny_qwen3
 
@@ -178,6 +179,45 @@ def test_a_live_target_trains_as_captured_states_do(inputs: Path, tmp_path: Path
     # Batched otherwise when captured: fp32 sums in another order, seen through bfloat16, over 12 steps of AdamW.
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_frozen_tensors_are_held_once_and_without_gradient_or_moments(
+    inputs: Path, tmp_path: Path, name: str, dtype: str
+) -> None:
+    """Everything alive that a training of a live target holds, storage by storage."""
+    draft = small_config(ALGORITHMS[name], target_layer_ids=LAYERS, mask_token_id=60)
+    what = job(inputs, tmp_path, draft=draft, captured=False, compute_dtype=dtype)
+    what = what.model_copy(update={"config": {**what.config, "target_dtype": dtype}})
+    made = objective(what, Placement(torch.device("cpu"), getattr(torch, dtype)))
+    masters = MasterWeights(made.module, getattr(torch, dtype))
+    optimizer = AdamW(masters.weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    micro_batch = made.micro_batches(0)[0]
+    loss, _ = made.loss(micro_batch, made.totals(micro_batch))
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step(masters.gradients, number=1, lr=1e-3)
+    del loss
+
+    target = made._target()
+    tables = [made.module.embed_tokens.weight, made.module.lm_head.weight]
+    assert {table.data_ptr() for table in tables} == {
+        target.embedding_weight.data_ptr(), target.head_weight.data_ptr()
+    }  # fmt: skip
+    trained = sum(weight.numel() for weight in made.module.parameters() if weight.requires_grad)
+    held = [
+        *made.module.parameters(),
+        *(weight.grad for weight in made.module.parameters() if weight.grad is not None),
+        *(target.embedding_weight, target.head_weight),
+        *(tensor for part in (masters, optimizer) for tensors in vars(part).values()
+          if isinstance(tensors, dict) for tensor in tensors.values()),
+    ]  # fmt: skip
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+    width = getattr(torch, dtype).itemsize
+    # Weight, gradient and two moments in fp32; what computes in bfloat16 has its weights in it, too.
+    per_trained = 4 * 4 + (width if dtype == "bfloat16" else 0)
+    distinct = {table.untyped_storage().data_ptr(): table.numel() * width for table in tables}
+    assert sum(storages.values()) == trained * per_trained + sum(distinct.values())
 
 
 def test_a_training_starts_from_an_earlier_draft(inputs: Path, tmp_path: Path) -> None:
