@@ -162,6 +162,7 @@ class TargetObjective:
     """Next-token prediction over the corpus; see `deepspec.training.objective.Objective`."""
 
     units: Mapping[str, str] = {"answer_loss": "nats"}
+    parts: Sequence[str] = ()
 
     def __init__(
         self, config: Config, corpus_dir: Path, tokenizer_dir: Path, placement: "Placement", *, micro_batch_tokens: int
@@ -203,6 +204,11 @@ class TargetObjective:
             parts[-1].append(row)
         return [Rows(tuple(part)) for part in parts]
 
+    def filler(self, step: int) -> Rows:
+        """The shortest row of the step."""
+        epoch, place = divmod(step, self._steps_per_epoch)
+        return Rows((min(self._order(epoch)[place], key=lambda row: self._lengths[row]),))
+
     def num_tokens(self, micro_batch: Rows) -> int:
         """Tokens without padding."""
         return sum(self._lengths[row] for row in micro_batch.numbers)
@@ -215,13 +221,13 @@ class TargetObjective:
         return {"weight": num_answer_tokens + self._config.target.prompt_loss_weight * num_predicted_in_prompts}
 
     def loss(
-        self, micro_batch: Rows, totals: Mapping[str, float]
+        self, module: "nn.Module", micro_batch: Rows, totals: Mapping[str, float]
     ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
         """Weighted cross-entropy of the next tokens; beside it that of the answers alone, in nats."""
         import torch
         import torch.nn.functional as F
 
-        predicted = self._predict([self._rows[number] for number in micro_batch.numbers])
+        predicted = self._predict(module, [self._rows[number] for number in micro_batch.numbers])
         losses_N = F.cross_entropy(predicted.logits_NV, predicted.labels_N, reduction="none")
         weights_N = torch.where(predicted.answer_N, 1.0, self._config.target.prompt_loss_weight)
         answers_N = losses_N.detach()[predicted.answer_N]
@@ -248,7 +254,7 @@ class TargetObjective:
             sums = {"loss": 0.0, "entropy": 0.0, "tokens": 0.0}
             for start in range(0, len(rows), _VALIDATION_ROWS):
                 with torch.inference_mode():
-                    predicted = self._predict(rows[start : start + _VALIDATION_ROWS])
+                    predicted = self._predict(self._network, rows[start : start + _VALIDATION_ROWS])
                     log_NV = predicted.logits_NV[predicted.answer_N].log_softmax(-1)
                     labels_N1 = predicted.labels_N[predicted.answer_N][:, None]
                     sums["loss"] -= float(log_NV.gather(1, labels_N1).sum())
@@ -284,7 +290,7 @@ class TargetObjective:
         train = self._config.train
         return data_order(self._lengths, seed=train.seed, epoch=epoch, batch=train.batch_documents)
 
-    def _predict(self, rows: Sequence[Row]) -> "Prediction":
+    def _predict(self, module: "nn.Module", rows: Sequence[Row]) -> "Prediction":
         import torch
 
         device = self._placement.device
@@ -298,8 +304,10 @@ class TargetObjective:
         answer = label_places_T >= prompts_B[:, None]
         ids_BT = ids_BT.to(device)
         wanted_BT, answer_BT = wanted.to(device), answer.to(device)
-        final_ND = self._network(ids_BT)[:, :-1][wanted_BT]
-        return Prediction(self._network.lm_head(final_ND).float(), ids_BT[:, 1:][wanted_BT], answer_BT[wanted_BT])
+        final_ND = module(ids_BT)[:, :-1][wanted_BT]
+        return Prediction(
+            module.get_submodule("lm_head")(final_ND).float(), ids_BT[:, 1:][wanted_BT], answer_BT[wanted_BT]
+        )
 
     def _check_lengths(self) -> None:
         longest = max(*self._lengths, *(len(row.input_ids) for row in self._held_out))

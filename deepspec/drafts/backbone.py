@@ -75,6 +75,11 @@ class DraftModule(nn.Module):
         """The decoder layers, typed."""
         return cast("Sequence[DecoderLayer]", self.layers)
 
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the submodules that a forward calls once each."""
+        return [f"layers.{index}" for index in range(len(self.layers))]
+
     def compute_as(self, computation: Computation) -> None:
         """Compute like that from now on."""
         self.computation = computation

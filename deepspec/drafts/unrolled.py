@@ -62,6 +62,11 @@ class UnrolledDraft(DraftModule):
         """The decoder layers, typed."""
         return cast("Sequence[UnrolledLayer]", self.layers)
 
+    @property
+    def parts(self) -> Sequence[str]:
+        """None: every step calls every layer."""
+        return []
+
     def forward(self, batch: PackedStates, supervision: UnrollSupervision) -> UnrolledOutput:
         """Normed outputs of the supervised rows of all steps."""
         dtype, device = self.fc.weight.dtype, batch.states_TLD.device

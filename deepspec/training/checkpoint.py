@@ -4,6 +4,8 @@ A checkpoint is a directory in `torch.distributed.checkpoint`'s format (readable
 `state.json` (where training stood) and `manifest.json` (size and SHA-256 of every other file). It is written under a
 temporary name, synced, and renamed. Nothing of it is read before its hashes have been checked: the format holds a
 pickle, and this is the one place where we read one. A damaged checkpoint is passed over for the one before.
+
+Training waits for a copy of its tensors only: writing, hashing and publishing happen in threads beside it.
 """
 
 import contextlib
@@ -14,8 +16,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -59,45 +63,69 @@ class Checkpoints:
         self._directory = directory
         self._keep = keep
         self._identity = identity
+        self._group = parallel.side_group()
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         if parallel.rank() == 0:
             for leftover in directory.glob(".*"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def save(self, standing: Standing, tensors: Mapping[str, Tensor]) -> None:
-        """Publish a checkpoint.
+        """Copy `tensors` and start to publish them; returns before that is done, but after what was started before.
 
         Args:
             standing: where training stands.
             tensors: by name; what every process passes must have the same names.
 
         Raises:
-            StoreFull: there is no room for it.
+            StoreFull: there is no room, for this one or for the one that was started before.
         """
-        final = self._path(standing.step)
-        temporary = final.with_name(f".{final.name}")
-        first = parallel.rank() == 0
-        try:
-            if first:
+        self.wait()
+        temporary = self._path(standing.step).with_name(f".step-{standing.step:09d}")
+        with self._naming_full_disks():
+            if parallel.rank() == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
             parallel.wait_for_all()
-            _write_tensors(temporary, tensors)
-            parallel.wait_for_all()
-            if first:
-                content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(standing)}
-                _write_synced(temporary / "state.json", json.dumps(content, indent=1))
-                _write_synced(temporary / "manifest.json", json.dumps({"files": _describe(temporary)}, indent=1))
-                _sync_directory(temporary)
-                shutil.rmtree(final, ignore_errors=True)
-                temporary.rename(final)
-                _sync_directory(self._directory)
+            written = _start_writing(temporary, tensors, self._group)
+        self._pending = self._publisher.submit(self._publish, temporary, standing, written)
+
+    def wait(self) -> None:
+        """Return once everything that was started is published.
+
+        Raises:
+            StoreFull: there was no room for it.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _publish(self, temporary: Path, standing: Standing, written: "Future[Any]") -> None:
+        """Beside the training: turn what is being written into a checkpoint."""
+        with self._naming_full_disks():
+            _finish_writing(written, temporary)
+            parallel.wait_for_all(self._group)
+            if parallel.rank() != 0:
+                return
+            content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(standing)}
+            _write_synced(temporary / "state.json", json.dumps(content, indent=1))
+            _write_synced(temporary / "manifest.json", json.dumps({"files": _describe(temporary)}, indent=1))
+            _sync_directory(temporary)
+            final = self._path(standing.step)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            _sync_directory(self._directory)
+        self._drop_old(standing)
+
+    @contextlib.contextmanager
+    def _naming_full_disks(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise _no_room(self._directory) from error
             raise
-        if first:
-            self._drop_old(standing)
 
     def resume(self, tensors: Mapping[str, Tensor]) -> Standing | None:
         """Fill `tensors` in place from the newest usable checkpoint.
@@ -110,6 +138,7 @@ class Checkpoints:
         Raises:
             ArtifactError: the newest usable checkpoint is one of another training.
         """
+        self.wait()
         standing = parallel.from_first(self._newest() if parallel.rank() == 0 else None)
         if not isinstance(standing, Standing):
             return None
@@ -123,6 +152,7 @@ class Checkpoints:
         Raises:
             ArtifactError: it is missing or damaged.
         """
+        self.wait()
         fault = parallel.from_first(_fault(self._path(step)) if parallel.rank() == 0 else None)
         if fault is not None:
             raise ArtifactError(
@@ -185,14 +215,24 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")), ignore_errors=True)
 
 
-def _write_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+def _start_writing(directory: Path, tensors: Mapping[str, Tensor], group: Any) -> "Future[Any]":
+    """Copy the tensors, and write the copies in a thread (in a process of its own, torch's writer hangs)."""
     # Imported at the first checkpoint: it costs about a second, and a short run needs none.
     from torch.distributed import checkpoint
 
     writer = checkpoint.FileSystemWriter(directory, single_file_per_rank=True, sync_files=True)
+    _ignore_remarks()
+    started = checkpoint.async_save(
+        dict(tensors), storage_writer=writer, process_group=group, no_dist=parallel.is_alone()
+    )
+    return started if isinstance(started, Future) else started.upload_completion
+
+
+def _finish_writing(written: "Future[Any]", directory: Path) -> None:
+    from torch.distributed import checkpoint
+
     try:
-        with _quiet():
-            checkpoint.save(dict(tensors), storage_writer=writer, no_dist=parallel.is_alone())
+        written.result()
     except checkpoint.CheckpointException as error:
         for failure in error.failures.values():
             # torch's writer says "unexpected position" over the system's own words.
@@ -207,10 +247,10 @@ def _write_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 def _read_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
     from torch.distributed import checkpoint
 
+    _ignore_remarks()
     try:
-        with _quiet():
-            reader = checkpoint.FileSystemReader(directory)
-            checkpoint.load(dict(tensors), storage_reader=reader, no_dist=parallel.is_alone())
+        reader = checkpoint.FileSystemReader(directory)
+        checkpoint.load(dict(tensors), storage_reader=reader, no_dist=parallel.is_alone())
     except checkpoint.CheckpointException as error:
         raise ArtifactError(
             f"the checkpoint does not fit what is trained: {error}",
@@ -219,12 +259,9 @@ def _read_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's remark that a single process is a single process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _ignore_remarks() -> None:
+    """Not torch's that a single process is a single process; for good, because a thread makes it."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 def _describe(directory: Path) -> dict[str, dict[str, object]]:

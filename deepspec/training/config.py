@@ -6,7 +6,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deepspec.config import ExecutionSection, Section, location_field
 
@@ -51,6 +51,12 @@ class Execution(ExecutionSection):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
     num_processes: int = Field(1, ge=1, description="Training processes, one per GPU.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp: each process has all weights; fsdp: they divide weights, gradients and moments."
+    )
+    num_shards: int | None = Field(
+        None, ge=1, description="fsdp: processes that hold one copy together, a divisor of num_processes; none: all."
+    )
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads of each process; none: its share of the cores."
     )
@@ -69,3 +75,11 @@ class Execution(ExecutionSection):
     checkpoint_every_steps: int = Field(200, ge=1, description="How much work a crash can cost at most.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept, besides the best one.")
     lease_wait_seconds: float = Field(60.0, ge=0, description="How long to wait for a run that is still saving.")
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> "Execution":
+        if self.num_shards is not None and self.num_processes % self.num_shards:
+            raise ValueError(
+                f"num_shards is {self.num_shards}, which does not divide num_processes ({self.num_processes})"
+            )
+        return self

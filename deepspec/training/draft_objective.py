@@ -19,7 +19,7 @@ from deepspec.training.config import Config, Execution
 from deepspec.training.job import TrainJob
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from deepspec.drafts.backbone import DraftModule
     from deepspec.states.batch import PackedStates, StateSource
@@ -250,6 +250,15 @@ class DraftObjective:
         supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=step)
         return MicroBatch(tuple(documents), supervision, tokens.num_tokens)
 
+    def filler(self, step: int) -> MicroBatch:
+        size = self._train.batch_documents
+        documents = self._order.documents(step * size, (step + 1) * size).tolist()
+        return self._micro_batch([min(documents, key=lambda number: int(self._reader.num_tokens_of[number]))], step)
+
+    @property
+    def parts(self) -> Sequence[str]:
+        return self.module.parts
+
     def num_tokens(self, micro_batch: MicroBatch) -> int:
         return micro_batch.num_tokens
 
@@ -258,10 +267,10 @@ class DraftObjective:
         return totals
 
     def loss(
-        self, micro_batch: MicroBatch, totals: Mapping[str, float]
+        self, module: "nn.Module", micro_batch: MicroBatch, totals: Mapping[str, float]
     ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
         batch = self._reader.batch(micro_batch.documents).to(self._placement.device, self._placement.dtype)
-        output = self._algorithm.loss(self.module, batch, micro_batch.supervision, totals)
+        output = self._algorithm.loss(module, batch, micro_batch.supervision, totals)
         return output.loss, output.sums
 
     def validate(self, step: int) -> dict[str, float]:

@@ -4,6 +4,9 @@ One step: the totals of all its micro-batches (over all processes) first; then e
 by them, forward and backward; gradients add up, are clipped, and AdamW changes the weights. So neither the loss nor the
 gradient depends on how a batch was split. There is no random state: draws are keyed by (seed, step, document).
 
+Several processes share a step's micro-batches, and either hold all weights each (data parallel: gradients are added up
+after the last backward) or divide them (fully sharded).
+
 The loop knows nothing of models, files of states, or trackers; see `objective.py` for what it asks.
 """
 
@@ -22,7 +25,7 @@ from deepspec.training.config import Config
 from deepspec.training.failure import OutOfMemory, TrainingDiverged
 from deepspec.training.metric_stream import MetricLog
 from deepspec.training.objective import CHOSEN_BY, Objective
-from deepspec.training.optimizer import AdamW, MasterWeights, clip
+from deepspec.training.optimizer import AdamW, MasterWeights, TrainedWeights, clip
 from deepspec.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,17 @@ class Outcome:
     num_tokens: int
 
 
+@dataclass(frozen=True)
+class Sharding:
+    """Weights are divided among processes.
+
+    Args:
+        num_shards: how many hold one copy together; None: all.
+    """
+
+    num_shards: int | None = None
+
+
 def fit(
     objective: Objective,
     config: Config,
@@ -57,6 +71,7 @@ def fit(
     checkpoints: Checkpoints,
     metrics: MetricLog,
     checkpoint_every_steps: int = 200,
+    sharding: Sharding | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress = SILENT,
     started: Callable[[int], None] = lambda _step: None,
@@ -70,6 +85,7 @@ def fit(
         metrics: cut back to the resumed checkpoint, then one line per number. A metric's step is the number of
             optimizer steps done.
         checkpoint_every_steps: see `Execution`.
+        sharding: how several processes divide the weights; None: each has all of them.
         stop: asked before every step; true on any process stops all of them, after saving.
         progress: advances by optimizer steps, those done before a resume included.
         started: told the step that training resumes at, once earlier metrics have been cut back.
@@ -78,8 +94,9 @@ def fit(
         TrainingDiverged: a loss or gradient that is not finite; the last checkpoint stays as it is.
         OutOfMemory: the device has no room for a step.
         StoreFull: there is no room for a checkpoint.
+        RecipeError: the processes cannot be divided as `sharding` says.
     """
-    run = _Fit(objective, config, checkpoints, metrics)
+    run = _Fit(objective, config, checkpoints, metrics, sharding)
     resumed_step = run.resume()
     started(resumed_step)
     progress.start(objective.num_steps, "steps")
@@ -87,6 +104,7 @@ def fit(
     while not run.is_over():
         if parallel.any_of(stop()):
             run.save()
+            checkpoints.wait()
             return run.outcome(resumed_step, finished=False)
         run.advance()
         progress.advance()
@@ -101,15 +119,22 @@ def fit(
 class _Fit:
     """The state of one call of `fit`."""
 
-    def __init__(self, objective: Objective, config: Config, checkpoints: Checkpoints, metrics: MetricLog) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        config: Config,
+        checkpoints: Checkpoints,
+        metrics: MetricLog,
+        sharding: Sharding | None,
+    ) -> None:
         self._objective = objective
         self._config = config
         self._checkpoints = checkpoints
         self._metrics = metrics
         self._units = {**_UNITS, **objective.units}
-        self._masters = MasterWeights(objective.module, getattr(torch, config.compute_dtype))
+        self._trained = _place(objective, getattr(torch, config.compute_dtype), sharding)
         self._optimizer = AdamW(
-            self._masters.weights, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+            self._trained.weights, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
         )
         self._saved: Standing | None = None
         self._num_tokens = 0
@@ -120,7 +145,7 @@ class _Fit:
         """Go back to the newest checkpoint; returns its step (0: none)."""
         standing = self._checkpoints.resume(self._tensors())
         if standing is not None:
-            self._masters.publish()
+            self._trained.publish()
             self._saved = self.standing = standing
             logger.info("Resumed at step %d of %d.", standing.step, self._objective.num_steps)
         self._metrics.rewind(self.standing.metrics_mark)
@@ -138,16 +163,17 @@ class _Fit:
         step = self.standing.step
         try:
             numbers, num_tokens = self._gradients(step)
-            numbers["grad_norm"] = clip(self._masters.gradients, self._config.grad_norm)
+            numbers["grad_norm"] = self._trained.gradient_norm()
             self._check_finite(step, numbers)
+            clip(self._trained.gradients, numbers["grad_norm"], self._config.grad_norm)
             numbers["lr"] = learning_rate(
                 step,
                 num_steps=self._objective.num_steps,
                 peak=self._config.lr,
                 warmup_share=self._config.warmup_share,
             )
-            self._optimizer.step(self._masters.gradients, number=step + 1, lr=numbers["lr"])
-            self._masters.publish()
+            self._optimizer.step(self._trained.gradients, number=step + 1, lr=numbers["lr"])
+            self._trained.publish()
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"no room for optimizer step {step + 1}: {error}",
@@ -166,25 +192,35 @@ class _Fit:
         for micro_batch in micro_batches:
             _add(own_totals, objective.totals(micro_batch))
         totals = parallel.add_numbers(own_totals)
-        self._masters.clear_gradients()
+        self._trained.clear_gradients()
+        num_idle = parallel.most(len(micro_batches)) - len(micro_batches) if self._trained.in_step else 0
         sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
         for micro_batch in micro_batches:
-            loss, parts = objective.loss(micro_batch, totals)
+            loss, parts = objective.loss(self._trained.module, micro_batch, totals)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             sums["loss"] += float(loss.detach())
             sums["tokens"] += objective.num_tokens(micro_batch)
             for name, (value, count) in parts.items():
                 _add(sums, {f"sum {name}": float(value), f"count {name}": float(count)})
+        self._idle(step, num_idle, totals)
         sums = parallel.add_numbers(sums)
-        parallel.add_tensors(list(self._masters.gradients.values()))
+        self._trained.collect_gradients()
         names = [name.removeprefix("sum ") for name in sums if name.startswith("sum ")]
         numbers = {name: sums[f"sum {name}"] / sums[f"count {name}"] for name in names if sums[f"count {name}"]}
         return {"loss": sums["loss"], **numbers}, int(sums["tokens"])
+
+    def _idle(self, step: int, num_losses: int, totals: Mapping[str, float]) -> None:
+        """Gather weights and add gradients as the processes with more micro-batches do, without effect."""
+        without_effect = dict.fromkeys(totals, math.inf)
+        for _ in range(num_losses):
+            loss, _ = self._objective.loss(self._trained.module, self._objective.filler(step), without_effect)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
         wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(numbers[name])]
         if not wrong:
             return
+        self._checkpoints.wait()
         kept = self._saved.step if self._saved is not None else None
         raise TrainingDiverged(
             f"{wrong[0]} became {numbers[wrong[0]]} at optimizer step {step + 1}.",
@@ -201,6 +237,7 @@ class _Fit:
         # The last weights are a candidate like any other; alone, they need no comparison.
         if every is None or not (step % every == 0 or (last and step > every)):
             return False
+        self._trained.assemble()
         result = dict(parallel.from_first(self._objective.validate(step) if parallel.rank() == 0 else None))
         self._record(result)
         score = result.get(CHOSEN_BY)
@@ -214,7 +251,7 @@ class _Fit:
         return False
 
     def save(self) -> None:
-        """Publish a checkpoint, unless there is nothing new since the last one."""
+        """Start to publish a checkpoint, unless there is nothing new since the last one."""
         if unsaved(self.standing, self._saved):
             self.standing = replace(self.standing, metrics_mark=self._metrics.mark())
             self._checkpoints.save(self.standing, self._tensors())
@@ -226,8 +263,10 @@ class _Fit:
         self._chosen_step = self.standing.step if best is None else best
         if self._chosen_step != self.standing.step:
             self._checkpoints.load(self._chosen_step, self._tensors())
-            self._masters.publish()
+            self._trained.publish()
+        self._trained.assemble()
         self._metrics.mark()
+        self._checkpoints.wait()
 
     def outcome(self, resumed_step: int, *, finished: bool) -> Outcome:
         """What `fit` returns."""
@@ -240,11 +279,22 @@ class _Fit:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         parts = {
-            "weight": self._masters.weights,
+            "weight": self._trained.weights,
             "first_moment": self._optimizer.first_moments,
             "second_moment": self._optimizer.second_moments,
         }
-        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        whole = {part: self._trained.whole(tensors) for part, tensors in parts.items()}
+        return {f"{part}.{name}": tensor for part, tensors in whole.items() for name, tensor in tensors.items()}
+
+
+def _place(objective: Objective, dtype: torch.dtype, sharding: Sharding | None) -> TrainedWeights:
+    """Where the weights lie: on every process all of them, or on each a part."""
+    if sharding is None or parallel.is_alone():
+        return MasterWeights(objective.module, dtype)
+    # Imports torch's compiler, which other trainings need not wait for.
+    from deepspec.training.sharded import ShardedWeights
+
+    return ShardedWeights(objective.module, dtype, objective.parts, sharding.num_shards)
 
 
 def _add(total: dict[str, float], part: Mapping[str, float]) -> None:

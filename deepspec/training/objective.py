@@ -52,8 +52,16 @@ class Objective(Protocol):
     def units(self) -> Mapping[str, str]:
         """Unit of each metric it reports, e.g. {"ce": "nats"}."""
 
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the submodules that a forward calls once each: where several processes divide the weights, these
+        are gathered one by one, and the rest of the module at once."""
+
     def micro_batches(self, step: int) -> Sequence[Any]:
         """This rank's micro-batches of optimizer step `step` (0-based), cheap: tensors are read when the loss asks."""
+
+    def filler(self, step: int) -> Any:
+        """A small micro-batch of the step, whoever's: computed without effect where processes have to keep step."""
 
     def num_tokens(self, micro_batch: Any) -> int:
         """Tokens in a micro-batch, for the metric `tokens_per_second`."""
@@ -61,11 +69,19 @@ class Objective(Protocol):
     def totals(self, micro_batch: Any) -> Mapping[str, float]:
         """Denominators of the loss terms in a micro-batch; the loop adds them up over the whole optimizer step."""
 
-    def loss(self, micro_batch: Any, totals: Mapping[str, float]) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
-        """Loss of one micro-batch, already divided by the optimizer step's totals, and metrics as (sum, count)."""
+    def loss(
+        self, module: "nn.Module", micro_batch: Any, totals: Mapping[str, float]
+    ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
+        """Loss of one micro-batch, already divided by the optimizer step's totals, and metrics as (sum, count).
+
+        Args:
+            module: `self.module`, or one that does the same with weights that lie elsewhere.
+            micro_batch: from `micro_batches`.
+            totals: of the whole step; infinite ones make a loss of 0.
+        """
 
     def validate(self, step: int) -> Mapping[str, float]:
-        """Metrics of the current weights after `step` optimizer steps; called on rank 0 alone.
+        """Metrics of the weights of `self.module` after `step` optimizer steps; called on rank 0 alone.
 
         With the metric `tau` among them, the weights with the highest one are the result; else the last ones are.
         """

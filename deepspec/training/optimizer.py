@@ -1,17 +1,53 @@
-"""AdamW on float32 weights, whatever dtype the module computes in.
+"""AdamW on float32 weights, whatever dtype the module computes in and wherever the weights lie.
 
 Not `torch.optim.AdamW`: constructing one imports torch's compiler (1.3 s of a short run on two cores), and our
 checkpoints want plain named tensors. The arithmetic is torch's own fused kernel; a test holds the two together.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from deepspec.training import parallel
+
+
+class TrainedWeights(Protocol):
+    """The weights that are trained and their gradients: this process's part of them, in float32.
+
+    Attributes:
+        module: what losses are computed with.
+        weights, gradients: by parameter name; the same tensors all the time.
+        in_step: whether all processes have to compute the same number of losses.
+    """
+
+    module: nn.Module
+    weights: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    in_step: bool
+
+    def clear_gradients(self) -> None:
+        """Set every gradient to zero."""
+
+    def collect_gradients(self) -> None:
+        """After the last backward of a step: let `gradients` be sums over all processes."""
+
+    def gradient_norm(self) -> float:
+        """Global 2-norm of the collected gradients."""
+
+    def publish(self) -> None:
+        """Make `module` compute with the weights as they are now."""
+
+    def assemble(self) -> None:
+        """Make the module that this was made from hold the weights on rank 0, whole; all processes have to call it."""
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors that lie like `weights`, as checkpoints know them: with their places in the whole tensor."""
+
 
 class MasterWeights:
-    """The float32 weights that are trained, and their float32 gradients.
+    """All of the weights, on every process: `TrainedWeights` of data parallel training.
 
     In float32 they are the module's own parameters. Else the module's parameters (frozen ones too; never its buffers:
     rotary frequencies stay float32) are cast to `dtype`, each gradient is added to its float32 sum as soon as it
@@ -22,17 +58,21 @@ class MasterWeights:
         dtype: what the module shall compute in.
     """
 
+    in_step = False
+
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.module = module
         trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         self._parameters = list(trained.values())
-        self._separate = dtype != torch.float32
+        self._separate = dtype != torch.promote_types(dtype, torch.float32)
+        self.weights: Mapping[str, Tensor]
         if self._separate:
             self.weights = {name: parameter.detach().clone().float() for name, parameter in trained.items()}
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(dtype)
         else:
             self.weights = {name: parameter.detach() for name, parameter in trained.items()}
-        self.gradients = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        self.gradients: Mapping[str, Tensor] = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         for parameter, gradient in zip(self._parameters, self.gradients.values(), strict=True):
             if self._separate:
                 hook = _adder(gradient)
@@ -43,6 +83,21 @@ class MasterWeights:
     def clear_gradients(self) -> None:
         """Set every gradient to zero."""
         torch._foreach_zero_(list(self.gradients.values()))
+
+    def collect_gradients(self) -> None:
+        """Add them up over all processes."""
+        parallel.add_tensors(list(self.gradients.values()))
+
+    def gradient_norm(self) -> float:
+        """See `TrainedWeights`."""
+        return float(torch.nn.utils.get_total_norm(list(self.gradients.values())))
+
+    def assemble(self) -> None:
+        """The module is whole as it is."""
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Each is."""
+        return tensors
 
     def publish(self) -> None:
         """Make the module compute with the weights as they are now."""
@@ -111,10 +166,7 @@ class AdamW:
         )
 
 
-def clip(gradients: Mapping[str, Tensor], max_norm: float) -> float:
-    """Scale the gradients so that their global 2-norm is at most `max_norm`; returns the norm they had."""
-    tensors = list(gradients.values())
-    norm = float(torch.nn.utils.get_total_norm(tensors))
+def clip(gradients: Mapping[str, Tensor], norm: float, max_norm: float) -> None:
+    """Scale the gradients, whose global 2-norm is `norm`, so that it is at most `max_norm`."""
     if norm > max_norm:
-        torch._foreach_mul_(tensors, max_norm / (norm + 1e-6))
-    return norm
+        torch._foreach_mul_(list(gradients.values()), max_norm / (norm + 1e-6))

@@ -38,8 +38,10 @@ def add_tensors(tensors: Sequence[Tensor]) -> None:
     """Add up each tensor over all processes, in place."""
     if is_alone():
         return
-    for tensor in tensors:
-        dist.all_reduce(tensor)
+    works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+    for work in works:
+        if work is not None:
+            work.wait()
 
 
 def from_first(value: Any) -> Any:
@@ -51,17 +53,30 @@ def from_first(value: Any) -> Any:
     return holder[0]
 
 
+def most(number: int) -> int:
+    """The largest of all processes' numbers."""
+    if is_alone():
+        return number
+    value = torch.tensor(number, device=_device())
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value.item())
+
+
 def any_of(flag: bool) -> bool:  # noqa: FBT001  the one thing it is about
     """Whether `flag` is true on any process."""
-    if is_alone():
-        return flag
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    value = torch.tensor(int(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    return bool(most(int(flag)))
 
 
-def wait_for_all() -> None:
-    """Return only when every process has come here."""
+def wait_for_all(group: Any = None) -> None:
+    """Return only when every process has come here; `group`: from `side_group`, in another thread."""
     if not is_alone():
-        dist.barrier()
+        dist.barrier(group)
+
+
+def side_group() -> Any:
+    """A way for threads beside the training to agree, on the CPU; all processes have to ask for it together."""
+    return None if is_alone() else dist.new_group(backend="gloo")
+
+
+def _device() -> str:
+    return "cuda" if "nccl" in dist.get_backend() else "cpu"

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
         return EXIT_STOPPED
     clock.lap("interpreter")
     from deepspec.training.checkpoint import Checkpoints
-    from deepspec.training.loop import fit
+    from deepspec.training.loop import Sharding, fit
     from deepspec.training.metric_stream import MetricFile, NoMetrics
 
     clock.lap("torch")
@@ -82,6 +83,7 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
         checkpoints=Checkpoints(attempt.checkpoints, keep=job.execution.keep_checkpoints, identity=job.identity),
         metrics=MetricFile(attempt.metrics) if first else NoMetrics(),
         checkpoint_every_steps=job.execution.checkpoint_every_steps,
+        sharding=Sharding(job.execution.num_shards) if job.execution.parallel == "fsdp" else None,
         stop=stop.is_set,
         started=started,
     )
@@ -107,7 +109,10 @@ def _place(job: TrainJob) -> "Placement":
         torch.cuda.set_device(device)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if world_size > 1:
-        torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # The others wait while the first process validates, which may take long; of its death torchrun tells them.
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=timedelta(hours=6)
+        )
     return Placement(device, getattr(torch, job.train.compute_dtype), rank, world_size)
 
 

@@ -67,7 +67,7 @@ def gradients(objective, step, parts_of):
     totals = {"weight": sum(objective.totals(batch)["weight"] for batch in micro_batches)}
     objective.module.zero_grad()
     for batch in micro_batches:
-        objective.loss(batch, totals)[0].backward()
+        objective.loss(objective.module, batch, totals)[0].backward()
     return {name: weight.grad.clone() for name, weight in objective.module.named_parameters()}
 
 
@@ -89,7 +89,7 @@ def test_loss_is_the_weighted_mean_over_predicted_tokens(inputs):
     config = SMALL.model_copy(update={"target": SMALL.target.model_copy(update={"prompt_loss_weight": 0.25})})
     target = make(inputs, config)
     (batch,) = target.micro_batches(0)
-    loss, sums = target.loss(batch, target.totals(batch))
+    loss, sums = target.loss(target.module, batch, target.totals(batch))
     weighted, weights, answers, num_answers = 0.0, 0.0, 0.0, 0
     for number in batch.numbers:
         row = target._rows[number]

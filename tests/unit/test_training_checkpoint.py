@@ -19,6 +19,11 @@ def at(folder: Path, *, keep: int = 2, identity: str = "one") -> Checkpoints:
     return Checkpoints(folder, keep=keep, identity=identity)
 
 
+def saved(checkpoints: Checkpoints, standing: Standing, content: dict[str, torch.Tensor]) -> None:
+    checkpoints.save(standing, content)
+    checkpoints.wait()
+
+
 def resumed(folder: Path) -> tuple[Standing | None, float]:
     room = tensors(float("nan"))
     standing = at(folder).resume(room)
@@ -30,7 +35,7 @@ def test_the_newest_comes_back(tmp_path: Path) -> None:
     checkpoints = at(tmp_path)
     assert checkpoints.resume(tensors(0)) is None
     for step in (5, 10, 15):
-        checkpoints.save(Standing(step=step, metrics_mark=7), tensors(step))
+        saved(checkpoints, Standing(step=step, metrics_mark=7), tensors(step))
     assert resumed(tmp_path) == (Standing(step=15, metrics_mark=7), 15.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000010", "step-000000015"]
 
@@ -38,8 +43,8 @@ def test_the_newest_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest", "state"])
 def test_a_damaged_newest_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = at(tmp_path)
-    checkpoints.save(Standing(step=1), tensors(1))
-    checkpoints.save(Standing(step=2), tensors(2))
+    saved(checkpoints, Standing(step=1), tensors(1))
+    saved(checkpoints, Standing(step=2), tensors(2))
     newest = tmp_path / "step-000000002"
     data = newest / "__0_0.distcp"
     if damage == "flip":
@@ -60,9 +65,9 @@ def test_a_damaged_newest_is_passed_over(tmp_path: Path, damage: str, caplog: py
 
 def test_without_its_best_checkpoint_one_is_of_no_use(tmp_path: Path) -> None:
     checkpoints = at(tmp_path, keep=3)
-    checkpoints.save(Standing(step=1), tensors(1))
-    checkpoints.save(Standing(step=2, best_step=2, best_score=3.0), tensors(2))
-    checkpoints.save(Standing(step=3, best_step=2, best_score=3.0), tensors(3))
+    saved(checkpoints, Standing(step=1), tensors(1))
+    saved(checkpoints, Standing(step=2, best_step=2, best_score=3.0), tensors(2))
+    saved(checkpoints, Standing(step=3, best_step=2, best_score=3.0), tensors(3))
     assert resumed(tmp_path)[0] == Standing(step=3, best_step=2, best_score=3.0)
     (tmp_path / "step-000000002/.metadata").unlink()
     with pytest.raises(ArtifactError, match=r"\.metadata is missing"):
@@ -72,33 +77,33 @@ def test_without_its_best_checkpoint_one_is_of_no_use(tmp_path: Path) -> None:
 
 
 def test_a_half_written_one_is_not_there(tmp_path: Path) -> None:
-    at(tmp_path).save(Standing(step=1), tensors(1))
+    saved(at(tmp_path), Standing(step=1), tensors(1))
     (tmp_path / "step-000000001").rename(tmp_path / ".step-000000002")
     assert resumed(tmp_path)[0] is None
     assert not list(tmp_path.iterdir())
 
 
 def test_another_training_is_refused(tmp_path: Path) -> None:
-    at(tmp_path).save(Standing(step=1), tensors(1))
+    saved(at(tmp_path), Standing(step=1), tensors(1))
     with pytest.raises(ArtifactError, match="another training"):
         at(tmp_path, identity="two").resume(tensors(0))
 
 
 def test_other_tensors_are_refused(tmp_path: Path) -> None:
-    at(tmp_path).save(Standing(step=1), tensors(1))
+    saved(at(tmp_path), Standing(step=1), tensors(1))
     with pytest.raises(ArtifactError, match="does not fit"):
         at(tmp_path).resume({"weight.b": torch.zeros(3)})
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     checkpoints = at(tmp_path)
-    checkpoints.save(Standing(step=1), tensors(1))
+    saved(checkpoints, Standing(step=1), tensors(1))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     large = {name: torch.zeros(300, 300) for name in tensors(0)}
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))  # writing beyond it fails like a full disk
     try:
         with pytest.raises(StoreFull, match="no room left for a checkpoint"):
-            checkpoints.save(Standing(step=2), large)
+            saved(checkpoints, Standing(step=2), large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert resumed(tmp_path)[0] == replace(Standing(), step=1)

@@ -3,85 +3,34 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from deepspec.data.tokens import mask_to_runs
 from deepspec.drafts import ALGORITHMS
-from deepspec.drafts.dspark import Config as DSparkConfig
 from deepspec.errors import DataError, IncompatibleDraft
-from deepspec.states.config import Config as StatesConfig
-from deepspec.states.writer import write_states
 from deepspec.targets.family import TargetSpec
-from deepspec.targets.model import Target
 from deepspec.targets.weights import Weights, read_tables
 from deepspec.training.checkpoint import Checkpoints
-from deepspec.training.config import Config, Execution
-from deepspec.training.draft_objective import draft_job, objective
+from deepspec.training.draft_objective import objective
 from deepspec.training.job import TrainJob
 from deepspec.training.loop import Outcome, fit
 from deepspec.training.metric_stream import MetricFile, MetricTail
 from deepspec.training.objective import Placement
 from deepspec.training.optimizer import AdamW, MasterWeights
 from tests.fixtures.algorithms import small_config
-from tests.fixtures.targets import tiny_qwen3
+from tests.fixtures.training import DRAFT, LAYERS, draft_training, write_inputs
 
 torch.set_num_threads(1)
-
-VOCAB, LAYERS = 61, (0, 1, 2)
-SIZES = StatesConfig(shard_tokens=200, block_tokens=60)
-DRAFT = DSparkConfig(
-    num_draft_tokens=3, num_layers=1, target_layer_ids=LAYERS, mask_token_id=60, num_anchors=6, markov_rank=8
-)
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A target, tokens of two splits, and the training split's states."""
-    folder = tmp_path_factory.mktemp("inputs")
-    target = Target.load(tiny_qwen3(folder / "target", vocab_size=VOCAB), layer_ids=LAYERS)
-    random = np.random.default_rng(0)
-    for split, count in (("train", 20), ("validation", 4)):
-        ids = [random.integers(0, VOCAB - 1, size=n, dtype=np.int32) for n in random.integers(12, 30, size=count)]
-        masks = [np.arange(len(row)) >= 5 for row in ids]
-        columns = {
-            "input_ids": pa.array(ids, pa.list_(pa.int32())),
-            "mask_runs": pa.array([mask_to_runs(mask) for mask in masks], pa.list_(pa.int32())),
-            "num_prompt_tokens": pa.array([5] * count, pa.int32()),
-        }
-        pq.write_table(pa.table(columns), folder / f"{split}.parquet", write_page_checksum=True)
-    (folder / "states").mkdir()
-    write_states(folder / "train.parquet", folder / "states", target=target, config=SIZES)
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def job(
-    inputs: Path,
-    folder: Path,
-    *,
-    draft: Any = DRAFT,
-    budget: int = 60,
-    captured: bool = True,
-    init: Path | None = None,
-    **train: Any,
-) -> TrainJob:
-    settings = {"lr": 0.01, "batch_documents": 5, "num_epochs": 3, "validate_every_steps": None, **train}
-    return draft_job(
-        draft,
-        Config(**settings),
-        Execution(device="cpu", num_threads=1, micro_batch_tokens=budget),
-        states=inputs / "states" if captured else None,
-        live=SIZES,
-        tokens=inputs,
-        init=init,
-        target=inputs / "target",
-        target_dtype="float32",
-        out=folder / "draft",
-        identity="draft",
-    )
+def job(inputs: Path, folder: Path, *, budget: int = 60, **settings: Any) -> TrainJob:
+    return draft_training(inputs, folder, execution={"micro_batch_tokens": budget}, **settings)
 
 
 def run(job: TrainJob, folder: Path, stop_at: int | None = None) -> tuple[Outcome, dict[str, torch.Tensor]]:
@@ -194,7 +143,7 @@ def test_frozen_tensors_are_held_once_and_without_gradient_or_moments(
     masters = MasterWeights(made.module, getattr(torch, dtype))
     optimizer = AdamW(masters.weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     micro_batch = made.micro_batches(0)[0]
-    loss, _ = made.loss(micro_batch, made.totals(micro_batch))
+    loss, _ = made.loss(made.module, micro_batch, made.totals(micro_batch))
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step(masters.gradients, number=1, lr=1e-3)
     del loss

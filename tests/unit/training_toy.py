@@ -64,6 +64,11 @@ class Toy:
         pieces = [range(start, min(start + self.split, self.rows)) for start in range(0, self.rows, self.split)]
         return [(step, piece) for piece in pieces[self.rank :: self.world_size]]
 
+    parts = ()
+
+    def filler(self, step: int) -> tuple[int, range]:
+        return step, range(1)
+
     def num_tokens(self, micro_batch: tuple[int, range]) -> int:
         return len(micro_batch[1])
 
@@ -71,12 +76,12 @@ class Toy:
         return {"rows": float(len(micro_batch[1]))}
 
     def loss(
-        self, micro_batch: tuple[int, range], totals: Mapping[str, float]
+        self, module: nn.Module, micro_batch: tuple[int, range], totals: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, tuple[float, float]]]:
         step, rows = micro_batch
         x_NW = torch.stack([torch.randn(WIDTH, generator=draw(self.seed, step, row)) for row in rows])
         y_N1 = x_NW.sin().sum(1, keepdim=True)
-        error_N1 = self.module(x_NW.to(self.dtype)).float() - y_N1
+        error_N1 = module(x_NW.to(self.dtype)).float() - y_N1
         loss = error_N1.square().sum() / totals["rows"]
         if step == self.nan_at:
             loss = loss * float("nan")
