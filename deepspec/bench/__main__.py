@@ -30,9 +30,23 @@ def _loss() -> Bench:
     return loss
 
 
+def _attention() -> Bench:
+    from deepspec.bench import attention
+
+    return attention
+
+
+def _train_step() -> Bench:
+    from deepspec.bench import train_step
+
+    return train_step
+
+
 BENCHES: Mapping[str, tuple[str, Callable[[], Bench]]] = MappingProxyType(
     {
+        "attention": ("a draft's block attention, against a dense mask and repeated keys", _attention),
         "loss": ("the losses without logits, against plain autograd over full logits", _loss),
+        "train-step": ("a training step of a recipe's draft, against the straightforward way", _train_step),
     }
 )
 """Name -> (purpose, module); a module is imported when it is chosen."""

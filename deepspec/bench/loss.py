@@ -13,13 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from deepspec.bench import measuring
+from deepspec.bench import measuring, straightforward
 from deepspec.losses import chunked, terms
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank", type=measuring.positive, default=256, help="of the sequential head, if there is one (%(default)s)"
     )
-    parser.add_argument("--dtype", choices=tuple(_DTYPES), help="of the inputs (float32; bfloat16 on a GPU)")
+    parser.add_argument("--dtype", choices=tuple(measuring.DTYPES), help="of the inputs (float32; bfloat16 on a GPU)")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -145,29 +142,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         slots=options.slots,
         algorithm=options.algorithm,
         rank=options.rank if LOSSES[options.algorithm].has_factors else 0,
-        dtype=options.dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16"),
+        dtype=options.dtype or measuring.usual_dtype(device),
         device=device,
     )
     warm_up = replace(sizes, vocab=min(sizes.vocab, 64), anchors=1)
-    peaks = {side: measuring.extra_peak_bytes(prepare, sizes, warm_up, side, device) for side in ("ours", "reference")}
+    peaks = measuring.median_peaks(prepare, sizes, warm_up, ("ours", "reference"), repeat=options.repeat, device=device)
     problem = _problem(sizes)
     error = _gradient_error(problem, sizes.algorithm)
     sides = {"ours": _ours(problem, sizes), "reference": _reference(problem, sizes), "floor": _floor(problem)}
     seconds = measuring.alternate(sides, repeat=options.repeat, device=device)
-    medians = {side: measuring.median(values) for side, values in seconds.items()}
     threads = torch.get_num_threads()
     kept = {name: value for name, value in asdict(sizes).items() if name != "device"}
     return {
         "bench": "loss",
         "device": measuring.device_name(device),
         "sizes": {**kept, "rows": sizes.anchors * sizes.slots, "threads": threads, "repeat": options.repeat},
-        "ours": {"seconds": medians["ours"], "extra_peak_bytes": peaks["ours"]},
-        "reference": {"seconds": medians["reference"], "extra_peak_bytes": peaks["reference"]},
-        "ratio": {
-            "seconds": measuring.ratio(medians["ours"], medians["reference"]),
-            "extra_peak_bytes": measuring.ratio(peaks["ours"], peaks["reference"]),
-        },
-        "floor_seconds": medians["floor"],
+        **measuring.compared(seconds, peaks),
+        "floor_seconds": measuring.median(seconds["floor"]),
         "max_rel_grad_error": error,
     }
 
@@ -180,7 +171,7 @@ def prepare(sizes: Sizes, side: str) -> measuring.Run:
 def _problem(sizes: Sizes) -> Problem:
     """Random inputs, drawn with one seed, whose logits spread as a trained head's do (a few units)."""
     generator = torch.Generator().manual_seed(0)
-    device, dtype = torch.device(sizes.device), _DTYPES[sizes.dtype]
+    device, dtype = torch.device(sizes.device), measuring.DTYPES[sizes.dtype]
     rows = sizes.anchors * sizes.slots
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -205,13 +196,7 @@ def _problem(sizes: Sizes) -> Problem:
 
 
 def _reference_loss(problem: Problem, algorithm: str) -> Tensor:
-    sources = problem.sources
-    draft_NV = terms.wide(F.linear(sources.hidden_ND, sources.head_VD))
-    if sources.factors_Nr is not None and sources.factor_head_Vr is not None:
-        draft_NV = draft_NV + terms.wide(F.linear(sources.factors_Nr, sources.factor_head_Vr))
-    with torch.no_grad():
-        target_NV = terms.wide(F.linear(sources.final_ND, sources.head_VD))
-    return LOSSES[algorithm].reference(problem, draft_NV, target_NV)
+    return LOSSES[algorithm].reference(problem, *straightforward.logits(problem.sources))
 
 
 def _reference(problem: Problem, sizes: Sizes) -> measuring.Run:
@@ -258,20 +243,10 @@ def _gradient_error(problem: Problem, algorithm: str) -> float:
                 gradients[name] = tensor.grad.clone()
                 tensor.grad.zero_()
         found.append(gradients)
-    ours, reference = found
-    return max(
-        float((ours[name].double() - gradient.double()).norm() / gradient.double().norm().clamp_min(1e-300))
-        for name, gradient in reference.items()
-    )
+    return measuring.worst_distance(*found)
 
 
 def lines(document: Mapping[str, Any]) -> list[list[str]]:
     """The document as a table for people."""
-    rows = [["", "seconds", "extra peak MiB"]]
-    for side in ("ours", "reference"):
-        rows.append([side, f"{document[side]['seconds']:.4f}", f"{document[side]['extra_peak_bytes'] / 2**20:.1f}"])
-    ratio = document["ratio"]
-    rows.append(["ratio", f"{ratio['seconds']:.3f}", f"{ratio['extra_peak_bytes']:.4f}"])
-    rows.append(["products alone", f"{document['floor_seconds']:.4f}", ""])
-    rows.append(["gradient error", f"{document['max_rel_grad_error']:.1e}", ""])
-    return rows
+    *rows, error = measuring.table(document)
+    return [*rows, ["products alone", f"{document['floor_seconds']:.4f}", ""], error]

@@ -10,15 +10,21 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from deepspec.errors import DeepspecError, RecipeError
 
 Sizes = TypeVar("Sizes")
+
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
+"""What inputs may be in, by the names of options."""
+_PEAKS = 3
 
 Run = Callable[[], Any]
 """One run of one side; what it returns is dropped."""
@@ -36,6 +42,11 @@ def prepare_device(device: str, threads: int | None) -> None:
         raise RecipeError(f"there is no device {device!r} ({error}).", where="--device") from error
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def usual_dtype(device: str) -> str:
+    """A name in DTYPES: what is trained in there."""
+    return "float32" if torch.device(device).type == "cpu" else "bfloat16"
 
 
 def positive(text: str) -> int:
@@ -71,6 +82,23 @@ def alternate(sides: Mapping[str, Run], *, repeat: int, device: str) -> dict[str
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def median_peaks(
+    prepare: Callable[[Sizes, str], Run],
+    sizes: Sizes,
+    warm_up: Sizes,
+    sides: Sequence[str],
+    *,
+    repeat: int,
+    device: str,
+) -> dict[str, int]:
+    """Medians of up to three `extra_peak_bytes` of each side: what an allocator keeps differs between processes."""
+    found: dict[str, list[int]] = {side: [] for side in sides}
+    for _ in range(min(repeat, _PEAKS)):
+        for side in sides:
+            found[side].append(extra_peak_bytes(prepare, sizes, warm_up, side, device))
+    return {side: int(statistics.median(peaks)) for side, peaks in found.items()}
 
 
 def extra_peak_bytes(prepare: Callable[[Sizes, str], Run], sizes: Sizes, warm_up: Sizes, side: str, device: str) -> int:
@@ -157,6 +185,34 @@ def ratio(ours: float, reference: float) -> float:
     """ours / reference; a reference below what can be measured counts as one page or one nanosecond."""
     least = os.sysconf("SC_PAGE_SIZE") if isinstance(reference, int) else 1e-9
     return round(ours / max(reference, least), 4)
+
+
+def compared(seconds: Mapping[str, list[float]], peaks: Mapping[str, int]) -> dict[str, Any]:
+    """`ours`, `reference` and `ratio` of a document: median seconds and extra peak bytes."""
+    sides = {
+        side: {"seconds": median(seconds[side]), "extra_peak_bytes": peaks[side]} for side in ("ours", "reference")
+    }
+    names = ("seconds", "extra_peak_bytes")
+    return {**sides, "ratio": {name: ratio(sides["ours"][name], sides["reference"][name]) for name in names}}
+
+
+def worst_distance(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    """Relative Frobenius distance of two sets of tensors, of the worst of them."""
+    return max(
+        float((ours[name].double() - tensor.double()).norm() / tensor.double().norm().clamp_min(1e-300))
+        for name, tensor in reference.items()
+    )
+
+
+def table(document: Mapping[str, Any]) -> list[list[str]]:
+    """What `compared` and `worst_distance` found, for people."""
+    rows = [["", "seconds", "extra peak MiB"]]
+    for side in ("ours", "reference"):
+        rows.append([side, f"{document[side]['seconds']:.4f}", f"{document[side]['extra_peak_bytes'] / 2**20:.1f}"])
+    found = document["ratio"]
+    rows.append(["ratio", f"{found['seconds']:.3f}", f"{found['extra_peak_bytes']:.4f}"])
+    rows.append(["gradient error", f"{document['max_rel_grad_error']:.1e}", ""])
+    return rows
 
 
 def median(seconds: list[float]) -> float:

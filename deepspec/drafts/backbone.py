@@ -41,12 +41,12 @@ class Computation:
     """How a draft computes when it is trained; nothing of it changes the result, to rounding.
 
     Args:
-        attention: the backend's name.
+        attention: the backend, or its name.
         compiled: whether the layers' regions are compiled.
         recomputed: whether a layer's inner activations are computed again in the backward instead of kept.
     """
 
-    attention: BackendName = "auto"
+    attention: BackendName | Backend = "auto"
     compiled: bool = False
     recomputed: bool = False
 
@@ -92,7 +92,8 @@ class DraftModule(nn.Module):
 
     def attention_backend(self, device: torch.device) -> Backend:
         """What computes attention there."""
-        return choose_backend(self.computation.attention, device)
+        chosen = self.computation.attention
+        return choose_backend(chosen, device) if isinstance(chosen, str) else chosen
 
     def layer(self, layer: Callable[..., Result], *inputs: Any) -> Result:
         """What a layer makes of its inputs."""

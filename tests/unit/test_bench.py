@@ -1,0 +1,144 @@
+"""The benches' documents, from both commands. Times and ratios are measured, never asserted."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from deepspec.bench import __main__ as bench
+
+SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--slots", "3", "--rank", "4", "--repeat", "1"]
+
+
+def run(module, *arguments, bench="loss"):
+    return subprocess.run(
+        [sys.executable, "-m", *module, bench, *arguments], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "algorithm", "rank"),
+    [(("deepspec.bench",), "dspark", 4), (("flows.cli", "bench"), "eagle3", 0), (("deepspec.bench",), "dflash", 0)],
+)
+def test_loss(module, algorithm, rank):
+    done = run(module, *SIZES, "--algorithm", algorithm, "--threads", "1", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["bench"] == "loss"
+    assert document["device"] == "cpu"
+    assert document["sizes"] == {
+        "vocab": 700,
+        "hidden": 16,
+        "anchors": 5,
+        "slots": 3,
+        "algorithm": algorithm,
+        "rank": rank,
+        "dtype": "float32",
+        "rows": 15,
+        "threads": 1,
+        "repeat": 1,
+    }
+    for side in ("ours", "reference"):
+        assert document[side]["seconds"] > 0
+        assert document[side]["extra_peak_bytes"] >= 0
+    assert document["floor_seconds"] > 0
+    assert set(document["ratio"]) == {"seconds", "extra_peak_bytes"}
+    assert 0 <= document["max_rel_grad_error"] <= 1e-5
+
+
+ATTENTION = ["--context", "40", "--documents", "2", "--anchors", "5", "--slots", "3", "--heads", "4", "--kv-heads", "2"]
+
+
+def test_attention():
+    sizes = [*ATTENTION, "--head-dim", "8", "--repeat", "1", "--threads", "1", "--json"]
+    done = run(("deepspec.bench",), *sizes, bench="attention")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["sizes"] == {
+        "context": 40,
+        "documents": 2,
+        "anchors": 5,
+        "slots": 3,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "dtype": "float32",
+        "threads": 1,
+        "repeat": 1,
+    }
+    assert set(document["ratio"]) == {"seconds", "extra_peak_bytes"}
+    assert 0 <= document["max_rel_grad_error"] <= 1e-5
+
+
+def test_attention_refuses_heads_that_cannot_be_shared():
+    done = run(("deepspec.bench",), "--heads", "3", "--kv-heads", "2", bench="attention")
+    assert done.returncode == 2
+    assert "3 heads cannot share 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "dspark-qwen3-4b",
+        pytest.param("eagle3-qwen3-8b", marks=pytest.mark.full),
+        pytest.param("dflash-qwen3-14b", marks=pytest.mark.full),
+    ],
+)
+def test_train_step(recipe):
+    sizes = ["--recipe", recipe, "--shrink", "64", "--documents", "3", "--length", "24", "--micro-batch-tokens", "40"]
+    sizes += ["--num-anchors", "3", "--repeat", "1", "--threads", "1", "--json"]
+    done = run(("deepspec.bench",), *sizes, bench="train-step")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["sizes"]["recipe"] == recipe
+    assert 24 < document["sizes"]["tokens"] <= 72
+    assert document["sizes"]["trained_parameters"] > 0
+    assert document["flops"] > 0
+    assert set(document["ratio"]) == {"seconds", "extra_peak_bytes", "tokens_per_second"}
+    assert document["ours"]["tokens_per_second"] > 0
+    # fp32 through five layers or seven steps: both sides compute the same gradients.
+    assert 0 <= document["max_rel_grad_error"] <= 1e-4
+
+
+def test_train_step_refuses_an_unknown_recipe():
+    done = run(("deepspec.bench",), "--recipe", "nobody", bench="train-step")
+    assert done.returncode == 2
+    assert "nobody" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_people_get_a_table_on_stderr():
+    done = run(("deepspec.bench",), *SIZES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("loss on cpu: vocab=700 ")
+    assert [line.split()[0] for line in done.stderr.splitlines()[2:]] == [
+        "ours", "reference", "ratio", "products", "gradient",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--vocab", "0"], ["--device", "nowhere"], ["--algorithm", "none"], ["--nope"]])
+def test_wrong_usage_is_told_in_a_sentence(arguments):
+    done = run(("deepspec.bench",), *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_every_bench_is_listed_in_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        bench.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in bench.BENCHES)
+
+
+def test_choosing_imports_nothing_of_the_pipeline():
+    """It must run where only the light set is installed."""
+    code = (
+        "import sys\nfrom deepspec.bench import attention, loss, measuring, train_step, __main__\n"
+        "heavy = ('prefect', 'mlflow', 'boto3', 'rich', 'typer', 'datasets', 'matplotlib', 'flows', 'tasks')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[]"
