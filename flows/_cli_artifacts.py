@@ -1,0 +1,145 @@
+"""The commands `artifacts …`: what is in the store, where it came from, whether it is whole, what can go."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows._terminal import AsJson, artifact_store, finite, home, print_json, show_table, terminal
+
+if TYPE_CHECKING:
+    from deepspec.store import Store
+
+app = typer.Typer(
+    help="Look at, check and clean the artifact store.\n\nExample: deepspec artifacts ls", no_args_is_help=True
+)
+
+
+@app.command("ls")
+def ls(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind (a stage's name).")] = None, as_json: AsJson = False
+) -> None:
+    """List artifacts, newest first.
+
+    Example: deepspec artifacts ls train
+    """
+    found = sorted(artifact_store().artifacts(kind), key=lambda item: item.manifest.created_at, reverse=True)
+    if as_json:
+        print_json([_brief(item) for item in found])
+        return
+    show_table(
+        ["kind", "key", "made", "files", "bytes"],
+        [
+            [item.kind, item.key[:12], item.manifest.created_at, str(len(item.manifest.files)), f"{item.size_bytes:,}"]
+            for item in found
+        ],
+    )
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="KIND/KEY", help="A key or its first digits, with or without kind.")],
+    as_json: AsJson = False,  # noqa: ARG001  # a manifest is JSON either way
+) -> None:
+    """Print an artifact's manifest: files, ingredients, parents, counts, cost.
+
+    Example: deepspec artifacts show train/1f3a
+    """
+    print_json(artifact_store().resolve(name).manifest.model_dump(mode="json"))
+
+
+@app.command("lineage")
+def lineage(
+    name: Annotated[str, typer.Argument(metavar="KIND/KEY", help="A key or its first digits, with or without kind.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show everything an artifact was made from.
+
+    Example: deepspec artifacts lineage register/9c2e
+    """
+    from deepspec.store.gc import lineage
+
+    store = artifact_store()
+    found = lineage(store, store.resolve(name))
+    if as_json:
+        print_json([_brief(item) for item in found])
+        return
+    rows = []
+    for item in found:
+        parents = ", ".join(
+            f"{parent}={origin.kind}/{(origin.key or origin.digest)[:12]}"
+            for parent, origin in item.manifest.parents.items()
+        )
+        rows.append([item.kind, item.key[:12], item.digest[:12], parents])
+    show_table(["kind", "key", "digest", "made from"], rows)
+
+
+@app.command("gc")
+def gc(
+    grace_seconds: Annotated[float, typer.Option(min=0, callback=finite, help="Nothing younger is removed.")] = 24
+    * 3600.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no registered version, champion or live run reaches.
+
+    Example: deepspec artifacts gc --dry-run
+    """
+    from deepspec.store.gc import collect, garbage
+
+    store = artifact_store()
+    # Asked for again just before anything is removed: a version may be registered meanwhile.
+    items = (garbage if dry_run else collect)(store, lambda: _roots(store), grace_seconds)
+    if as_json:
+        print_json([{"name": item.name, "bytes": item.size_bytes, "reason": item.reason} for item in items])
+        return
+    show_table(["artifact", "bytes", "why"], [[item.name, f"{item.size_bytes:,}", item.reason] for item in items])
+    total = sum(item.size_bytes for item in items)
+    terminal().print(f"{total:,} bytes {'would be' if dry_run else 'were'} freed.", highlight=False)
+
+
+@app.command("verify")
+def verify(
+    name: Annotated[str | None, typer.Argument(metavar="[KIND/KEY]", help="One artifact; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every file with its SHA-256; what is damaged will be rebuilt by the next run.
+
+    Example: deepspec artifacts verify
+    """
+    store = artifact_store()
+    chosen = [store.resolve(name)] if name else list(store.artifacts())
+    damaged = {}
+    for item in chosen:
+        flaws = item.verify()
+        if flaws:
+            item.condemn("; ".join(flaws))
+            damaged[f"{item.kind}/{item.key}"] = flaws
+    if as_json:
+        print_json({"checked": len(chosen), "damaged": damaged})
+    else:
+        for where, flaws in damaged.items():
+            terminal().print(f"{where}: {'; '.join(flaws)}", highlight=False, markup=False, soft_wrap=True)
+        terminal().print(f"{len(chosen)} artifacts checked, {len(damaged)} damaged.", highlight=False)
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _roots(store: "Store") -> list[tuple[str, str]]:
+    """Registered versions and champions, past and present, and what lies in the home as a demo's inputs."""
+    from deepspec.registry.promotions import PromotionLog
+    from flows.demo_inputs import made_inputs
+
+    # By name: a damaged registration is rebuilt from its parents, which must still be there.
+    roots = set(store.names("register"))
+    return sorted(roots | PromotionLog(store.backend).roots() | made_inputs(home()))
+
+
+def _brief(item: Any) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "key": item.key,
+        "digest": item.digest,
+        "created_at": item.manifest.created_at,
+        "files": len(item.manifest.files),
+        "bytes": item.size_bytes,
+    }

@@ -1,0 +1,45 @@
+"""The commands `bench …`: what this machine can do."""
+
+from typing import Annotated
+
+import typer
+
+from flows._terminal import AsJson, home, print_json, terminal
+
+app = typer.Typer(help="What this machine can do, measured.\n\nExample: deepspec bench warm", no_args_is_help=True)
+
+
+@app.command("warm")
+def warm(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe that has been run here.")] = "demo",
+    repeat: Annotated[int, typer.Option(min=1, help="How many runs; the median counts.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Time a run in which every stage is in the store already.
+
+    Example: deepspec bench warm demo --repeat 5
+    """
+    from flows import _bench
+
+    document = _bench.warm(recipe, home(), repeat=repeat)
+    if as_json:
+        print_json(document)
+    else:
+        ours = document["ours"]
+        text = f"{recipe}: {ours['seconds']:.1f} s, median of {repeat}; peak {ours['peak_rss_bytes'] >> 20} MiB"
+        terminal().print(text, highlight=False)
+
+
+@app.command(
+    "loss",
+    # The bench reads its own options, here as in `python -m deepspec.bench`.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def loss(context: typer.Context) -> None:
+    """Compare the losses without logits with plain autograd: seconds, peak memory, gradients.
+
+    Example: deepspec bench loss --anchors 64 --threads 2 --json
+    """
+    from deepspec.bench.__main__ import main as run_bench
+
+    run_bench(["loss", *context.args], command="deepspec bench")

@@ -1,0 +1,112 @@
+"""The commands about registered models: `models …`, `promote`, `rollback`."""
+
+from typing import Annotated
+
+import typer
+
+from flows._terminal import AsJson, artifact_store, fail, home, print_json, show_table, terminal
+
+app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
+
+ModelName = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Registered model; default: all.")]
+
+
+@app.command("ls")
+def ls(model: ModelName = None, as_json: AsJson = False) -> None:
+    """List registered versions with their acceptance lengths; the champion is marked.
+
+    Example: deepspec models ls demo
+    """
+    from flows import _models
+
+    rows = _models.versions(home(), model)
+    if model and not rows:
+        fail(2, f"There is no registered model {model}. `deepspec models ls` lists them.")
+    if as_json:
+        print_json(rows)
+        return
+    show_table(
+        ["model", "version", "alias", "draft", "run", "tau"],
+        [
+            [
+                str(row["name"]),
+                str(row["version"]),
+                ", ".join(row["aliases"]),
+                str(row["draft"])[:12],
+                str(row["run_id"]),
+                "\n".join(f"{name} {tau}" for name, tau in row["tau"].items()),
+            ]
+            for row in rows
+        ],
+    )
+
+
+@app.command("history")
+def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_json: AsJson = False) -> None:
+    """Show the promotion log: who became champion, instead of whom, when and why.
+
+    Example: deepspec models history demo
+    """
+    from deepspec.registry.promotions import PromotionLog
+
+    entries = PromotionLog(artifact_store().backend).history(model)
+    if not entries:
+        fail(2, f"Nothing was ever promoted as {model}. `deepspec models ls` lists the registered models.")
+    if as_json:
+        print_json([entry.model_dump(mode="json") for entry in entries])
+        return
+    show_table(
+        ["n", "kind", "version", "draft", "instead of", "who", "when", "why"],
+        [
+            [
+                str(entry.number),
+                entry.kind,
+                entry.champion.version or "",
+                entry.champion.digest[:12],
+                entry.previous.digest[:12] if entry.previous else "-",
+                entry.who,
+                entry.when.isoformat(timespec="seconds"),
+                entry.verdict.sentence if entry.verdict else entry.reason,
+            ]
+            for entry in entries
+        ],
+    )
+
+
+@app.command("reconcile")
+def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -> None:
+    """Make MLflow's alias `champion` say what the promotion log says.
+
+    Example: deepspec models reconcile demo
+    """
+    from flows import _models
+
+    terminal().print(_models.reconcile(home(), artifact_store(), model), highlight=False)
+
+
+def promote(
+    model: Annotated[str, typer.Argument(help="Registered model.")],
+    version: Annotated[str, typer.Argument(help="Version to make champion.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the promotion log.")] = "",
+) -> None:
+    """Make a registered version champion, if its gate accepted it against the present champion.
+
+    Example: deepspec promote demo 2 --reason "canary was fine"
+    """
+    from flows import _models
+
+    terminal().print(_models.promote(home(), artifact_store(), model, version, reason), highlight=False)
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Registered model.")],
+    to: Annotated[str | None, typer.Option(help="Version or draft digest; default: the champion before.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the promotion log.")] = "",
+) -> None:
+    """Make an earlier champion the champion again, by appending it to the promotion log.
+
+    Example: deepspec rollback demo --reason "latency regression"
+    """
+    from flows import _models
+
+    terminal().print(_models.rollback(home(), artifact_store(), model, to, reason), highlight=False)

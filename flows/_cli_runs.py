@@ -1,0 +1,87 @@
+"""The commands about runs: `demo`, `run`, `plan`, `explain`."""
+
+from typing import Annotated
+
+import typer
+
+from flows._terminal import AsJson, fail, finite, home, print_json, terminal
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the recipe; repeatable.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe and the plan; run nothing.")]
+
+
+def demo(overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Run the whole pipeline on a small target and corpus that it makes itself.
+
+    Example: deepspec demo
+    """
+    _run("demo", overrides, dry_run=dry_run, as_json=as_json)
+
+
+def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Run a recipe: what is in the store already is reused, the rest is made.
+
+    Example: deepspec run dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
+    """
+    _run(recipe, overrides, dry_run=dry_run, as_json=as_json)
+
+
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    conversations: Annotated[int | None, typer.Option(min=1, help="How many; default: counted in data.source.")] = None,
+    mean_tokens: Annotated[
+        float | None,
+        typer.Option(min=1, callback=finite, help="Mean length; default: estimated from the sources."),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="Estimate hours on this GPU (h200, h100, a100, l40s).")] = None,
+    num_gpus: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, callback=finite, help="Price, for a cost.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a run will take: tokens, bytes of states per codec, memory, hours, cost.
+
+    Example: deepspec plan dspark-qwen3-4b --conversations 1300000 --mean-tokens 950 --gpu h200 --num-gpus 8
+    """
+    from flows import _plan
+
+    document = _plan.document(recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, usd_per_gpu_hour)
+    if as_json:
+        print_json(document)
+    else:
+        _plan.show(document, terminal())
+
+
+def explain(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; default: the last run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say for every stage of a run why it ran or was reused.
+
+    Example: deepspec explain
+    """
+    from flows._display import line_of
+    from flows._record import read_record
+    from tasks._run import StageRecord
+
+    record = read_record(home(), run_id)
+    if record is None:
+        fail(2, f"There is no run {run_id or 'yet'} in {home()}. Start one with `deepspec demo`.")
+    if as_json:
+        print_json({"run_id": record["run_id"], "stages": record["stages"]})
+        return
+    console = terminal()
+    console.print(f"Run {record['run_id']} of {record['recipe']}: {record['status']}", highlight=False)
+    for stage in record["stages"]:
+        console.print(line_of(StageRecord(**stage)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _run(name: str, overrides: list[str] | None, *, dry_run: bool, as_json: bool) -> None:
+    from flows import _command
+
+    code = _command.run(name, overrides or [], home=home(), dry_run=dry_run, as_json=as_json, console=terminal())
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,70 @@
+"""What every command shares: its common options, where its things are, and how it talks to people and to scripts.
+
+People read stderr; with `--json` exactly one JSON document goes to stdout.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deepspec.store import Store
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse NaN, which no lower bound does, and infinity."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+def home() -> Path:
+    """The user's home folder, as the command line's callback has settled it."""
+    return Path(os.environ["DEEPSPEC_HOME"])
+
+
+def artifact_store() -> "Store":
+    """The artifact store of that home."""
+    from flows._home import store_of
+
+    return store_of(home())
+
+
+def terminal() -> "Console":
+    """Where people are told."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def show_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print rows under their columns' names."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        # The last one gives way: names and keys are to be copied whole.
+        table.add_column(column, overflow="fold", no_wrap=column != columns[-1])
+    for row in rows:
+        table.add_row(*row)
+    terminal().print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print the one document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def fail(code: int, message: str) -> NoReturn:
+    """End the command with a sentence and an exit code."""
+    print(f"deepspec: {message}", file=sys.stderr)
+    raise typer.Exit(code)
