@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepspec.config import ExecutionSection
+from deepspec.demo.recipes import ALL
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.planning import spec_of
@@ -38,6 +39,16 @@ def test_recipes_are_also_known_by_the_public_checkpoints_names() -> None:
             assert recipe.draft.algorithm == algorithm
     with pytest.raises(RecipeError, match="There is no recipe 'dspark_qwen3_5b_block7'"):
         load_recipe("dspark_qwen3_5b_block7")
+
+
+def test_the_demos_recipes_are_alike_but_for_what_an_algorithm_needs() -> None:
+    recipes = [load_recipe(name) for name in ALL]
+    assert [recipe.draft.algorithm for recipe in recipes] == list(ALGORITHMS)
+    assert [recipe.name for recipe in recipes] == list(ALL)
+    shared = [recipe.model_dump(exclude={"name", "draft", "train"}) for recipe in recipes]
+    assert shared == [shared[0]] * len(recipes)
+    # Equal layers, hence captured once.
+    assert len({recipe.draft.model_dump()["target_layer_ids"] for recipe in recipes}) == 1
 
 
 # (tensors, parameters in millions) of the public checkpoints: spec page "Serving", section 4.
