@@ -54,7 +54,7 @@ def write_report(out_dir: Path, data: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, plots.Rendered] = {}
     page = out_dir / "report.html"
-    page.write_text(_template().render(_page(data, drawings)), encoding="utf-8")
+    page.write_text(template("report.html.j2").render(_page(data, drawings)), encoding="utf-8")
     for name, drawing in drawings.items():
         (folder / f"{name}.svg").write_text(drawing.svg_file, encoding="utf-8")
         (folder / f"{name}.png").write_bytes(drawing.png_file)
@@ -69,7 +69,7 @@ def _page(data: Mapping[str, Any], drawings: dict[str, plots.Rendered]) -> dict[
     benchmarks: Mapping[str, Any] = evaluation.get("benchmarks") or {}
     return {
         "title": str(data.get("recipe_name") or "draft model"),
-        "style": _markup((resources.files("deepspec.evaluation") / "templates" / "report.css").read_text("utf-8")),
+        "style": style(),
         "run_id": data.get("run_id") or NOT_MEASURED,
         "recipe_name": data.get("recipe_name"),
         "recipe": _recipe(data.get("recipe")),
@@ -352,8 +352,14 @@ def _markup(text: str) -> Any:
     return Markup(text)  # noqa: S704  made by this room, never from outside
 
 
+def style() -> Any:
+    """The pages' style sheet, to be set into them."""
+    return _markup((resources.files("deepspec.evaluation") / "templates" / "report.css").read_text("utf-8"))
+
+
 @cache
-def _template() -> "Template":
+def template(name: str) -> "Template":
+    """One of this folder's templates; what is set into it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -363,4 +369,4 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)

@@ -4,7 +4,7 @@ It reads without colours, and at 80 columns; wider terminals only give it air. T
 length, with denominators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -31,40 +31,54 @@ def summary_table(record: Mapping[str, Any], *, ui_command: str | None = None) -
         Something for a rich console to print.
     """
     parts: list[RenderableType] = []
-    evaluation = record.get("evaluation")
-    if evaluation and evaluation.get("benchmarks"):
-        parts += _tables(evaluation)
+    evaluations = [part for part in _each(record.get("evaluation")) if part.get("benchmarks")]
+    if evaluations:
+        parts += _tables(evaluations)
     else:
         parts.append(Text("Nothing was evaluated in this run."))
-    parts += [Text(""), _outcome(record), *_pointers(record, ui_command)]
+    parts += [Text(""), *_outcome(record), *_pointers(record, ui_command)]
     return Group(*parts)
 
 
-def _tables(evaluation: Mapping[str, Any]) -> "list[RenderableType]":
-    benchmarks: Mapping[str, Any] = evaluation["benchmarks"]
-    slots = num_draft_tokens(benchmarks)
+def _each(value: Any) -> list[Mapping[str, Any]]:
+    """What a record says of its recipe, or of each of several."""
+    if not value:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _tables(evaluations: Sequence[Mapping[str, Any]]) -> "list[RenderableType]":
+    slots = max(num_draft_tokens(evaluation["benchmarks"]) for evaluation in evaluations)
     apart = slots > _MOST_SLOTS
+    several = len(evaluations) > 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    if several:
+        table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")
     table.add_column("τ [95 % interval]", no_wrap=True)
     if not apart:
         table.add_column(f"accepted at 1…{slots}, %", no_wrap=True)
     table.add_column("speedup", justify="right", no_wrap=True)
     table.add_column("entropy", justify="right", no_wrap=True)
-    rows = list(benchmarks.items())
-    if len(rows) > 1:
-        rows.append((MACRO, evaluation.get("macro") or {}))
-    for name, part in rows:
-        cells: list[Text | str] = [Text(name), _length(part)]
-        if not apart:
-            cells.append(_percent(part.get("conditional_acceptance") or ()))
-        cells += [times(part.get("speedup")), number(part.get("target_entropy_nats"), 2)]
-        table.add_row(*cells, style="bold" if name == MACRO else "")
+    for evaluation in evaluations:
+        rows = list(evaluation["benchmarks"].items())
+        if len(rows) > 1:
+            rows.append((MACRO, evaluation.get("macro") or {}))
+        for name, part in rows:
+            cells: list[Text | str] = [Text(str(evaluation["algorithm"]))] if several else []
+            # Beside an algorithm's name 80 columns have no room for the longer one.
+            cells += [Text("average" if several and name == MACRO else name), _length(part)]
+            if not apart:
+                cells.append(_percent(part.get("conditional_acceptance") or ()))
+            cells += [times(part.get("speedup")), number(part.get("target_entropy_nats"), 2)]
+            table.add_row(*cells, style="bold" if name == MACRO else "")
     parts: list[RenderableType] = [table]
     if apart:
         parts += [Text(""), Text(f"Accepted at 1…{slots}, %:")]
         parts += [
-            Text(f"  {name}: {_percent(part.get('conditional_acceptance') or ())}") for name, part in benchmarks.items()
+            Text(f"  {_whose(evaluation)}{name}: {_percent(part.get('conditional_acceptance') or ())}")
+            for evaluation in evaluations
+            for name, part in evaluation["benchmarks"].items()
         ]
     note = (
         "τ: tokens per round, bonus included. Accepted at k: given that all before were.\n"
@@ -87,24 +101,33 @@ def _percent(rates: Any) -> str:
     return " ".join(f"{text:>2}" for text in shown)
 
 
-def _outcome(record: Mapping[str, Any]) -> Text:
-    verdict = record.get("verdict")
-    text = Text(f"{str(record.get('status') or 'done').replace('_', ' ').capitalize()}", style="bold")
-    if verdict:
-        sentences = [str(reason.get("sentence", "")) for reason in verdict.get("reasons") or ()]
-        text.append(": " + " ".join(sentences), style="not bold")
-    return text
+def _whose(part: Mapping[str, Any]) -> str:
+    """The algorithm in front of what is said of it, where a run has several."""
+    return f"{part['algorithm']} " if "algorithm" in part else ""
+
+
+def _outcome(record: Mapping[str, Any]) -> list[Text]:
+    verdicts = _each(record.get("verdict"))
+    status = Text(f"{str(record.get('status') or 'done').replace('_', ' ').capitalize()}", style="bold")
+    if len(verdicts) <= 1:
+        for verdict in verdicts:
+            status.append(f": {_sentences(verdict)}", style="not bold")
+        return [status]
+    return [status, *(Text(f"{verdict['algorithm']}: {_sentences(verdict)}") for verdict in verdicts)]
+
+
+def _sentences(verdict: Mapping[str, Any]) -> str:
+    return " ".join(str(reason.get("sentence", "")) for reason in verdict.get("reasons") or ())
 
 
 def _pointers(record: Mapping[str, Any], ui_command: str | None) -> "list[RenderableType]":
-    model = record.get("model")
     lines = []
-    if model:
+    for model in _each(record.get("model")):
         aliases = f" ({', '.join(model['aliases'])})" if model.get("aliases") else ""
         lines.append(
             ("Model", f"{model.get('name')} version {model.get('version')}{aliases}  {model.get('uri') or ''}")
         )
-    else:
+    if not lines:
         lines.append(("Model", "nothing was registered"))
     lines.append(("Report", str(record.get("report") or "none was written")))
     if ui_command:

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from deepspec.evaluation import plots
+from deepspec.evaluation.overview import write_overview
 from deepspec.evaluation.report import interval, number, quantity, times, write_report
 from deepspec.evaluation.report_terminal import summary_table
 from deepspec.gates import Config, judge
@@ -284,6 +285,39 @@ def test_the_terminal_table_reads_at_80_columns(data: dict[str, Any]) -> None:
     assert "tiny version 7 (champion)  models:/tiny/7" in text
     assert ".deepspec/runs/x/report/report.html" in text
     assert "mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db" in text
+
+
+def side_by_side(algorithms: Sequence[str] = ("eagle3", "dspark")) -> dict[str, Any]:
+    """The record of a run of several algorithms."""
+    one = everything()
+    parts = {
+        name: [{"algorithm": algorithm, **one[name]} for algorithm in algorithms]
+        for name in ("evaluation", "verdict", "model")
+    }
+    return {"run_id": "r", "recipe": "demo", "status": "promoted", **parts}
+
+
+def test_one_table_has_a_row_per_algorithm_and_benchmark() -> None:
+    record = side_by_side()
+    for evaluation in record["evaluation"]:
+        for part in evaluation["benchmarks"].values():
+            part["conditional_acceptance"] = [0.8] * 7
+    lines = shown(record).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    rows = [line.split()[:2] for line in lines if line.startswith(("eagle3 ", "dspark "))]
+    assert rows == [[name, row] for name in ("eagle3", "dspark") for row in ("arithmetic", "chat", "average")]
+    assert [line.split(":")[0] for line in lines if "exceeds the champion's" in line] == ["eagle3", "dspark"]
+    assert sum(line.startswith("Model") for line in lines) == 2
+
+
+def test_the_overview_leads_to_every_report(tmp_path: Path) -> None:
+    record = side_by_side(("eagle3", HOSTILE))
+    pages = {"eagle3": "eagle3/report.html", HOSTILE: "other/report.html"}
+    text = write_overview(tmp_path, record, pages).read_text(encoding="utf-8")
+    assert re.findall(r'href="([^"]*)"', text) == list(pages.values())
+    assert "<script" not in text
+    assert "<img" not in text
+    assert text.count(">2.750<") == 2
 
 
 def test_many_slots_stand_below_the_table(data: dict[str, Any]) -> None:
