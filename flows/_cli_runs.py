@@ -1,5 +1,6 @@
 """The commands about runs: `demo`, `run`, `plan`, `explain`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -13,12 +14,22 @@ Overrides = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe and the plan; run nothing.")]
 
 
-def demo(overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def demo(
+    overrides: Overrides = None,
+    every: Annotated[bool, typer.Option("--all", help="Train a draft of each algorithm, and compare them.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Run the whole pipeline on a small target and corpus that it makes itself.
 
     Example: deepspec demo
     """
-    _run("demo", overrides, dry_run=dry_run, as_json=as_json)
+    from deepspec.demo.recipes import ALL
+
+    if every:
+        _run(ALL, overrides, dry_run=dry_run, as_json=as_json, together="demo")
+    else:
+        _run(["demo"], overrides, dry_run=dry_run, as_json=as_json)
 
 
 def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -26,7 +37,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
 
     Example: deepspec run dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
     """
-    _run(recipe, overrides, dry_run=dry_run, as_json=as_json)
+    _run([recipe], overrides, dry_run=dry_run, as_json=as_json)
 
 
 def plan(
@@ -63,7 +74,7 @@ def explain(
 
     Example: deepspec explain
     """
-    from flows._display import line_of
+    from flows._display import lines_of
     from flows._record import read_record
     from tasks._run import StageRecord
 
@@ -75,13 +86,23 @@ def explain(
         return
     console = terminal()
     console.print(f"Run {record['run_id']} of {record['recipe']}: {record['status']}", highlight=False)
-    for stage in record["stages"]:
-        console.print(line_of(StageRecord(**stage)), highlight=False, markup=False, soft_wrap=True)
+    for line in lines_of(StageRecord(**stage) for stage in record["stages"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _run(name: str, overrides: list[str] | None, *, dry_run: bool, as_json: bool) -> None:
+def _run(
+    names: Sequence[str], overrides: list[str] | None, *, dry_run: bool, as_json: bool, together: str | None = None
+) -> None:
     from flows import _command
 
-    code = _command.run(name, overrides or [], home=home(), dry_run=dry_run, as_json=as_json, console=terminal())
+    code = _command.run(
+        names,
+        overrides or [],
+        home=home(),
+        dry_run=dry_run,
+        as_json=as_json,
+        console=terminal(),
+        together=together,
+    )
     if code:
         raise typer.Exit(code)

@@ -4,40 +4,66 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.errors import DeepspecError, GateFailed
+from deepspec.errors import DeepspecError, GateFailed, RecipeError
 from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
 from flows import _execute, _plan, _record
-from flows._display import PlainDisplay, TerminalDisplay, line_of
+from flows._display import PlainDisplay, TerminalDisplay, lines_of
 from flows._execute import Flow, Result
 from flows._home import store_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tasks._run import Display, Run
+    from tasks._run import Display, StageRecord
 
 
-def run(name: str, overrides: Sequence[str], *, home: Path, dry_run: bool, as_json: bool, console: "Console") -> int:
-    """Run (or only plan) a recipe, show it, and leave its record; return the exit code."""
+def run(
+    names: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    home: Path,
+    dry_run: bool,
+    as_json: bool,
+    console: "Console",
+    together: str | None = None,
+) -> int:
+    """Run (or only plan) recipes, show it, and leave its record; return the exit code.
+
+    Args:
+        names: a recipe; or several, of different algorithms, that have their inputs in common.
+        overrides: of each of them.
+        home, console: where things are, where people are told.
+        dry_run, as_json: the command line's options.
+        together: what several recipes are called in the record.
+    """
     from flows.retrain import retrain
 
-    recipe = load_recipe(name, overrides)
-    store = store_of(home, recipe.store.url)
-    before = inputs_of(recipe)
+    recipes = [load_recipe(name, overrides) for name in names]
+    _check_apart(recipes)
+    store = store_of(home, recipes[0].store.url)
+    before = inputs_of(recipes[0])
     if dry_run:
-        runs = [_execute.plan(flow, config, store, home) for flow, config in [*before, (retrain, recipe)]]
-        _show_plan(recipe, runs, as_json=as_json, console=console)
+        records = _execute.plan_all(retrain, recipes, store, home, before=before)
+        _show_plan(recipes, records, as_json=as_json, console=console)
         return 0
     display: Display = TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
 
     def leave_record(result: Result) -> None:
         _record.write_record(_record.run_json(result), home)
 
-    result = _execute.execute(retrain, recipe, store, home, display=display, before=before, interrupted=leave_record)
+    result = _execute.execute(
+        retrain,
+        recipes,
+        store,
+        home,
+        name=together or recipes[0].name,
+        display=display,
+        before=before,
+        interrupted=leave_record,
+    )
     record = _record.run_json(result)
     path = _record.write_record(record, home)
     record["report"] = _report(result, record)
@@ -45,6 +71,20 @@ def run(name: str, overrides: Sequence[str], *, home: Path, dry_run: bool, as_js
     if as_json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
+
+
+def _check_apart(recipes: Sequence[Recipe]) -> None:
+    """Each draft of a run is registered, and recorded, under a name of its own."""
+    for field, values in (
+        ("name", [recipe.name for recipe in recipes]),
+        ("draft.algorithm", [recipe.draft.algorithm for recipe in recipes]),
+    ):
+        if len(set(values)) < len(values):
+            raise RecipeError(
+                f"{field} = {values[0]!r} cannot be that of every draft in the run.",
+                where="--set",
+                remedy="Leave it out, or run the one recipe alone.",
+            )
 
 
 def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
@@ -57,24 +97,29 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
     return [(demo_inputs, validated(Config, read_yaml(recipe.inputs), (), where=recipe.inputs))]
 
 
-def _show_plan(recipe: Recipe, runs: "list[Run[Any]]", *, as_json: bool, console: "Console") -> None:
-    records = [record for planned in runs for record in planned.records]
-    estimate = _plan.of_run(recipe)
+def _show_plan(
+    recipes: Sequence[Recipe], records: "Sequence[StageRecord]", *, as_json: bool, console: "Console"
+) -> None:
+    estimates = [_plan.of_run(recipe) for recipe in recipes]
     if as_json:
         document = {
-            "recipe": recipe.model_dump(mode="json"),
-            "stages": [asdict(record) for record in records],
-            "estimate": estimate,
+            "recipe": [recipe.model_dump(mode="json") for recipe in recipes],
+            "stages": [record.to_json() for record in records],
+            "estimate": estimates,
         }
+        if len(recipes) == 1:
+            document |= {"recipe": recipes[0].model_dump(mode="json"), "estimate": estimates[0]}
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
         return
-    console.print(to_yaml(recipe), markup=False, highlight=False)
-    for record in records:
-        console.print(line_of(record), markup=False, highlight=False, soft_wrap=True)
-    if estimate is None:
-        console.print("No estimate: the target or the conversations are not there yet.", highlight=False)
-    else:
-        _plan.show(estimate, console)
+    for recipe in recipes:
+        console.print(to_yaml(recipe), markup=False, highlight=False)
+    for line in lines_of(records):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for estimate in estimates:
+        if estimate is None:
+            console.print("No estimate: the target or the conversations are not there yet.", highlight=False)
+        else:
+            _plan.show(estimate, console)
 
 
 def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Console") -> int:

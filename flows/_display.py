@@ -4,6 +4,7 @@ On a terminal with rich; elsewhere plain lines, so that a log file stays readabl
 """
 
 import time
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -29,6 +30,16 @@ def line_of(record: StageRecord) -> str:
     # A failed stage's whole message stands at the end of the run.
     why = "" if record.status == "failed" else record.why
     return f"{mark} {record.name:<14} {record.status:<9} {took}  {why}".rstrip()
+
+
+def lines_of(records: Iterable[StageRecord]) -> Iterator[str]:
+    """All stages of a run; those of each algorithm under its name, where it has several."""
+    algorithm = None
+    for record in records:
+        if record.algorithm not in (None, algorithm):
+            yield str(record.algorithm)
+            algorithm = record.algorithm
+        yield line_of(record)
 
 
 class TerminalDisplay:

@@ -1,5 +1,8 @@
 """Carrying out a run: plan first, then only what is missing, and always leave a record.
 
+A run is one flow over one recipe, or over several that differ in their algorithm: a part each, one after the other, so
+that a later part finds in the store what it shares with an earlier one.
+
 A run whose stages all hit is recorded without starting Prefect or importing torch. Otherwise the flow runs under
 Prefect; damage that a reader meets on the way sends the flow back to the producer, once.
 """
@@ -9,40 +12,78 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepspec.errors import ArtifactDamaged
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from flows import _prefect
 from flows._home import tracking_of
-from tasks._run import Display, Hidden, Run, Sayings, Usage
+from tasks._run import Display, Hidden, Run, Sayings, StageRecord, Usage
 from tasks._stage import Reference
+
+if TYPE_CHECKING:
+    from deepspec.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
 Flow = Callable[[Run[Any]], Mapping[str, Reference]]
+Steps = Sequence[tuple[Flow, Any]]
 
 INTERRUPTED = "Interrupted. What was finished is kept; the same command goes on from there."
 _INTERRUPT_SECONDS = 3.0
 
 
 @dataclass
+class Part:
+    """One recipe of a run, and what came of it."""
+
+    recipe: "Recipe"
+    status: Status = "failed"
+    outcome: Mapping[str, Reference] = field(default_factory=dict)
+    tracking_run: str | None = None
+
+
+@dataclass
 class Result:
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes:
+        run: with the record of its stages.
+        name: what the run is called by: its recipe, or what its recipes are together.
+        parts: one per recipe, in order; one that was not reached counts as failed.
+        error: what ended it early.
+    """
 
     run: Run[Any]
-    status: Status
-    outcome: Mapping[str, Reference] = field(default_factory=dict)
+    name: str
+    parts: list[Part]
     error: BaseException | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
+
+    @property
+    def status(self) -> Status:
+        """The part's; of several the one that most asks for attention."""
+        found = {part.status for part in self.parts}
+        order: tuple[Status, ...] = ("failed", "budget_exhausted", "refused", "promoted", "no_change")
+        return next(status for status in order if status in found)
+
+
+def plan_all(flow: Flow, recipes: "Sequence[Recipe]", store: Store, home: Path, *, before: Steps) -> list[StageRecord]:
+    """The stages of the run that `execute` would make of the same arguments; nothing is written."""
+    run: Run[Any] = Run(recipes[0], store, home, plan=True, dry=True)
+    for step, recipe in [*before, *((flow, recipe) for recipe in recipes)]:
+        run.algorithm = _algorithm(recipes, recipe)
+        for record in plan(step, recipe, store, home).records:
+            run.record(record)
+    return run.records
 
 
 def plan(flow: Flow, recipe: Any, store: Store, home: Path, *, display: Display | None = None) -> Run[Any]:
@@ -61,21 +102,23 @@ def plan(flow: Flow, recipe: Any, store: Store, home: Path, *, display: Display 
 
 def execute(
     flow: Flow,
-    recipe: Any,
+    recipes: "Sequence[Recipe]",
     store: Store,
     home: Path,
     *,
+    name: str,
     display: Display | None = None,
-    before: list[tuple[Flow, Any]] | None = None,
+    before: Steps = (),
     interrupted: Callable[[Result], None] | None = None,
 ) -> Result:
     """Run a flow.
 
     Args:
         flow: the DAG.
-        recipe: its resolved configuration.
+        recipes: its resolved configurations: one, or several of different algorithms.
         store: where artifacts are.
         home: where runs, databases and work folders are.
+        name: of the run in its record.
         display: shows progress.
         before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
         interrupted: called with what is known when, after Ctrl-C, the process has to be ended in the middle.
@@ -83,9 +126,9 @@ def execute(
     Returns:
         how it ended; errors of stages are in the result, not raised.
     """
-    run = Run(recipe, store, home, plan=False, display=display or Hidden())
+    run: Run[Any] = Run(recipes[0], store, home, plan=False, display=display or Hidden())
     usage = Usage()
-    result = Result(run, "failed")
+    result = Result(run, name, [Part(recipe) for recipe in recipes])
 
     def measure() -> None:
         result.seconds = usage.seconds()
@@ -100,9 +143,7 @@ def execute(
 
     try:
         with _prompt_back_soon(give_up):
-            promotions = _num_promotions(store, recipe)
-            result.outcome = _carry_out(run, [*(before or []), (flow, recipe)])
-            result.status = _status(run, promoted=_num_promotions(store, recipe) > promotions)
+            _carry_out(run, flow, result.parts, before)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # whatever ended it: a run leaves its record
         result.error = error
     finally:
@@ -112,37 +153,54 @@ def execute(
     return result
 
 
-def _carry_out(run: Run[Any], steps: list[tuple[Flow, Any]]) -> Mapping[str, Reference]:
-    """Plan each flow; run it under Prefect, leased and tracked, unless all its stages hit."""
-    outcome: Mapping[str, Reference] = {}
+def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) -> None:
+    """What comes before, then the flow for each part; under Prefect from the first flow that has something to do."""
     with ExitStack() as stack:
-        started = False
-        for flow, recipe in steps:
+        for earlier, recipe in before:
             run.recipe = recipe
-            planned = plan(flow, recipe, run.store, run.home, display=run.display)
-            if all(record.status in ("hit", "skipped") for record in planned.records):
-                for record in planned.records:
-                    run.record(record)
-                outcome = planned.outcome
-                continue
-            if not started:
-                _start(run, steps[-1][1], stack)
-                started = True
-            for artifact in _artifacts(planned.outcome):
-                run.lease(artifact.kind, artifact.key)
-            outcome = _rebuilding(run, flow, recipe)
-        if not started:
-            _start_tracking(run, steps[-1][1])
-    return outcome
+            _carry_out_one(run, earlier, parts[0], stack)
+        recipes = [part.recipe for part in parts]
+        for part in parts:
+            run.recipe = part.recipe
+            run.algorithm = _algorithm(recipes, part.recipe)
+            if run.algorithm is not None:
+                run.display.say(run.algorithm)
+            promotions = _num_promotions(run.store, part.recipe)
+            part.outcome = _carry_out_one(run, flow, part, stack)
+            if part.tracking_run is None:
+                _start_tracking(run, part)
+            part.status = _status(run, promoted=_num_promotions(run.store, part.recipe) > promotions)
 
 
-def _start(run: Run[Any], recipe: Any, stack: ExitStack) -> None:
+def _carry_out_one(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Mapping[str, Reference]:
+    """Plan a flow with the run's present recipe; run it, leased and tracked as `part`, unless all its stages hit."""
+    recipe = run.recipe
+    planned = plan(flow, recipe, run.store, run.home, display=run.display)
+    if all(record.status in ("hit", "skipped") for record in planned.records):
+        for record in planned.records:
+            run.record(record)
+        return planned.outcome
+    if run.on_lease is None:
+        _start(run, part, stack)
+    elif part.tracking_run is None:
+        _start_tracking(run, part)
+    for artifact in _artifacts(planned.outcome):
+        run.lease(artifact.kind, artifact.key)
+    return _rebuilding(run, flow, recipe)
+
+
+def _algorithm(recipes: "Sequence[Recipe]", recipe: Any) -> str | None:
+    """Whose the stages of a recipe are, where a run makes the drafts of several; inputs are nobody's."""
+    return str(recipe.draft.algorithm) if len(recipes) > 1 and recipe in recipes else None
+
+
+def _start(run: Run[Any], part: Part, stack: ExitStack) -> None:
     """What a run that makes something needs: a lease, the tracker's run, Prefect's server."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(_prefect.server(run.home))
     lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
     run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
-    _start_tracking(run, recipe)
+    _start_tracking(run, part)
     if embedded is not None:
         # While the server starts on one core, this one imports what the stages will need.
         for module in ("prefect", "deepspec.decoding.engine"):
@@ -150,15 +208,17 @@ def _start(run: Run[Any], recipe: Any, stack: ExitStack) -> None:
         embedded.ready()
 
 
-def _start_tracking(run: Run[Any], recipe: Any) -> None:
-    """Begin the pipeline run in the tracker: its parameters are the resolved recipe."""
+def _start_tracking(run: Run[Any], part: Part) -> None:
+    """Begin the part's pipeline run in the tracker: its parameters are the resolved recipe."""
     from deepspec.recipe import flat
     from deepspec.registry import keys
 
-    run.tracking = tracking_of(run.home)
+    recipe = part.recipe
+    run.tracking = run.tracking or tracking_of(run.home)
     code = str(run.store.code.get("commit") or run.store.code.get("deepspec", ""))
     tags = {keys.RUN_ID: run.run_id, keys.RECIPE: recipe.name, keys.CODE_VERSION: code}
     run.tracking_run = run.tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
+    part.tracking_run = run.tracking_run
 
 
 def _rebuilding(run: Run[Any], flow: Flow, recipe: Any) -> Mapping[str, Reference]:
@@ -172,12 +232,13 @@ def _rebuilding(run: Run[Any], flow: Flow, recipe: Any) -> Mapping[str, Referenc
 
 
 def _status(run: Run[Any], *, promoted: bool) -> Status:
-    if any(record.name == "promote" and record.status == "skipped" for record in run.records):
+    own = (record for record in run.records if record.algorithm == run.algorithm)
+    if any(record.name == "promote" and record.status == "skipped" for record in own):
         return "refused"
     return "promoted" if promoted else "no_change"
 
 
-def _num_promotions(store: Store, recipe: Any) -> int:
+def _num_promotions(store: Store, recipe: "Recipe") -> int:
     """How often a champion of the recipe's model was appointed; what was promoted is what the log says."""
     from deepspec.registry.promotions import PromotionLog
 

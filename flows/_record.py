@@ -2,39 +2,65 @@
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
-from flows._execute import Result
-from tasks._stage import Reference
+from flows._execute import Part, Result
+
+PARTS = ("evaluation", "calibration", "verdict", "model")
+"""What a record says of a recipe; the rest is about the whole run."""
 
 
 def run_json(result: Result) -> dict[str, Any]:
-    """The record of a run in the command line's contract."""
-    outcome = {name: item for name, item in result.outcome.items() if isinstance(item, Artifact)}
+    """The record of a run in the command line's contract.
+
+    Of a run with several recipes, each of `PARTS` is a list: one item, with its `algorithm`, for every recipe that
+    came so far.
+    """
     run = result.run
+    parts = [part_json(result, part) for part in result.parts]
     record: dict[str, Any] = {
         "run_id": run.run_id,
-        "recipe": getattr(run.recipe, "name", ""),
+        "recipe": result.name,
         "status": result.status,
         "seconds": round(result.seconds, 2),
         "peak_rss_bytes": result.peak_rss_bytes,
-        "stages": [asdict(stage) for stage in run.records],
-        "evaluation": _part(outcome, "evaluation", "evaluation.json"),
-        "calibration": _part(outcome, "calibration", "calibration.json"),
-        "verdict": _part(outcome, "verdict", "verdict.json"),
-        "model": _model(result, outcome),
+        "stages": [stage.to_json() for stage in run.records],
+        **(parts[0] if len(parts) == 1 else _side_by_side(result, parts)),
         "cost": _cost(result),
         "report": None,
     }
     if result.error is not None:
         record["error"] = str(result.error) or type(result.error).__name__
     return record
+
+
+def part_json(result: Result, part: Part) -> dict[str, Any]:
+    """What a record says of one recipe; None where it did not come so far."""
+    outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
+    values = (
+        _file(outcome, "evaluation", "evaluation.json"),
+        _file(outcome, "calibration", "calibration.json"),
+        _file(outcome, "verdict", "verdict.json"),
+        _model(result, outcome),
+    )
+    return dict(zip(PARTS, values, strict=True))
+
+
+def _side_by_side(result: Result, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    algorithms = [part.recipe.draft.algorithm for part in result.parts]
+    return {
+        name: [
+            {"algorithm": algorithm, **part[name]}
+            for algorithm, part in zip(algorithms, parts, strict=True)
+            if part[name] is not None
+        ]
+        for name in PARTS
+    }
 
 
 def write_record(record: Mapping[str, Any], home: Path) -> Path:
@@ -57,11 +83,11 @@ def read_record(home: Path, run_id: str | None = None) -> dict[str, Any] | None:
         return None
 
 
-def _model(result: Result, outcome: Mapping[str, Reference]) -> dict[str, Any] | None:
+def _model(result: Result, outcome: Mapping[str, Artifact]) -> dict[str, Any] | None:
     """The registered version; it has the alias `champion` if the promotion log says so now."""
-    registration = _part(outcome, "registration", "registration.json")
+    registration = _file(outcome, "registration", "registration.json")
     draft = outcome.get("draft")
-    if registration is None or not isinstance(draft, Artifact):
+    if registration is None or draft is None:
         return None
     champion = PromotionLog(result.run.store.backend).champion(registration["name"])
     # Equal drafts of two trainings are two versions; one of them serves.
@@ -69,9 +95,8 @@ def _model(result: Result, outcome: Mapping[str, Reference]) -> dict[str, Any] |
     return {**registration, "aliases": [CHAMPION] if serves else []}
 
 
-def _part(outcome: Mapping[str, Reference], name: str, file: str) -> Any:
-    artifact = outcome.get(name)
-    return artifact.json(file) if isinstance(artifact, Artifact) else None
+def _file(outcome: Mapping[str, Artifact], name: str, file: str) -> Any:
+    return outcome[name].json(file) if name in outcome else None
 
 
 def _cost(result: Result) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from deepspec.registry import keys
@@ -9,62 +10,81 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.tracking import Status
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
-from flows._execute import Result
+from flows._execute import Part, Result
+from flows._record import part_json
 from tasks._stage import Reference
-
-_ENDS: Mapping[str, Status] = {"failed": "FAILED"}
 
 
 def write(result: Result, record: Mapping[str, Any]) -> str | None:
-    """Write the page, log it, and end the tracker's run; return the page's path, or None if nothing was evaluated."""
+    """Write the page, log it, and end the tracker's runs.
+
+    Returns:
+        the page's path: of several recipes the overview's, which leads to a page each; None if nothing was evaluated.
+    """
+    folder = result.run.folder / "report"
+    if len(result.parts) == 1:
+        page = _write_part(result, result.parts[0], record, folder)
+        return str(page) if page is not None else None
+    pages = {}
+    for part in result.parts:
+        algorithm = part.recipe.draft.algorithm
+        page = _write_part(result, part, record, folder / algorithm)
+        if page is not None:
+            pages[algorithm] = page.relative_to(folder).as_posix()
+    if not pages:
+        return None
+    from deepspec.evaluation.overview import write_overview
+
+    return str(write_overview(folder, record, pages))
+
+
+def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: Path) -> Path | None:
     run = result.run
+    data = _data(result, part, record)
     page = None
-    if record["evaluation"] and result.error is None:
+    if data["evaluation"] and part.status != "failed":
         from deepspec.evaluation.report import write_report
 
-        page = write_report(run.folder / "report", _data(result, record))
-    if run.tracking is not None and run.tracking_run is not None:
+        page = write_report(folder, data)
+    if run.tracking is not None and part.tracking_run is not None:
         if page is not None:
-            run.tracking.writer(run.tracking_run).artifact(page.parent, "report")
-        outcome = {name: item for name, item in result.outcome.items() if isinstance(item, Artifact)}
+            run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
+        outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
         tags = keys.artifact_tags({item.kind: (item.key, item.digest) for item in outcome.values()})
-        run.tracking.finish(
-            run.tracking_run, _ends(result), tags={**tags, keys.STATUS: result.status, keys.RUN_ID: run.run_id}
-        )
-    return str(page) if page is not None else None
+        tags |= {keys.STATUS: part.status, keys.RUN_ID: run.run_id}
+        run.tracking.finish(part.tracking_run, _ends(result, part), tags=tags)
+    return page
 
 
-def _ends(result: Result) -> Status:
-    if isinstance(result.error, KeyboardInterrupt):
-        return "KILLED"
-    return _ENDS.get(result.status, "FINISHED")
+def _ends(result: Result, part: Part) -> Status:
+    if part.status != "failed":
+        return "FINISHED"
+    return "KILLED" if isinstance(result.error, KeyboardInterrupt) else "FAILED"
 
 
-def _data(result: Result, record: Mapping[str, Any]) -> dict[str, Any]:
+def _data(result: Result, part: Part, record: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows, in the form that `write_report` takes."""
-    run = result.run
+    content = part_json(result, part)
+    whose = (None, part.recipe.draft.algorithm)
     return {
         "run_id": record["run_id"],
-        "recipe_name": record["recipe"],
-        "recipe": run.recipe.model_dump(mode="json"),
-        "evaluation": record["evaluation"],
-        "calibration": record["calibration"],
-        "verdict": record["verdict"],
-        "champion": _champion(result, record),
-        "training_metrics": _training(result.outcome.get("draft")),
-        "stages": record["stages"],
-        "lineage": _lineage(result),
-        "model": record["model"],
+        "recipe_name": part.recipe.name,
+        "recipe": part.recipe.model_dump(mode="json"),
+        **content,
+        "champion": _champion(result, part, content["verdict"]),
+        "training_metrics": _training(part.outcome.get("draft")),
+        "stages": [stage for stage in record["stages"] if stage.get("algorithm") in whose],
+        "lineage": _lineage(result, part),
         "cost": record["cost"],
     }
 
 
-def _champion(result: Result, record: Mapping[str, Any]) -> dict[str, Any] | None:
+def _champion(result: Result, part: Part, verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The champion that the verdict was measured against, by its name in the registry."""
-    digest = (record["verdict"] or {}).get("champion")
+    digest = (verdict or {}).get("champion")
     if digest is None:
         return None
-    name = record["recipe"]
+    name = part.recipe.name
     entries = PromotionLog(result.run.store.backend).history(name)
     version = next((entry.champion.version for entry in entries if entry.champion.digest == digest), None)
     return {"name": name, "version": version, "digest": digest}
@@ -77,8 +97,8 @@ def _training(draft: Reference | None) -> list[dict[str, Any]] | None:
     return [json.loads(line) for line in lines]
 
 
-def _lineage(result: Result) -> list[dict[str, str]]:
-    registration = result.outcome.get("registration")
+def _lineage(result: Result, part: Part) -> list[dict[str, str]]:
+    registration = part.outcome.get("registration")
     if not isinstance(registration, Artifact):
         return []
     found = lineage(result.run.store, registration)

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -39,6 +39,12 @@ class StageRecord:
     kind: str = ""
     key: str = ""
     why: str = ""
+    algorithm: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `run.json`, where only a run of several algorithms says whose a stage was."""
+        content = asdict(self)
+        return content if self.algorithm else {name: item for name, item in content.items() if name != "algorithm"}
 
 
 class Display(Protocol):
@@ -103,6 +109,7 @@ class Run(Generic[RecipeT]):
         plan: whether stages are only looked up, not run.
         dry: whether nothing at all may be written: a plan that no run follows.
         records: what happened, in order.
+        algorithm: whose draft is being made, in a run that makes several; None in any other.
         leased: (kind, key) of every artifact this run relies on; shown to collectors.
         current: the stage that is being made.
         tracking, tracking_run: the experiment tracker and this run's id in it; None while planning.
@@ -124,6 +131,7 @@ class Run(Generic[RecipeT]):
     tracking_run: str | None = None
     outcome: "Mapping[str, Reference]" = field(default_factory=dict)
     dry: bool = False
+    algorithm: str | None = None
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:
@@ -175,14 +183,33 @@ class Run(Generic[RecipeT]):
                 self.on_lease(self.leased)
 
     def record(self, record: StageRecord) -> None:
-        """Append to the run's record; a stage that is run again after damage replaces its earlier line."""
-        for index, earlier in enumerate(self.records):
-            if earlier.name == record.name:
-                self.records[index] = record
-                break
-        else:
+        """Append to the run's record; a stage that is run again after damage replaces its earlier line.
+
+        A stage that several algorithms share has one line, which is nobody's. What was made in this run stays made when
+        it is found again.
+        """
+        record.algorithm = self.algorithm
+        index = self._line_of(record)
+        if index is None:
             self.records.append(record)
+            self.display.done(record)
+            return
+        earlier = self.records[index]
+        shared = earlier.algorithm != self.algorithm
+        if shared:
+            earlier.algorithm = record.algorithm = None
+        if record.status in ("hit", "would_run") and (shared or earlier.status in ("ran", "rebuilt")):
+            return
+        self.records[index] = record
         self.display.done(record)
+
+    def _line_of(self, record: StageRecord) -> int | None:
+        """Where this algorithm's line for the stage is, or the line of another that came to the same artifact."""
+        for index, earlier in enumerate(self.records):
+            same = record.key != "" and earlier.key == record.key
+            if earlier.name == record.name and (same or earlier.algorithm == record.algorithm):
+                return index
+        return None
 
     def skip(self, stage: "Stage", why: str) -> None:
         """Record that a stage was left out on purpose."""

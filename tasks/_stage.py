@@ -100,10 +100,8 @@ class Stage:
         found = run.store.find(self.name, key)
         if found is not None:
             run.lease(self.name, key)
-            earlier = next((record for record in run.records if record.name == self.name), None)
-            if earlier is None or earlier.status in ("hit", "would_run"):
-                seconds = time.monotonic() - started
-                run.record(StageRecord(self.name, "hit", round(seconds, 3), self.name, key, "nothing changed"))
+            seconds = time.monotonic() - started
+            run.record(StageRecord(self.name, "hit", round(seconds, 3), self.name, key, "nothing changed"))
             return found
         why = self._why(run, ingredients, key)
         if run.plan:

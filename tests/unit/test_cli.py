@@ -55,6 +55,14 @@ def test_exit_codes_of_wrong_usage() -> None:
     assert deepspec("--version").returncode == 0
 
 
+@pytest.mark.parametrize(("override", "field"), [("name=mine", "name"), ("draft={algorithm: dflash}", "algorithm")])
+def test_drafts_of_one_run_need_names_of_their_own(override: str, field: str) -> None:
+    done = deepspec("demo", "--all", "--set", override, "--dry-run")
+    assert done.returncode == 2
+    assert field in done.stderr
+    assert "cannot be that of every draft" in done.stderr
+
+
 def test_plan_tells_what_the_reference_layout_would_take() -> None:
     """1.3 million conversations of 950 tokens on Qwen3-4B: the 38 TB that the reference needs, and what ours takes."""
     import json

@@ -10,7 +10,7 @@ from deepspec.config import Section
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
-from tasks._run import Run
+from tasks._run import Run, StageRecord
 from tasks._stage import RETRY_POLICY, Pending, Stage, Value, execute, is_transient, stage
 from tests.stage_lock import stages
 
@@ -79,6 +79,38 @@ def test_value_is_part_of_the_key(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     parent = make(run, count, source=SOURCE)
     assert make(run, double, count=parent, by=Value(2)).key != make(run, double, count=parent, by=Value(3)).key
+
+
+def test_a_stage_that_algorithms_share_has_one_line_and_own_stages_one_each(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    parent = make(run, count, source=SOURCE)
+    for algorithm, factor in (("eagle3", 2), ("dflash", 3), ("dspark", 3)):
+        run.algorithm = algorithm
+        if algorithm == "eagle3":  # as the stage that has just made it says
+            run.record(StageRecord("count", "ran", 1.0, "count", parent.key, "nothing like it in the store"))
+        assert count(run, source=SOURCE).key == parent.key
+        make(run, double, count=parent, by=Value(factor))
+        double(run, count=parent, by=Value(factor))
+        run.record(StageRecord("promote", "skipped", why="the gate refused"))
+    lines = [(line.name, line.status, line.algorithm) for line in run.records]
+    assert lines == [
+        ("count", "ran", None),
+        ("double", "hit", "eagle3"),
+        ("promote", "skipped", "eagle3"),
+        ("double", "hit", None),
+        ("promote", "skipped", "dflash"),
+        ("promote", "skipped", "dspark"),
+    ]
+    assert "algorithm" not in run.records[0].to_json()
+    assert run.records[1].to_json()["algorithm"] == "eagle3"
+
+
+def test_a_shared_stage_that_is_made_anew_after_damage_says_so(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    for algorithm, status in (("eagle3", "hit"), ("dflash", "rebuilt"), ("dflash", "hit")):
+        run.algorithm = algorithm
+        run.record(StageRecord("count", status, 1.0, "count", "k" * 64))  # type: ignore[arg-type]
+    assert [(line.status, line.algorithm) for line in run.records] == [("rebuilt", None)]
 
 
 def test_pending_input_makes_a_stage_pending(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""`deepspec demo --all`: three drafts in one run, over what they share."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Home
+
+ALGORITHMS = ["eagle3", "dflash", "dspark"]
+MODELS = ["demo-eagle3", "demo-dflash", "demo"]
+SHARED = ["demo_corpus", "demo_tokenizer", "demo_target", "conversations", "responses", "tokens", "states"]
+OWN = ["train", "calibrate", "evaluate", "register", "gate", "promote"]
+
+
+def small(home: Home) -> list[str]:
+    """The options that make the demo as small as the recipe `tiny`, on its inputs."""
+    inputs = home.path / "tiny"
+    settings = {
+        "inputs": "tiny-inputs",
+        "target.path": inputs / "target",
+        "data.source": inputs / "corpus" / "conversations.jsonl",
+        "data.min_supervised_tokens": 4,
+        "data.max_quarantined": 0.1,
+        "data.splits": "{validation: 0.08, calibration: 0.12, gate: 0.08}",
+        "data.responses.max_new_tokens": 32,
+        "draft.num_draft_tokens": 3,
+        "draft.target_layer_ids": "[-1, 0]",
+        "train.batch_documents": 16,
+        "train.num_epochs": 1,
+        "evaluate.benchmarks": f"{{arithmetic: {inputs / 'corpus' / 'benchmarks' / 'arithmetic.jsonl'}}}",
+        "evaluate.num_gate_prompts": 4,
+        "evaluate.num_calibration_prompts": 8,
+        "evaluate.num_warmup_prompts": 1,
+        "evaluate.max_new_tokens": 24,
+    }
+    return [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
+
+
+@pytest.mark.full  # three trainings in processes of their own: half a minute
+def test_three_drafts_in_one_run(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    finished = home.run("demo", "--all", *small(home), "--json")
+    record = json.loads(finished.out)
+    assert record == home.record()
+    assert record["status"] == "promoted"
+    assert [(stage["name"], stage.get("algorithm")) for stage in record["stages"]] == [
+        *((name, None) for name in SHARED),
+        *((name, algorithm) for algorithm in ALGORITHMS for name in OWN),
+    ]
+    assert {stage["status"] for stage in record["stages"]} == {"ran"}
+    for part in ("evaluation", "calibration", "verdict", "model"):
+        assert [item["algorithm"] for item in record[part]] == ALGORITHMS
+    assert [item["name"] for item in record["model"]] == MODELS
+    assert all(item["aliases"] == ["champion"] for item in record["model"])
+    assert all(item["benchmarks"]["arithmetic"]["tau"] >= 1 for item in record["evaluation"])
+    assert [item["applicable"] for item in record["calibration"]] == [False, False, True]
+    folder = Path(record["report"]).parent
+    assert all((folder / algorithm / "report.html").is_file() for algorithm in ALGORITHMS)
+
+    # Each is an ordinary recipe's run, and all are found again, alone and together.
+    home.run("run", "demo-dflash", *small(home))
+    assert home.record()["status"] == "no_change"
+    assert home.record()["evaluation"] == {
+        name: value for name, value in record["evaluation"][1].items() if name != "algorithm"
+    }
+    planned = json.loads(home.run("demo", "--all", *small(home), "--dry-run", "--json").out)
+    assert {stage["status"] for stage in planned["stages"]} == {"hit"}
+    assert len(planned["stages"]) == len(record["stages"])
+    assert [recipe["name"] for recipe in planned["recipe"]] == MODELS
+
+    # A refusal of one is the run's exit code, and says whose it is.
+    finished = home.run(
+        "demo", "--all", *small(home), "--set", "train.seed=1", "--set", "gates.min_tau_gain=50", code=3
+    )
+    assert home.record()["status"] == "refused"
+    assert [item["accepted"] for item in home.record()["verdict"]] == [False] * 3
+    versions = json.loads(home.run("models", "ls", "--json").out)
+    assert {(row["name"], row["version"]): row["aliases"] for row in versions} == {
+        **{(name, "1"): ["champion"] for name in MODELS},
+        **{(name, "2"): [] for name in MODELS},
+    }

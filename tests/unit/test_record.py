@@ -1,0 +1,95 @@
+"""`run.json`: one recipe's results as they are, several side by side."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.demo.recipes import ALL
+from deepspec.recipe import load_recipe
+from deepspec.store import Artifact, open_store
+from flows._execute import Part, Result, Status
+from flows._record import PARTS, read_record, run_json, write_record
+from tasks._run import Run, StageRecord
+from tests.fixtures.store import ingredients, put
+
+FIELDS = {"run_id", "recipe", "status", "seconds", "peak_rss_bytes", "stages", *PARTS, "cost", "report"}
+
+
+def result_of(home: Path, *names: str) -> Result:
+    """A run of recipes that has not begun."""
+    parts = [Part(load_recipe(name)) for name in names]
+    run: Run[Any] = Run(parts[0].recipe, open_store(str(home / "store")), home, plan=False)
+    return Result(run, "demo", parts)
+
+
+def finish(result: Result, part: Part, status: Status = "promoted") -> None:
+    """Leave what the stages of a part leave."""
+    name = part.recipe.name
+    contents = {
+        "evaluation": {"benchmarks": {}, "macro": {"tau": 2.0, "speedup": 1.5}},
+        "calibration": {"applicable": False, "reason": "The draft has no confidence head."},
+        "verdict": {"accepted": True},
+        "registration": {"name": name, "version": "1", "uri": f"models:/{name}/1"},
+        "draft": {"name": name},
+    }
+    outcome: dict[str, Artifact] = {
+        what: put(result.run.store, ingredients(what, name=name), {f"{what}.json": json.dumps(content).encode()})
+        for what, content in contents.items()
+    }
+    part.outcome, part.status = outcome, status
+    result.run.record(StageRecord("train", "ran", 1.0, "train", outcome["draft"].key))
+
+
+def test_one_recipe_is_told_as_the_contract_says(tmp_path: Path) -> None:
+    result = result_of(tmp_path, "demo")
+    finish(result, result.parts[0])
+    record = run_json(result)
+    assert set(record) == FIELDS
+    assert record["evaluation"]["macro"]["tau"] == 2.0
+    assert record["model"] == {"name": "demo", "version": "1", "uri": "models:/demo/1", "aliases": []}
+    assert set(record["stages"][0]) == {"name", "status", "seconds", "kind", "key", "why"}
+    write_record(record, tmp_path)
+    assert read_record(tmp_path) == read_record(tmp_path, result.run.run_id) == record
+
+
+def test_several_recipes_stand_side_by_side_in_one_document(tmp_path: Path) -> None:
+    result = result_of(tmp_path, *ALL)
+    for part in result.parts:
+        result.run.algorithm = part.recipe.draft.algorithm
+        finish(result, part)
+    record = run_json(result)
+    assert set(record) == FIELDS
+    assert (record["recipe"], record["status"]) == ("demo", "promoted")
+    for name in PARTS:
+        assert [item["algorithm"] for item in record[name]] == ["eagle3", "dflash", "dspark"]
+    assert [item["name"] for item in record["model"]] == list(ALL)
+    assert [stage["algorithm"] for stage in record["stages"]] == ["eagle3", "dflash", "dspark"]
+    assert isinstance(record["cost"], dict)
+
+
+def test_what_was_finished_before_an_error_is_told(tmp_path: Path) -> None:
+    result = result_of(tmp_path, *ALL)
+    finish(result, result.parts[0])
+    result.error = RuntimeError("stopped")
+    record = run_json(result)
+    assert (record["status"], record["error"]) == ("failed", "stopped")
+    assert [item["algorithm"] for item in record["evaluation"]] == ["eagle3"]
+    assert [item["algorithm"] for item in record["model"]] == ["eagle3"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "whole"),
+    [
+        (["no_change"], "no_change"),
+        (["no_change", "promoted"], "promoted"),
+        (["promoted", "refused", "no_change"], "refused"),
+        (["promoted", "refused", "failed"], "failed"),
+    ],
+)
+def test_the_whole_is_what_most_asks_for_attention(tmp_path: Path, statuses: list[Status], whole: str) -> None:
+    result = result_of(tmp_path, *ALL[: len(statuses)])
+    for part, status in zip(result.parts, statuses, strict=True):
+        part.status = status
+    assert result.status == whole
