@@ -7,6 +7,7 @@ types and values out of range are refused with the field, the value and what is 
 where things run and are never part of an artifact's key; everything else is.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from functools import reduce
 from importlib import resources
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -197,32 +198,124 @@ def _expanded(value: Any) -> Any:
 
 
 def _explained(model: type[BaseModel], error: ValidationError, where: str) -> RecipeError:
+    """The first of pydantic's complaints as one of ours: field, value, what is allowed, what to do."""
     details = error.errors(include_url=False)
     first = details[0]
-    known_tags = set(ALGORITHMS)
-    names = [str(part) for part in first["loc"] if str(part) not in known_tags]
-    field = ".".join(names)
     more = f" ({len(details) - 1} more)" if len(details) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        allowed = _fields(model, names[:-1])
+    place = _place(model, first["loc"])
+    kind, value, names = first["type"], first["input"], list(place.names)
+    if kind.startswith("union_tag"):
+        names.append(str(first["ctx"]["discriminator"]).strip("'"))
+        value = first["ctx"].get("tag")
+    elif kind in ("extra_forbidden", "missing") and place.beyond:
+        names += place.beyond
+    field = ".".join(names)
+    if kind == "extra_forbidden":
+        allowed = sorted(place.section.model_fields)
         close = get_close_matches(names[-1], allowed, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(sorted(allowed))}."
+        advice = f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(allowed)}."
         return RecipeError(f"Unknown field {field}{more}.", where=where, remedy=advice)
-    if first["type"] == "missing":
+    if kind == "union_tag_not_found" or (kind == "missing" and not place.is_value):
         return RecipeError(f"{field} is missing{more}.", where=where, remedy=f"Set it, e.g. --set {field}=…")
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return RecipeError(f"{field} = {first['input']!r}: {message}{more}.", where=where)
+    if kind == "value_error" or place.field is None:
+        # A sentence of our own, which names the value: the input may be a whole section.
+        problem = first["msg"].removeprefix("Value error, ")
+        return RecipeError(
+            f"{field or 'The recipe'}: {problem}{more}.", where=where, remedy="Change it in the recipe or with --set."
+        )
+    words, example = _allowed(place.section, place.field)
+    if kind == "union_tag_invalid":
+        words, example = f"one of {', '.join(sorted(ALGORITHMS))}", "…"
+    return RecipeError(
+        f"{field} = {value!r}: this takes {words}{more}.",
+        where=where,
+        remedy=f"Change it in the recipe or with --set {field}={example}.",
+    )
 
 
-def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Names of the fields of the section at `path`."""
-    current: Any = model
-    for name in path:
-        declared = getattr(current, "model_fields", {}).get(name)
-        annotation = declared.annotation if declared is not None else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(getattr(current, "model_fields", {}))
+class _Place(NamedTuple):
+    """Where pydantic's location of an error leads: the last section on the way, and the field of it.
+
+    Attributes:
+        section: the innermost section.
+        field: its field that is wrong; None: the section itself is.
+        names: of fields and keys on the way there.
+        beyond: names that the section does not know.
+        is_value: whether it goes on inside the field's own value (an item of a list).
+    """
+
+    section: type[BaseModel]
+    field: str | None
+    names: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
+    is_value: bool = False
+
+
+def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
+    section, field = model, None
+    names: list[str] = []
+    inner: type[BaseModel] | None = model
+    keyed = False
+    for part in location:
+        if keyed and isinstance(part, str):
+            names.append(part)  # of a mapping of sections: its key
+            keyed = False
+        elif inner is None or isinstance(part, int):
+            return _Place(section, field, tuple(names), is_value=True)
+        elif field == "draft" and part in ALGORITHMS:
+            inner = ALGORITHMS[part].Config
+        elif part not in inner.model_fields:
+            return _Place(inner, None, tuple(names), beyond=(part,))
+        else:
+            section, field = inner, part
+            names.append(part)
+            annotation = section.model_fields[part].annotation
+            keyed = get_origin(annotation) in (dict, Mapping)
+            options = (annotation, *get_args(annotation))
+            inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return _Place(section, field, tuple(names))
+
+
+def _allowed(section: type[BaseModel], name: str) -> tuple[str, str]:
+    """What a field takes, in words, and an example of it: its default, if that is one value."""
+    schema = section.model_json_schema()
+    field = schema["properties"][name]
+    default = field.get("default")
+    example = json.dumps(default) if isinstance(default, int | float) else default
+    return _in_words(field, schema.get("$defs", {})), example if isinstance(example, str) and example else "…"
+
+
+_TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "greater than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+    "minLength": "no shorter than",
+    "pattern": "of the form",
+}
+
+
+def _in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema or "oneOf" in schema:
+        options = [_in_words(option, definitions) for option in schema.get("anyOf") or schema["oneOf"]]
+        return " or ".join(dict.fromkeys(options))
+    if "enum" in schema or "const" in schema:
+        return "one of " + ", ".join(str(value) for value in schema.get("enum") or [schema["const"]])
+    kind = schema.get("type", "")
+    if kind == "null":
+        return "null"
+    if kind == "array":
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        length = f" of {least}" if least == most else f" of at least {least}" if least else ""
+        items: Mapping[str, Any] = schema.get("items") or next(iter(schema.get("prefixItems", ())), {})
+        return f"a list{length} ({_in_words(items, definitions)} each)"
+    if kind == "object":
+        return "a section"
+    bounds = " and ".join(f"{words} {schema[name]}" for name, words in _BOUNDS.items() if name in schema)
+    return _TYPES.get(kind, "another value") + (f", {bounds}" if bounds else "")
 
 
 def _one_line(error: Exception) -> str:

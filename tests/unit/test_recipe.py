@@ -133,6 +133,50 @@ def test_wrong_field_is_named_with_its_value(override: str, words: list[str]) ->
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "value", "allowed", "example"),
+    [
+        ("train.lr=abc", "'abc'", "a number, greater than 0", "0.0006"),
+        ("train.num_epochs=1.5", "1.5", "a whole number, at least 1", "10"),
+        ("train.num_steps=many", "'many'", "a whole number, at least 1 or null", "…"),
+        ("train.betas=[0.9]", "[0.9]", "a list of 2 (a number, at least 0 and less than 1 each)", "…"),
+        ("train.compute_dtype=fp8", "'fp8'", "one of float32, bfloat16", "float32"),
+        ("draft.num_draft_tokens=100", "100", "a whole number, at least 1 and at most 64", "7"),
+        ("draft.confidence_head=7", "7", "true or false", "true"),
+        ("draft.algorithm=dsprak", "'dsprak'", "one of dflash, dspark, eagle3", "…"),
+        ("draft=3", "3", "a section", "…"),
+        ("evaluate.benchmarks.chat.share=7", "7", "a number, greater than 0.0 and at most 1.0", "1.0"),
+    ],
+)
+def test_wrong_value_is_told_with_what_is_allowed_and_what_to_do(
+    override: str, value: str, allowed: str, example: str
+) -> None:
+    field = override.partition("=")[0]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("demo", [override])
+    assert str(caught.value) == (
+        f"recipe demo: {field} = {value}: this takes {allowed}. "
+        f"Change it in the recipe or with --set {field}={example}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("draft.markov_rnak=1", "Did you mean markov_rank?"),
+        ("draft.slots=in_place", "Allowed: algorithm, ce_weight, confidence_head"),
+        ("draft={num_layers: 1}", "draft.algorithm is missing. Set it, e.g. --set draft.algorithm=…"),
+        ("evaluate.benchmarks={a: {num_prompts: 1}}", "evaluate.benchmarks.a.path is missing"),
+        ("evaluate.benchmarks={a: {path: x, sharee: 1}}", "Unknown field evaluate.benchmarks.a.sharee"),
+        ("train.lr=true", "train: lr is true, which is no number. Change it"),
+    ],
+)
+def test_advice_is_about_the_section_that_is_meant(override: str, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("demo", [override])
+    assert words in str(caught.value)
+
+
 def test_scientific_notation_is_a_number() -> None:
     assert load_recipe("demo", ["train.lr=3e-4"]).train.lr == 3e-4
 
