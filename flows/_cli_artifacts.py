@@ -1,10 +1,11 @@
 """The commands `artifacts …`: what is in the store, where it came from, whether it is whole, what can go."""
 
+import pkgutil
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows._terminal import AsJson, artifact_store, finite, home, print_json, show_table, terminal
+from flows._terminal import AsJson, artifact_store, fail, finite, home, print_json, show_table, terminal
 
 if TYPE_CHECKING:
     from deepspec.store import Store
@@ -22,7 +23,10 @@ def ls(
 
     Example: deepspec artifacts ls train
     """
-    found = sorted(artifact_store().artifacts(kind), key=lambda item: item.manifest.created_at, reverse=True)
+    store = artifact_store()
+    if kind is not None:
+        _check_kind(store, kind)
+    found = sorted(store.artifacts(kind), key=lambda item: item.manifest.created_at, reverse=True)
     if as_json:
         print_json([_brief(item) for item in found])
         return
@@ -122,6 +126,19 @@ def verify(
         terminal().print(f"{len(chosen)} artifacts checked, {len(damaged)} damaged.", highlight=False)
     if damaged:
         raise typer.Exit(1)
+
+
+def _check_kind(store: "Store", kind: str) -> None:
+    """End the command if neither a stage is called so nor anything in the store."""
+    import tasks
+
+    # One module per stage, named like it; what an older version's stages left may be in the store.
+    stages = {module.name for module in pkgutil.iter_modules(tasks.__path__) if not module.name.startswith("_")}
+    if kind in stages:
+        return
+    known = stages | {found for found, _ in store.names()}
+    if kind not in known:
+        fail(2, f"{kind!r} is no kind of artifact. Known: {', '.join(sorted(known))}.")
 
 
 def _roots(store: "Store") -> list[tuple[str, str]]:

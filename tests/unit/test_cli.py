@@ -1,5 +1,6 @@
 """The command line as people meet it: help, versions, documents that must not go stale."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 import typer
 
 from deepspec.registry.keys import markdown_table
+from deepspec.store import open_store
 from flows import cli
+from tests.fixtures.store import ingredients, put
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,10 +66,25 @@ def test_drafts_of_one_run_need_names_of_their_own(override: str, field: str) ->
     assert "cannot be that of every draft" in done.stderr
 
 
+def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    monkeypatch.delenv("DEEPSPEC_STORE", raising=False)
+    put(open_store(str(tmp_path / "store")), ingredients("older_stage"))
+    for kind in ("trian", "_stage", "registry", "../store"):
+        done = deepspec("artifacts", "ls", kind)
+        assert done.returncode == 2, kind
+        assert f"{kind!r} is no kind of artifact" in done.stderr
+        assert "evaluate, gate, older_stage, promote" in done.stderr
+    for kind, count in (("train", 0), ("older_stage", 1)):
+        done = deepspec("artifacts", "ls", kind, "--json")
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)) == count
+
+
 def test_plan_tells_what_the_reference_layout_would_take() -> None:
     """1.3 million conversations of 950 tokens on Qwen3-4B: the 38 TB that the reference needs, and what ours takes."""
-    import json
-
     arguments = ["--conversations", "1300000", "--mean-tokens", "950", "--gpu", "h200", "--usd-per-gpu-hour", "3"]
     done = deepspec("plan", "dspark-qwen3-4b", *arguments, "--json")
     assert done.returncode == 0, done.stderr
