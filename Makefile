@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file's tests share what they set up, and stay together.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-full lint format golden constraints clean help
 
@@ -20,11 +22,11 @@ demo: $(READY)  ## run the whole pipeline on inputs it makes itself
 	$(BIN)/deepspec demo
 
 test: $(READY)  ## unit, property, parity and end-to-end tests
-	$(BIN)/python -m pytest -m 'not full'
+	$(PYTEST) -m 'not full'
 
 test-full: $(READY)  ## all tests: also kills, the browser and statistics
 	bash tests/install_services.sh
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(READY)  ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 NOISE = ("Traceback", "CancelledError", "Stopping temporary server", "prefect.", "alembic", "INFO")
 
@@ -67,11 +68,15 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def cold(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home in which `tiny` has run once, from nothing."""
-    home = Home(tmp_path_factory.mktemp("cold") / "home")
-    finished = home.run("run", "tiny")
-    (home.path / "terminal.txt").write_text(finished.err)
+def cold(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Home:
+    """A home in which `tiny` has run once, from nothing; the same for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base if worker_id == "master" else base.parent
+    home = Home(folder / "cold" / "home")
+    with FileLock(folder / "cold.lock"):
+        if not (home.path / "terminal.txt").exists():
+            finished = home.run("run", "tiny")
+            (home.path / "terminal.txt").write_text(finished.err)
     return home
 
 
