@@ -10,7 +10,7 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=4, reads=("draft", "train", "target.dtype"))
+@stage(version=5, reads=("draft", "train", "target.dtype"))
 def train(
     run: Run[Recipe],
     out: Path,

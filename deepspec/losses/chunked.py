@@ -20,15 +20,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# On a CPU each chunk streams the head from memory and packs it again, which costs as much as computing some 30 rows:
-# more rows than these gain little, fewer cost time. A GPU needs many more to be busy.
-_MOST_BYTES = {"cpu": 132 << 20, "cuda": 1 << 30}
+# On a CPU each chunk streams the head from memory and packs it again, which costs as much as computing some 30 rows.
+# At V = 151,936 these are 90 rows a chunk: 75 took a twentieth longer, 112 no less and a fifth more memory. A GPU needs
+# many more to be busy (its sizes are guesses: not measured yet).
+_MOST_BYTES = {"cpu": 110 << 20, "cuda": 1 << 30}
 _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 # Products take so many columns at a time, because a piece of the head stays in the cache while it is packed (1.4x
 # faster for 180 rows in fp32), and elementwise passes so many, because each finds there what the last one left.
 # Sums over a vocabulary become sums of sums: torch's softmax, norm and dot product are off by 1e-5 to 2e-4 in fp32.
+# A product that sums over the vocabulary takes larger pieces; in one it was a fifth slower on two threads.
 _PRODUCT_COLUMNS = {"cpu": 1024, "cuda": 16384}
-_PASS_COLUMNS = 8192
+_PASS_COLUMNS = 4096
+_SUM_COLUMNS = {"cpu": 8192}
 
 
 @dataclass(frozen=True)
@@ -401,6 +404,18 @@ def _project(inputs_nD: Tensor, table_vD: Tensor, out_nv: Tensor, buffers: _Buff
         out_nv.copy_(narrow_nv)
 
 
+def _sum_product(left_nV: Tensor, right_VD: Tensor, out_nD: Tensor) -> None:
+    """`left · right`, where the sum goes over a vocabulary, written to `out`."""
+    columns = _SUM_COLUMNS.get(right_VD.device.type, len(right_VD))
+    # Narrow sums of sums would be rounded after every piece.
+    if columns >= len(right_VD) or out_nD.dtype not in {torch.float32, torch.float64}:
+        torch.mm(left_nV, right_VD, out=out_nD)
+        return
+    out_nD.zero_()
+    for piece in _pieces(right_VD.shape[0], columns):
+        out_nD.addmm_(left_nV[:, piece], right_VD[piece])
+
+
 def _add_chunk(gradients: _Gradients, sources: LogitSources, chunk: _Chunk, buffers: _Buffers) -> None:
     """From the gradient by a chunk's logits to those by what they are made of."""
     gradient_nV = chunk.draft_nV
@@ -424,7 +439,7 @@ def _add_chunk(gradients: _Gradients, sources: LogitSources, chunk: _Chunk, buff
         # Only now: the sequential bias is not capped.
         if chunk.slope_nV is not None:
             gradient_nV.mul_(chunk.slope_nV)
-        torch.mm(narrowed(), sources.head_VD, out=gradients.hidden_ND[chunk.rows])
+        _sum_product(narrowed(), sources.head_VD, gradients.hidden_ND[chunk.rows])
 
 
 class _Known(torch.autograd.Function):

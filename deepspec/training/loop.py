@@ -177,7 +177,8 @@ class _Fit:
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"no room for optimizer step {step + 1}: {error}",
-                remedy="Lower run.micro_batch_tokens, draft.num_anchors or data.max_length_tokens.",
+                remedy="Lower run.micro_batch_tokens, draft.num_anchors or data.max_length_tokens, or set "
+                "run.recompute_activations=true.",
             ) from error
         numbers["tokens_per_second"] = num_tokens / (time.perf_counter() - start)
         self._num_tokens += num_tokens
