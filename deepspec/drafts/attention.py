@@ -79,6 +79,14 @@ class Backend(Protocol):
         """The causal attention of documents of these lengths."""
 
 
+def no_queries(queries_NHd: Tensor, *others: Tensor) -> Tensor:
+    """What no queries find [0, H, d]: nothing, but everything that was computed for them gets a gradient of zeros.
+
+    Processes that divide the weights add up gradients weight by weight: none may lack one.
+    """
+    return queries_NHd + 0 * torch.stack([other.sum() for other in others]).sum()
+
+
 def choose_backend(name: BackendName, device: torch.device) -> Backend:
     """The backend of that name; auto: flex attention on a GPU, scaled dot products elsewhere.
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention, no_queries
 
 TILE = 128
 """Queries and keys of a tile: flex attention's own default."""
@@ -146,7 +146,7 @@ class _CausalAttention:
 
 def _attend(queries_NHd: Tensor, keys_KHd: Tensor, values_KHd: Tensor, mask: BlockMask, scale: float) -> Tensor:
     if not len(queries_NHd):
-        return torch.empty_like(queries_NHd)
+        return no_queries(queries_NHd, keys_KHd, values_KHd)
     queries, keys, values = (x.transpose(0, 1)[None] for x in (queries_NHd, keys_KHd, values_KHd))
     attended: Tensor = _kernel(queries.device.type)(
         queries, keys, values, block_mask=mask, scale=scale, enable_gqa=queries.shape[1] != keys.shape[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention, no_queries
 from deepspec.targets.layers import attend
 
 # Blocks of one group see each other's keys only to have them masked: larger groups waste work, smaller ones pay more
@@ -95,7 +95,7 @@ class _Groups:
         scale: float,
     ) -> Tensor:
         if not self._groups:
-            return torch.empty_like(queries_NHd)
+            return no_queries(queries_NHd, own_keys_MHd, own_values_MHd, context_keys_THd, context_values_THd)
         # Split once, not sliced per group: the gradient of a slice is as large as what it was cut from.
         context_keys = torch.split(context_keys_THd, self._lengths)
         context_values = torch.split(context_values_THd, self._lengths)

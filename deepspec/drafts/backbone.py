@@ -229,7 +229,8 @@ class DecoderLayer(nn.Module):
             return after
         x = x + self.post_attention_layernorm(branch)
         x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        scaled: Tensor = x * self.get_buffer("layer_scalar")
+        # Not a parameter: whoever casts those leaves it as it is, and one wide number would widen the whole stream.
+        scaled: Tensor = x * self.get_buffer("layer_scalar").to(x.dtype)
         return scaled
 
 

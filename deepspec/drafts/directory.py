@@ -23,7 +23,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
-    """Write a draft.
+    """Write a draft, all of it in the dtype of its trained weights.
 
     Args:
         draft: with finite weights.
@@ -35,10 +35,11 @@ def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     written: set[int] = set()
+    dtype = next(weight.dtype for weight in draft.parameters() if weight.requires_grad)
     for name, weight in draft.state_dict().items():
         # Tied tables lie in one place; in the file each has its own.
         shared = weight.data_ptr() in written
-        tensors[name] = weight.detach().clone() if shared else weight.detach().contiguous()
+        tensors[name] = weight.detach().to(dtype, copy=shared).contiguous()
         written.add(weight.data_ptr())
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -103,7 +103,9 @@ class FusedLayer:
             (query_norm.expand(spec.num_attention_heads, -1), key_norm.expand(spec.num_key_value_heads, -1))
         )
         self._norms = {n: w.detach() for n, w in weights.items() if n.endswith("layernorm.weight")}
-        self._scalar = weights["layer_scalar"].detach() if family.sandwich_norms else None
+        self._scalar: Tensor | None = None
+        if family.sandwich_norms:
+            self._scalar = weights["layer_scalar"].detach().to(self._output_FD.dtype)
 
     def project(self, x_RQD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [R, H, Q, d] of the residual stream; queries and keys normed and rotated.

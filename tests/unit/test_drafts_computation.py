@@ -1,16 +1,19 @@
 """How a draft computes (compiled, recomputed, with another attention) changes nothing of what it computes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from deepspec.drafts import ALGORITHMS, backbone
 from deepspec.drafts.backbone import Computation, DraftModule
 from deepspec.states.batch import PackedStates
 from deepspec.targets.family import TargetSpec
+from deepspec.training.optimizer import MasterWeights
 from tests.fixtures.algorithms import TARGETS, small_config
 
 VOCAB, HIDDEN_LAYERS = 61, (0, 1)
@@ -89,6 +92,35 @@ def test_loss_and_gradients_stay_the_same(
         else:
             assert torch.equal(found[name], wanted), name
     backbone._compiled.cache_clear()
+
+
+def test_in_half_precision_a_draft_trains_and_is_written(algorithm: Any, spec: TargetSpec, tmp_path: Path) -> None:
+    config, batch = config_of(algorithm), batch_of(spec, (13, 5, 20)).to("cpu", torch.bfloat16)
+    exact = loss_of(algorithm, draft_of(algorithm, config, spec), config, batch.to("cpu", torch.float32))
+    draft = draft_of(algorithm, config, spec)
+    weights = MasterWeights(draft, torch.bfloat16)
+    loss = loss_of(algorithm, draft, config, batch)
+    loss.backward()
+    # Eight bits. Gradients are not compared: an unroll of two new Gemma layers amplifies rounding some 200 times.
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.03)
+    for name, gradient in weights.gradients.items():
+        assert gradient.isfinite().all(), name
+        assert gradient.any(), name
+    algorithm.save(draft, tmp_path, config, spec)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_without_a_block_every_weight_still_has_a_gradient(algorithm: Any, spec: TargetSpec) -> None:
+    """Processes that divide the weights send gradients of all of them, whatever their documents hold."""
+    config, batch = config_of(algorithm), batch_of(spec, (13, 5))
+    batch = replace(batch, loss_mask_T=torch.zeros(18, dtype=torch.bool))
+    draft = draft_of(algorithm, config, spec)
+    supervision = algorithm.supervise(batch, config, seed=0, step=0)
+    algorithm.loss(draft, batch, supervision, dict.fromkeys(supervision.totals, float("inf"))).loss.backward()
+    for name, weight in draft.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is not None, name
+            assert not weight.grad.any(), name
 
 
 def test_recomputing_keeps_less(algorithm: Any, spec: TargetSpec) -> None:
