@@ -66,6 +66,7 @@ class Checkpoints:
         self._group = parallel.side_group()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._best_steps: dict[int, int | None] = {}
         directory.mkdir(parents=True, exist_ok=True)
         if parallel.rank() == 0:
             for leftover in directory.glob(".*"):
@@ -90,6 +91,11 @@ class Checkpoints:
             parallel.wait_for_all()
             written = _start_writing(temporary, tensors, self._group)
         self._pending = self._publisher.submit(self._publish, temporary, standing, written)
+
+    def look(self) -> None:
+        """Raise what has gone wrong with the one that was started, if that is known already."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Return once everything that was started is published.
@@ -178,6 +184,7 @@ class Checkpoints:
                 )
             standing = Standing(**content["standing"])
             best = standing.best_step
+            self._best_steps[standing.step] = best
             fault = None if best in {None, standing.step} else _fault(self._path(int(best or 0)))
             if fault is not None:
                 _pass_over(path, f"the best one so far is lost: {fault}")
@@ -187,9 +194,11 @@ class Checkpoints:
 
     def _drop_old(self, standing: Standing) -> None:
         paths = sorted(self._directory.glob("step-*"))
+        self._best_steps[standing.step] = standing.best_step
         keep = {path.name for path in paths[-self._keep :]}
-        if standing.best_step is not None:
-            keep.add(self._path(standing.best_step).name)
+        # Without its own best, an older checkpoint would be of no use.
+        needed = [best for step, best in self._best_steps.items() if self._path(step).name in keep]
+        keep |= {self._path(best).name for best in needed if best is not None}
         for path in paths:
             if path.name not in keep:
                 _remove(path)
@@ -225,7 +234,11 @@ def _start_writing(directory: Path, tensors: Mapping[str, Tensor], group: Any) -
     started = checkpoint.async_save(
         dict(tensors), storage_writer=writer, process_group=group, no_dist=parallel.is_alone()
     )
-    return started if isinstance(started, Future) else started.upload_completion
+    if isinstance(started, Future):
+        return started
+    started.staging_completion.result()
+    written: Future[Any] = started.upload_completion
+    return written
 
 
 def _finish_writing(written: "Future[Any]", directory: Path) -> None:

@@ -77,7 +77,11 @@ class Execution(ExecutionSection):
     lease_wait_seconds: float = Field(60.0, ge=0, description="How long to wait for a run that is still saving.")
 
     @model_validator(mode="after")
-    def _check_shards(self) -> "Execution":
+    def _check_together(self) -> "Execution":
+        if self.num_shards is not None and self.parallel != "fsdp":
+            raise ValueError(f"num_shards is {self.num_shards}, but parallel is {self.parallel}: only fsdp has shards")
+        if self.attention == "flex" and self.device == "cpu":
+            raise ValueError("attention is flex, which has no backward on device cpu: take auto or sdpa")
         if self.num_shards is not None and self.num_processes % self.num_shards:
             raise ValueError(
                 f"num_shards is {self.num_shards}, which does not divide num_processes ({self.num_processes})"

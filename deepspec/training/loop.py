@@ -108,6 +108,7 @@ def fit(
             return run.outcome(resumed_step, finished=False)
         run.advance()
         progress.advance()
+        checkpoints.look()
         if run.validate_if_due() or run.standing.step % checkpoint_every_steps == 0:
             run.save()
     if objective.num_steps > checkpoint_every_steps:

@@ -4,11 +4,15 @@ Gradients are added, not averaged: every micro-batch's loss is already divided b
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+TIMEOUT = timedelta(hours=6)
+"""The others wait while the first process validates, which may take long; of its death torchrun tells them."""
 
 
 def is_alone() -> bool:
@@ -75,7 +79,7 @@ def wait_for_all(group: Any = None) -> None:
 
 def side_group() -> Any:
     """A way for threads beside the training to agree, on the CPU; all processes have to ask for it together."""
-    return None if is_alone() else dist.new_group(backend="gloo")
+    return None if is_alone() else dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def _device() -> str:

@@ -12,13 +12,12 @@ import select
 import signal
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspec.errors import DeepspecError, StoreFull
+from deepspec.errors import DeepspecError, LaunchError, RecipeError, StoreFull
 from deepspec.training.attempt import Attempt
-from deepspec.training.failure import EXIT_STOPPED, NO_ROOM, write_error, write_json
+from deepspec.training.failure import EXIT_STOPPED, NO_ROOM, OutOfMemory, write_error, write_json
 from deepspec.training.job import TrainJob
 from deepspec.training.launch import LAUNCHER_VARIABLE, STARTED_VARIABLE
 from deepspec.training.lock import WorkLock
@@ -44,6 +43,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except OSError as error:
         if error.errno not in NO_ROOM:
+            _tell(attempt, error)
             raise
         logger.exception("Training failed.")
         full = StoreFull(
@@ -51,6 +51,28 @@ def main(arguments: list[str]) -> int:
         )
         write_error(attempt.error, full)
         return full.exit_code
+    except Exception as error:
+        _tell(attempt, error)
+        raise
+
+
+def _tell(attempt: Attempt, error: Exception) -> None:
+    """Write down an unforeseen error of one process among several: torchrun's last words are not about it.
+
+    Of several the first counts: the others fail because their peer is gone.
+    """
+    if type(error).__name__ == "OutOfMemoryError":
+        told: DeepspecError = OutOfMemory(
+            f"no room besides the training steps: {error}",
+            remedy="Lower train.num_validation_prompts or run.micro_batch_tokens, or set run.parallel=fsdp.",
+        )
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        told = LaunchError(f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume.")
+    else:
+        return
+    logger.error("Process %s failed.", os.environ.get("RANK", "0"), exc_info=error)
+    if not attempt.error.exists():
+        write_error(attempt.error, told)
 
 
 def _run(attempt: Attempt, stop: "StopRequest") -> int:
@@ -104,15 +126,26 @@ def _place(job: TrainJob) -> "Placement":
     kind = job.execution.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
+    elif kind == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("run.device is cuda, but torch finds no GPU.", where="run.device", remedy="Take auto or cpu.")
+    if kind == "cpu" and job.execution.attention == "flex":
+        raise RecipeError(
+            "flex attention has no backward on a CPU.", where="run.attention", remedy="Take auto or sdpa."
+        )
+    if kind == "cuda" and int(os.environ.get("LOCAL_RANK", "0")) >= torch.cuda.device_count():
+        raise RecipeError(
+            f"{job.execution.num_processes} processes, but {torch.cuda.device_count()} GPUs.",
+            where="run.num_processes",
+            remedy="One process per GPU.",
+        )
     device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if world_size > 1:
-        # The others wait while the first process validates, which may take long; of its death torchrun tells them.
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=timedelta(hours=6)
-        )
+        from deepspec.training.parallel import TIMEOUT
+
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
     return Placement(device, getattr(torch, job.train.compute_dtype), rank, world_size)
 
 

@@ -76,6 +76,18 @@ def test_without_its_best_checkpoint_one_is_of_no_use(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000000001"]
 
 
+def test_an_older_checkpoint_keeps_the_best_it_refers_to(tmp_path: Path) -> None:
+    checkpoints = at(tmp_path)
+    for step, best in ((1, 1), (2, 1), (3, 3)):
+        saved(checkpoints, Standing(step=step, best_step=best, best_score=float(best)), tensors(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-00000000{step}" for step in (1, 2, 3)]
+    (tmp_path / "step-000000003/.metadata").unlink()
+    again = at(tmp_path)
+    assert again.resume(tensors(0)) == Standing(step=2, best_step=1, best_score=1.0)
+    saved(again, Standing(step=4, best_step=1, best_score=1.0), tensors(4))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-00000000{step}" for step in (1, 2, 4)]
+
+
 def test_a_half_written_one_is_not_there(tmp_path: Path) -> None:
     saved(at(tmp_path), Standing(step=1), tensors(1))
     (tmp_path / "step-000000001").rename(tmp_path / ".step-000000002")

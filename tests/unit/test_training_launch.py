@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from deepspec.errors import DataError, LaunchError, LeaseHeld
+from deepspec.errors import DataError, LaunchError, LeaseHeld, RecipeError
 from deepspec.training.attempt import Attempt, read_json
 from deepspec.training.config import Config, Execution
 from deepspec.training.failure import TrainingDiverged, read_error, write_error
@@ -210,6 +211,20 @@ def test_failures_come_back_as_what_they_were(
     with pytest.raises(kind, match=message) as caught:
         run(tmp_path, **config)
     assert type(caught.value) is kind
+
+
+def test_an_error_of_one_of_two_processes_is_told_as_itself(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="ZeroDivisionError: the toy broke"):
+        run(tmp_path, crash_at=1, processes=2)
+
+
+def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    wanted = wanted.model_copy(update={"execution": wanted.execution.model_copy(update={"device": "cuda"})})
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RecipeError, match="torch finds no GPU"):
+        launch(wanted, work_dir=tmp_path / "work", metrics=Watcher().metrics, worker="training_toy")
 
 
 def test_somebody_elses_stop_is_an_error_that_says_so(tmp_path: Path) -> None:

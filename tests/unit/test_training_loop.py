@@ -216,5 +216,9 @@ def test_config_refuses_what_cannot_be() -> None:
     for wrong in ({"lr": 0.0}, {"warmup_share": 1.0}, {"betas": (0.9, 1.0)}, {"unknown": 1}, {"batch_documents": 0}):
         with pytest.raises(ValidationError):
             Config(**wrong)
+    for wrong in ({"num_shards": 2}, {"parallel": "fsdp", "num_processes": 4, "num_shards": 3},
+                  {"device": "cpu", "attention": "flex"}, {"parallel": "zero"}):  # fmt: skip
+        with pytest.raises(ValidationError):
+            Execution(**wrong)
     assert Config().betas == (0.9, 0.999)
     assert Execution().num_processes == 1
