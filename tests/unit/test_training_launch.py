@@ -218,11 +218,10 @@ def test_an_error_of_one_of_two_processes_is_told_as_itself(tmp_path: Path) -> N
         run(tmp_path, crash_at=1, processes=2)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
     wanted = job(tmp_path)
     wanted = wanted.model_copy(update={"execution": wanted.execution.model_copy(update={"device": "cuda"})})
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     with pytest.raises(RecipeError, match="torch finds no GPU"):
         launch(wanted, work_dir=tmp_path / "work", metrics=Watcher().metrics, worker="training_toy")
 
