@@ -140,8 +140,9 @@ class Lease:
                     if not self._write():
                         logger.warning("%s was taken over by another run.", self._prefix)
                         return
-            except DeepspecError:  # a missed heartbeat must not end the run; the next may come through
-                logger.warning("The heartbeat of %s could not be written.", self._prefix, exc_info=True)
+            except DeepspecError as error:  # a missed heartbeat must not end the run; the next may come through
+                logger.warning("The heartbeat of %s could not be written: %s", self._prefix, error)
+                logger.debug("where that happened", exc_info=True)
 
     def _write(self) -> bool:
         """Write the record anew if the lease is still ours; return whether it is."""
