@@ -66,11 +66,19 @@ def is_transient(error: BaseException) -> bool:
 class Stage:
     """A cached step of a flow; call it with a run and its inputs."""
 
-    def __init__(self, function: Callable[..., dict[str, Any]], *, version: int, reads: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., dict[str, Any]],
+        *,
+        version: int,
+        reads: tuple[str, ...],
+        streams: tuple[str, ...] = (),
+    ) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
         self.reads = reads
+        self.streams = streams
         self.purpose = inspect.getdoc(function) or ""
         self.__doc__ = function.__doc__
 
@@ -185,7 +193,7 @@ def execute(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mappi
     """
     found = run.store.find(stage.name, artifact_key(ingredients))
     if found is None:
-        paths = {name: _local(item) for name, item in inputs.items()}
+        paths = {name: _handed(item, streamed=name in stage.streams) for name, item in inputs.items()}
         with run.store.write(stage.name, ingredients, _parents(inputs)) as writing:
             try:
                 writing.counts = stage.function(run, writing.directory, **paths)
@@ -217,16 +225,20 @@ def _keep_quarantine(run: Run[Any], name: str, directory: Path, error: DataError
     error.where = str(target)
 
 
-def stage(*, version: int, reads: tuple[str, ...] = ()) -> Callable[[Callable[..., dict[str, Any]]], Stage]:
+def stage(
+    *, version: int, reads: tuple[str, ...] = (), streams: tuple[str, ...] = ()
+) -> Callable[[Callable[..., dict[str, Any]]], Stage]:
     """Make a stage of a function `(run, out, **inputs) -> counts`.
 
     Args:
         version: bumped whenever the function's output changes for equal inputs.
         reads: dotted recipe paths that the function reads; nothing else of the recipe may influence it.
+        streams: inputs that are read where they are, a piece at a time (see `deepspec.store.files`): the function is
+            handed their location instead of a folder with all their files.
     """
 
     def decorate(function: Callable[..., dict[str, Any]]) -> Stage:
-        return Stage(function, version=version, reads=reads)
+        return Stage(function, version=version, reads=reads, streams=streams)
 
     return decorate
 
@@ -241,10 +253,10 @@ def _parents(inputs: Mapping[str, Reference]) -> dict[str, Parent]:
     return parents
 
 
-def _local(item: Reference) -> Any:
-    """What a stage's function is handed: a checked folder, an external location, or the value."""
+def _handed(item: Reference, *, streamed: bool) -> Any:
+    """What a stage's function is handed: a checked folder, where to read from, an external location, or the value."""
     if isinstance(item, Artifact):
-        return item.directory()
+        return item.location() if streamed else item.directory()
     if isinstance(item, External):
         return Path(item.location)
     if isinstance(item, Value):

@@ -10,12 +10,12 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=5, reads=("draft", "train", "target.dtype"))
+@stage(version=5, reads=("draft", "train", "target.dtype"), streams=("states",))
 def train(
     run: Run[Recipe],
     out: Path,
     *,
-    states: Path | dict[str, Any],
+    states: str | dict[str, Any],
     tokens: Path,
     target: Path,
     init: Path | None = None,
@@ -34,8 +34,8 @@ def train(
         recipe.draft,
         recipe.train,
         recipe.run,
-        states=states if isinstance(states, Path) else None,
-        live=Config() if isinstance(states, Path) else Config.model_validate(states),
+        states=states if isinstance(states, str) else None,
+        live=Config() if isinstance(states, str) else Config.model_validate(states),
         tokens=tokens,
         target=target,
         init=init / "draft" if init is not None and (init / "draft").is_dir() else init,

@@ -1,12 +1,15 @@
 """Fixtures that several rooms' tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.fixtures.s3 import S3Server, moto_server, radosgw_server
 
 # Everything here is tiny: a second thread costs more than it does, and more still beside other work.
 torch.set_num_threads(1)
@@ -31,6 +34,20 @@ def tokenizer(tokenizer_dir: Path) -> Any:
     from deepspec.data.tokenizer import load_tokenizer
 
     return load_tokenizer(tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """moto's S3 server, with an empty bucket."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Ceph's S3 gateway, with an empty bucket."""
+    with radosgw_server(tmp_path_factory.mktemp("radosgw")) as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 from deepspec.config import Section
 from deepspec.errors import ArtifactError
 from deepspec.states.widths import WIDTHS
+from deepspec.store.files import Files
 
 DESCRIPTION = "states.json"
 INDEX = "documents.parquet"
@@ -65,28 +66,29 @@ class Layout(Section):
     shards: tuple[Shard, ...]
 
     @classmethod
-    def read(cls, folder: Path) -> "Layout":
-        """The layout of the states in `folder`.
+    def read(cls, files: Files) -> "Layout":
+        """The layout of the states in an artifact.
 
         Raises:
             ArtifactError: there is none, or none that this version understands.
         """
-        path = folder / DESCRIPTION
+        path = f"{files.location}/{DESCRIPTION}"
+        text = files.read(DESCRIPTION)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+            content = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"cannot be read: {error}.", where=path) from error
         version = content.get("format") if isinstance(content, dict) else None
         if isinstance(version, int) and version > 1:
             raise ArtifactError(
                 f"the states have format {version}; this version of deepspec reads format 1.",
-                where=str(path),
+                where=path,
                 remedy="Update deepspec, or capture them again.",
             )
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(text)
         except ValidationError as error:
-            raise ArtifactError(f"does not describe states: {error}.", where=str(path)) from error
+            raise ArtifactError(f"does not describe states: {error}.", where=path) from error
 
     def write(self, folder: Path) -> None:
         """Write `states.json`."""

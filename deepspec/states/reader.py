@@ -4,14 +4,13 @@ Not here: in which order (order.py), and what is learned from them (drafts).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from deepspec.errors import ArtifactError
@@ -19,30 +18,30 @@ from deepspec.states.batch import PackedStates
 from deepspec.states.codecs import CODECS
 from deepspec.states.layout import INDEX, TOKEN_COLUMNS, Layout, shard_schema
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
+from deepspec.store.files import ParquetTable, open_files
 
-T = TypeVar("T")
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _CACHE_BYTES = 1 << 30
 
 
 class StateReader:
-    """The states in a folder.
+    """The states of an artifact.
 
     Args:
-        folder: what `write_states` wrote.
+        location: folder of what `write_states` wrote, or the URL of its artifact's manifest in object storage, from
+            where blocks are read by range.
         cache_bytes: blocks kept in memory; at least one shuffling window is.
 
     Raises:
-        ArtifactError: the folder is incomplete or damaged.
+        ArtifactError: the states are incomplete or damaged.
     """
 
-    def __init__(self, folder: Path, *, cache_bytes: int = _CACHE_BYTES) -> None:
-        self._folder = folder
-        self.layout = Layout.read(folder)
+    def __init__(self, location: str | Path, *, cache_bytes: int = _CACHE_BYTES) -> None:
+        self._at = open_files(location)
+        self.layout = Layout.read(self._at)
         self._schema = shard_schema(self.layout.codec, len(self.layout.layer_ids), self.layout.hidden_size)
-        with _opened(folder / INDEX) as file:
-            index = _checked(folder / INDEX, file.read)
+        index = self._at.parquet(INDEX).read()
         columns = {name: index.column(name).to_numpy() for name in index.column_names}
         self._documents = columns["document"]
         self._shards = columns["shard"]
@@ -53,9 +52,9 @@ class StateReader:
             raise ArtifactError(
                 f"lists {len(self._documents)} documents with {self.num_tokens_of.sum()} tokens; "
                 f"{self.layout.num_documents} with {self.layout.num_tokens} were written.",
-                where=str(folder / INDEX),
+                where=f"{self._at.location}/{INDEX}",
             )
-        self._files: dict[int, pq.ParquetFile] = {}
+        self._files: dict[int, ParquetTable] = {}
         self._cache: OrderedDict[tuple[int, int, bool], Columns] = OrderedDict()
         self._cached_bytes = 0
         self._cache_bytes = cache_bytes
@@ -145,44 +144,35 @@ class StateReader:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
+        kinds = (True, False) if self._at.by_range else (values,)
+        names = {kind: self._columns(values=kind) for kind in kinds}
+        table = self._file(shard).row_group(block, [name for kind in kinds for name in names[kind]])
+        for kind in kinds:
+            self._keep((shard, block, kind), {name: _array(table.column(name)) for name in names[kind]})
+        return self._cache[key]
+
+    def _columns(self, *, values: bool) -> list[str]:
         names = [name for name in self._schema.names if (name not in TOKEN_COLUMNS) == values]
-        if not values:
-            names.remove("document")
-        file = self._file(shard)
-        table = _checked(self._path(shard), lambda: file.read_row_group(block, columns=names, use_threads=False))
-        columns = {name: _array(table.column(name)) for name in names}
+        return [name for name in names if name != "document"]
+
+    def _keep(self, key: tuple[int, int, bool], columns: Columns) -> None:
+        self._cached_bytes += _size(columns) - _size(self._cache.pop(key, {}))
         self._cache[key] = columns
-        self._cached_bytes += _size(columns)
         # A window's blocks are needed again and again; without room for all of them each would be read many times.
         while self._cached_bytes > self._cache_bytes and len(self._cache) > 2 * WINDOW_BLOCKS:
             self._cached_bytes -= _size(self._cache.popitem(last=False)[1])
-        return columns
 
-    def _file(self, shard: int) -> pq.ParquetFile:
+    def _file(self, shard: int) -> ParquetTable:
         if shard not in self._files:
-            path = self._path(shard)
-            file = _opened(path)
-            if (
-                not file.schema_arrow.equals(self._schema)
-                or file.num_row_groups != self.layout.shards[shard].num_blocks
-            ):
-                raise ArtifactError("has other columns or row groups than states.json says.", where=str(path))
+            described = self.layout.shards[shard]
+            file = self._at.parquet(described.file)
+            if not file.schema.equals(self._schema) or file.num_row_groups != described.num_blocks:
+                raise ArtifactError(
+                    "has other columns or row groups than states.json says.",
+                    where=f"{self._at.location}/{described.file}",
+                )
             self._files[shard] = file
         return self._files[shard]
-
-    def _path(self, shard: int) -> Path:
-        return self._folder / self.layout.shards[shard].file
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    return _checked(path, lambda: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True))
-
-
-def _checked(path: Path, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
 
 
 def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -25,6 +25,7 @@ from typing import Any
 from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, ArtifactUnknown, DeepspecError, RecipeError
 from deepspec.store import blocks, layout
 from deepspec.store.backend import Backend, Stat, created, full_disk
+from deepspec.store.endpoint import SCHEME
 from deepspec.store.keys import Ingredients, artifact_key
 from deepspec.store.local import LocalBackend
 from deepspec.store.manifest import FORMAT, FileEntry, Manifest, Parent, content_digest
@@ -87,6 +88,16 @@ class Artifact:
     def path(self, name: str) -> Path:
         """One file, and only this one, checked once for this object; ArtifactDamaged as for `directory`."""
         return self._read([name]) / name
+
+    def location(self) -> str:
+        """Where `open_files` reads its files: a folder, checked; or the URL of a manifest that readers check them by.
+
+        Raises:
+            as `directory`, where the files are local.
+        """
+        if not self.store.backend.location.startswith(SCHEME):
+            return str(self.directory())
+        return f"{self.store.backend.location}/{self.kind}/{self.key}/manifest.{self.number}.json"
 
     def json(self, name: str) -> Any:
         """A JSON file of the artifact, checked."""
@@ -223,7 +234,7 @@ class Store:
             manifest = Manifest.from_bytes(data, where=prefix)
         except BaseException as error:
             self._discard(prefix, staging)
-            full = full_disk(error, str(getattr(error, "filename", None) or self.backend.location))
+            full = full_disk(error, str(getattr(error, "filename", None) or staging))
             if full is not None:
                 raise full from error
             raise
@@ -379,16 +390,28 @@ class Store:
             self.backend.delete(prefix)
 
 
-def open_store(location: str, code: Mapping[str, Any] | None = None) -> Store:
-    """The store at `location`: a folder (object storage is chosen by its URL).
+def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path | None = None) -> Store:
+    """The store at `location`: a folder, or a bucket by its URL.
+
+    Args:
+        location: a path, or `s3://bucket/prefix`.
+        code: recorded in manifests.
+        cache: folder for local copies of what is in a bucket; `cache` in the home folder where none is given.
 
     Raises:
         RecipeError: a URL of a kind that no backend serves.
     """
+    if location.startswith(SCHEME):
+        from deepspec.store.s3 import S3Backend
+
+        home = Path(os.environ.get("DEEPSPEC_HOME") or ".deepspec")
+        return Store(S3Backend(location, cache or home / "cache"), code)
     if "://" in location:
         scheme = location.split("://", 1)[0]
         raise RecipeError(
-            f"No store backend serves {scheme}:// yet.", where="DEEPSPEC_STORE", remedy="Use a local folder."
+            f"No store backend serves {scheme}://.",
+            where="DEEPSPEC_STORE",
+            remedy="Use a local folder, or s3://bucket/prefix.",
         )
     return Store(LocalBackend(Path(location)), code)
 

@@ -123,7 +123,7 @@ def full_disk(error: BaseException, where: str) -> StoreFull | None:
     return StoreFull(
         "No space left for artifacts.",
         where=where,
-        remedy="Free some space (`deepspec artifacts gc`), or point DEEPSPEC_STORE at a larger disk.",
+        remedy="Free some space (`deepspec artifacts gc`), or point DEEPSPEC_STORE or DEEPSPEC_HOME at a larger disk.",
     )
 
 

@@ -12,9 +12,13 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepspec.errors import ArtifactError
 from deepspec.store.manifest import Block, FileEntry
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import RowGroupMetaData
 
 _PIECE_BYTES = 64 << 20
 
@@ -52,6 +56,16 @@ def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def row_group_range(group: "RowGroupMetaData") -> tuple[int, int]:
+    """Where a Parquet row group begins and ends in its file, in bytes."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    offsets = [
+        column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset for column in columns
+    ]
+    ends = [offset + column.total_compressed_size for offset, column in zip(offsets, columns, strict=True)]
+    return min(offsets, default=0), max(ends, default=0)
 
 
 def _flaw(path: Path, entry: FileEntry, changed: Callable[[Path, FileEntry], str | None]) -> str | None:
@@ -105,17 +119,7 @@ def _row_group_starts(path: Path, name: str) -> list[int]:
         metadata = pyarrow.parquet.read_metadata(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise ArtifactError("This is not a whole Parquet file.", where=name) from error
-    starts = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        columns = [group.column(number) for number in range(group.num_columns)]
-        offsets = [
-            column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
-            for column in columns
-        ]
-        ends = [offset + column.total_compressed_size for offset, column in zip(offsets, columns, strict=True)]
-        starts += [min(offsets, default=0), max(ends, default=0)]
-    return starts
+    return [edge for index in range(metadata.num_row_groups) for edge in row_group_range(metadata.row_group(index))]
 
 
 def _tensor_starts(path: Path, name: str) -> list[int]:

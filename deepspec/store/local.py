@@ -99,7 +99,7 @@ class LocalBackend:
         """The final folder itself: attempts are unique, and nothing looks there before the manifest exists."""
         folder = self._at(prefix)
         with _named_errors(self.root, "written"):
-            _unpruned(lambda: folder.mkdir(parents=True))
+            unpruned(lambda: folder.mkdir(parents=True))
         return folder
 
     def publish(self, prefix: str, staging: Path) -> None:
@@ -153,7 +153,7 @@ def _named_errors(root: Path, verb: str) -> Iterator[None]:
         ) from error
 
 
-def _unpruned(make: Callable[[], None]) -> None:
+def unpruned(make: Callable[[], None]) -> None:
     """Call `make`, which makes a folder and something in it; again if a collector pruned the folder in between.
 
     `mkdir` also says "exists" of a folder that went just before it had a second look.
@@ -175,7 +175,7 @@ def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
         _write_durably(path, data)
 
     try:
-        _unpruned(write)
+        unpruned(write)
         yield path
     finally:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -46,7 +46,7 @@ class DraftJobConfig(Section):
     Attributes:
         algorithm: a name in ALGORITHMS.
         draft: that algorithm's Config.
-        states: folder of the training split's states; None: they are captured live.
+        states: where the training split's states are (see `StateReader`); None: they are captured live.
         live: what files of them would be like; decides the order of the documents.
         tokens: tokens file of the training split; read where states are captured live.
         validation: tokens file of the validation split.
@@ -57,7 +57,7 @@ class DraftJobConfig(Section):
 
     algorithm: str
     draft: dict[str, Any]
-    states: Path | None
+    states: str | None
     live: states_config.Config
     tokens: Path
     validation: Path
@@ -71,7 +71,7 @@ def draft_job(
     train: Config,
     execution: Execution,
     *,
-    states: Path | None,
+    states: str | Path | None,
     tokens: Path,
     target: Path,
     target_dtype: str,
@@ -85,7 +85,8 @@ def draft_job(
     Args:
         draft: the recipe's draft section: the Config of one of ALGORITHMS.
         train, execution: see there.
-        states: what `write_states` wrote for the training split; None: the target is run in the training loop.
+        states: where the training split's states are: a folder from `write_states`, or the URL of their manifest; None:
+            the target is run in the training loop.
         tokens: folder with `train.parquet` and `validation.parquet` from `write_tokens`.
         target: the target's directory.
         target_dtype: what the target computes in, as when the states were captured.
@@ -97,7 +98,7 @@ def draft_job(
     config = DraftJobConfig(
         algorithm=str(draft.model_dump()["algorithm"]),
         draft=draft.model_dump(mode="json"),
-        states=states.absolute() if states else None,
+        states=str(states.absolute() if isinstance(states, Path) else states) if states else None,
         live=live,
         tokens=(tokens / "train.parquet").absolute(),
         validation=(tokens / "validation.parquet").absolute(),

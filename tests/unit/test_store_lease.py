@@ -15,12 +15,12 @@ from deepspec.errors import ArtifactError, LeaseHeld, StoreFull, TransientError
 from deepspec.store import Backend
 from deepspec.store.backend import Stat
 from deepspec.store.lease import Lease, leased, live
-from tests.fixtures.store import PLACES, Around, Place
+from tests.fixtures.store import EVERY_PLACE, PLACES, Around, Place
 
 
-@pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path)
+@pytest.fixture(params=EVERY_PLACE)
+def place(request: pytest.FixtureRequest) -> Place:
+    return PLACES[request.param](request)
 
 
 @pytest.fixture
@@ -170,10 +170,10 @@ def test_of_many_acquirers_exactly_one_holds(backend: Backend, before: str, plac
     holders[0].release()
 
 
-def test_who_hands_over_quickly_never_lets_two_in(backend: Backend) -> None:
+def test_who_hands_over_quickly_never_lets_two_in(backend: Backend, ttl: float) -> None:
     """Many acquire, work and release in turn; somebody who decided on an old listing must not slip in."""
     inside, clashes, tokens = [0], [0], []
-    end = time.monotonic() + 0.5
+    end = time.monotonic() + ttl
 
     def work(_: int) -> None:
         while time.monotonic() < end:

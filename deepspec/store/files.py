@@ -1,0 +1,377 @@
+"""Reading an artifact's files where they are: from a folder, or by range from object storage, never as a whole.
+
+    files = open_files(artifact.location())      # a folder, or the URL of a manifest
+    table = files.parquet("states-00000.parquet")
+    table.row_group(3, ["input_id"])             # one range of bytes, checked
+
+Every byte is checked before it is used: small files and footers against the manifest's checksums, row groups by the
+checksums of their Parquet pages, tensors by the manifest's. pyarrow does the reading, so that a training process needs
+no boto3.
+"""
+
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, TransientError
+from deepspec.store.blocks import row_group_range
+from deepspec.store.endpoint import SCHEME, Location, endpoint_url, region, shown
+from deepspec.store.manifest import Block, FileEntry, Manifest
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+_ATTEMPTS = 5
+_REFUSED = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|INVALID_CLIENT_TOKEN|HTTP status 40[13]", re.IGNORECASE
+)
+_EXPIRED = re.compile(r"expired", re.IGNORECASE)
+_DAMAGED = re.compile(r"CRC|checksum|corrupt|magic bytes|thrift|decompress|malformed", re.IGNORECASE)
+
+
+class ParquetTable(Protocol):
+    """A Parquet file of an artifact, read a row group at a time."""
+
+    schema: pa.Schema
+    num_row_groups: int
+
+    def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one row group.
+
+        Raises:
+            ArtifactError: it is damaged or cannot be read (TransientError: the place does not answer).
+        """
+
+    def read(self) -> pa.Table:
+        """The whole table; errors as for `row_group`."""
+
+
+class Files(Protocol):
+    """The files of one artifact.
+
+    Attributes:
+        by_range: whether a row group comes as a whole, whichever of its columns are asked for.
+    """
+
+    by_range: bool
+
+    @property
+    def location(self) -> str:
+        """Where they are, for people."""
+
+    def read(self, name: str) -> bytes:
+        """A small file as a whole.
+
+        Raises:
+            ArtifactError: it is missing or damaged (TransientError: the place does not answer).
+        """
+
+    def parquet(self, name: str) -> ParquetTable:
+        """A Parquet file; errors as for `read`."""
+
+    def tensors(self, name: str) -> "Iterator[tuple[str, torch.Tensor]]":
+        """Name and value of each tensor of a safetensors file, in the file's order; errors as for `read`."""
+
+
+def open_files(location: str | Path) -> Files:
+    """The files of the artifact at `location`: its folder, or the URL of its manifest.
+
+    Raises:
+        ArtifactError: the manifest cannot be read.
+    """
+    text = str(location)
+    return StreamedFiles(text) if text.startswith(SCHEME) else LocalFiles(Path(location))
+
+
+class LocalFiles:
+    """See `Files`; a folder whose bytes were checked when it was asked for. Files are mapped, not read."""
+
+    by_range = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    def read(self, name: str) -> bytes:
+        """A small file as a whole."""
+        return _tried((self._folder / name).read_bytes, 1, self._named(name))
+
+    def parquet(self, name: str) -> ParquetTable:
+        """A Parquet file."""
+        return _MappedTable(self._folder / name, self._named(name))
+
+    def tensors(self, name: str) -> "Iterator[tuple[str, torch.Tensor]]":
+        """Name and value of each tensor of a safetensors file."""
+        with (self._folder / name).open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            for tensor, entry in _tensor_entries(file.read(length)):
+                file.seek(8 + length + entry["data_offsets"][0])
+                yield tensor, _tensor(tensor, entry, file.read(entry["data_offsets"][1] - entry["data_offsets"][0]))
+
+    def _named(self, name: str) -> Callable[[Exception], DeepspecError]:
+        return lambda error: ArtifactError(f"cannot be read: {error}.", where=str(self._folder / name))
+
+
+class StreamedFiles:
+    """See `Files`; by range from object storage.
+
+    Args:
+        url: of the manifest, `s3://bucket/…/<kind>/<key>/manifest.<n>.json`.
+
+    Raises:
+        ArtifactError: the manifest cannot be read.
+    """
+
+    by_range = True
+
+    def __init__(self, url: str) -> None:
+        at = Location.parse(url, where="states")
+        self._folder, _, _ = f"{at.bucket}/{at.prefix}".rpartition("/")
+        self._url = url
+        self._fs = _filesystem()
+        data = _tried(lambda: self._range(f"{at.bucket}/{at.prefix}", 0, None), _ATTEMPTS, self._named("the manifest"))
+        try:
+            self._manifest = Manifest.from_bytes(data, where=url)
+        except ValueError as error:
+            raise ArtifactError(f"This manifest is damaged: {error}.", where=url, remedy="Run again.") from error
+
+    @property
+    def location(self) -> str:
+        """The manifest's URL."""
+        return self._url
+
+    def read(self, name: str) -> bytes:
+        """A small file as a whole."""
+        return self._bytes(name, 0, self._entry(name).size)
+
+    def parquet(self, name: str) -> ParquetTable:
+        """A Parquet file."""
+        return _StreamedTable(lambda start, end: self._bytes(name, start, end), self._entry(name), self._named(name))
+
+    def tensors(self, name: str) -> "Iterator[tuple[str, torch.Tensor]]":
+        """Name and value of each tensor of a safetensors file, each a block of its own."""
+        start = self._entry(name).blocks[0].length
+        for tensor, entry in _tensor_entries(self._bytes(name, 0, start)[8:]):
+            first, last = entry["data_offsets"]
+            yield tensor, _tensor(tensor, entry, self._bytes(name, start + first, start + last))
+
+    def _bytes(self, name: str, start: int, end: int) -> bytes:
+        """The bytes start … end-1 of a file, which are whole blocks of it, each compared with its checksum."""
+        blocks = [block for block in self._entry(name).blocks if start <= block.offset < end]
+
+        def get() -> bytes:
+            data = self._range(self._path(name), start, end)
+            for block in blocks:
+                self._check(name, data[block.offset - start : block.offset - start + block.length], block)
+            return data
+
+        return self._tried(name, get)
+
+    def _tried(self, name: str, ask: Callable[[], T]) -> T:
+        return _tried(ask, _ATTEMPTS, self._named(name))
+
+    def _range(self, path: str, start: int, end: int | None) -> bytes:
+        with self._fs.open_input_file(path) as file:
+            data = file.read() if end is None else file.read_at(end - start, start)
+        if end is not None and len(data) != end - start:
+            raise OSError(f"{len(data)} bytes came instead of {end - start}")
+        return bytes(data)
+
+    def _check(self, name: str, data: bytes, block: Block) -> None:
+        if zlib.crc32(data) != block.crc32:
+            raise OSError(f"checksum of {name} at {block.offset}")
+
+    def _entry(self, name: str) -> FileEntry:
+        for entry in self._manifest.files:
+            if entry.path == name:
+                return entry
+        raise ArtifactError(f"The artifact has no file {name!r}.", where=self._url)
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{self._manifest.attempt}/{name}"
+
+    def _named(self, name: str) -> Callable[[Exception], DeepspecError]:
+        """What a failed read means, without the server's own words (they may quote credentials)."""
+        endpoint = endpoint_url()
+        at = f" at {shown(endpoint)}" if endpoint else ""
+
+        def named(error: Exception) -> DeepspecError:
+            text = str(error)
+            if isinstance(error, FileNotFoundError) or _DAMAGED.search(text):
+                what = "it is missing" if isinstance(error, FileNotFoundError) else "its bytes changed"
+                if not hasattr(self, "_manifest"):
+                    return ArtifactError(f"{name} cannot be used: {what}.", where=self._url, remedy="Run again.")
+                kind, key = self._manifest.kind, self._manifest.key
+                return ArtifactDamaged(f"An artifact is damaged: {what}.", kind=kind, key=key, file=name)
+            if _EXPIRED.search(text):
+                return ArtifactError(
+                    f"The credentials for the object storage{at} have expired.",
+                    where=self._url,
+                    remedy="Renew AWS_SESSION_TOKEN and its keys, and run again: what was finished is kept.",
+                )
+            if _REFUSED.search(text):
+                return ArtifactError(
+                    f"The object storage{at} does not allow reading.",
+                    where=self._url,
+                    remedy="Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
+                )
+            return TransientError(
+                f"The object storage{at} does not answer rightly (asked {_ATTEMPTS} times).",
+                where=f"{self._url} ({name})",
+                remedy="Run again when it is well: what was finished is kept.",
+            )
+
+        return named
+
+
+class _MappedTable:
+    """See `ParquetTable`; a local file, mapped."""
+
+    def __init__(self, path: Path, named: Callable[[Exception], DeepspecError]) -> None:
+        self._named = named
+        self._file = _tried(
+            lambda: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True), 1, self._named
+        )
+        self.schema = self._file.schema_arrow
+        self.num_row_groups = self._file.num_row_groups
+
+    def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one row group."""
+        return _tried(
+            lambda: self._file.read_row_group(index, columns=list(columns), use_threads=False), 1, self._named
+        )
+
+    def read(self) -> pa.Table:
+        """The whole table."""
+        return _tried(self._file.read, 1, self._named)
+
+
+class _StreamedTable:
+    """See `ParquetTable`; a row group is one range of bytes, parsed in memory.
+
+    Args:
+        get: the checked bytes of a range.
+        entry: the file's in the manifest; its last block is the footer.
+        named: what a failure means.
+    """
+
+    def __init__(
+        self, get: Callable[[int, int], bytes], entry: FileEntry, named: Callable[[Exception], DeepspecError]
+    ) -> None:
+        self._get = get
+        self._entry = entry
+        self._named = named
+        footer = entry.blocks[-1]
+        data = get(footer.offset, footer.offset + footer.length)
+        # Parquet's magic bytes begin a file, too.
+        self._metadata = _tried(lambda: pq.read_metadata(pa.BufferReader(b"PAR1" + data)), 1, named)
+        self.schema = self._metadata.schema.to_arrow_schema()
+        self.num_row_groups = self._metadata.num_row_groups
+
+    def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one row group; all of it is fetched."""
+        start, end = row_group_range(self._metadata.row_group(index))
+        window = _Window(self._get(start, end), start, self._entry.size)
+
+        def parse() -> pa.Table:
+            file = pq.ParquetFile(window, metadata=self._metadata, page_checksum_verification=True)
+            return file.read_row_group(index, columns=list(columns), use_threads=False)
+
+        return _tried(parse, 1, self._named)
+
+    def read(self) -> pa.Table:
+        """The whole table, a row group after the other."""
+        groups = [self.row_group(index, self.schema.names) for index in range(self.num_row_groups)]
+        return pa.concat_tables(groups) if groups else self.schema.empty_table()
+
+
+class _Window(io.RawIOBase):
+    """A file of `size` bytes of which those from `start` on are at hand, as `data`, and no others."""
+
+    def __init__(self, data: bytes, start: int, size: int) -> None:
+        super().__init__()
+        self._data = memoryview(data)
+        self._start = start
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        first = self._position - self._start
+        last = len(self._data) if size < 0 else first + size
+        if not 0 <= first <= last <= len(self._data):
+            raise OSError(f"the bytes {self._position}… are not part of this row group")
+        self._position = self._start + last
+        return bytes(self._data[first:last])
+
+
+def _tried(ask: Callable[[], T], attempts: int, named: Callable[[Exception], DeepspecError]) -> T:
+    """Ask, again if that fails; in the end the last failure, named."""
+    try:
+        if attempts == 1:
+            return ask()
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+        again = Retrying(
+            retry=retry_if_exception_type((OSError, pa.ArrowException)),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_attempt(attempts),
+            reraise=True,
+        )
+        return again(ask)
+    except (OSError, pa.ArrowException) as error:
+        raise named(error) from error
+
+
+def _filesystem() -> Any:
+    """pyarrow's own S3 client, by the same variables as boto3's."""
+    from pyarrow import fs
+
+    endpoint = endpoint_url()
+    settings: dict[str, Any] = {"region": region(), "connect_timeout": 10, "request_timeout": 60}
+    if endpoint:
+        scheme, _, host = endpoint.partition("://")
+        settings |= {"endpoint_override": host.rpartition("@")[2].rstrip("/"), "scheme": scheme}
+    retry = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
+    return fs.S3FileSystem(retry_strategy=retry, **{name: value for name, value in settings.items() if value})
+
+
+def _tensor_entries(header: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Names and descriptions of the tensors in a safetensors header, in the order of their bytes."""
+    entries = [(name, entry) for name, entry in json.loads(header).items() if name != "__metadata__"]
+    return sorted(entries, key=lambda item: item[1]["data_offsets"])
+
+
+def _tensor(name: str, entry: dict[str, Any], data: bytes) -> "torch.Tensor":
+    """One tensor of a safetensors file: as the only one of a file of its own."""
+    from safetensors.torch import load
+
+    header = json.dumps({name: {**entry, "data_offsets": [0, len(data)]}}).encode()
+    return load(struct.pack("<Q", len(header)) + header + data)[name]

@@ -1,0 +1,457 @@
+"""Artifacts in S3-compatible object storage, through boto3; loaded only when a store's URL asks for it.
+
+The one atomic operation is a single PUT with `If-None-Match: *`: the endpoint is probed for it before the first
+create, and refused without it. Everything else is plain: files go up as they are (in parts above 64 MiB), are looked up
+by listing, and come down into a local cache that a reader compares with the manifest's checksums anyway.
+
+Requests are signed over their bodies, so that a server refuses what changed on the way. Answers that fail with 5xx,
+throttling, timeouts or resets are repeated by botocore, with exponential backoff and jitter; bodies that break off, by
+us. A repeated create may find what its own first request made: `backend.created` resolves that by reading back.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+from boto3.exceptions import Boto3Error, S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions as failures
+from botocore.config import Config
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from deepspec.errors import ArtifactError, RecipeError, StoreFull, TransientError
+from deepspec.store.backend import Stat, full_disk
+from deepspec.store.endpoint import Location, endpoint_url, region, shown
+from deepspec.store.local import unpruned
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PART_BYTES = 64 << 20
+"""Larger files go up and come down in parts of this size."""
+
+_PARALLEL_PARTS = 4
+_PARALLEL_FILES = 4
+_ATTEMPTS = 6
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 60
+_LONGEST_WAIT_SECONDS = 20
+_HELD_AGAIN = ("ConditionalRequestConflict", "OperationAborted")
+"""S3's answers while another conditional write to the same name goes on: asked again, either outcome comes."""
+
+_MISSING = ("NoSuchKey", "404", "NotFound")
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+_UNKNOWN_USER = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId", "AuthFailure")
+_FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientCapacity", "EntityTooLargeForBucket", "507")
+_NOT_SUPPORTED = ("NotImplemented", "501", "MethodNotAllowed")
+
+
+class Refused(Exception):
+    """What is safe to tell of a server's refusal: its own words may quote credentials, and tracebacks are kept."""
+
+    def __init__(self, code: str, status: int, operation: str, request: str) -> None:
+        super().__init__(f"{operation}: {status} {code} (request {request})")
+        self.code = code
+
+
+class S3Backend:
+    """A bucket (or a prefix in one) that holds artifacts; see `Backend` for the contract of each method.
+
+    Args:
+        url: `s3://bucket` or `s3://bucket/prefix`. Endpoint, region and credentials come from the usual AWS variables.
+        cache: local folder for files on their way up, and for those that were fetched.
+
+    Raises:
+        RecipeError: the URL or the endpoint's address is malformed.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        self._at = Location.parse(url)
+        self._endpoint = endpoint_url()
+        self._cache = cache.expanduser().absolute() / self._at.digest(self._endpoint)
+        self._made: Any = None
+        self._making = threading.Lock()
+        self._conditional = False
+
+    @property
+    def location(self) -> str:
+        """The URL."""
+        return self._at.url
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write `data` if nothing is at `path`; return whether this call created it."""
+        self._probe()
+        return self._create(path, data)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write or overwrite a small record."""
+        with self._named_errors("written"):
+            self._client.put_object(Bucket=self._at.bucket, Key=self._at.key(path), Body=data)
+
+    def read(self, path: str) -> bytes:
+        """The whole content of `path`; FileNotFoundError if nothing is there."""
+
+        def get() -> bytes:
+            answer = self._client.get_object(Bucket=self._at.bucket, Key=self._at.key(path))
+            return bytes(answer["Body"].read())
+
+        with self._named_errors("read"):
+            return _repeated(get)
+
+    def list(self, prefix: str) -> dict[str, Stat]:
+        """Every object under the folder `prefix`, by path relative to the store."""
+        return dict(self._objects(prefix))
+
+    def delete(self, path: str) -> None:
+        """Remove the object `path`, and the local copy of it."""
+        with self._named_errors("written"):
+            self._client.delete_object(Bucket=self._at.bucket, Key=self._at.key(path))
+        copy = self._local(path)
+        with contextlib.suppress(OSError):
+            copy.unlink()
+        _prune(copy.parent, self._cache)
+
+    def staging(self, prefix: str) -> Path:
+        """A folder in the local cache: what is published from there need not be fetched again."""
+        folder = self._local(prefix)
+        with self._named_errors("written"):
+            unpruned(lambda: folder.mkdir(parents=True))
+        return folder
+
+    def publish(self, prefix: str, staging: Path) -> None:
+        """Upload every file of the attempt, and see that all of it arrived."""
+        sizes = {
+            f"{prefix}/{path.relative_to(staging).as_posix()}": path.stat().st_size
+            for path in staging.rglob("*")
+            if path.is_file()
+        }
+        config = TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=_ATTEMPTS)
+
+        def upload(path: str) -> None:
+            local = staging / path.removeprefix(f"{prefix}/")
+            self._client.upload_file(str(local), self._at.bucket, self._at.key(path), Config=config)
+
+        with self._named_errors("written"):
+            self._each(upload, sorted(sizes))
+            arrived = {path: stat.size for path, stat in self._objects(prefix)}
+        if arrived != sizes:
+            odd = sorted(path for path in sizes.keys() | arrived.keys() if sizes.get(path) != arrived.get(path))
+            raise TransientError(
+                f"Of {len(sizes)} uploaded files {len(odd)} are not in the bucket as they were sent, "
+                f"the first of them {odd[0]}.",
+                where=self.location,
+                remedy="Run again; what was finished is kept.",
+            )
+
+    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+        """The attempt's folder in the local cache, with `names` in it."""
+        folder = self._local(prefix)
+        config = TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=_ATTEMPTS)
+
+        def download(name: str) -> None:
+            target = folder / name
+            if target.is_file() and not anew:
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+            try:
+                key = self._at.key(f"{prefix}/{name}")
+                _repeated(lambda: self._client.download_file(self._at.bucket, key, str(temporary), Config=config))
+                temporary.replace(target)
+            except failures.ClientError as error:
+                if _code(error) not in _MISSING:
+                    raise
+                target.unlink(missing_ok=True)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+        with self._named_errors("read"):
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)  # `sweep` removes what was not used for long
+            self._each(download, names)
+        return folder
+
+    def clock(self) -> float:
+        """The endpoint's clock, to the second."""
+        with self._named_errors("read"):
+            answer = self._client.head_bucket(Bucket=self._at.bucket)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(date).timestamp() if date else time.time()
+
+    def sweep(self, older_than_seconds: float) -> None:
+        """Abort uploads in parts that nobody goes on with, and remove local copies that were not used for as long."""
+        now = self.clock()
+        with self._named_errors("written"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._at.bucket, Prefix=self._at.folder("")
+            )
+            for upload in (upload for page in pages for upload in page.get("Uploads", [])):
+                if now - upload["Initiated"].timestamp() >= older_than_seconds:
+                    self._client.abort_multipart_upload(
+                        Bucket=self._at.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+        for attempt in self._cache.glob("*/*/*"):
+            with contextlib.suppress(OSError):
+                if time.time() - attempt.stat().st_mtime >= older_than_seconds:
+                    shutil.rmtree(attempt)
+                    _prune(attempt.parent, self._cache)
+
+    @property
+    def _client(self) -> Any:
+        """Made at first use, and safe to use from several threads."""
+        with self._making:
+            if self._made is None:
+                self._made = client()
+            return self._made
+
+    def _local(self, path: str) -> Path:
+        return self._cache.joinpath(*path.split("/"))
+
+    def _objects(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        with self._named_errors("read"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._at.bucket, Prefix=self._at.folder(prefix)
+            )
+            for entry in (entry for page in pages for entry in page.get("Contents", [])):
+                yield self._at.path(entry["Key"]), Stat(entry["Size"], entry["LastModified"].timestamp())
+
+    def _each(self, work: Callable[[str], None], paths: Sequence[str]) -> None:
+        """Call `work` for each path, a few at a time; the first failure is raised once the others have ended."""
+        with ThreadPoolExecutor(_PARALLEL_FILES, thread_name_prefix="s3") as pool:
+            for done in [pool.submit(work, path) for path in paths]:
+                done.result()
+
+    def _create(self, path: str, data: bytes) -> bool:
+        def put() -> bool:
+            try:
+                self._client.put_object(Bucket=self._at.bucket, Key=self._at.key(path), Body=data, IfNoneMatch="*")
+            except failures.ClientError as error:
+                if _code(error) in ("PreconditionFailed", "412"):
+                    return False
+                raise
+            return True
+
+        with self._named_errors("written"):
+            return _repeated(put)
+
+    def _probe(self) -> None:
+        """Create a record twice: the second time has to be refused, or two runs could overwrite each other's work.
+
+        Raises:
+            ArtifactError: the endpoint has no conditional writes (or not in this bucket).
+        """
+        with self._making:
+            known = self._conditional
+        if known:
+            return
+        path = f"work/probes/{uuid.uuid4().hex}"
+        refused = ArtifactError(
+            f"The object storage{self._whose()} ignores `If-None-Match: *` when it writes, so that two runs could "
+            "overwrite each other's work.",
+            where=f"DEEPSPEC_STORE {self.location}",
+            remedy="Use AWS S3, MinIO, or Ceph (there: a bucket without versioning).",
+        )
+        try:
+            first = self._create(path, b"1")
+            if self._create(path, b"2"):
+                raise refused
+        except (ArtifactError, TransientError) as error:
+            if isinstance(error.__cause__, Refused) and error.__cause__.code in _NOT_SUPPORTED:
+                raise refused from error.__cause__
+            raise
+        if not first:
+            logger.debug("the probe's first create was repeated after a lost answer")
+        with contextlib.suppress(ArtifactError, TransientError):  # whoever may not delete may still create
+            self.delete(path)
+        with self._making:
+            self._conditional = True
+
+    def _whose(self) -> str:
+        return f" at {shown(self._endpoint)}" if self._endpoint else ""
+
+    @contextlib.contextmanager
+    def _named_errors(self, verb: str) -> Iterator[None]:
+        """The endpoint's refusals and the network's failures as errors that name the variable and the remedy."""
+        try:
+            yield
+        except OSError as error:
+            raise full_disk(error, str(self._cache)) or ArtifactError(
+                f"The local copies of artifacts cannot be {verb}: {error.strerror}.",
+                where=str(error.filename or self._cache),
+                remedy="Check its permissions, or point DEEPSPEC_HOME elsewhere.",
+            ) from error
+        except (failures.ClientError, failures.BotoCoreError, Boto3Error) as error:
+            cause = _client_error(error)
+            if cause is not None and _code(cause) == "NoSuchKey":
+                raise FileNotFoundError(self.location) from None
+            raise named(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from _safe(error)
+
+
+def client() -> Any:
+    """An S3 client by the usual AWS variables and files, with our time limits and retries.
+
+    Raises:
+        RecipeError: the endpoint's address, region or profile cannot be used.
+    """
+    endpoint = endpoint_url()
+    config = Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _attempts()},
+        max_pool_connections=_PARALLEL_PARTS * _PARALLEL_FILES,
+        # Names of buckets are part of the path wherever somebody runs a server without a wildcard domain.
+        s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": True},
+        # The signature covers the body; trailers with checksums are refused by some servers.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint, region_name=region())
+    except (failures.BotoCoreError, ValueError) as error:
+        raise RecipeError(
+            f"No S3 client can be made: {type(error).__name__}.",
+            where="AWS_ENDPOINT_URL" if endpoint else "AWS_PROFILE",
+            remedy="Check AWS_ENDPOINT_URL (http://host:port), AWS_DEFAULT_REGION and AWS_PROFILE.",
+        ) from error
+
+
+def named(error: Exception, where: str, bucket: str) -> ArtifactError | TransientError:
+    """What a failure of the object storage means, without any word of the server's own (it may quote credentials)."""
+    endpoint = shown(endpoint_url())
+    at = f" at {endpoint}" if endpoint else ""
+    cause = _client_error(error)
+    if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
+        return ArtifactError(
+            f"There are no credentials for the object storage{at}.",
+            where=where,
+            remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE).",
+        )
+    if cause is None:
+        return TransientError(
+            f"The object storage{at} does not answer ({_kind(error)}).",
+            where=where,
+            remedy="Check AWS_ENDPOINT_URL and the network, and run again: what was finished is kept.",
+        )
+    code, status = _code(cause), _status(cause)
+    if code in _EXPIRED:
+        return ArtifactError(
+            f"The credentials for the object storage{at} have expired.",
+            where=where,
+            remedy="Renew AWS_SESSION_TOKEN and its keys, and run again: what was finished is kept.",
+        )
+    if code in _UNKNOWN_USER:
+        return ArtifactError(
+            f"The object storage{at} does not accept the credentials ({code}).",
+            where=where,
+            remedy="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        )
+    if code == "NoSuchBucket" or (code in _MISSING and cause.operation_name in ("HeadBucket", "ListObjectsV2")):
+        return ArtifactError(
+            f"There is no bucket {bucket!r}{at}.", where=where, remedy="Make it, or correct the bucket's name."
+        )
+    if code in _FULL or status == 507:
+        return StoreFull(
+            f"The bucket {bucket!r}{at} takes no more ({code}).",
+            where=where,
+            remedy="Raise its quota or free some space (`deepspec artifacts gc`), and run again: "
+            "what was finished is kept.",
+        )
+    if status in (401, 403):
+        return ArtifactError(
+            f"The object storage{at} does not allow {cause.operation_name} ({code}).",
+            where=where,
+            remedy="Grant it in the bucket's policy (infra/README.md lists what is needed), or use other credentials.",
+        )
+    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling", "ServiceUnavailable", "503", "500"):
+        return TransientError(
+            f"The object storage{at} failed {_attempts()} times ({code}).",
+            where=where,
+            remedy="Run again when it is well: what was finished is kept.",
+        )
+    return ArtifactError(
+        f"The object storage{at} refused {cause.operation_name} ({code}).",
+        where=where,
+        remedy="`deepspec --debug …` shows its answer.",
+    )
+
+
+def _repeated(ask: Callable[[], T]) -> T:
+    """Ask again where an answer's body broke off, or another conditional write to the same name was going on."""
+    return Retrying(
+        retry=retry_if_exception(_passing),
+        wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_WAIT_SECONDS),
+        stop=stop_after_attempt(_attempts()),
+        reraise=True,
+    )(ask)
+
+
+def _attempts() -> int:
+    """How often a request is sent; AWS_MAX_ATTEMPTS, which every AWS tool knows, overrides it."""
+    try:
+        return max(1, int(os.environ["AWS_MAX_ATTEMPTS"]))
+    except (KeyError, ValueError):
+        return _ATTEMPTS
+
+
+def _passing(error: BaseException) -> bool:
+    if isinstance(error, failures.ClientError):
+        return _code(error) in _HELD_AGAIN
+    return isinstance(
+        error,
+        failures.IncompleteReadError
+        | failures.ReadTimeoutError
+        | failures.ResponseStreamingError
+        | failures.HTTPClientError,
+    )
+
+
+def _client_error(error: BaseException | None) -> failures.ClientError | None:
+    """The server's refusal in `error` or in what caused it: a transfer wraps those of its requests."""
+    while error is not None:
+        if isinstance(error, failures.ClientError):
+            return error
+        error = error.__cause__ or (error.__context__ if isinstance(error, S3UploadFailedError) else None)
+    return None
+
+
+def _safe(error: Exception) -> Exception:
+    """`error` as the cause of another: without the server's own words."""
+    cause = _client_error(error)
+    if cause is None:
+        return error
+    request = str(cause.response.get("ResponseMetadata", {}).get("RequestId", "unknown"))
+    return Refused(_code(cause), _status(cause), cause.operation_name, request)
+
+
+def _code(error: failures.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: failures.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _kind(error: Exception) -> str:
+    inner = error.__cause__ or error
+    return type(inner).__name__
+
+
+def _prune(folder: Path, root: Path) -> None:
+    """Remove folders that have become empty."""
+    while folder != root and root in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

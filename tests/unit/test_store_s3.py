@@ -1,0 +1,321 @@
+"""What object storage adds to the store's contract: parts, retries, the probe, streaming by range, and its refusals."""
+
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, RecipeError, StoreFull, TransientError
+from deepspec.store import Artifact, Store, open_store, s3
+from deepspec.store.files import LocalFiles, StreamedFiles, open_files
+from tests.fixtures.s3 import S3Server
+from tests.fixtures.store import KEY, PLACES, BucketPlace, fill, ingredients, put
+
+CANARIES = {"AWS_ACCESS_KEY_ID": "AKCANARYIDAAAAAAA", "AWS_SECRET_ACCESS_KEY": "canary/secret+key"}
+
+
+@pytest.fixture(params=["moto", pytest.param("radosgw", marks=pytest.mark.full)])
+def place(request: pytest.FixtureRequest) -> BucketPlace:
+    place = PLACES[request.param](request)
+    assert isinstance(place, BucketPlace)
+    return place
+
+
+# --- going up and coming down ---------------------------------------------------------------------------------------
+
+
+def test_large_files_go_up_in_parts_and_come_back_equal(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the smallest part that S3 takes
+    store = place.store()
+    data = np.random.default_rng(0).bytes(12 << 20)
+    artifact = put(store, ingredients(), {"large.bin": data, "small.bin": data[:1000]})
+    at = s3.Location.parse(place.location)
+    tags = {
+        name: s3.client().head_object(Bucket=at.bucket, Key=at.key(f"{artifact.prefix}/{name}"))["ETag"]
+        for name in ("large.bin", "small.bin")
+    }
+    assert tags["large.bin"].strip('"').endswith("-3")
+    assert "-" not in tags["small.bin"]
+    assert (place.store().get("tokens", artifact.key).directory() / "large.bin").read_bytes() == data
+
+
+def test_what_was_written_here_is_not_fetched_again(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = place.store()
+    put(store, ingredients(), {"data": b"right"})
+
+    class NoDownloads:
+        def __getattr__(self, name: str) -> object:
+            assert name != "download_file"
+            return getattr(client, name)
+
+    client = store.backend._client  # type: ignore[attr-defined]
+    store.backend._made = NoDownloads()  # type: ignore[attr-defined]
+    assert (store.get("tokens", KEY).directory() / "data").read_bytes() == b"right"
+
+
+def test_an_unfinished_upload_is_aborted_by_a_sweep_and_never_seen(place: BucketPlace) -> None:
+    store = place.store()
+    at = s3.Location.parse(place.location)
+    client = s3.client()
+    for key in (at.key("tokens/x/data"), f"{at.prefix}-neighbour/data"):
+        upload = client.create_multipart_upload(Bucket=at.bucket, Key=key)
+        client.upload_part(Bucket=at.bucket, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x")
+    assert store.backend.list("") == {}
+    if "moto" not in os.environ["AWS_ACCESS_KEY_ID"]:  # whose uploads all began in 2010
+        store.backend.sweep(3600.0)
+        assert len(client.list_multipart_uploads(Bucket=at.bucket, Prefix=at.prefix)["Uploads"]) == 2
+    store.backend.sweep(-5.0)
+    (left,) = client.list_multipart_uploads(Bucket=at.bucket, Prefix=at.prefix)["Uploads"]
+    assert left["Key"].startswith(f"{at.prefix}-neighbour")
+    client.abort_multipart_upload(Bucket=at.bucket, Key=left["Key"], UploadId=left["UploadId"])
+
+
+def test_a_sweep_removes_local_copies_that_were_not_used_for_long(place: BucketPlace) -> None:
+    store = place.store()
+    artifact = put(store, ingredients(), {"data": b"right"})
+    copies = list(Path(place.disk).rglob("data"))
+    assert copies
+    store.backend.sweep(3600.0)
+    assert copies[0].exists()
+    store.backend.sweep(-5.0)
+    assert not copies[0].exists()
+    assert (artifact.directory() / "data").read_bytes() == b"right"
+
+
+# --- the probe ------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_without_conditional_writes_is_refused(place: BucketPlace) -> None:
+    store = place.store()
+
+    def ignore_condition(request: object, **_: object) -> None:
+        request.headers.pop("If-None-Match", None)  # type: ignore[attr-defined]
+
+    store.backend._client.meta.events.register("before-send.s3.PutObject", ignore_condition)  # type: ignore[attr-defined]
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match="ignores `If-None-Match") as caught:
+            store.backend.create("registry/1", b"x")
+    assert "DEEPSPEC_STORE s3://" in str(caught.value)
+    assert "registry/1" not in store.backend.list("")
+
+
+def test_the_probe_leaves_nothing_and_is_made_once(place: BucketPlace) -> None:
+    backend = place.store().backend
+    sent: list[str] = []
+    backend._client.meta.events.register(  # type: ignore[attr-defined]
+        "before-send.s3.PutObject", lambda request, **_: sent.append(request.url)
+    )
+    assert backend.create("a", b"")
+    assert backend.create("b", b"")
+    assert len(sent) == 4
+    assert set(backend.list("")) == {"a", "b"}
+
+
+# --- streaming by range ---------------------------------------------------------------------------------------------
+
+
+def artifact_of_every_kind(store: Store) -> Artifact:
+    with store.write("tokens", ingredients()) as writing:
+        fill(writing.directory)
+        tensors = {
+            "bf16": torch.arange(12).bfloat16().reshape(3, 4),
+            "long": torch.arange(5),
+            "none": torch.zeros(0, 3),
+            "yes": torch.tensor([True, False]),
+        }
+        save_file(tensors, writing.directory / "more.safetensors", metadata={"format": "pt"})
+    return writing.artifact
+
+
+def test_files_read_by_range_are_those_of_the_folder(place: BucketPlace) -> None:
+    artifact_of_every_kind(place.store())
+    artifact = place.store().get("tokens", KEY)
+    url = artifact.location()
+    assert url == f"{place.location}/tokens/{KEY}/manifest.1.json"
+    streamed = open_files(url)
+    assert isinstance(streamed, StreamedFiles)
+    table = streamed.parquet("rows.parquet")
+    assert table.num_row_groups == 3
+    rows = table.row_group(1, ["id"])
+    tensors = dict(streamed.tensors("more.safetensors"))
+    config = streamed.read("draft/config.json")
+    empty = streamed.read("empty.txt")
+    assert not list(Path(place.disk).rglob("*.parquet"))[1:], "nothing but the writer's own file may be on the disk"
+    folder = artifact.directory()
+    local = LocalFiles(folder)
+    assert rows.equals(pq.ParquetFile(folder / "rows.parquet").read_row_group(1, columns=["id"]))
+    assert table.read().equals(local.parquet("rows.parquet").read())
+    assert config == (folder / "draft/config.json").read_bytes()
+    assert empty == b""
+    expected = dict(local.tensors("more.safetensors"))
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert tensors["bf16"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "what"),
+    [
+        ("rows.parquet", 400, "changed"),
+        ("rows.parquet", -20, "changed"),
+        ("more.safetensors", -3, "changed"),
+        ("more.safetensors", 12, "changed"),
+        ("draft/config.json", 4, "changed"),
+        ("draft/config.json", None, "missing"),
+    ],
+)
+def test_a_changed_byte_is_noticed_where_it_is_read(
+    place: BucketPlace, monkeypatch: pytest.MonkeyPatch, name: str, position: int | None, what: str
+) -> None:
+    monkeypatch.setattr("deepspec.store.files._ATTEMPTS", 2)
+    artifact = artifact_of_every_kind(place.store())
+    data = bytearray(artifact.path(name).read_bytes())
+    if position is None:
+        artifact.store.backend.delete(f"{artifact.prefix}/{name}")
+    else:
+        data[position] ^= 1
+        place.overwrite(f"{artifact.prefix}/{name}", bytes(data))
+    files = open_files(artifact.location())
+
+    def use() -> None:
+        if name.endswith(".parquet"):
+            table = files.parquet(name)
+            for index in range(table.num_row_groups):
+                table.row_group(index, ["id", "text"])
+        elif name.endswith(".safetensors"):
+            list(files.tensors(name))
+        else:
+            files.read(name)
+
+    with pytest.raises(ArtifactDamaged, match=what) as caught:
+        use()
+    assert (caught.value.kind, caught.value.key, caught.value.file) == ("tokens", KEY, name)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def refusing(status: int, code: str) -> Iterator[str]:
+    """An endpoint that answers every request with one error, and quotes the caller's key as some servers do."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            quoted = CANARIES["AWS_ACCESS_KEY_ID"]
+            body = f"<Error><Code>{code}</Code><Message>no {quoted}</Message><Key>{quoted}</Key></Error>"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body.encode())
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def canaries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in CANARIES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+
+
+REFUSALS = [
+    (400, "ExpiredToken", ArtifactError, "have expired.*Renew AWS_SESSION_TOKEN.*what was finished is kept"),
+    (403, "InvalidAccessKeyId", ArtifactError, "does not accept the credentials.*AWS_ACCESS_KEY_ID"),
+    (403, "SignatureDoesNotMatch", ArtifactError, "does not accept the credentials.*AWS_SECRET_ACCESS_KEY"),
+    (403, "AccessDenied", ArtifactError, "does not allow PutObject.*policy"),
+    (403, "QuotaExceeded", StoreFull, "takes no more.*quota"),
+    (507, "XMinioStorageFull", StoreFull, "takes no more.*quota"),
+    (404, "NoSuchBucket", ArtifactError, "no bucket 'some-bucket'.*Make it"),
+    (503, "SlowDown", TransientError, "failed 1 times.*Run again"),
+    (500, "InternalError", TransientError, "failed 1 times.*Run again"),
+    (501, "NotImplemented", ArtifactError, "ignores `If-None-Match.*Use AWS S3, MinIO, or Ceph"),
+    (400, "SomethingNew", ArtifactError, "refused PutObject .SomethingNew"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "kind", "message"), REFUSALS, ids=[item[1] for item in REFUSALS])
+def test_a_refusal_names_endpoint_and_remedy_and_no_credentials(
+    canaries: None, monkeypatch: pytest.MonkeyPatch, status: int, code: str, kind: type[DeepspecError], message: str
+) -> None:
+    with refusing(status, code) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(kind, match=message) as caught:
+            open_store("s3://some-bucket/store").backend.create("registry/1", b"x")
+    assert "DEEPSPEC_STORE s3://some-bucket/store" in str(caught.value)
+    assert endpoint in str(caught.value)
+    told = "".join(traceback.format_exception(caught.value))
+    assert not any(canary in told for canary in CANARIES.values())
+
+
+def test_an_endpoint_that_does_not_answer_is_named_without_what_its_address_hides(
+    canaries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:canary-password@127.0.0.1:{port}")
+    with pytest.raises(TransientError, match=r"does not answer.*AWS_ENDPOINT_URL") as caught:
+        open_store("s3://some-bucket").find("tokens", KEY)
+    assert f"http://127.0.0.1:{port}" in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_missing_bucket_is_named(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    moto.enter(monkeypatch)
+    store = open_store("s3://not-there/store", cache=tmp_path)
+    for use in (store.backend.clock, lambda: store.find("tokens", KEY), lambda: store.backend.create("a", b"")):
+        with pytest.raises(ArtifactError, match="no bucket 'not-there'"):
+            use()
+
+
+def test_missing_credentials_are_named(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    moto.enter(monkeypatch)
+    for name in (*CANARIES, "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(ArtifactError, match=r"no credentials.*AWS_ACCESS_KEY_ID"):
+        open_store("s3://some-bucket", cache=tmp_path).find("tokens", KEY)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///x", "s3://A-Bucket", "s3://ab", "s3://key:canary@bucket/x", "s3://bucket/../x"]
+)
+def test_a_malformed_url_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(RecipeError, match="s3://bucket/prefix") as caught:
+        open_store(url)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["localhost:9000", "http://", "ftp://host", "http://host:port", "nonsense"])
+def test_a_malformed_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    with pytest.raises(RecipeError, match="no address of an S3 endpoint") as caught:
+        open_store("s3://bucket")
+    assert caught.value.where == "AWS_ENDPOINT_URL"
