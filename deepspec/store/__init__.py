@@ -8,9 +8,10 @@
     writing.artifact.directory()                  # verified local files
 
 `keys.py` says what a key is, `manifest.py` what is recorded, `artifacts.py` how one is written, found and read,
-`layout.py` what lies where, `backend.py` the few operations a place must offer, `local.py` and `s3.py` the places that
-do, `endpoint.py` how object storage is addressed, `files.py` how an artifact is read a piece at a time, `lease.py` how a live run says so, `gc.py` what is collected, `fingerprint.py` how inputs from outside
-enter. Nothing here knows of flows, models or tracking servers.
+`layout.py` what lies where, `backend.py` the few operations a place must offer, `local.py` and `s3.py` the places
+that do, `endpoint.py` how object storage is addressed, `files.py` how an artifact is read a piece at a time,
+`lease.py` how a live run says so, `gc.py` what is collected, `fingerprint.py` how inputs from outside enter. Nothing
+here knows of flows, models or tracking servers.
 """
 
 from deepspec.store.artifacts import Artifact, Store, open_store

@@ -285,17 +285,18 @@ class S3Backend:
         """The endpoint's refusals and the network's failures as errors that name the variable and the remedy."""
         try:
             yield
+        # First, for botocore's timeouts are OSErrors, too.
+        except (failures.ClientError, failures.BotoCoreError, Boto3Error) as error:
+            cause = _client_error(error)
+            if cause is not None and _code(cause) == "NoSuchKey":
+                raise FileNotFoundError(self.location) from None
+            raise named(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from _safe(error)
         except OSError as error:
             raise full_disk(error, str(self._cache)) or ArtifactError(
                 f"The local copies of artifacts cannot be {verb}: {error.strerror}.",
                 where=str(error.filename or self._cache),
                 remedy="Check its permissions, or point DEEPSPEC_HOME elsewhere.",
             ) from error
-        except (failures.ClientError, failures.BotoCoreError, Boto3Error) as error:
-            cause = _client_error(error)
-            if cause is not None and _code(cause) == "NoSuchKey":
-                raise FileNotFoundError(self.location) from None
-            raise named(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from _safe(error)
 
 
 def client() -> Any:
