@@ -59,7 +59,9 @@ def plan(
     """
     from flows import _plan
 
-    document = _plan.document(recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, usd_per_gpu_hour)
+    document = _plan.document(
+        recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, usd_per_gpu_hour, home=home()
+    )
     if as_json:
         print_json(document)
     else:

@@ -13,6 +13,7 @@ from flows import _execute, _plan, _record
 from flows._display import PlainDisplay, TerminalDisplay, lines_of
 from flows._execute import Flow, Result
 from flows._home import store_of
+from flows._locations import local
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ def run(
     before = inputs_of(recipes[0])
     if dry_run:
         records = _execute.plan_all(retrain, recipes, store, home, before=before)
-        _show_plan(recipes, records, as_json=as_json, console=console)
+        _show_plan(recipes, records, home, as_json=as_json, console=console)
         return 0
     display: Display = TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
 
@@ -98,9 +99,9 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
 
 
 def _show_plan(
-    recipes: Sequence[Recipe], records: "Sequence[StageRecord]", *, as_json: bool, console: "Console"
+    recipes: Sequence[Recipe], records: "Sequence[StageRecord]", home: Path, *, as_json: bool, console: "Console"
 ) -> None:
-    estimates = [_plan.of_run(recipe) for recipe in recipes]
+    estimates = [_plan.of_run(local(recipe, home)) for recipe in recipes]
     if as_json:
         document = {
             "recipe": [recipe.model_dump(mode="json") for recipe in recipes],

@@ -23,6 +23,7 @@ from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from flows import _prefect
 from flows._home import tracking_of
+from flows._locations import local
 from tasks._run import Display, Hidden, Run, Sayings, StageRecord, Usage
 from tasks._stage import Reference
 
@@ -93,7 +94,7 @@ def plan(flow: Flow, recipe: Any, store: Store, home: Path, *, display: Display 
         flow, recipe, store, home: see `execute`.
         display: of the run that follows; None: none does, and nothing is written.
     """
-    run = Run(recipe, store, home, plan=True, dry=display is None)
+    run = Run(local(recipe, home), store, home, plan=True, dry=display is None)
     if display is not None:
         run.display = Sayings(display)
     run.outcome = flow(run)
@@ -158,7 +159,7 @@ def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) 
     with ExitStack() as stack:
         for earlier, recipe in before:
             run.recipe = recipe
-            _carry_out_one(run, earlier, parts[0], stack)
+            _carry_out_one(run, earlier, recipe, parts[0], stack)
         recipes = [part.recipe for part in parts]
         for part in parts:
             run.recipe = part.recipe
@@ -166,15 +167,14 @@ def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) 
             if run.algorithm is not None:
                 run.display.say(run.algorithm)
             promotions = _num_promotions(run.store, part.recipe)
-            part.outcome = _carry_out_one(run, flow, part, stack)
+            part.outcome = _carry_out_one(run, flow, part.recipe, part, stack)
             if part.tracking_run is None:
                 _start_tracking(run, part)
             part.status = _status(run, promoted=_num_promotions(run.store, part.recipe) > promotions)
 
 
-def _carry_out_one(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Mapping[str, Reference]:
-    """Plan a flow with the run's present recipe; run it, leased and tracked as `part`, unless all its stages hit."""
-    recipe = run.recipe
+def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: ExitStack) -> Mapping[str, Reference]:
+    """Plan a flow with `recipe`; run it, leased and tracked as `part`, unless all its stages hit."""
     planned = plan(flow, recipe, run.store, run.home, display=run.display)
     if all(record.status in ("hit", "skipped") for record in planned.records):
         for record in planned.records:
@@ -186,6 +186,7 @@ def _carry_out_one(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> M
         _start_tracking(run, part)
     for artifact in _artifacts(planned.outcome):
         run.lease(artifact.kind, artifact.key)
+    run.recipe = local(recipe, run.home)
     return _rebuilding(run, flow, recipe)
 
 

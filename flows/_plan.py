@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.errors import DataError, DeepspecError, RecipeError
 from deepspec.planning import CODECS, estimate
 from deepspec.recipe import Recipe, load_recipe
+from flows._locations import local
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,11 +24,13 @@ def document(
     gpu: str | None,
     num_gpus: int,
     usd_per_gpu_hour: float | None,
+    *,
+    home: Path,
 ) -> dict[str, Any]:
-    """The estimate as one JSON document."""
+    """The estimate as one JSON document; `home` takes copies of conversations that lie in object storage."""
     recipe = load_recipe(name, overrides)
     if conversations is None or mean_tokens is None:
-        counted, mean = _counted(recipe)
+        counted, mean = _counted(local(recipe, home))
         conversations = counted if conversations is None else conversations
         mean_tokens = mean if mean_tokens is None else mean_tokens
     return estimate(

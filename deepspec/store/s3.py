@@ -136,11 +136,10 @@ class S3Backend:
             for path in staging.rglob("*")
             if path.is_file()
         }
-        config = TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=_ATTEMPTS)
 
         def upload(path: str) -> None:
             local = staging / path.removeprefix(f"{prefix}/")
-            self._client.upload_file(str(local), self._at.bucket, self._at.key(path), Config=config)
+            self._client.upload_file(str(local), self._at.bucket, self._at.key(path), Config=_transfer())
 
         with self._named_errors("written"):
             self._each(upload, sorted(sizes))
@@ -157,7 +156,6 @@ class S3Backend:
     def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
         """The attempt's folder in the local cache, with `names` in it."""
         folder = self._local(prefix)
-        config = TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=_ATTEMPTS)
 
         def download(name: str) -> None:
             target = folder / name
@@ -167,7 +165,7 @@ class S3Backend:
             temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
             try:
                 key = self._at.key(f"{prefix}/{name}")
-                _repeated(lambda: self._client.download_file(self._at.bucket, key, str(temporary), Config=config))
+                _repeated(lambda: self._client.download_file(self._at.bucket, key, str(temporary), Config=_transfer()))
                 temporary.replace(target)
             except failures.ClientError as error:
                 if _code(error) not in _MISSING:
@@ -290,13 +288,35 @@ class S3Backend:
             cause = _client_error(error)
             if cause is not None and _code(cause) == "NoSuchKey":
                 raise FileNotFoundError(self.location) from None
-            raise named(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from _safe(error)
+            raise _named_error(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from _safe(error)
         except OSError as error:
             raise full_disk(error, str(self._cache)) or ArtifactError(
                 f"The local copies of artifacts cannot be {verb}: {error.strerror}.",
                 where=str(error.filename or self._cache),
                 remedy="Check its permissions, or point DEEPSPEC_HOME elsewhere.",
             ) from error
+
+
+def listed(bucket: str, prefix: str, where: str) -> Iterator[tuple[str, str]]:
+    """Key and version (ETag, size, time) of every object whose key begins with `prefix`.
+
+    Args:
+        bucket, prefix: which.
+        where: what asks, for messages.
+
+    Raises:
+        ArtifactError, TransientError: the endpoint refuses or does not answer.
+    """
+    with _named(where, bucket):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for entry in (entry for page in pages for entry in page.get("Contents", [])):
+            yield entry["Key"], f"{entry['ETag']} {entry['Size']} {entry['LastModified'].isoformat()}"
+
+
+def download(bucket: str, key: str, target: Path, where: str) -> None:
+    """Copy an object to a local file; errors as for `listed`."""
+    with _named(where, bucket):
+        _repeated(lambda: client().download_file(bucket, key, str(target), Config=_transfer()))
 
 
 def client() -> Any:
@@ -327,7 +347,15 @@ def client() -> Any:
         ) from error
 
 
-def named(error: Exception, where: str, bucket: str) -> ArtifactError | TransientError:
+@contextlib.contextmanager
+def _named(where: str, bucket: str) -> Iterator[None]:
+    try:
+        yield
+    except (failures.ClientError, failures.BotoCoreError, Boto3Error) as error:
+        raise _named_error(error, where, bucket) from _safe(error)
+
+
+def _named_error(error: Exception, where: str, bucket: str) -> ArtifactError | TransientError:
     """What a failure of the object storage means, without any word of the server's own (it may quote credentials)."""
     endpoint = shown(endpoint_url())
     at = f" at {endpoint}" if endpoint else ""
@@ -385,6 +413,11 @@ def named(error: Exception, where: str, bucket: str) -> ArtifactError | Transien
         where=where,
         remedy="`deepspec --debug …` shows its answer.",
     )
+
+
+def _transfer() -> TransferConfig:
+    """How files go up and down."""
+    return TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=_attempts())
 
 
 def _repeated(ask: Callable[[], T]) -> T:

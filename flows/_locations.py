@@ -1,0 +1,44 @@
+"""A recipe's inputs as local paths: what lies in object storage is copied into the home folder first."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.store.mirror import local_copy
+
+if TYPE_CHECKING:
+    from deepspec.recipe import Recipe
+
+
+def local(recipe: Any, home: Path) -> Any:
+    """The recipe with every `s3://` location of an input replaced by its local copy's path.
+
+    Locations are no part of keys: the same content is the same input, wherever it lies. Configurations of other flows
+    name no such inputs, and are handed back.
+
+    Raises:
+        DataError: a location names nothing; other errors of the object storage as they come.
+    """
+    from deepspec.recipe import Recipe
+
+    return (
+        _local(recipe, lambda location, field: local_copy(location, home / "cache", where=field))
+        if isinstance(recipe, Recipe)
+        else recipe
+    )
+
+
+def _local(recipe: "Recipe", copy: Callable[[str, str], str]) -> "Recipe":
+    benchmarks = {
+        name: item.model_copy(update={"path": copy(item.path, f"evaluate.benchmarks.{name}")})
+        for name, item in recipe.evaluate.benchmarks.items()
+    }
+    return recipe.model_copy(
+        update={
+            "target": recipe.target.model_copy(update={"path": copy(recipe.target.path, "target.path")}),
+            "data": recipe.data.model_copy(
+                update={"source": tuple(copy(item, "data.source") for item in recipe.data.source)}
+            ),
+            "evaluate": recipe.evaluate.model_copy(update={"benchmarks": benchmarks}),
+        }
+    )
