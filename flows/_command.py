@@ -44,34 +44,40 @@ def run(
 
     recipes = [load_recipe(name, overrides) for name in names]
     _check_apart(recipes)
-    store = store_of(home, recipes[0].store.url)
-    before = inputs_of(recipes[0])
     if dry_run:
-        records = _execute.plan_all(retrain, recipes, store, home, before=before)
+        store = store_of(home, recipes[0].store.url)
+        records = _execute.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
         _show_plan(recipes, records, home, as_json=as_json, console=console)
         return 0
     display: Display = TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
+    result, record, path = carry_out(recipes, home, display, name=together or recipes[0].name)
+    if as_json:
+        sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    return _conclude(result, record, path, console)
+
+
+def carry_out(
+    recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str
+) -> tuple[Result, dict[str, Any], Path]:
+    """Run recipes, and leave the run's record and report.
+
+    Returns:
+        how it ended, the record, and where that is; what ended the run early is in the result, not raised.
+    """
+    from flows.retrain import retrain
 
     def leave_record(result: Result) -> None:
         _record.write_record(_record.run_json(result), home)
 
+    store = store_of(home, recipes[0].store.url)
+    before = inputs_of(recipes[0])
     result = _execute.execute(
-        retrain,
-        recipes,
-        store,
-        home,
-        name=together or recipes[0].name,
-        display=display,
-        before=before,
-        interrupted=leave_record,
+        retrain, recipes, store, home, name=name, display=display, before=before, interrupted=leave_record
     )
     record = _record.run_json(result)
-    path = _record.write_record(record, home)
+    _record.write_record(record, home)
     record["report"] = _report(result, record)
-    path = _record.write_record(record, home)
-    if as_json:
-        sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-    return _conclude(result, record, path, console)
+    return result, record, _record.write_record(record, home)
 
 
 def _check_apart(recipes: Sequence[Recipe]) -> None:

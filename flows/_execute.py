@@ -3,8 +3,9 @@
 A run is one flow over one recipe, or over several that differ in their algorithm: a part each, one after the other, so
 that a later part finds in the store what it shares with an earlier one.
 
-A run whose stages all hit is recorded without starting Prefect or importing torch. Otherwise the flow runs under
-Prefect; damage that a reader meets on the way sends the flow back to the producer, once.
+A run whose stages all hit is recorded without starting Prefect or importing torch, unless a Prefect server is there to
+show it. Otherwise the flow runs under Prefect; damage that a reader meets on the way sends the flow back to the
+producer, once.
 """
 
 import importlib
@@ -127,7 +128,9 @@ def execute(
     Returns:
         how it ended; errors of stages are in the result, not raised.
     """
-    run: Run[Any] = Run(recipes[0], store, home, plan=False, display=display or Hidden())
+    run: Run[Any] = Run(
+        recipes[0], store, home, plan=False, display=display or Hidden(), served=_prefect.is_configured()
+    )
     usage = Usage()
     result = Result(run, name, [Part(recipe) for recipe in recipes])
 
@@ -176,7 +179,7 @@ def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) 
 def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: ExitStack) -> Mapping[str, Reference]:
     """Plan a flow with `recipe`; run it, leased and tracked as `part`, unless all its stages hit."""
     planned = plan(flow, recipe, run.store, run.home, display=run.display)
-    if all(record.status in ("hit", "skipped") for record in planned.records):
+    if not run.served and all(record.status in ("hit", "skipped") for record in planned.records):
         for record in planned.records:
             run.record(record)
         return planned.outcome

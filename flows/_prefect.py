@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import LaunchError
+from deepspec.store.endpoint import shown as without_credentials
 
 if TYPE_CHECKING:
     from tasks._run import Run
@@ -85,10 +86,43 @@ class EmbeddedServer:
                 self._process.wait()
 
 
+def is_configured() -> bool:
+    """Whether the user has a Prefect server (or Prefect Cloud) of their own."""
+    return bool(os.environ.get("PREFECT_API_URL"))
+
+
+def check() -> None:
+    """See that the configured server answers, before anything begins.
+
+    Raises:
+        LaunchError: it does not.
+    """
+    url = os.environ["PREFECT_API_URL"].rstrip("/") + "/health"
+    try:
+        with urllib.request.urlopen(url, timeout=10):  # noqa: S310  # the user's own address
+            return
+    except urllib.error.HTTPError as error:
+        if error.code < 500:  # it is there; whether it lets us in shows with the first call
+            return
+        raise unreachable() from error
+    except (OSError, ValueError) as error:
+        raise unreachable() from error
+
+
+def unreachable() -> LaunchError:
+    """The error for a Prefect server that does not answer."""
+    return LaunchError(
+        "Prefect's server does not answer.",
+        where=f"PREFECT_API_URL {without_credentials(os.environ.get('PREFECT_API_URL', ''))}",
+        remedy="Start it, or unset PREFECT_API_URL to run without one; what was finished is kept.",
+    )
+
+
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[EmbeddedServer | None]:
     """An embedded server for the block, unless PREFECT_API_URL names one."""
-    if os.environ.get("PREFECT_API_URL"):
+    if is_configured():
+        check()
         yield None
         return
     embedded = EmbeddedServer(home)
@@ -99,10 +133,21 @@ def server(home: Path) -> Iterator[EmbeddedServer | None]:
 
 
 def run_as_flow(run: "Run[Any]", function: Callable[["Run[Any]"], Any], recipe: Any) -> Any:
-    """Call `function(run)` as a Prefect flow run whose parameter is the typed recipe."""
-    from prefect import flow
+    """Call `function(run)` as a Prefect flow run whose parameter is the typed recipe.
 
-    _quiet(run.home)
+    In a deployment's flow run of the same name it is called as that run; other flows are its children.
+
+    Raises:
+        LaunchError: Prefect's server does not answer any more.
+    """
+    import httpx
+    from prefect import flow
+    from prefect.context import FlowRunContext
+
+    name = function.__name__.replace("_", "-")
+    around = FlowRunContext.get()
+    if around is None:
+        _quiet(run.home)
     outcome: list[Any] = []
 
     def body(recipe: Any) -> None:
@@ -112,18 +157,18 @@ def run_as_flow(run: "Run[Any]", function: Callable[["Run[Any]"], Any], recipe: 
     # Prefect's parameter form is built from the recipe's own model.
     body.__annotations__["recipe"] = type(recipe)
     body.__doc__ = function.__doc__
-    named = flow(
-        name=function.__name__.replace("_", "-"),
-        flow_run_name=run.run_id,
-        validate_parameters=False,
-        log_prints=False,
-    )(body)
-    named(recipe)
+    try:
+        if around is not None and around.flow is not None and around.flow.name == name:
+            return function(run)
+        named = flow(name=name, flow_run_name=run.run_id, validate_parameters=False, log_prints=False)(body)
+        named(recipe)
+    except httpx.HTTPError as error:
+        raise unreachable() from error
     return outcome[0]
 
 
 def _quiet(home: Path) -> None:
-    """Prefect's log lines go to a file in the home folder, not to the terminal."""
+    """Prefect's log lines go to a file in the home folder, and to a configured server, but not to the terminal."""
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
@@ -135,5 +180,5 @@ def _quiet(home: Path) -> None:
     made = [name for name in logging.root.manager.loggerDict if name.startswith("prefect.")]
     for name in ("prefect", *made, "httpx", "httpcore"):
         logger = logging.getLogger(name)
-        logger.handlers = [handler]
+        logger.handlers = [handler, *(old for old in logger.handlers if type(old).__name__ == "APILogHandler")]
         logger.propagate = False

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +16,21 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from deepspec.errors import LeaseHeld
 from deepspec.progress import SILENT, Progress
 from deepspec.store import Store
 from deepspec.store.fingerprint import Fingerprints
+from deepspec.store.lease import Lease
 
 if TYPE_CHECKING:
     from deepspec.registry.tracking import Tracking
     from tasks._stage import Reference, Stage
 
 logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_SECONDS = 1.0
+_STAGE_LEASE_SECONDS = 30.0
+"""So long others wait for a run that died while it made something."""
 
 StageStatus = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
 
@@ -114,6 +120,7 @@ class Run(Generic[RecipeT]):
         current: the stage that is being made.
         tracking, tracking_run: the experiment tracker and this run's id in it; None while planning.
         outcome: what the flow returned, where it was planned.
+        served: whether it runs on a Prefect server that others see, too; what is reused is shown there as well.
     """
 
     recipe: RecipeT
@@ -132,6 +139,7 @@ class Run(Generic[RecipeT]):
     outcome: "Mapping[str, Reference]" = field(default_factory=dict)
     dry: bool = False
     algorithm: str | None = None
+    served: bool = False
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:
@@ -158,7 +166,10 @@ class Run(Generic[RecipeT]):
 
     @contextmanager
     def alone_with(self, key: str, name: str) -> Iterator[None]:
-        """Hold off other runs in this home that want to make the same artifact; waits while one does.
+        """Hold off other runs that want to make the same artifact; waits while one does.
+
+        Runs in this home wait for the process that holds a file's lock; those on other machines, which share the
+        store only, for a lease. That saves work twice done and is no safeguard: whoever is first to publish is right.
 
         Args:
             key: of the artifact.
@@ -166,13 +177,29 @@ class Run(Generic[RecipeT]):
         """
         folder = self.home / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / key).open("a") as file:
+        with (folder / key).open("a") as file, ExitStack() as stack:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self.display.say(f"Waiting for another run that is making {name}.")
                 fcntl.flock(file, fcntl.LOCK_EX)
+            if self.store.shared:
+                lease = Lease(self.store.backend, f"stages/{name}-{key}", _STAGE_LEASE_SECONDS)
+                self._wait_for(lease, name)
+                stack.callback(lease.release)
             yield
+
+    def _wait_for(self, lease: Lease, name: str) -> None:
+        told = False
+        while True:
+            try:
+                lease.acquire(run=self.run_id)
+                return
+            except LeaseHeld:
+                if not told:
+                    self.display.say(f"Waiting for a run on another machine that is making {name}.")
+                told = True
+                time.sleep(_LOOK_AGAIN_SECONDS)
 
     def lease(self, kind: str, key: str) -> None:
         """Protect an artifact, or one in the making, from collectors for as long as the run lives."""

@@ -73,12 +73,14 @@ class Stage:
         version: int,
         reads: tuple[str, ...],
         streams: tuple[str, ...] = (),
+        computes: bool = False,
     ) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
         self.reads = reads
         self.streams = streams
+        self.computes = computes
         self.purpose = inspect.getdoc(function) or ""
         self.__doc__ = function.__doc__
 
@@ -108,6 +110,8 @@ class Stage:
         found = run.store.find(self.name, key)
         if found is not None:
             run.lease(self.name, key)
+            if run.served:
+                self.task(run, self, ingredients, inputs)  # so that its pages show what was reused
             seconds = time.monotonic() - started
             run.record(StageRecord(self.name, "hit", round(seconds, 3), self.name, key, "nothing changed"))
             return found
@@ -173,13 +177,18 @@ class Stage:
         return ", ".join(nearest[:_MOST_REASONS] + more)
 
 
-def _task(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> dict[str, str]:
-    """`execute` with what Prefect's pages show beside it."""
-    from tasks._ui import ProgressArtifact, show_table
+def _task(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> Any:
+    """`execute` with what Prefect's pages show beside it; what is in the store ends in the state Cached."""
+    from tasks._slots import slot
+    from tasks._ui import ProgressArtifact, cached, show_table
 
+    found = run.store.find(stage.name, artifact_key(ingredients))
+    if found is not None:
+        return cached(_reference(found))
     told = ProgressArtifact(stage.name, run.progress)
     run.progress = told
-    made = execute(run, stage, ingredients, inputs)
+    with slot(run, stage):
+        made = execute(run, stage, ingredients, inputs)
     told.finish()
     show_table(stage.name, made["key"], run.store.get(made["kind"], made["key"]).manifest.counts)
     return made
@@ -202,7 +211,11 @@ def execute(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mappi
                 raise
             _check_unchanged(inputs)
         found = writing.artifact
-    return {"kind": found.kind, "key": found.key, "digest": found.digest}
+    return _reference(found)
+
+
+def _reference(artifact: Artifact) -> dict[str, str]:
+    return {"kind": artifact.kind, "key": artifact.key, "digest": artifact.digest}
 
 
 def _check_unchanged(inputs: Mapping[str, Reference]) -> None:
@@ -226,7 +239,7 @@ def _keep_quarantine(run: Run[Any], name: str, directory: Path, error: DataError
 
 
 def stage(
-    *, version: int, reads: tuple[str, ...] = (), streams: tuple[str, ...] = ()
+    *, version: int, reads: tuple[str, ...] = (), streams: tuple[str, ...] = (), computes: bool = False
 ) -> Callable[[Callable[..., dict[str, Any]]], Stage]:
     """Make a stage of a function `(run, out, **inputs) -> counts`.
 
@@ -235,10 +248,11 @@ def stage(
         reads: dotted recipe paths that the function reads; nothing else of the recipe may influence it.
         streams: inputs that are read where they are, a piece at a time (see `deepspec.store.files`): the function is
             handed their location instead of a folder with all their files.
+        computes: whether it runs a model, and so takes a slot where machines are shared (see `_slots.py`).
     """
 
     def decorate(function: Callable[..., dict[str, Any]]) -> Stage:
-        return Stage(function, version=version, reads=reads, streams=streams)
+        return Stage(function, version=version, reads=reads, streams=streams, computes=computes)
 
     return decorate
 

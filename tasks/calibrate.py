@@ -20,6 +20,7 @@ from tasks._stage import stage
         "evaluate.num_calibration_prompts",
         "target.dtype",
     ),
+    computes=True,
 )
 def calibrate(run: Run[Recipe], out: Path, *, draft: Path, responses: Path, target: Path) -> dict[str, Any]:
     """Decode the calibration split and fit Sequential Temperature Scaling on one half of it."""

@@ -18,6 +18,7 @@ from tasks._stage import stage
         "data.max_quarantined",
         "target.dtype",
     ),
+    computes=True,
 )
 def responses(run: Run[Recipe], out: Path, *, conversations: Path, target: Path) -> dict[str, Any]:
     """Let the target answer, in process; every answer's randomness hangs on its prompt alone."""

@@ -9,7 +9,7 @@ from tasks._run import Run
 from tasks._stage import stage
 
 
-@stage(version=1, reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"))
+@stage(version=1, reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"), computes=True)
 def states(run: Run[Recipe], out: Path, *, tokens: Path, target: Path, layer_ids: list[int]) -> dict[str, Any]:
     """Run the target over the training tokens and keep the outputs of the layers that the draft reads."""
     from deepspec.states.writer import write_states

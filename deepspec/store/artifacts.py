@@ -95,7 +95,7 @@ class Artifact:
         Raises:
             as `directory`, where the files are local.
         """
-        if not self.store.backend.location.startswith(SCHEME):
+        if not self.store.shared:
             return str(self.directory())
         return f"{self.store.backend.location}/{self.kind}/{self.key}/manifest.{self.number}.json"
 
@@ -157,6 +157,11 @@ class Store:
     def __init__(self, backend: Backend, code: Mapping[str, Any] | None = None) -> None:
         self.backend = backend
         self.code = dict(code or {})
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines may use it at the same time."""
+        return self.backend.location.startswith(SCHEME)
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The newest valid artifact under `kind` and `key`, or None.

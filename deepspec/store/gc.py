@@ -128,7 +128,7 @@ def _judged(store: Store, kept: _Kept, listing: Mapping[str, Stat], now: float, 
         kind, key = [*path.split("/"), ""][:2]
         if layout.is_artifact_path(path):
             groups.setdefault((kind, key), {})[path] = stat
-        elif kind == "leases" and key == "runs":
+        elif kind == "leases" and key in ("runs", "stages"):
             runs.setdefault(path.rpartition("/")[0], {})[path] = stat
     found = []
     for pair, paths in sorted(groups.items()):
@@ -138,8 +138,8 @@ def _judged(store: Store, kept: _Kept, listing: Mapping[str, Stat], now: float, 
             found += _orphans(store, pair, paths)
         else:
             found.append(_item("/".join(pair), paths, "reached by no registered version and no live run"))
-    # Names of runs never come back, so their fencing tokens need not be remembered; but a live run's lease stays,
-    # however short the grace period.
+    # Names of runs never come back, and leases on stages only save work, so their fencing tokens need not be
+    # remembered; but a live run's lease stays, however short the grace period.
     ended = [_item(name, paths, "lease of a run that has ended") for name, paths in sorted(runs.items())]
     at_least = max(grace_seconds, GRACE_SECONDS)
     return [item for item in found if _older(item, listing, now, grace_seconds)] + [

@@ -1,0 +1,78 @@
+"""Slots for what computes: on a Prefect server, runs share its machines by a global concurrency limit.
+
+The limit is made by the first run that needs it, with as many slots as that machine has devices, and is the
+operators' from then on (`prefect gcl update deepspec-cuda --limit 8`). A slot whose holder died is free after a minute.
+Without a server (the embedded default) one person decides, and nothing is limited.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from deepspec.errors import RecipeError
+from tasks._models import device_of
+from tasks._run import Run
+
+if TYPE_CHECKING:
+    from tasks._stage import Stage
+
+_LEASE_SECONDS = 60.0
+
+
+@contextmanager
+def slot(run: Run[Any], stage: "Stage") -> Iterator[None]:
+    """Hold the slots that a stage needs while the block runs; waits for them.
+
+    Raises:
+        RecipeError: the stage needs more slots than there are.
+    """
+    if not (run.served and stage.computes):
+        yield
+        return
+    from prefect.concurrency.sync import concurrency
+
+    device = device_of(run)
+    name = f"deepspec-{device}"
+    wanted = int(run.section("run.num_processes")) if device == "cuda" and stage.name == "train" else 1
+    limit, taken = _limit(name, device)
+    if wanted > limit:
+        raise RecipeError(
+            f"{stage.name} needs {wanted} slots of Prefect's concurrency limit {name!r}, which has {limit}.",
+            where="run.num_processes",
+            remedy=f"Use fewer processes, or `prefect gcl update {name} --limit {wanted}`.",
+        )
+    if taken + wanted > limit:
+        run.display.say(f"Waiting for a slot of {name}: {taken} of {limit} are taken.")
+    with concurrency(name, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=True):
+        yield
+
+
+def _limit(name: str, device: str) -> tuple[int, int]:
+    """Slots of a limit, and how many are taken; the limit is made if there is none."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+
+    with get_client(sync_client=True) as client:
+        for _ in range(2):
+            try:
+                found = client.read_global_concurrency_limit_by_name(name)
+                return found.limit, found.active_slots
+            except ObjectNotFound:
+                try:
+                    client.create_global_concurrency_limit(
+                        GlobalConcurrencyLimitCreate(name=name, limit=_num_devices(device))
+                    )
+                except (ObjectAlreadyExists, PrefectHTTPStatusError):  # another run was first
+                    continue
+        found = client.read_global_concurrency_limit_by_name(name)
+        return found.limit, found.active_slots
+
+
+def _num_devices(device: str) -> int:
+    """GPUs of this machine; a CPU is one."""
+    if device != "cuda":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
