@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deepspec.registry import database
+from deepspec.registry import database, schema
 from deepspec.registry.errors import TrackingError
 
 SQLITE = "sqlite:///"
@@ -77,7 +77,7 @@ class Connection:
                     logging.getLogger(name).setLevel(logging.WARNING)
                 with self.named_errors():
                     if self.database is not None:
-                        database.prepare(self.database, _migrate)
+                        self._prepare(self.database)
                     client = _client(self.uri)
                     self._opened = client, self._experiment_of(client)
             return self._opened
@@ -88,6 +88,9 @@ class Connection:
         try:
             yield
         except mlflow_errors() as error:
+            revision = schema.mentioned_in(error)
+            if revision is not None:
+                raise schema.refusal(revision, f"{_GLOBAL_URI_VARIABLE}={self.shown_uri}", self.shown_uri) from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise TrackingError(
                 f"MLflow failed: {lines[0][:300]}",
@@ -115,6 +118,19 @@ class Connection:
                     os.environ[_GLOBAL_URI_VARIABLE] = before
                 else:
                     os.environ.pop(_GLOBAL_URI_VARIABLE, None)
+
+    def _prepare(self, path: Path) -> None:
+        """Make the database if there is none; see that one of another MLflow, or from another place, can be used."""
+        database.prepare(path, _migrate)
+        revision = schema.revision_of(path)
+        ours = self._artifact_root is not None
+        if revision is not None and revision != schema.head():
+            # Somebody else's database is migrated by whoever keeps it: others may still need it as it is.
+            if not (ours and schema.is_older(revision)):
+                raise schema.refusal(revision, str(path), self.uri)
+            schema.migrate(path)
+        if self._artifact_root is not None:
+            schema.relocate(path, self._experiment, Path(self._artifact_root))
 
     def _experiment_of(self, client: Any) -> str:
         found = client.get_experiment_by_name(self._experiment)

@@ -28,7 +28,7 @@ def prepare(path: Path, migrate: Callable[[str], None]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.with_name(f"{path.name}.lock")):
+    with alone(path):
         if path.exists():  # another process was first
             return
         unfinished = path.with_name(f"{path.name}.new")
@@ -45,9 +45,9 @@ def prepare(path: Path, migrate: Callable[[str], None]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold an advisory lock, which also ends with the process."""
-    with path.open("ab") as file:
+def alone(path: Path) -> Iterator[None]:
+    """Be the only process that makes or migrates the database at `path`; a lock that also ends with the process."""
+    with path.with_name(f"{path.name}.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
