@@ -9,7 +9,11 @@ from typing import Any
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
+from deepspec.store.records import refuse_newer
 from flows._execute import Part, Result
+
+FORMAT = 1
+"""Raised when a record is written that an older deepspec could not read."""
 
 PARTS = ("evaluation", "calibration", "verdict", "model")
 """What a record says of a recipe; the rest is about the whole run."""
@@ -24,6 +28,7 @@ def run_json(result: Result) -> dict[str, Any]:
     run = result.run
     parts = [part_json(result, part) for part in result.parts]
     record: dict[str, Any] = {
+        "format": FORMAT,
         "run_id": run.run_id,
         "recipe": result.name,
         "status": result.status,
@@ -75,12 +80,18 @@ def write_record(record: Mapping[str, Any], home: Path) -> Path:
 
 
 def read_record(home: Path, run_id: str | None = None) -> dict[str, Any] | None:
-    """A run's record (the last one's by default), or None if there is none."""
+    """A run's record (the last one's by default), or None if there is none.
+
+    Raises:
+        ArtifactError: a newer deepspec wrote it.
+    """
     path = home / "last-run.json" if run_id is None else home / "runs" / run_id / "run.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
+    refuse_newer(record, FORMAT, what="This record of a run", where=str(path), otherwise="look at another run")
+    return record
 
 
 def _model(result: Result, outcome: Mapping[str, Artifact]) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 """The `config.json` of a draft's directory: written, read and checked without torch, so that registries and plans can.
 
-The fields are those of the public checkpoints; source: spec page "Serving", section 4.
+The fields are those of the public checkpoints; source: spec page "Serving", section 4. So none of them is a format
+version of ours. Names that are not known (an architecture, a kind of head) are refused rather than guessed; should a
+draft ever need more than that to be read rightly, it will say `deepspec_format`, and this version will refuse it.
 """
 
 import json
@@ -9,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.drafts.form import BlockForm, UnrolledForm
-from deepspec.errors import IncompatibleDraft, UnsupportedTarget
+from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
+from deepspec.store.records import refuse_newer
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec, spec_from_config
 
 CONFIG_FILE = "config.json"
+FORMAT_FIELD = "deepspec_format"
+"""Not written yet: a draft without it is of format 1."""
 
 _NOT_COPIED = frozenset({"torch_dtype", "transformers_version", "_name_or_path", "use_cache", "quantization_config"})
 _TAKEN_FROM_TARGET = (
@@ -38,7 +43,7 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
     """A draft directory's config.json.
 
     Raises:
-        IncompatibleDraft: there is none, or it is no JSON object.
+        IncompatibleDraft: there is none, it is no JSON object, or a newer deepspec wrote it.
     """
     where = _where(directory)
     try:
@@ -49,6 +54,10 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
         raise IncompatibleDraft(f"cannot be read as JSON: {error}.", where=where) from error
     if not isinstance(config, dict):
         raise IncompatibleDraft("is not a JSON object.", where=where)
+    try:
+        refuse_newer(config, 1, what="This draft", where=where, otherwise="train it with this one", field=FORMAT_FIELD)
+    except ArtifactError as error:
+        raise IncompatibleDraft(error.what, where=error.where, remedy=error.remedy) from None
     return config
 
 

@@ -5,6 +5,10 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deepspec.errors import ArtifactError
+from deepspec.store.records import refuse_newer
+
+FORMAT = 1
+"""Of verdicts, which are read whatever version of the stage wrote them; one that does not say is of format 1."""
 
 
 class Reason(BaseModel):
@@ -66,8 +70,10 @@ class Verdict(BaseModel):
         """Read a verdict back.
 
         Raises:
-            ArtifactError: the record is not a verdict, or contradicts itself.
+            ArtifactError: the record is not a verdict, or contradicts itself, or a newer deepspec wrote it.
         """
+        if isinstance(record, dict):
+            refuse_newer(record, FORMAT, what="This verdict", where=where, otherwise="run the gate again")
         try:
             return cls.model_validate(record)
         except ValidationError as error:

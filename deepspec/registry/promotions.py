@@ -17,9 +17,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deepspec.errors import ArtifactError, GateFailed, RecipeError
+from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
+from deepspec.store.records import refuse_newer
 
 FORMAT = 1
 """Raised when an entry is written that an older deepspec could not read."""
@@ -81,7 +82,7 @@ class Promotion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: int
+    format: int = 1
     model: str
     number: int = Field(ge=1)
     kind: Literal["promote", "rollback"]
@@ -113,12 +114,7 @@ class Promotion(BaseModel):
             checksum = record.pop("checksum", None)
             if checksum != _checksum(record):
                 raise ValueError("its checksum does not match")
-            if isinstance(record.get("format"), int) and record["format"] > FORMAT:
-                raise ArtifactError(
-                    f"This promotion has format {record['format']}; this deepspec reads up to {FORMAT}.",
-                    where=where,
-                    remedy="Upgrade deepspec.",
-                )
+            refuse_newer(record, FORMAT, what="This promotion", where=where, otherwise="use another store")
             return cls.model_validate(record)
         except ValidationError as error:
             first = error.errors()[0]

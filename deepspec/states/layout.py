@@ -25,6 +25,7 @@ from deepspec.config import Section
 from deepspec.errors import ArtifactError
 from deepspec.states.widths import WIDTHS
 from deepspec.store.files import Files
+from deepspec.store.records import refuse_newer
 
 DESCRIPTION = "states.json"
 INDEX = "documents.parquet"
@@ -78,13 +79,8 @@ class Layout(Section):
             content = json.loads(text)
         except ValueError as error:
             raise ArtifactError(f"cannot be read: {error}.", where=path) from error
-        version = content.get("format") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > 1:
-            raise ArtifactError(
-                f"the states have format {version}; this version of deepspec reads format 1.",
-                where=path,
-                remedy="Update deepspec, or capture them again.",
-            )
+        if isinstance(content, dict):
+            refuse_newer(content, 1, what="This capture of states", where=path, otherwise="capture them again")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

@@ -3,7 +3,7 @@
 A lease is a record `leases/<name>/<token>.json` whose modification time is its heartbeat. Whoever acquires it gets a
 fencing token, the number of the record, which only ever grows: the newest record is never removed, a released one is
 marked by `<token>.released` beside it. So a holder that was held up for longer than its lease lives can tell that it
-lost it (`held`), whatever happened meanwhile.
+lost it (`held`), whatever happened meanwhile. A `released` mark is empty: it says all by being there.
 """
 
 import contextlib
@@ -16,9 +16,12 @@ from typing import Any
 
 from deepspec.errors import ArtifactError, DeepspecError, LeaseHeld
 from deepspec.store.backend import Backend, Stat, created
-from deepspec.store.records import seal, unseal
+from deepspec.store.records import refuse_newer, seal, unseal
 
 logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when a lease is written that an older deepspec could not read."""
 
 _RECORD = re.compile(r"([0-9]{6,})\.(json|released)")
 _FORGOTTEN_SECONDS = 24 * 3600.0
@@ -53,6 +56,7 @@ class Lease:
 
         Raises:
             LeaseHeld: a live holder has it.
+            ArtifactError: a holder that may be live wrote it with a newer deepspec.
         """
         self._content = content
         self._holder = uuid.uuid4().hex
@@ -124,7 +128,10 @@ class Lease:
             return
         ttl_seconds = self._ttl_seconds
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            ttl_seconds = unseal(self._backend.read(path))["ttl_seconds"]
+            record = unseal(self._backend.read(path))
+            if now - listing[path].modified < _FORGOTTEN_SECONDS:
+                _refuse_newer(record, path)
+            ttl_seconds = record["ttl_seconds"]
         if now - listing[path].modified < ttl_seconds:
             raise LeaseHeld(
                 "Another run is working on this.",
@@ -163,7 +170,9 @@ class Lease:
         return f"{self._prefix}/{self.token:06d}.released"
 
     def _body(self) -> bytes:
-        return seal({"holder": self._holder, "ttl_seconds": self._ttl_seconds, "content": self._content})
+        return seal(
+            {"format": FORMAT, "holder": self._holder, "ttl_seconds": self._ttl_seconds, "content": self._content}
+        )
 
 
 @contextlib.contextmanager
@@ -183,7 +192,7 @@ def live(backend: Backend, group: str) -> Iterator[dict[str, Any]]:
     A lease is judged by the time to live that its holder gave it.
 
     Raises:
-        ArtifactError: a lease that may be live cannot be understood.
+        ArtifactError: a lease that may be live cannot be understood, or a newer deepspec wrote it.
     """
     now = backend.clock()
     listing = backend.list(f"leases/{group}")
@@ -193,6 +202,8 @@ def live(backend: Backend, group: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = unseal(backend.read(path))
+            if age < _FORGOTTEN_SECONDS:
+                _refuse_newer(record, path)
             ttl_seconds, content = float(record["ttl_seconds"]), dict(record["content"])
         except FileNotFoundError:
             continue  # released since
@@ -206,6 +217,16 @@ def live(backend: Backend, group: str) -> Iterator[dict[str, Any]]:
             ) from error
         if age < ttl_seconds:
             yield content
+
+
+def _refuse_newer(record: Mapping[str, Any], path: str) -> None:
+    refuse_newer(
+        record,
+        FORMAT,
+        what="The lease of a run that may be live",
+        where=path,
+        otherwise="wait until that run has ended",
+    )
 
 
 def _token(path: str) -> int:

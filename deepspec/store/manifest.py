@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticSerializationError
 
 from deepspec.errors import ArtifactError
-from deepspec.store.records import seal, unseal
+from deepspec.store.records import refuse_newer, seal, unseal
 
 ABOUT = "about/"
 """Files that are kept and checked like any other, but are no part of what an artifact is."""
@@ -75,7 +75,7 @@ class Manifest(_Record):
         created_at: ISO 8601, UTC.
     """
 
-    format: int
+    format: int = 1
     kind: str
     key: str
     attempt: str = Field(pattern="^[0-9a-f]{32}$")
@@ -112,13 +112,7 @@ class Manifest(_Record):
             ArtifactError: it was written by a newer deepspec, and must not be taken for damaged.
         """
         record = unseal(data)
-        written = record.get("format")
-        if isinstance(written, int) and written > FORMAT:
-            raise ArtifactError(
-                f"This artifact has format {written}; this deepspec reads up to {FORMAT}.",
-                where=where,
-                remedy="Upgrade deepspec, or use another store.",
-            )
+        refuse_newer(record, FORMAT, what="This artifact", where=where, otherwise="use another store")
         try:
             return cls.model_validate(record)
         except ValidationError as error:

@@ -2,11 +2,18 @@
 
 The checksum is SHA-256 over the rest of the record as sorted, compact JSON. That rule is the same for every format
 version, so that an old deepspec can tell a record that is too new for it from a damaged one.
+
+A record that is read later, perhaps by another deepspec, says its `format`, a number that is raised when it is written
+in a way that an older deepspec could not read. Without one it is of format 1. `refuse_newer` is asked before anything
+else of a record is looked at: what is too new is neither damaged nor to be written anew.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
+
+from deepspec.errors import ArtifactError
 
 
 def seal(body: dict[str, Any]) -> bytes:
@@ -33,6 +40,31 @@ def unseal(data: bytes) -> dict[str, Any]:
     if checksum != _checksum(record):
         raise ValueError("its checksum does not match")
     return record
+
+
+def refuse_newer(
+    record: Mapping[str, Any], newest: int, *, what: str, where: str, otherwise: str, field: str = "format"
+) -> None:
+    """Refuse a record that a newer deepspec wrote.
+
+    Args:
+        record: its content.
+        newest: the highest format that can be read.
+        what: what it is, e.g. "This artifact".
+        where: its place, for the error.
+        otherwise: what a reader who cannot upgrade may do, e.g. "use another store".
+        field: in which its format stands.
+
+    Raises:
+        ArtifactError: its format is higher.
+    """
+    written = record.get(field)
+    if isinstance(written, int) and written > newest:
+        raise ArtifactError(
+            f"{what} has format {written}; this deepspec reads up to {newest}.",
+            where=where,
+            remedy=f"Upgrade deepspec, or {otherwise}.",
+        )
 
 
 def _checksum(body: dict[str, Any]) -> str:

@@ -9,7 +9,9 @@
     <work>/checkpoints/     likewise
     <work>/lock             held by the one attempt that trains
 
-Every launch has an attempt of its own: a training that is still saving never shares a file with the next.
+Every launch has an attempt of its own: a training that is still saving never shares a file with the next. The files of
+an attempt are written and read by one deepspec, and need no format version; the stream goes with the checkpoints, and
+is read only as far as one says that can be read.
 """
 
 import json

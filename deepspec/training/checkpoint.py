@@ -24,12 +24,14 @@ from typing import Any
 from torch import Tensor
 
 from deepspec.errors import ArtifactError, StoreFull
+from deepspec.store.records import refuse_newer
 from deepspec.training import parallel
 from deepspec.training.failure import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
+"""Raised when a checkpoint is written that an older deepspec could not resume from; in its manifest and its state."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Checkpoints:
                 return
             content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(standing)}
             _write_synced(temporary / "state.json", json.dumps(content, indent=1))
-            _write_synced(temporary / "manifest.json", json.dumps({"files": _describe(temporary)}, indent=1))
+            described = {"format": _FORMAT, "files": _describe(temporary)}
+            _write_synced(temporary / "manifest.json", json.dumps(described, indent=1))
             _sync_directory(temporary)
             final = self._path(standing.step)
             shutil.rmtree(final, ignore_errors=True)
@@ -142,7 +145,7 @@ class Checkpoints:
             where that checkpoint stood; None if there is none (the tensors are untouched).
 
         Raises:
-            ArtifactError: the newest usable checkpoint is one of another training.
+            ArtifactError: the newest usable checkpoint is one of another training, or a newer deepspec wrote one.
         """
         self.wait()
         standing = parallel.from_first(self._newest() if parallel.rank() == 0 else None)
@@ -176,7 +179,8 @@ class Checkpoints:
                 _pass_over(path, fault)
                 continue
             content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if content["identity"] != self._identity or content["format"] != _FORMAT:
+            _refuse_newer(content, path)
+            if content["identity"] != self._identity:
                 raise ArtifactError(
                     "the work directory holds checkpoints of another training.",
                     where=path.name,
@@ -283,9 +287,11 @@ def _describe(directory: Path) -> dict[str, dict[str, object]]:
 
 
 def _fault(directory: Path) -> str | None:
-    """What is wrong with the checkpoint in `directory`, or None."""
+    """What is wrong with the checkpoint in `directory`, or None; ArtifactError if a newer deepspec wrote it."""
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        # Before anything that could be taken for damage: what is damaged is passed over, and removed.
+        _refuse_newer(manifest, directory)
         files = manifest["files"]
         for name, expected in files.items():
             path = directory / name
@@ -301,6 +307,16 @@ def _fault(directory: Path) -> str | None:
     if not {"state.json", ".metadata"} <= files.keys():
         return "its manifest is incomplete"
     return None
+
+
+def _refuse_newer(content: Mapping[str, Any], directory: Path) -> None:
+    refuse_newer(
+        content,
+        _FORMAT,
+        what="This checkpoint",
+        where=str(directory),
+        otherwise="remove the work directory, and train from the start",
+    )
 
 
 def _sha256(path: Path) -> str:

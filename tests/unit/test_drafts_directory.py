@@ -235,3 +235,13 @@ def test_unfinished_weights_are_not_saved(spec, tmp_path):
     with pytest.raises(IncompatibleDraft, match="not finite"):
         ALGORITHM.save(ALGORITHM.build(CONFIG, spec), tmp_path / "draft", CONFIG, spec)
     assert not (tmp_path / "draft").exists()
+
+
+def test_a_draft_of_a_newer_deepspec_is_refused(directory, spec):
+    change_config(directory, deepspec_format=1)
+    ALGORITHM.load(directory, spec)
+    change_config(directory, deepspec_format=2)
+    with pytest.raises(IncompatibleDraft, match=r"draft/config\.json: This draft has format 2; .*Upgrade deepspec, or"):
+        ALGORITHM.load(directory, spec)
+    with pytest.raises(IncompatibleDraft, match="format 2"):
+        algorithm_of(directory)

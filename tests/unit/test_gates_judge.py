@@ -127,3 +127,10 @@ def test_thresholds_are_validated(fields: dict[str, float]) -> None:
 def test_every_gate_of_the_table_is_asked() -> None:
     everything = Config(min_tau_gain=0.1, min_tau=1.5)
     assert len(judge(measured(4.0), measured(3.0), everything, champion_digest=B).reasons) == len(GATES)
+
+
+def test_a_verdict_of_a_newer_deepspec_is_refused() -> None:
+    record = judge(measured(2.0), None, PLAIN, challenger_digest=A).to_json()
+    assert Verdict.from_json(record | {"format": 1}) == Verdict.from_json(record)
+    with pytest.raises(ArtifactError, match=r"gate/1: This verdict has format 2; .*Upgrade deepspec, or run the gate"):
+        Verdict.from_json({"format": 2}, where="gate/1")

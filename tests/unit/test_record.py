@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deepspec.demo.recipes import ALL
+from deepspec.errors import ArtifactError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, open_store
 from flows._execute import Part, Result, Status
@@ -14,7 +15,7 @@ from flows._record import PARTS, read_record, run_json, write_record
 from tasks._run import Run, StageRecord
 from tests.fixtures.store import ingredients, put
 
-FIELDS = {"run_id", "recipe", "status", "seconds", "peak_rss_bytes", "stages", *PARTS, "cost", "report"}
+FIELDS = {"format", "run_id", "recipe", "status", "seconds", "peak_rss_bytes", "stages", *PARTS, "cost", "report"}
 
 
 def result_of(home: Path, *names: str) -> Result:
@@ -93,3 +94,13 @@ def test_the_whole_is_what_most_asks_for_attention(tmp_path: Path, statuses: lis
     for part, status in zip(result.parts, statuses, strict=True):
         part.status = status
     assert result.status == whole
+
+
+def test_an_older_record_is_read_and_a_newer_one_refused(tmp_path: Path) -> None:
+    (tmp_path / "last-run.json").write_text('{"run_id": "1"}')  # as the first version wrote it: of format 1
+    assert read_record(tmp_path) == {"run_id": "1"}
+    (tmp_path / "last-run.json").write_text('{"format": 2, "run_id": "1"}')
+    with pytest.raises(
+        ArtifactError, match=r"last-run\.json: This record of a run has format 2; .*Upgrade deepspec, or"
+    ):
+        read_record(tmp_path)

@@ -15,6 +15,7 @@ from deepspec.errors import ArtifactError, LeaseHeld, StoreFull, TransientError
 from deepspec.store import Backend
 from deepspec.store.backend import Stat
 from deepspec.store.lease import Lease, leased, live
+from deepspec.store.records import seal
 from tests.fixtures.store import EVERY_PLACE, PLACES, Around, Place
 
 
@@ -354,3 +355,38 @@ def test_a_lease_that_cannot_be_released_runs_out(
     heir = Lease(backend, "train/x", ttl)
     assert after_its_death(heir.acquire) == 2
     heir.release()
+
+
+def write_as(backend: Backend, name: str, version: int | None) -> None:
+    """A live lease as another version of deepspec would write it (None: the first one)."""
+    body: dict[str, object] = {"holder": "somebody", "ttl_seconds": 60.0, "content": {"keys": [["train", "k"]]}}
+    if version is not None:
+        body = {"format": version, "renamed": body}
+    backend.create(f"leases/{name}/000001.json", seal(body))
+
+
+def test_a_lease_of_a_newer_deepspec_is_neither_passed_over_nor_taken(backend: Backend) -> None:
+    write_as(backend, "runs/newer", 2)
+    with pytest.raises(ArtifactError, match=r"format 2; .*Upgrade deepspec, or wait until"):
+        list(live(backend, "runs"))
+    with pytest.raises(ArtifactError, match=r"runs/newer/000001\.json: .*format 2"):
+        Lease(backend, "runs/newer").acquire()
+    backend.create("leases/runs/newer/000001.released", b"")
+    assert list(live(backend, "runs")) == []
+    lease = Lease(backend, "runs/newer")
+    assert lease.acquire() == 2
+    lease.release()
+
+
+def test_a_newer_lease_that_nobody_wrote_to_for_long_is_dead(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_as(backend, "runs/newer", 2)
+    now = backend.clock() + 2 * 24 * 3600
+    monkeypatch.setattr(type(backend), "clock", lambda self: now)
+    assert list(live(backend, "runs")) == []
+
+
+def test_a_lease_of_the_first_version_protects(backend: Backend) -> None:
+    write_as(backend, "runs/first", None)
+    assert list(live(backend, "runs")) == [{"keys": [["train", "k"]]}]
+    with pytest.raises(LeaseHeld):
+        Lease(backend, "runs/first").acquire()

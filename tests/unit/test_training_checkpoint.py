@@ -1,5 +1,6 @@
 """Checkpoints: complete and checked, or passed over."""
 
+import json
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -119,3 +120,28 @@ def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> N
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert resumed(tmp_path)[0] == replace(Standing(), step=1)
+
+
+@pytest.mark.parametrize("place", ["manifest", "both"])
+def test_a_checkpoint_of_a_newer_deepspec_is_refused_and_stays(tmp_path: Path, place: str) -> None:
+    saved(at(tmp_path), Standing(step=1), tensors(1))
+    saved(at(tmp_path), Standing(step=2), tensors(2))
+    newest = tmp_path / "step-000000002" / "manifest.json"
+    # Its files may be described otherwise: that must not look like damage, for what is damaged is removed.
+    newest.write_text('{"format": 2, "tensors": []}' if place == "manifest" else '{"format": 2, "files": {}}')
+    with pytest.raises(
+        ArtifactError, match=r"step-000000002: This checkpoint has format 2; .*Upgrade deepspec, or remove"
+    ):
+        at(tmp_path).resume(tensors(0))
+    with pytest.raises(ArtifactError, match="format 2"):
+        at(tmp_path).load(2, tensors(0))
+    assert newest.exists()
+
+
+def test_a_checkpoint_without_a_format_is_of_the_first(tmp_path: Path) -> None:
+    saved(at(tmp_path), Standing(step=1), tensors(1))
+    manifest = tmp_path / "step-000000001" / "manifest.json"
+    described = json.loads(manifest.read_text())
+    assert described.pop("format") == 1
+    manifest.write_text(json.dumps(described))  # as the first version wrote it
+    assert resumed(tmp_path) == (Standing(step=1), 1.0)
