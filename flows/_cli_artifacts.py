@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows._cli_backup import copy
 from flows._terminal import AsJson, artifact_store, fail, finite, home, print_json, show_table, terminal
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ def verify(
         terminal().print(f"{len(chosen)} artifacts checked, {len(damaged)} damaged.", highlight=False)
     if damaged:
         raise typer.Exit(1)
+
+
+app.command("copy")(copy)
 
 
 def _check_kind(store: "Store", kind: str) -> None:

@@ -5,6 +5,7 @@ On a terminal with rich; elsewhere plain lines, so that a log file stays readabl
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -51,7 +52,7 @@ class TerminalDisplay:
 
     def stage(self, name: str) -> Told:
         """A stage begins."""
-        self._close()
+        self.close()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<14}"),
@@ -67,7 +68,7 @@ class TerminalDisplay:
 
     def done(self, record: StageRecord) -> None:
         """A stage has ended."""
-        self._close()
+        self.close()
         _, style = _MARKS[record.status]
         self._console.print(line_of(record), style=style, highlight=False, markup=False)
 
@@ -75,10 +76,24 @@ class TerminalDisplay:
         """A line for the reader."""
         self._console.print(text, highlight=False, markup=False)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+@contextmanager
+def progress_of(console: Console, name: str) -> Iterator[Told]:
+    """The progress of one piece of work that is no stage: a bar on a terminal, lines elsewhere."""
+    if not console.is_terminal:
+        yield _Lines(console, name)
+        return
+    display = TerminalDisplay(console)
+    try:
+        yield display.stage(name)
+    finally:
+        display.close()
 
 
 class _Bar:

@@ -14,7 +14,7 @@ import typer
 
 from deepspec import __version__
 from deepspec.errors import DeepspecError
-from flows import _cli_artifacts, _cli_bench, _cli_drafts, _cli_models, _cli_runs
+from flows import _cli_artifacts, _cli_backup, _cli_bench, _cli_drafts, _cli_models, _cli_runs
 
 app = typer.Typer(
     name="deepspec",
@@ -32,6 +32,7 @@ for command in (
     _cli_models.promote,
     _cli_models.rollback,
     _cli_drafts.export,
+    _cli_backup.backup,
 ):
     app.command()(command)
 for name, group in (("artifacts", _cli_artifacts.app), ("models", _cli_models.app), ("bench", _cli_bench.app)):

@@ -1,0 +1,74 @@
+"""The commands that make copies: `backup`, and `artifacts copy`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows._terminal import AsJson, fail, home, print_json, terminal
+
+if TYPE_CHECKING:
+    from deepspec.store.copying import Copied
+
+
+def backup(
+    out: Annotated[Path, typer.Argument(help="Folder for the copy; an earlier backup there is brought up to date.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy the home folder: database, tracked files, records of runs, store; a run may go on meanwhile.
+
+    The copy is a home folder: `DEEPSPEC_HOME=OUT deepspec models ls` reads it, and copied back it is the home again.
+
+    Example: deepspec backup /mnt/backup/deepspec
+    """
+    from flows import _backup
+    from flows._display import progress_of
+
+    console = terminal()
+    with progress_of(console, "store") as progress:
+        done = _backup.backup(out, home(), progress, lambda text: console.print(text, highlight=False, soft_wrap=True))
+    _tell(done, as_json=as_json)
+
+
+def copy(
+    to: Annotated[
+        str, typer.Argument(metavar="TO", help="The other store: a folder or a URL; may hold a copy already.")
+    ],
+    source: Annotated[
+        str | None, typer.Option("--from", help="Store to copy from; default: DEEPSPEC_STORE, else the home's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy artifacts and promotion logs into another store: what is missing there, checked; nothing is overwritten.
+
+    Example: deepspec artifacts copy /mnt/backup/store
+    """
+    from flows import _backup
+    from flows._display import progress_of
+
+    with progress_of(terminal(), "store") as progress:
+        done = _backup.copy(source, to, home(), progress)
+    _tell(done, as_json=as_json)
+
+
+def _tell(done: "Copied", *, as_json: bool) -> None:
+    """Say what was copied and what was not; end with an error if the copy is not whole."""
+    if as_json:
+        print_json({**asdict(done), "complete": done.complete})
+    else:
+        console = terminal()
+        console.print(
+            f"{done.artifacts} artifacts ({done.bytes_written:,} bytes) and {done.records} promotions copied, "
+            f"{done.present} artifacts were there already.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for name, flaw in done.not_whole.items():
+            console.print(f"Not copied: {name}: {flaw}", highlight=False, markup=False, soft_wrap=True)
+        for name in done.other_content:
+            console.print(f"Not copied: {name}: other content is there", highlight=False, markup=False, soft_wrap=True)
+    if done.not_whole:
+        fail(1, "Some artifacts are damaged and were not copied. Run their recipes again, then copy again.")
+    if done.other_content:
+        fail(1, "Some artifacts are there with other content and were left. Copy into another place to have these.")
