@@ -75,7 +75,7 @@ def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_
 
 @app.command("reconcile")
 def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -> None:
-    """Make MLflow's alias `champion` say what the promotion log says.
+    """Make MLflow say what the store says: its versions, and who is champion.
 
     Example: deepspec models reconcile demo
     """

@@ -7,8 +7,9 @@ from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.promotions import DraftReference, PromotionLog
-from deepspec.registry.tracking import RegisteredVersion
-from deepspec.store import Store
+from deepspec.registry.tracking import RegisteredVersion, Tracking
+from deepspec.store import Artifact, Store
+from deepspec.store.gc import lineage
 from flows._home import tracking_of
 from tasks._run import who
 
@@ -33,11 +34,14 @@ def versions(home: Path, model: str | None) -> list[dict[str, Any]]:
 
 
 def reconcile(home: Path, store: Store, model: str) -> str:
-    """Repair the alias; say what was done."""
-    done = tracking_of(home).reconcile(model, PromotionLog(store.backend))
+    """Register again what MLflow does not know any more, and repair the alias; say what was done."""
+    tracking = tracking_of(home)
+    restored = _register_again(store, tracking, model)
+    again = f" Registered again: version {', '.join(restored)}." if restored else ""
+    done = tracking.reconcile(model, PromotionLog(store.backend))
     if not done.changed:
-        return f"{model}: the alias already says {done.after or 'nothing'}."
-    return f"{model}: champion was {done.before or 'nobody'}, is now {done.after or 'nobody'}."
+        return f"{model}: the alias already says {done.after or 'nothing'}.{again}"
+    return f"{model}: champion was {done.before or 'nobody'}, is now {done.after or 'nobody'}.{again}"
 
 
 def promote(home: Path, store: Store, model: str, version: str, reason: str) -> str:
@@ -72,6 +76,49 @@ def reference_of(version: RegisteredVersion) -> DraftReference:
         version=version.version,
         uri=version.uri,
     )
+
+
+def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
+    """Register every version that the store knows and MLflow does not: a database restored from before them, or lost.
+
+    In the order in which they were registered first, so that they get the numbers they had where MLflow has lost none
+    but the last ones.
+
+    Returns:
+        the numbers of the versions made.
+    """
+    known = {version.tags.get(keys.DRAFT_DIGEST) for version in tracking.list_versions(model)}
+    run_id = None
+    made = []
+    for registration in sorted(store.artifacts("register"), key=_registered_as):
+        parents = registration.manifest.parents
+        if registration.json("registration.json")["name"] != model or parents["draft"].digest in known:
+            continue
+        ancestors = {item.kind: item for item in lineage(store, registration)[1:]}
+        draft = ancestors[parents["draft"].kind]
+        code = registration.manifest.code
+        tags = keys.version_tags(
+            recipe=model,
+            code_version=str(code.get("commit") or code.get("deepspec", "")),
+            run_id="",
+            artifacts={kind: (item.key, item.digest) for kind, item in ancestors.items()},
+            evaluation=ancestors[parents["evaluation"].kind].json("evaluation.json"),
+        )
+        del tags[keys.RUN_ID]  # the store does not know it
+        run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
+        reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
+        # A draft that was measured again has several registrations: the last one's tags stay.
+        version = tracking.register(draft.directory() / "draft", model, run_id, tags, draft=reference)
+        made += [version.version] if version.created else []
+    if run_id is not None:
+        tracking.finish(run_id)
+    return made
+
+
+def _registered_as(registration: Artifact) -> tuple[str, int, str]:
+    """Sorts registrations by model, version and time."""
+    record = registration.json("registration.json")
+    return str(record["name"]), int(record["version"]), registration.manifest.created_at
 
 
 def _verdict(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> Verdict:

@@ -342,7 +342,7 @@ def _version_of(champion: DraftReference, versions: Sequence[RegisteredVersion],
         f"The champion (draft {champion.digest[:12]}) is not registered"
         + (f" as version {champion.version}." if champion.version else "."),
         where=model_name,
-        remedy="Run its recipe again, which registers it, then reconcile.",
+        remedy=f"`deepspec models reconcile {model_name}` registers it again, if it is in the store.",
     )
 
 

@@ -101,3 +101,25 @@ def test_a_service_is_backed_up_with_its_own_tools(tmp_path: Path) -> None:
     ).err
     assert "MLFLOW_TRACKING_URI" in told
     assert "artifacts copy" in told
+
+
+def test_a_store_newer_than_its_database_is_registered_again(warm: Home, tmp_path: Path) -> None:
+    """What is restored last week's database and today's store; here, no database at all."""
+    (before,) = json.loads(warm.run("models", "ls", "--json").out)
+    for file in warm.path.glob("mlflow.db*"):
+        file.unlink()
+    shutil.rmtree(warm.path / "mlartifacts")
+    assert json.loads(warm.run("models", "ls", "--json").out) == []
+    told = warm.run("models", "reconcile", "tiny").err
+    assert "champion was nobody, is now 1. Registered again: version 1." in " ".join(told.split())
+    (after,) = json.loads(warm.run("models", "ls", "--json").out)
+    assert after == before | {"run_id": ""}
+    assert "already says 1." in warm.run("models", "reconcile", "tiny").err
+
+    from deepspec.registry.tracking import Tracking
+
+    tracking = Tracking.embedded(warm.path)
+    (version,) = tracking.list_versions("tiny")
+    assert (tracking.download(version, tmp_path / "draft") / "model.safetensors").exists()
+    warm.run("run", "tiny")
+    assert warm.ran() == []
