@@ -14,7 +14,7 @@ CLOSED = ("--disable-background-networking", "--disable-component-update", "--en
 
 def browse(page: Path, folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     browser = shutil.which("chromium")
-    assert browser is not None, "chromium is missing: tests/install_services.sh installs it"
+    assert browser is not None, "chromium is missing: infra/install_services.sh installs it"
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [browser, *FLAGS, *CLOSED, profile, *options, f"file://{page}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

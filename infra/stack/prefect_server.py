@@ -1,0 +1,78 @@
+"""Prefect's server on PostgreSQL, one process worker in the checkout, and the deployments of infra/prefect.yaml.
+
+A worker runs whatever the server is asked for, as us: so the server wants a password too.
+"""
+
+import sys
+import time
+from datetime import datetime
+
+from infra.stack.postgres import database_url
+from infra.stack.service import Command, NotHealthy, Service, Stack, ask, run_once
+from infra.stack.settings import HOST, ROOT
+from infra.stack.variables import USER, variables
+
+POOL = "deepspec"
+
+_WORKER = "stack"
+_QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+
+def _prefect(stack: Stack, *arguments: str, **environment: str) -> Command:
+    """The checkout is where flows are imported from; the user's own profile is left alone."""
+    home = {"PREFECT_HOME": str(stack.folder / "prefect")}
+    return Command(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments], {**_QUIET, **home, **environment}, ROOT
+    )
+
+
+def _server(stack: Stack) -> Command:
+    (stack.folder / "prefect").mkdir(mode=0o700, exist_ok=True)
+    return _prefect(
+        stack,
+        "server",
+        "start",
+        "--host",
+        HOST,
+        "--port",
+        str(stack.ports["prefect"]),
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=database_url(stack, "prefect", scheme="postgresql+asyncpg"),
+        PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{stack.secret('prefect-admin')}",
+    )
+
+
+def _check_server(stack: Stack) -> None:
+    ask(f"{stack.url('prefect')}/api/ready")  # answers only if its database does
+
+
+def _worker(stack: Stack) -> Command:
+    (stack.folder / "prefect" / "worker.started").write_text(f"{time.time()}\n", encoding="utf-8")
+    arguments = ("--pool", POOL, "--type", "process", "--name", _WORKER, "--install-policy", "never")
+    return _prefect(stack, "worker", "start", *arguments, **variables(stack))
+
+
+def _check_worker(stack: Stack) -> None:
+    started = float((stack.folder / "prefect" / "worker.started").read_text(encoding="utf-8"))
+    url = f"{stack.url('prefect')}/api/work_pools/{POOL}/workers/filter"
+    for worker in ask(url, user=USER, password=stack.secret("prefect-admin"), body={}):
+        if worker["name"] == _WORKER and worker["status"] == "ONLINE":
+            seen = datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp()
+            if seen >= started:  # the one before may not be missed yet
+                return
+    raise NotHealthy("the server has not heard of it")
+
+
+def _deploy(stack: Stack) -> None:
+    """Register what infra/prefect.yaml lists; the worker imports it from the checkout."""
+    command = _prefect(stack, "deploy", "--all", "--prefect-file", "infra/prefect.yaml", **variables(stack))
+    log = stack.log("deploy")
+    with log.open("a", encoding="utf-8") as output:
+        output.write(run_once(stack, "deploy", command))
+
+
+PREFECT_SERVICES = (
+    Service("prefect", _server, _check_server, after=("postgres",)),
+    Service(
+        "worker", _worker, _check_worker, after=("prefect", "mlflow", "radosgw"), settle=_deploy, stop_seconds=60.0
+    ),
+)
