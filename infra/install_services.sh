@@ -31,13 +31,12 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
   as_root=()
   if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-  # The package would make and start a server of its own; only the programs are wanted.
-  if [[ " ${missing[*]} " == *" postgresql "* ]]; then
-    "${as_root[@]}" mkdir -p /etc/postgresql-common
-    if ! grep -qs '^create_main_cluster' /etc/postgresql-common/createcluster.conf; then
-      echo 'create_main_cluster = false' | "${as_root[@]}" tee -a /etc/postgresql-common/createcluster.conf >/dev/null
-    fi
-  fi
   "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  install() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; }
+  if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+    # The package would make a server of its own and start it; only the programs are wanted.
+    install postgresql-common
+    "${as_root[@]}" sed -ri 's/^#?create_main_cluster .*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+  fi
+  install "${missing[@]}"
 fi

@@ -36,6 +36,8 @@ def _command(stack: Stack) -> Command:
         cluster.mkdir(mode=0o700)
         if account is not None:
             shutil.chown(cluster, account, account)
+    # A killed server leaves it, and the next one looks whether any process has that id. We know that none of ours runs.
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
     programs = _programs(cluster)
     # Inherited by the server; ours ends with us.
     folder = os.open(cluster, os.O_RDONLY | os.O_DIRECTORY)

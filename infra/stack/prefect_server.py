@@ -3,9 +3,12 @@
 A worker runs whatever the server is asked for, as us: so the server wants a password too.
 """
 
+import json
 import sys
+import tempfile
 import time
 from datetime import datetime
+from pathlib import Path
 
 from infra.stack.postgres import database_url
 from infra.stack.service import Command, NotHealthy, Service, Stack, ask, run_once
@@ -46,13 +49,27 @@ def _check_server(stack: Stack) -> None:
 
 
 def _worker(stack: Stack) -> Command:
-    (stack.folder / "prefect" / "worker.started").write_text(f"{time.time()}\n", encoding="utf-8")
     arguments = ("--pool", POOL, "--type", "process", "--name", _WORKER, "--install-policy", "never")
-    return _prefect(stack, "worker", "start", *arguments, **variables(stack))
+    return _prefect(
+        stack, "worker", "start", *arguments, **variables(stack), TMPDIR=str(_temporary(stack, started=time.time()))
+    )
+
+
+def _temporary(stack: Stack, *, started: float) -> Path:
+    """A folder of the worker's own, and a note of when it was started.
+
+    Prefect's runner has a fixed name under the temporary folder, which the first account on a machine keeps for itself.
+    Not under the stack's folder: the path of a socket, which a flow run may make there, must be short.
+    """
+    note = stack.folder / "prefect" / "worker.json"
+    known = json.loads(note.read_text(encoding="utf-8"))["temporary"] if note.is_file() else ""
+    folder = Path(known) if known and Path(known).is_dir() else Path(tempfile.mkdtemp(prefix="deepspec-worker-"))
+    note.write_text(json.dumps({"started": started, "temporary": str(folder)}) + "\n", encoding="utf-8")
+    return folder
 
 
 def _check_worker(stack: Stack) -> None:
-    started = float((stack.folder / "prefect" / "worker.started").read_text(encoding="utf-8"))
+    started = json.loads((stack.folder / "prefect" / "worker.json").read_text(encoding="utf-8"))["started"]
     url = f"{stack.url('prefect')}/api/work_pools/{POOL}/workers/filter"
     for worker in ask(url, user=USER, password=stack.secret("prefect-admin"), body={}):
         if worker["name"] == _WORKER and worker["status"] == "ONLINE":
@@ -67,7 +84,7 @@ def _deploy(stack: Stack) -> None:
     command = _prefect(stack, "deploy", "--all", "--prefect-file", "infra/prefect.yaml", **variables(stack))
     log = stack.log("deploy")
     with log.open("a", encoding="utf-8") as output:
-        output.write(run_once(stack, "deploy", command))
+        output.write(run_once(stack, "deploy", command, what="prefect deploy"))
 
 
 PREFECT_SERVICES = (

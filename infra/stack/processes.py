@@ -151,14 +151,13 @@ def _ticks(pid: int) -> int | None:
         return None
     # The name before the last parenthesis may hold anything.
     fields = state.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    # As long as other threads are ending, it still has its ports and files.
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if ended else int(fields[19])
 
 
 def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.Error:
-        return False
+    return process.is_running() and _ticks(process.pid) is not None
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

@@ -139,7 +139,9 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def run_once(stack: Stack, service: str, command: Command, *, given: str = "", seconds: float = 120.0) -> str:
+def run_once(
+    stack: Stack, service: str, command: Command, *, given: str = "", seconds: float = 120.0, what: str | None = None
+) -> str:
     """Run a command that ends, in a service's name; what it complains of goes to the service's log.
 
     Args:
@@ -148,6 +150,7 @@ def run_once(stack: Stack, service: str, command: Command, *, given: str = "", s
         command: what is run.
         given: its standard input.
         seconds: it ends within so long.
+        what: what to call it, instead of its program's name.
 
     Returns:
         Its standard output.
@@ -155,7 +158,7 @@ def run_once(stack: Stack, service: str, command: Command, *, given: str = "", s
     Raises:
         LaunchError: it failed, or took longer.
     """
-    program = Path(command.arguments[0]).name
+    program = what or Path(command.arguments[0]).name
     log = stack.log(service)
     with log.open("ab") as errors:
         try:

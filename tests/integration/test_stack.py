@@ -1,0 +1,274 @@
+"""`make stack` as a user has it: real servers on free ports, their passwords, their data, and nothing left behind."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import psutil
+import psycopg2
+import pytest
+
+from infra.stack.services import SERVICES
+from infra.stack.settings import PORTS, ROOT, port_variable
+
+pytestmark = pytest.mark.full
+
+NAMES = [service.name for service in SERVICES]
+
+
+class Running:
+    """A stack in a folder of its own, through its command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            **{port_variable(name): "0" for name in PORTS},
+            "DEEPSPEC_STACK_DIR": str(folder),
+            "DEEPSPEC_STACK_S3": "memstore",
+        }
+
+    def call(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "infra.stack", *arguments]
+        options: dict[str, Any] = {"cwd": ROOT, "env": {**self.environment, **environment}}
+        return subprocess.run(command, **options, capture_output=True, text=True, timeout=300, check=False)
+
+    def up(self) -> str:
+        done = self.call("up")
+        logs = "\n".join(f"{log.name}: {log.read_text()[-1500:]}" for log in self.folder.glob("logs/*"))
+        assert done.returncode == 0, done.stderr + logs
+        return done.stderr
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        return {state["service"]: state for state in json.loads(self.call("status", "--json").stdout)}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What sourcing the private file exports."""
+        lines = (self.folder / "env").read_text().splitlines()
+        return dict(shlex.split(line.removeprefix("export "))[0].split("=", 1) for line in lines)
+
+    def get(self, path: str, *, server: str = "MLFLOW_TRACKING_URI", credentials: str = "") -> Any:
+        """What a server answers: its JSON, or the number of the error."""
+        user, _, password = credentials.partition(":")
+        answer = httpx.get(self.variables[server] + path, auth=(user, password) if user else None, timeout=20)
+        return answer.json() if answer.is_success else answer.status_code
+
+    @property
+    def admin(self) -> str:
+        return f"{self.variables['MLFLOW_TRACKING_USERNAME']}:{self.variables['MLFLOW_TRACKING_PASSWORD']}"
+
+    def s3(self) -> Any:
+        found = self.variables
+        return boto3.client(
+            "s3",
+            endpoint_url=found["AWS_ENDPOINT_URL"],
+            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+            region_name=found["AWS_DEFAULT_REGION"],
+        )
+
+    def tables(self, database: str, role: str) -> set[str]:
+        """The tables of a database, asked of PostgreSQL itself."""
+        secrets = json.loads((self.folder / "secrets.json").read_text())
+        address = self.states()["postgres"]["address"]
+        connection = psycopg2.connect(
+            f"postgresql://{role}:{secrets[f'postgres-{role}']}@{address}/{database}", connect_timeout=20
+        )
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            return {row[0] for row in cursor.fetchall()}
+
+
+def processes(stack: Running) -> list[psutil.Process]:
+    """Every process of the stack: the recorded ones and all their children."""
+    recorded = [psutil.Process(state["pid"]) for state in stack.states().values()]
+    return recorded + [child for process in recorded for child in process.children(recursive=True)]
+
+
+def running(found: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended; in a container nobody may look after those that have."""
+    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    found = Running(tmp_path_factory.mktemp("stack") / "state")
+    try:
+        found.up()
+        yield found
+    finally:
+        found.call("down")
+
+
+def test_all_is_up(stack: Running) -> None:
+    states = stack.states()
+    assert list(states) == NAMES
+    assert {state["state"] for state in states.values()} == {"up"}
+    assert all(state["pid"] and state["memory_bytes"] > 1_000_000 for state in states.values())
+    assert {name for name in NAMES if states[name]["address"]} == set(PORTS)
+    table = stack.call("status")
+    assert table.returncode == 0
+    assert "radosgw" in table.stdout
+
+
+def test_a_second_up_starts_nothing(stack: Running) -> None:
+    before = {name: state["pid"] for name, state in stack.states().items()}
+    said = stack.up()
+    assert said.count("was up") == len(NAMES)
+    assert {name: state["pid"] for name, state in stack.states().items()} == before
+
+
+def test_mlflow_wants_the_password(stack: Running) -> None:
+    path = "/api/2.0/mlflow/experiments/search?max_results=1"
+    assert stack.get(path) == 401
+    assert stack.get(path, credentials="admin:password1234") == 401
+    assert stack.get(path, credentials=stack.admin)["experiments"]
+
+
+def test_prefect_wants_the_password_and_knows_the_deployment(stack: Running) -> None:
+    path = "/deployments/name/retrain/nightly"
+    assert stack.get(path, server="PREFECT_API_URL") == 401
+    credentials = stack.variables["PREFECT_API_AUTH_STRING"]
+    deployment = stack.get(path, server="PREFECT_API_URL", credentials=credentials)
+    assert deployment["work_pool_name"] == "deepspec"
+    assert deployment["parameters"] == {"recipe": "demo", "overrides": []}
+    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+
+
+def test_postgres_is_what_they_keep_things_in(stack: Running) -> None:
+    assert {"experiments", "runs"} <= stack.tables("mlflow", "mlflow")
+    assert "users" in stack.tables("mlflow_auth", "mlflow")
+    assert {"flow_run", "deployment"} <= stack.tables("prefect", "prefect")
+    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
+        stack.tables("mlflow", "prefect")
+
+
+def test_passwords_are_private(stack: Running) -> None:
+    kept = json.loads((stack.folder / "secrets.json").read_text()).values()
+    lines = [" ".join(process.cmdline()) for process in processes(stack)]
+    assert not [line for line in lines for secret in kept if secret in line]
+    assert stack.folder.stat().st_mode & 0o077 == 0
+    private = [stack.folder / "env", stack.folder / "secrets.json", stack.folder / "mlflow" / "basic_auth.ini"]
+    assert [path.stat().st_mode & 0o777 for path in private] == [0o600] * 3
+
+
+def test_nothing_listens_on_other_addresses(stack: Running) -> None:
+    listening = {
+        connection.laddr.ip
+        for process in processes(stack)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_killed_service_is_told_and_started_again(stack: Running) -> None:
+    before = {name: state["pid"] for name, state in stack.states().items()}
+    server = psutil.Process(before["mlflow"])
+    children = server.children(recursive=True)
+    os.kill(server.pid, signal.SIGKILL)
+    told = stack.call("status", "--json")
+    assert told.returncode == 1
+    assert [s["service"] for s in json.loads(told.stdout) if s["state"] != "up"] == ["mlflow"]
+    stack.up()
+    after = {name: state["pid"] for name, state in stack.states().items()}
+    assert [name for name in NAMES if after[name] != before[name]] == ["mlflow"]
+    assert stack.get("/api/2.0/mlflow/experiments/get?experiment_id=0", credentials=stack.admin)["experiment"]
+    assert not running(children), "what the killed one had started is still there"
+
+
+def test_a_hanging_service_is_told(stack: Running) -> None:
+    gateway = stack.states()["radosgw"]["pid"]
+    os.kill(gateway, signal.SIGSTOP)
+    try:
+        state = stack.states()["radosgw"]
+    finally:
+        os.kill(gateway, signal.SIGCONT)
+    assert state["state"] == "failing"
+    assert state["reason"]
+
+
+def test_data_stay_and_nothing_else(stack: Running) -> None:
+    """Objects, runs and users are there after the stack was down, also on other ports; no process is, while it is."""
+    store = stack.s3()
+    store.put_object(Bucket="deepspec", Key="store/kept", Body=b"kept")
+    artifact = f"{stack.variables['MLFLOW_TRACKING_URI']}/api/2.0/mlflow-artifacts/artifacts/0/kept.txt"
+    user, password = stack.admin.split(":")
+    httpx.put(artifact, content=b"through the server", auth=(user, password), timeout=20).raise_for_status()
+    keys = {item["Key"] for item in store.list_objects_v2(Bucket="deepspec")["Contents"]}
+    assert keys == {"store/kept", "mlflow/0/kept.txt"}
+
+    all_of_it = processes(stack)
+    assert len(all_of_it) > len(NAMES)
+    assert stack.call("down").returncode == 0
+    assert not running(all_of_it)
+    told = stack.call("status", "--json")
+    assert told.returncode == 1
+    assert {state["state"] for state in json.loads(told.stdout)} == {"down"}
+    assert stack.call("down").returncode == 0
+
+    stack.up()
+    assert stack.admin == f"{user}:{password}"
+    assert stack.s3().get_object(Bucket="deepspec", Key="store/kept")["Body"].read() == b"kept"
+    kept = stack.get("/api/2.0/mlflow-artifacts/artifacts?path=0", credentials=stack.admin)
+    assert [file["path"] for file in kept["files"]] == ["kept.txt"]
+    credentials = stack.variables["PREFECT_API_AUTH_STRING"]
+    assert stack.get("/deployments/name/retrain/nightly", server="PREFECT_API_URL", credentials=credentials)["id"]
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = Running(tmp_path / "state").call("up", DEEPSPEC_STACK_MLFLOW_PORT=str(port))
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"stack: DEEPSPEC_STACK_MLFLOW_PORT: Port {port}, where mlflow is to listen, is taken"
+    )
+    assert f"(process {os.getpid()} of" in done.stderr
+    assert not (tmp_path / "state" / "postgres").exists(), "nothing was started"
+
+
+def test_what_cannot_be_is_told(tmp_path: Path) -> None:
+    stack = Running(tmp_path / "state")
+    for variable, value in (("DEEPSPEC_STACK_S3", "floppy"), ("DEEPSPEC_STACK_MLFLOW_PORT", "70000")):
+        done = stack.call("up", **{variable: value})
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"stack: {variable}: '{value}' is not")
+        assert "Allowed:" in done.stderr
+
+
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
+    stack = Running(tmp_path / "state")
+    command = [sys.executable, "-m", "infra.stack", "up"]
+    with subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=subprocess.PIPE, text=True) as starting:
+        assert starting.stderr is not None
+        for line in starting.stderr:
+            if line.startswith("ceph-mon"):
+                break
+        time.sleep(0.3)
+        starting.send_signal(signal.SIGINT)
+        rest = starting.stderr.read()
+        assert starting.wait(timeout=60) == 130, rest
+    assert "interrupted" in rest
+    assert not [process for process in psutil.process_iter() if str(stack.folder) in _environment(process)]
+    assert {state["state"] for state in stack.states().values()} == {"down"}
+
+
+def _environment(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.environ().values())
+    except psutil.Error:
+        return ""
