@@ -68,11 +68,11 @@ class Processes:
         self._write(ports=ports)
 
     def memory_bytes(self, service: str) -> int:
-        """Resident memory of a service's processes, what they share counted once per process."""
+        """Resident memory of a service's processes; pages that several hold count in shares."""
         total = 0
         for process in self._members(service):
             try:
-                total += process.memory_info().rss
+                total += process.memory_full_info().pss
             except psutil.Error:
                 continue
         return total
