@@ -344,7 +344,7 @@ def test_a_writer_killed_inside_its_block_leaves_nothing_visible_and_can_be_repe
     assert artifact.number == 1
     assert artifact.directory()
     assert any(Path(place.disk).rglob("rows.parquet"))
-    collect(store, [(KIND, artifact.key)], grace_seconds=0.0)
+    collect(store, [(KIND, artifact.key)], grace_seconds=-place.tick_seconds)
     assert not orphans.keys() & store.backend.list("").keys()
     assert store.get(KIND, artifact.key).verify() == []
 
@@ -710,7 +710,7 @@ def test_a_manifest_of_a_newer_deepspec_is_refused_and_not_taken_for_damaged(
         lambda: list(store.artifacts()),
         lambda: store.resolve(KEY),
         lambda: put(store, ingredients()),
-        lambda: collect(store, [(KIND, KEY)], grace_seconds=0.0),
+        lambda: collect(store, [(KIND, KEY)], grace_seconds=-place.tick_seconds),
     ):
         with pytest.raises(ArtifactError, match=r"format 2; this deepspec reads up to 1.*Upgrade") as caught:
             use()
@@ -785,7 +785,7 @@ def test_damage_met_by_a_reader_names_the_file_and_condemns(place: Place) -> Non
 def test_an_old_reference_does_not_condemn_what_was_made_anew_under_its_number(place: Place) -> None:
     store = place.store()
     old = put(store, ingredients(), {"data": b"old"})
-    collect(store, [], grace_seconds=0.0)
+    collect(store, [], grace_seconds=-place.tick_seconds)
     new = put(store, ingredients(), {"data": b"new"})
     assert new.number == old.number
     with pytest.raises(ArtifactDamaged):

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import traceback
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,14 +100,50 @@ def test_a_server_without_conditional_writes_is_refused(place: BucketPlace) -> N
     store = place.store()
 
     def ignore_condition(request: object, **_: object) -> None:
-        request.headers.pop("If-None-Match", None)  # type: ignore[attr-defined]
+        del request.headers["If-None-Match"]  # type: ignore[attr-defined]
 
-    store.backend._client.meta.events.register("before-send.s3.PutObject", ignore_condition)  # type: ignore[attr-defined]
+    store.backend._client.meta.events.register("before-sign.s3.PutObject", ignore_condition)  # type: ignore[attr-defined]
     for _ in range(2):
         with pytest.raises(ArtifactError, match="ignores `If-None-Match") as caught:
             store.backend.create("registry/1", b"x")
     assert "DEEPSPEC_STORE s3://" in str(caught.value)
     assert "registry/1" not in store.backend.list("")
+
+
+@pytest.mark.full
+def test_a_bucket_whose_versions_defeat_conditional_writes_is_refused(
+    radosgw: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    radosgw.enter(monkeypatch)
+    client = s3.client()
+    client.create_bucket(Bucket="versioned")
+    client.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
+    with pytest.raises(ArtifactError, match=r"ignores `If-None-Match.*a bucket without versioning"):
+        open_store("s3://versioned/store", cache=tmp_path).backend.create("registry/1", b"x")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("variable", "code"),
+    [("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"), ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId")],
+)
+def test_a_real_server_refuses_what_is_not_its_secret(
+    radosgw: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, code: str
+) -> None:
+    radosgw.enter(monkeypatch)
+    at = f"s3://{radosgw.bucket}/{uuid.uuid4().hex}"
+    put(open_store(at, cache=tmp_path / "right"), ingredients())
+    url = open_store(at, cache=tmp_path / "right").get("tokens", KEY).location()
+    monkeypatch.setenv(variable, CANARIES[variable])
+    wrong = open_store(at, cache=tmp_path / "wrong")
+    for use in (wrong.backend.clock, lambda: wrong.find("tokens", KEY), lambda: wrong.backend.create("a", b"")):
+        with pytest.raises(ArtifactError) as caught:
+            use()
+        assert CANARIES[variable] not in "".join(traceback.format_exception(caught.value))
+    assert code in str(caught.value)
+    with pytest.raises(ArtifactError, match="does not allow reading") as caught:
+        open_files(url)
+    assert CANARIES[variable] not in str(caught.value)
 
 
 def test_the_probe_leaves_nothing_and_is_made_once(place: BucketPlace) -> None:
