@@ -20,6 +20,7 @@ from deepspec.store import blocks, layout
 from deepspec.store.artifacts import Artifact, Store
 from deepspec.store.backend import Backend, created, full_disk
 from deepspec.store.lease import leased
+from deepspec.store.manifest import FileEntry
 from deepspec.store.records import seal, unseal
 
 RECORDS = "registry"
@@ -155,12 +156,18 @@ def _stage(artifact: Artifact, staging: Path) -> str | None:
     for entry in artifact.manifest.files:
         target = staging / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(folder / entry.path, target)
-        flaw = blocks.damaged_file(target, entry)
+        flaw = _copy_file(folder, target, entry)
+        if flaw is not None:  # perhaps only a local copy of it is damaged
+            flaw = _copy_file(artifact.store.backend.fetch(artifact.prefix, [entry.path], anew=True), target, entry)
         if flaw is not None:
             return f"{entry.path}: {flaw}"
     return None
+
+
+def _copy_file(folder: Path, target: Path, entry: FileEntry) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(folder / entry.path, target)
+    return blocks.damaged_file(target, entry)
 
 
 def _discard(backend: Backend, prefix: str, staging: Path) -> None:
