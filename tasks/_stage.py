@@ -51,6 +51,8 @@ Reference = Artifact | External | Value | Pending
 """What stages are connected by."""
 
 _MOST_REASONS = 4
+_MOST_COMPARED = 20
+"""Of the artifacts of a kind, so many of the newest are asked what changed: each is a request to the store."""
 
 RETRY_POLICY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 10], "retry_jitter_factor": 0.5}
 """The one retry policy: for failures that may pass by themselves, and for nothing else (see `is_transient`)."""
@@ -167,8 +169,8 @@ class Stage:
             return "damaged: its files no longer match the manifest"
         new = ingredients.canonical()
         nearest: list[str] | None = None
-        for earlier in run.store.artifacts(self.name):
-            phrases = differences(new, earlier.manifest.ingredients)
+        for earlier in run.store.latest(self.name, _MOST_COMPARED):
+            phrases = differences(new, earlier.ingredients)
             if phrases and (nearest is None or len(phrases) < len(nearest)):
                 nearest = phrases
         if not nearest:

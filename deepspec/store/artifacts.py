@@ -292,6 +292,22 @@ class Store:
             }
         )
 
+    def latest(self, kind: str, limit: int) -> Iterator[Manifest]:
+        """The manifests of a kind that were written last, newest first; what they describe is not looked at.
+
+        Costs one listing of the kind and `limit` small reads.
+        """
+        listing = self.backend.list(kind)
+        found = []
+        for path, stat in listing.items():
+            parts = path.split("/")
+            if len(parts) == 3 and (match := layout.MANIFEST.fullmatch(parts[2])):
+                found.append((stat.modified, parts[1], int(match.group(1))))
+        for _, key, number in sorted(found, reverse=True)[:limit]:
+            manifest = self.manifest(kind, key, number)
+            if manifest is not None:
+                yield manifest
+
     def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
         """Every valid artifact (of one kind), newest manifest of each key, by kind and key."""
         for found_kind, key in self.names(kind):

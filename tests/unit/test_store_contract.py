@@ -562,6 +562,16 @@ def test_finding_costs_one_listing_and_one_read(store: Store) -> None:
     assert calls == ["list", "read"]
 
 
+def test_the_latest_manifests_come_newest_first(place: Place) -> None:
+    store = place.store()
+    for number in range(3):
+        put(store, ingredients(number=number))
+        time.sleep(place.tick_seconds)
+    put(store, ingredients("responses"))
+    assert [manifest.ingredients["sections"]["number"] for manifest in store.latest(KIND, 2)] == [2, 1]
+    assert list(store.latest("none", 2)) == []
+
+
 def test_one_file_is_fetched_without_the_others(store: Store) -> None:
     put(store, ingredients(), {"big": b"x" * 1000, "summary.json": b"{}"})
     fetched: list[str] = []
