@@ -1,6 +1,8 @@
 """What object storage adds to the store's contract: parts, retries, the probe, streaming by range, and its refusals."""
 
+import json
 import os
+import re
 import socket
 import threading
 import traceback
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +22,8 @@ from safetensors.torch import save_file
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, RecipeError, StoreFull, TransientError
 from deepspec.store import Artifact, Store, open_store, s3
 from deepspec.store.files import LocalFiles, StreamedFiles, open_files
+from deepspec.store.gc import collect
+from deepspec.store.lease import leased
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.store import KEY, PLACES, BucketPlace, fill, ingredients, put
 
@@ -144,6 +149,57 @@ def test_a_real_server_refuses_what_is_not_its_secret(
     with pytest.raises(ArtifactError, match="does not allow reading") as caught:
         open_files(url)
     assert CANARIES[variable] not in str(caught.value)
+
+
+def documented_policy(bucket: str, prefix: str, user: str) -> dict[str, Any]:
+    """The policy that infra/README.md shows, for one user."""
+    text = (Path(__file__).parents[2] / "infra" / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(\{.*?\})\n```", text, re.DOTALL)
+    policy: dict[str, Any] = json.loads(shown.replace("BUCKET", bucket).replace("PREFIX", prefix))
+    for statement in policy["Statement"]:
+        statement["Principal"] = {"AWS": [f"arn:aws:iam:::user/{user}"]}
+    return policy
+
+
+@pytest.mark.full
+def test_the_documented_policy_is_enough_and_no_more_than_needed(
+    radosgw: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    radosgw.enter(monkeypatch)
+    owner = s3.client()
+    owner.create_bucket(Bucket="policy")
+    policy = documented_policy("policy", "some/store", "runner")
+    runner = radosgw.user("runner")
+
+    def allow(**without: str) -> None:
+        kept = json.loads(json.dumps(policy))
+        for statement in kept["Statement"]:
+            statement["Action"] = [action for action in statement["Action"] if action not in without.values()]
+        owner.put_bucket_policy(Bucket="policy", Policy=json.dumps(kept))
+
+    def use(number: int) -> None:
+        store = open_store("s3://policy/some/store", cache=tmp_path / uuid.uuid4().hex)
+        made = put(store, ingredients(number=number))
+        with leased(store.backend, f"runs/{number}", keys=[]):
+            again = open_store("s3://policy/some/store", cache=tmp_path / uuid.uuid4().hex).get("tokens", made.key)
+            assert again.verify() == []
+            assert open_files(again.location()).read("data.json")
+        collect(store, [], grace_seconds=-2.0)
+        assert not store.backend.list("tokens")
+
+    allow()
+    runner.enter(monkeypatch)
+    use(1)
+    with pytest.raises(ArtifactError, match="does not allow"):
+        open_store("s3://policy/elsewhere", cache=tmp_path / "elsewhere").backend.create("a", b"")
+    # Not GetObject: here a user may read what they wrote, whatever the policy says.
+    for number, action in enumerate(["s3:PutObject", "s3:DeleteObject", "s3:ListBucket"]):
+        allow(action=action)
+        try:
+            use(10 + number)
+        except (ArtifactError, AssertionError):
+            continue
+        pytest.fail(f"{action} is not needed")
 
 
 def test_the_probe_leaves_nothing_and_is_made_once(place: BucketPlace) -> None:
