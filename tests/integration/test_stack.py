@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -10,95 +9,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import httpx
 import psutil
 import psycopg2
 import pytest
 
 from infra.stack.services import SERVICES
-from infra.stack.settings import PORTS, ROOT, port_variable
+from infra.stack.settings import PORTS, ROOT
+from tests.fixtures.stack import Running, processes, running
 
 pytestmark = pytest.mark.full
 
 NAMES = [service.name for service in SERVICES]
-
-
-class Running:
-    """A stack in a folder of its own, through its command line."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            **{port_variable(name): "0" for name in PORTS},
-            "DEEPSPEC_STACK_DIR": str(folder),
-            "DEEPSPEC_STACK_S3": "memstore",
-        }
-
-    def call(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "infra.stack", *arguments]
-        options: dict[str, Any] = {"cwd": ROOT, "env": {**self.environment, **environment}}
-        return subprocess.run(command, **options, capture_output=True, text=True, timeout=300, check=False)
-
-    def up(self) -> str:
-        done = self.call("up")
-        logs = "\n".join(f"{log.name}: {log.read_text()[-1500:]}" for log in self.folder.glob("logs/*"))
-        assert done.returncode == 0, done.stderr + logs
-        return done.stderr
-
-    def states(self) -> dict[str, dict[str, Any]]:
-        return {state["service"]: state for state in json.loads(self.call("status", "--json").stdout)}
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """What sourcing the private file exports."""
-        lines = (self.folder / "env").read_text().splitlines()
-        return dict(shlex.split(line.removeprefix("export "))[0].split("=", 1) for line in lines)
-
-    def get(self, path: str, *, server: str = "MLFLOW_TRACKING_URI", credentials: str = "") -> Any:
-        """What a server answers: its JSON, or the number of the error."""
-        user, _, password = credentials.partition(":")
-        answer = httpx.get(self.variables[server] + path, auth=(user, password) if user else None, timeout=20)
-        return answer.json() if answer.is_success else answer.status_code
-
-    @property
-    def admin(self) -> str:
-        return f"{self.variables['MLFLOW_TRACKING_USERNAME']}:{self.variables['MLFLOW_TRACKING_PASSWORD']}"
-
-    def s3(self) -> Any:
-        found = self.variables
-        return boto3.client(
-            "s3",
-            endpoint_url=found["AWS_ENDPOINT_URL"],
-            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
-            region_name=found["AWS_DEFAULT_REGION"],
-        )
-
-    def tables(self, database: str, role: str) -> set[str]:
-        """The tables of a database, asked of PostgreSQL itself."""
-        secrets = json.loads((self.folder / "secrets.json").read_text())
-        address = self.states()["postgres"]["address"]
-        connection = psycopg2.connect(
-            f"postgresql://{role}:{secrets[f'postgres-{role}']}@{address}/{database}", connect_timeout=20
-        )
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-            return {row[0] for row in cursor.fetchall()}
-
-
-def processes(stack: Running) -> list[psutil.Process]:
-    """Every process of the stack: the recorded ones and all their children."""
-    recorded = [psutil.Process(state["pid"]) for state in stack.states().values()]
-    return recorded + [child for process in recorded for child in process.children(recursive=True)]
-
-
-def running(found: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended; in a container nobody may look after those that have."""
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.fixture(scope="module")
