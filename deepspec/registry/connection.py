@@ -23,8 +23,25 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_PATIENCE = {
+    # MLflow's own are 7 repetitions over 250 s where a server is down, and 120 s for each answer where one hangs: a
+    # quarter of an hour in all. These bridge a restart (24 s), and give up on one that hangs after a minute and a half.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+_TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_FILE_SECONDS = "120"
+"""A server answers once it has passed the file on to where it keeps artifacts."""
 _GLOBAL_URI = threading.Lock()
 _GLOBAL_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+class Failed(Exception):
+    """An error of MLflow's, where its own text may hold the credentials that stand in the address."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {_without_credentials(text)}")
 
 
 class Connection:
@@ -42,6 +59,7 @@ class Connection:
         self._experiment = experiment
         self._opening = threading.Lock()
         self._opened: tuple[Any, str] | None = None
+        self._lost: str | None = None
 
     @property
     def database(self) -> Path | None:
@@ -51,7 +69,12 @@ class Connection:
     @property
     def shown_uri(self) -> str:
         """The address without credentials."""
-        return re.sub(r"//[^/@]*@", "//", self.uri)
+        return _without_credentials(self.uri)
+
+    @property
+    def where(self) -> str:
+        """The address for messages, with the variable that names it."""
+        return self.shown_uri if self.database is not None else f"{_GLOBAL_URI_VARIABLE} {self.shown_uri}"
 
     @property
     def client(self) -> Any:
@@ -71,10 +94,12 @@ class Connection:
         """
         with self._opening:
             if self._opened is None:
-                for name, value in _QUIET.items():
+                for name, value in {**_QUIET, **_PATIENCE}.items():
                     os.environ.setdefault(name, value)
                 for name in ("mlflow", "alembic"):
                     logging.getLogger(name).setLevel(logging.WARNING)
+                # It warns of each repetition; if none helps, that is told once.
+                logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
                 with self.named_errors():
                     if self.database is not None:
                         self._prepare(self.database)
@@ -84,19 +109,56 @@ class Connection:
 
     @contextlib.contextmanager
     def named_errors(self) -> Iterator[None]:
-        """MLflow's and the database's errors as a TrackingError that names where."""
+        """MLflow's and the database's errors as a TrackingError that names where.
+
+        A server that did not answer is not asked again: what is to be told it at a run's end would only wait again.
+        """
+        if self._lost is not None:
+            raise self._named(self._lost)
         try:
             yield
         except mlflow_errors() as error:
             revision = schema.mentioned_in(error)
+            cause = error if self.shown_uri == self.uri else Failed(type(error).__name__, str(error))
             if revision is not None:
-                raise schema.refusal(revision, f"{_GLOBAL_URI_VARIABLE}={self.shown_uri}", self.shown_uri) from error
-            lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise schema.refusal(revision, f"{_GLOBAL_URI_VARIABLE}={self.shown_uri}", self.shown_uri) from cause
+            broken = None if self.database is not None else _unanswered(error)
+            if broken is not None:
+                reason = getattr(broken.args[0], "reason", None) if broken.args else None
+                self._lost = f"MLflow's server does not answer ({type(reason or broken).__name__})."
+                raise self._named(self._lost) from cause
+            status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else _status(error)
+            if self.database is None and status in (401, 403):
+                what = "does not accept the user and password" if status == 401 else "does not allow this user that"
+                raise TrackingError(
+                    f"MLflow's server {what} ({status}).",
+                    where=self.where,
+                    remedy="Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN).",
+                ) from cause
+            lines = _without_credentials(str(error)).strip().splitlines() or [type(error).__name__]
             raise TrackingError(
                 f"MLflow failed: {lines[0][:300]}",
-                where=self.shown_uri,
+                where=self.where,
                 remedy="Check that the tracking database or server can be reached and written.",
-            ) from error
+            ) from cause
+
+    def _named(self, what: str) -> TrackingError:
+        return TrackingError(
+            what, where=self.where, remedy="Start it, and run again: what was finished is kept, and goes on from there."
+        )
+
+    @contextlib.contextmanager
+    def transferring(self) -> Iterator[None]:
+        """Wait longer for an answer while large files go up or down, unless the user has said how long."""
+        before = os.environ.get(_TIMEOUT_VARIABLE)
+        if before != _PATIENCE[_TIMEOUT_VARIABLE]:
+            yield
+            return
+        os.environ[_TIMEOUT_VARIABLE] = _FILE_SECONDS
+        try:
+            yield
+        finally:
+            os.environ[_TIMEOUT_VARIABLE] = before
 
     @contextlib.contextmanager
     def as_global_uri(self) -> Iterator[None]:
@@ -144,7 +206,7 @@ class Connection:
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"The MLflow experiment {self._experiment!r} was deleted.",
-                where=self.shown_uri,
+                where=self.where,
                 remedy="Restore it in MLflow, or use another name.",
             )
         return str(found.experiment_id)
@@ -159,6 +221,28 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
     )
     loaded = (getattr(sys.modules.get(module), name, None) for module, name in known)
     return (OSError, sqlite3.Error, *(error for error in loaded if error is not None))
+
+
+def _unanswered(error: BaseException) -> BaseException | None:
+    """The failure of the connection that `error` comes from, if it does; MLflow tells of them in words only."""
+    known = sys.modules.get("requests.exceptions")
+    if known is None:
+        return None
+    chain = (seen for seen in (error, error.__cause__, error.__context__) if seen is not None)
+    return next(
+        (seen for seen in chain if isinstance(seen, known.RequestException) and not isinstance(seen, known.HTTPError)),
+        None,
+    )
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of an HTTP error that is not one of MLflow's own."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def _migrate(uri: str) -> None:

@@ -175,7 +175,8 @@ def flushed(writer: RunWriter, end: Callable[[str], None]) -> Iterator[RunWriter
             writer.flush()
             end(status)
         except TrackingError as lost:
-            logger.warning("The end of run %s could not be recorded: %s", writer.run_id, lost)
+            level = logging.DEBUG if isinstance(error, TrackingError) else logging.WARNING
+            logger.log(level, "The end of run %s could not be recorded: %s", writer.run_id, lost)
         raise
     else:
         end("FINISHED")

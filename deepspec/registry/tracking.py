@@ -200,7 +200,8 @@ class Tracking:
                 model_type="draft",
                 tags=full,
             )
-            client.log_model_artifacts(model.model_id, str(draft_dir))
+            with self._server.transferring():
+                client.log_model_artifacts(model.model_id, str(draft_dir))
             client.finalize_logged_model(model.model_id, "READY")
             try:
                 client.create_registered_model(model_name)
@@ -256,7 +257,7 @@ class Tracking:
         from mlflow.artifacts import download_artifacts
 
         out.mkdir(parents=True, exist_ok=True)
-        with self._server.named_errors(), self._server.as_global_uri():
+        with self._server.named_errors(), self._server.as_global_uri(), self._server.transferring():
             return Path(
                 download_artifacts(version.uri, dst_path=str(out), tracking_uri=self.uri, registry_uri=self.uri)
             )

@@ -1,9 +1,13 @@
 """MLflow through its own client: what stands there after we wrote, and that nothing else happened."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +263,97 @@ def test_mlflows_errors_are_typed_and_show_no_password(tracking: Tracking, tmp_p
         with Connection("http://me:hunter2@nowhere:1/path", None, "x").named_errors():
             raise ConnectionRefusedError("refused")
 
-    with pytest.raises(TrackingError, match="http://nowhere:1/path: MLflow failed: refused") as caught:
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI http://nowhere:1/path: MLflow failed: r") as caught:
         refused()
     assert "hunter2" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A server that answers everything with a status; 0: that never answers."""
+    ending = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if status == 0:
+                ending.wait(30)
+                return
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"no")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://me:hunter2@127.0.0.1:{server.server_port}"
+        ending.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user sets who does not want to wait."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, ["does not accept the user and password (401)", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]),
+        (403, ["does not allow this user that (403)", "MLFLOW_TRACKING_USERNAME"]),
+        (0, ["does not answer (ReadTimeoutError)", "run again"]),
+    ],
+)
+def test_a_server_that_refuses_or_hangs_is_named(
+    status: int, words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with answering(status) as address:
+        tracking = Tracking(address, None)
+        with pytest.raises(TrackingError) as caught:
+            tracking.start_pipeline_run("x", {})
+    said = str(caught.value)
+    assert said.startswith(f"MLFLOW_TRACKING_URI {address.replace('me:hunter2@', '')}: MLflow's server ")
+    assert all(word in said for word in words), said
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_gone_is_not_waited_for_twice() -> None:
+    with answering(500) as address:
+        tracking = Tracking(address, None)
+    with pytest.raises(TrackingError, match=r"does not answer \(NewConnectionError\)"):
+        tracking.start_pipeline_run("x", {})
+    with answering(401) as address:
+        tracking._server.uri = address  # whatever is there now: it is not asked
+        with pytest.raises(TrackingError, match=r"does not answer \(NewConnectionError\)"):
+            tracking.finish("x")
+
+
+def test_patience_ends_and_files_get_more_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own defaults would let a run hang for a quarter of an hour."""
+    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    with answering(401) as address:
+        connection = Connection(address, None, "x")
+        with pytest.raises(TrackingError):
+            connection.open()
+    retries, factor, seconds = (int(os.environ[name]) for name in names)
+    pauses = sum(factor * 2**count for count in range(1, retries))
+    assert 20 <= pauses <= 30, "a restart is bridged"
+    assert pauses + (retries + 1) * seconds <= 90, "a server that hangs is given up"
+    with connection.transferring():
+        assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) > seconds
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == seconds
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
+    with connection.transferring():
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
 
 
 def test_nothing_reaches_the_terminal_and_torch_stays_out(tmp_path: Path) -> None:
