@@ -11,18 +11,28 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.errors import LaunchError
+from deepspec.errors import DeepspecError, LaunchError
 from deepspec.store.endpoint import shown as without_credentials
 
 if TYPE_CHECKING:
     from tasks._run import Run
 
 _START_SECONDS = 120.0
+_PATIENCE = {
+    # Prefect's own are 5 repetitions over a minute, and a minute for each answer of a server that hangs. These bridge a
+    # short restart (14 s); a person who waits at a terminal is told of a server that is down, or hangs, soon after.
+    "PREFECT_CLIENT_MAX_RETRIES": "3",
+    "PREFECT_API_REQUEST_TIMEOUT": "20",
+}
+
+lost = False
+"""Whether the server stopped answering: Prefect's threads would go on trying to tell it things at the end."""
 
 
 class EmbeddedServer:
@@ -113,15 +123,56 @@ def unreachable() -> LaunchError:
     """The error for a Prefect server that does not answer."""
     return LaunchError(
         "Prefect's server does not answer.",
-        where=f"PREFECT_API_URL {without_credentials(os.environ.get('PREFECT_API_URL', ''))}",
+        where=_where(),
         remedy="Start it, or unset PREFECT_API_URL to run without one; what was finished is kept.",
     )
+
+
+def _refused() -> LaunchError:
+    return LaunchError(
+        "Prefect's server does not accept the password.",
+        where=_where(),
+        remedy="Check PREFECT_API_AUTH_STRING (user:password), or PREFECT_API_KEY for Prefect Cloud.",
+    )
+
+
+def _where() -> str:
+    return f"PREFECT_API_URL {without_credentials(os.environ.get('PREFECT_API_URL', ''))}"
+
+
+def named(error: BaseException) -> LaunchError | None:
+    """What an error says of Prefect's server; None if it is about something else.
+
+    The engine hands on what its calls to the server raise, or raises errors of its own because of them.
+    """
+    import httpx
+
+    found: BaseException | None = None if isinstance(error, DeepspecError) else error
+    while found is not None:
+        if isinstance(found, httpx.HTTPStatusError) and found.response.status_code in (401, 403) and _is_asked(found):
+            return _refused()
+        if isinstance(found, httpx.HTTPError) and _is_asked(found):
+            return unreachable()
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return None
+
+
+def _is_asked(error: Any) -> bool:
+    """Whether the request that failed went to Prefect's server: other libraries use httpx, too."""
+    try:
+        asked = error.request.url
+    except RuntimeError:  # it does not know its request
+        return True
+    server = urllib.parse.urlsplit(os.environ.get("PREFECT_API_URL", ""))
+    return bool(asked.host == server.hostname and asked.port == server.port)
 
 
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[EmbeddedServer | None]:
     """An embedded server for the block, unless PREFECT_API_URL names one."""
     if is_configured():
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         check()
         yield None
         return
@@ -138,21 +189,29 @@ def run_as_flow(run: "Run[Any]", function: Callable[["Run[Any]"], Any], recipe: 
     In a deployment's flow run of the same name it is called as that run; other flows are its children.
 
     Raises:
-        LaunchError: Prefect's server does not answer any more.
+        LaunchError: Prefect's server does not answer any more, or does not let us in.
     """
-    import httpx
     from prefect import flow
     from prefect.context import FlowRunContext
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+    global lost  # noqa: PLW0603  # it is the process's server
     name = function.__name__.replace("_", "-")
     around = FlowRunContext.get()
     if around is None:
         _quiet(run.home)
     outcome: list[Any] = []
+    giving_up = contextlib.ExitStack()
 
     def body(recipe: Any) -> None:
         del recipe
-        outcome.append(function(run))
+        try:
+            outcome.append(function(run))
+        except Exception as error:
+            if named(error) is not None:
+                # The engine is about to tell the server of it.
+                giving_up.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+            raise
 
     # Prefect's parameter form is built from the recipe's own model.
     body.__annotations__["recipe"] = type(recipe)
@@ -160,10 +219,14 @@ def run_as_flow(run: "Run[Any]", function: Callable[["Run[Any]"], Any], recipe: 
     try:
         if around is not None and around.flow is not None and around.flow.name == name:
             return function(run)
-        named = flow(name=name, flow_run_name=run.run_id, validate_parameters=False, log_prints=False)(body)
-        named(recipe)
-    except httpx.HTTPError as error:
-        raise unreachable() from error
+        with giving_up:
+            flow(name=name, flow_run_name=run.run_id, validate_parameters=False, log_prints=False)(body)(recipe)
+    except Exception as error:
+        about_server = named(error)
+        if about_server is None:
+            raise
+        lost = True
+        raise about_server from error
     return outcome[0]
 
 
@@ -172,6 +235,7 @@ def _quiet(home: Path) -> None:
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
+    logging.raiseExceptions = False  # else it prints what it could not send to its server
     path = home / "prefect" / "flows.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, delay=True, encoding="utf-8")

@@ -73,7 +73,7 @@ def main() -> NoReturn:
         if os.environ.get("DEEPSPEC_DEBUG"):
             raise
         print(f"deepspec: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own usage errors
             print(f"deepspec: {error.format_message()} `deepspec --help` lists commands.", file=sys.stderr)
@@ -82,7 +82,17 @@ def main() -> NoReturn:
             raise
         print(f"deepspec: {type(error).__name__}: {error} (`deepspec --debug …` shows where.)", file=sys.stderr)
         sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+    _end(code if isinstance(code, int) else 0)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; without waiting for Prefect's threads if the server that they talk to does not answer."""
+    prefect = sys.modules.get("flows._prefect")
+    if prefect is not None and prefect.lost:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""What an error says of Prefect's server: one sentence that names the variable, or nothing."""
+
+import httpx
+import pytest
+
+from deepspec.errors import DataError, LaunchError
+from flows import _prefect
+
+ADDRESS = "http://me:hunter2@prefect.example:4200/api"
+
+
+def request(address: str = "http://prefect.example:4200/api/flow_runs/") -> httpx.Request:
+    return httpx.Request("POST", address)
+
+
+def status(code: int, asked: httpx.Request | None = None) -> httpx.HTTPStatusError:
+    asked = asked or request()
+    return httpx.HTTPStatusError("no", request=asked, response=httpx.Response(code, request=asked))
+
+
+def caused(outer: Exception, inner: Exception) -> Exception:
+    """`outer` as it is when raised from `inner`."""
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.fixture(autouse=True)
+def configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", ADDRESS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError("refused", request=request()),
+        httpx.ReadTimeout("slow", request=request()),
+        httpx.RemoteProtocolError("cut"),
+        status(503),
+        caused(RuntimeError("Failed to reach API at http://prefect.example:4200/api/"), httpx.ConnectError("refused")),
+    ],
+)
+def test_every_form_of_a_lost_server_is_one_sentence(error: Exception) -> None:
+    found = _prefect.named(error)
+    assert isinstance(found, LaunchError)
+    assert str(found).startswith("PREFECT_API_URL http://prefect.example:4200: Prefect's server does not answer.")
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_refused_password_names_its_variable(code: int) -> None:
+    found = _prefect.named(status(code))
+    assert found is not None
+    assert "does not accept the password" in str(found)
+    assert "PREFECT_API_AUTH_STRING" in str(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("something else"),
+        httpx.ConnectError("refused", request=request("https://hub.example/model")),
+        status(401, request("http://prefect.example:9999/other")),
+        caused(DataError("bad rows"), httpx.ConnectError("refused")),
+    ],
+)
+def test_what_is_about_other_things_is_left_alone(error: Exception) -> None:
+    assert _prefect.named(error) is None
