@@ -43,7 +43,11 @@ def slot(run: Run[Any], stage: "Stage") -> Iterator[None]:
         )
     if taken + wanted > limit:
         run.display.say(f"Waiting for a slot of {name}: {taken} of {limit} are taken.")
-    with concurrency(name, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=True):
+    # While Prefect's server is down, hours of training are worth more than a limit that is exceeded meanwhile.
+    holding = concurrency(
+        name, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False
+    )
+    with holding:
         yield
 
 
