@@ -135,6 +135,8 @@ class Stage:
                 status: StageStatus = "hit"
                 if artifact is not None:
                     why = "another run has just made it"
+                    if run.served:
+                        self.task(run, self, ingredients, inputs)
                 else:
                     status = "rebuilt" if why.startswith("damaged") else "ran"
                     self.task(run, self, ingredients, inputs)
