@@ -1,6 +1,7 @@
 """What the commands `run`, `demo` and `plan` do, behind the command line's parsing."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from flows._display import PlainDisplay, TerminalDisplay, lines_of
 from flows._execute import Flow, Result
 from flows._home import store_of
 from flows._locations import local
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +79,14 @@ def carry_out(
     )
     record = _record.run_json(result)
     _record.write_record(record, home)
-    record["report"] = _report(result, record)
+    try:
+        record["report"] = _report(result, record)
+    except DeepspecError as error:
+        # Of a run that has failed already the reader is told why, not that the end could not be recorded either.
+        if result.error is None:
+            raise
+        same = type(error) is type(result.error)
+        logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
     return result, record, _record.write_record(record, home)
 
 
