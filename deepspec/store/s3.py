@@ -5,11 +5,13 @@ create, and refused without it. Everything else is plain: files go up as they ar
 by listing, and come down into a local cache that a reader compares with the manifest's checksums anyway.
 
 Requests are signed over their bodies, so that a server refuses what changed on the way. Answers that fail with 5xx,
-throttling, timeouts or resets are repeated by botocore, with exponential backoff and jitter; bodies that break off, by
-us. A repeated create may find what its own first request made: `backend.created` resolves that by reading back.
+throttling, timeouts or resets are repeated by botocore, with exponential backoff and jitter; bodies that break off, and
+records whose bytes are not those that the server's ETag speaks of, by us. A repeated create may find what its own first
+request made: `backend.created` resolves that by reading back.
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -65,6 +67,10 @@ class Refused(Exception):
         self.code = code
 
 
+class BodyChanged(Exception):
+    """What came is not what the server says it sent."""
+
+
 class S3Backend:
     """A bucket (or a prefix in one) that holds artifacts; see `Backend` for the contract of each method.
 
@@ -102,12 +108,23 @@ class S3Backend:
     def read(self, path: str) -> bytes:
         """The whole content of `path`; FileNotFoundError if nothing is there."""
 
-        def get() -> bytes:
+        def get() -> tuple[bytes, bool]:
             answer = self._client.get_object(Bucket=self._at.bucket, Key=self._at.key(path))
-            return bytes(answer["Body"].read())
+            data = bytes(answer["Body"].read())
+            return data, hashlib.md5(data, usedforsecurity=False).hexdigest() == answer["ETag"].strip('"')
+
+        def checked() -> bytes:
+            data, right = get()
+            if right:
+                return data
+            # The ETag of some encrypted objects is no checksum: what comes twice is what is there.
+            again, right = get()
+            if not right and again != data:
+                raise BodyChanged
+            return again
 
         with self._named_errors("read"):
-            return _repeated(get)
+            return _repeated(checked)
 
     def list(self, prefix: str) -> dict[str, Stat]:
         """Every object under the folder `prefix`, by path relative to the store."""
@@ -284,7 +301,7 @@ class S3Backend:
         try:
             yield
         # First, for botocore's timeouts are OSErrors, too.
-        except (failures.ClientError, failures.BotoCoreError, Boto3Error) as error:
+        except (failures.ClientError, failures.BotoCoreError, Boto3Error, BodyChanged) as error:
             cause = _client_error(error)
             if cause is not None and _code(cause) == "NoSuchKey":
                 raise FileNotFoundError(self.location) from None
@@ -443,7 +460,8 @@ def _passing(error: BaseException) -> bool:
         return _code(error) in _HELD_AGAIN
     return isinstance(
         error,
-        failures.IncompleteReadError
+        BodyChanged
+        | failures.IncompleteReadError
         | failures.ReadTimeoutError
         | failures.ResponseStreamingError
         | failures.HTTPClientError,
