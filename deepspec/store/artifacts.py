@@ -15,14 +15,22 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, ArtifactUnknown, DeepspecError, RecipeError
+from deepspec.errors import (
+    ArtifactDamaged,
+    ArtifactError,
+    ArtifactMissing,
+    ArtifactUnknown,
+    DeepspecError,
+    RecipeError,
+    TransientError,
+)
 from deepspec.store import blocks, layout
 from deepspec.store.backend import Backend, Stat, created, full_disk
 from deepspec.store.endpoint import SCHEME
@@ -32,6 +40,9 @@ from deepspec.store.manifest import FORMAT, FileEntry, Manifest, Parent, content
 from deepspec.store.writing import Writing, check, entries
 
 logger = logging.getLogger(__name__)
+
+_LOOKS = 5
+"""How often a file that seems damaged is fetched anew, until the same bytes have come twice."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,32 @@ class Artifact:
         """A JSON file of the artifact, checked."""
         return json.loads(self.path(name).read_text())
 
-    def verify(self) -> list[str]:
-        """Compare every file's SHA-256 with the manifest; return what is wrong, one sentence a file."""
-        folder = self._fetch([entry.path for entry in self.manifest.files], anew=True)
-        flaws = [(entry.path, blocks.damaged_file(folder / entry.path, entry)) for entry in self.manifest.files]
+    def verify(self, names: Sequence[str] | None = None) -> list[str]:
+        """Compare SHA-256 of every file (or of those named) with the manifest; return what is wrong, a sentence a file.
+
+        Raises:
+            TransientError: a file comes differently each time.
+        """
+        wanted = [entry for entry in self.manifest.files if names is None or entry.path in names]
+        folder = self._fetch([entry.path for entry in wanted], anew=True)
+        suspects = [entry for entry in wanted if blocks.damaged_file(folder / entry.path, entry) is not None]
+        flaws = [(entry.path, self._damage(entry, blocks.damaged_file)) for entry in suspects]
         return [f"{path}: {flaw}" for path, flaw in flaws if flaw is not None]
+
+    def settle(self, name: str) -> bool:
+        """Look again at a file that somebody found damaged; condemn the artifact if it is damaged in the store, too.
+
+        Returns:
+            whether it is: if not, only what came over the network was.
+
+        Raises:
+            TransientError: it comes differently each time.
+        """
+        entry = self._entry(name)
+        flaw = self._damage(entry, blocks.damaged_block)
+        if flaw is not None:
+            self.condemn(f"{entry.path}: {flaw}")
+        return flaw is not None
 
     def condemn(self, reason: str) -> None:
         """Record that this manifest must not be used again; its producer will write the next one."""
@@ -128,13 +160,33 @@ class Artifact:
         for entry in unchecked:
             flaw = blocks.damaged_block(folder / entry.path, entry)
             if flaw is not None:
-                # Perhaps only a copy of it is damaged.
-                flaw = blocks.damaged_block(self._fetch([entry.path], anew=True) / entry.path, entry)
+                flaw = self._damage(entry, blocks.damaged_block)
             if flaw is not None:
                 self.condemn(f"{entry.path}: {flaw}")
                 raise ArtifactDamaged(f"An artifact is damaged: {flaw}.", kind=self.kind, key=self.key, file=entry.path)
             self._checked.add(entry.path)
         return folder
+
+    def _damage(self, entry: FileEntry, damaged: Callable[[Path, FileEntry], str | None]) -> str | None:
+        """What is wrong with a file in the store itself, rather than with a copy of it.
+
+        A good artifact must not be condemned because a transfer failed: what counts is what came twice.
+        """
+        seen: set[str | None] = set()
+        for _ in range(_LOOKS):
+            path = self._fetch([entry.path], anew=True) / entry.path
+            flaw = damaged(path, entry)
+            if flaw is None:
+                return None
+            content = _content(path)
+            if content in seen:
+                return flaw
+            seen.add(content)
+        raise TransientError(
+            f"{entry.path} comes differently each time it is read.",
+            where=f"{self.store.backend.location}/{self.prefix}",
+            remedy="Check the network to the store, and run again: what was finished is kept.",
+        )
 
     def _fetch(self, names: list[str], *, anew: bool = False) -> Path:
         return self.store.backend.fetch(self.prefix, names, anew=anew)
@@ -353,11 +405,9 @@ class Store:
             started = self.backend.clock()
         except ArtifactError:  # a place that may only be read
             started = 0.0
-        local = self.backend.fetch(artifact.prefix, [entry.path for entry in touched], anew=True)
-        for entry in touched:
-            flaw = blocks.damaged_file(local / entry.path, entry)
-            if flaw is not None:
-                return f"{entry.path}: it was touched, and {flaw}"
+        flaws = artifact.verify([entry.path for entry in touched])
+        if flaws:
+            return f"{flaws[0]} (it was touched)"
         # The same content (a copied store): remembered, so that the next hit need not read it again.
         record = f"{artifact.kind}/{artifact.key}/checked.{artifact.number}.{int(started * 1000)}.json"
         with contextlib.suppress(ArtifactError):
@@ -435,6 +485,14 @@ def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path
             remedy="Use a local folder, or s3://bucket/prefix.",
         )
     return Store(LocalBackend(Path(location)), code)
+
+
+def _content(path: Path) -> str | None:
+    """What a file holds; None if it cannot be read."""
+    try:
+        return blocks.sha256_of(path)
+    except OSError:
+        return None
 
 
 def _cpu_seconds() -> float:

@@ -143,11 +143,15 @@ class StreamedFiles:
         self._folder, _, _ = f"{at.bucket}/{at.prefix}".rpartition("/")
         self._url = url
         self._fs = _filesystem()
-        data = _tried(lambda: self._range(f"{at.bucket}/{at.prefix}", 0, None), _ATTEMPTS, self._named("the manifest"))
-        try:
-            self._manifest = Manifest.from_bytes(data, where=url)
-        except ValueError as error:
-            raise ArtifactError(f"This manifest is damaged: {error}.", where=url, remedy="Run again.") from error
+
+        def manifest() -> Manifest:
+            data = self._range(f"{at.bucket}/{at.prefix}", 0, None)
+            try:
+                return Manifest.from_bytes(data, where=url)
+            except ValueError as error:
+                raise OSError(f"corrupt manifest: {error}") from error
+
+        self._manifest = _tried(manifest, _ATTEMPTS, self._named("The manifest"))
 
     @property
     def location(self) -> str:

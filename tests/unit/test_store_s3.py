@@ -7,7 +7,7 @@ import socket
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +24,7 @@ from deepspec.store import Artifact, Store, open_store, s3
 from deepspec.store.files import LocalFiles, StreamedFiles, open_files
 from deepspec.store.gc import collect
 from deepspec.store.lease import leased
+from tests.fixtures.faulty_proxy import CORRUPTED, Faults, FaultyProxy
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.store import KEY, PLACES, BucketPlace, fill, ingredients, put
 
@@ -293,6 +294,83 @@ def test_a_changed_byte_is_noticed_where_it_is_read(
     with pytest.raises(ArtifactDamaged, match=what) as caught:
         use()
     assert (caught.value.kind, caught.value.key, caught.value.file) == ("tokens", KEY, name)
+
+
+# --- bodies that change on the way ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changing(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy that everything goes through from here on; so far it changes nothing."""
+    host, _, port = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://").partition(":")
+    with FaultyProxy((host, int(port))) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
+
+
+def changes(only: str, most: int | None) -> Faults:
+    return Faults(kinds=(CORRUPTED,), only=only, most=most)
+
+
+def test_a_record_that_changed_on_the_way_is_asked_for_again(place: BucketPlace, changing: FaultyProxy) -> None:
+    artifact_of_every_kind(place.store())
+    store = place.store()
+    changing.set(changes(r"/manifest\.", most=2))
+    assert store.find("tokens", KEY) is not None
+    changing.set(changes(r"/manifest\.", most=None))
+    with pytest.raises(TransientError, match="BodyChanged"):
+        store.find("tokens", KEY)
+
+
+def test_a_record_whose_etag_is_no_checksum_is_read(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = place.store().backend
+    backend.create("registry/1", b"x")
+
+    def encrypted(parsed: dict[str, object], **_: object) -> None:
+        parsed["ETag"] = '"0123456789abcdef0123456789abcdef"'
+
+    backend._client.meta.events.register("after-call.s3.GetObject", encrypted)  # type: ignore[attr-defined]
+    assert backend.read("registry/1") == b"x"
+
+
+@pytest.mark.parametrize("use", ["read", "verify", "settle"])
+def test_a_transfer_that_changes_a_file_condemns_nothing(place: BucketPlace, changing: FaultyProxy, use: str) -> None:
+    artifact_of_every_kind(place.store())
+    store = place.store()
+    uses: dict[str, Callable[[Artifact], object]] = {
+        "read": lambda artifact: artifact.path("rows.parquet").read_bytes(),
+        "verify": lambda artifact: artifact.verify(),
+        "settle": lambda artifact: artifact.settle("rows.parquet"),
+    }
+    changing.set(changes(r"rows\.parquet", most=3))
+    assert uses[use](store.get("tokens", KEY)) in (
+        [],
+        False,
+        store.get("tokens", KEY).path("rows.parquet").read_bytes(),
+    )
+    changing.set(changes(r"rows\.parquet", most=None))
+    with pytest.raises(TransientError, match="comes differently each time"):
+        uses[use](place.store().get("tokens", KEY))
+    assert not [path for path in store.backend.list("") if "condemned" in path]
+
+
+def test_a_file_that_changed_in_the_bucket_is_condemned_by_who_is_told_of_it(place: BucketPlace) -> None:
+    artifact = artifact_of_every_kind(place.store())
+    data = bytearray(artifact.path("rows.parquet").read_bytes())
+    data[400] ^= 1
+    place.overwrite(f"{artifact.prefix}/rows.parquet", bytes(data))
+    # The writer's own copy is still whole; whoever streams meets the bucket's.
+    assert not artifact.settle("more.safetensors")
+    assert artifact.settle("rows.parquet")
+    assert place.store().find("tokens", KEY) is None
+
+
+def test_a_manifest_that_changed_on_the_way_to_a_stream_is_asked_for_again(
+    place: BucketPlace, changing: FaultyProxy
+) -> None:
+    artifact = artifact_of_every_kind(place.store())
+    changing.set(changes(r"/manifest\.", most=2))
+    assert open_files(artifact.location()).parquet("rows.parquet").num_row_groups == 3
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
