@@ -230,9 +230,18 @@ def _rebuilding(run: Run[Any], flow: Flow, recipe: Any) -> Mapping[str, Referenc
     try:
         return dict(_prefect.run_as_flow(run, flow, recipe))
     except ArtifactDamaged as damage:
-        logger.warning("%s", damage)
-        run.display.say(f"Warning: {damage}")
+        warning = str(damage)
+        if not _damaged_in_store(run.store, damage):
+            warning = f"{damage.where}: What came over the network was damaged; the artifact is not. It is read again."
+        logger.warning("%s", warning)
+        run.display.say(f"Warning: {warning}")
         return dict(_prefect.run_as_flow(run, flow, recipe))
+
+
+def _damaged_in_store(store: Store, damage: ArtifactDamaged) -> bool:
+    """Whether what a reader found damaged is so in the store; a reader by range, in another process, cannot condemn."""
+    artifact = store.find(damage.kind, damage.key)
+    return artifact is None or (damage.file is not None and artifact.settle(damage.file))
 
 
 def _status(run: Run[Any], *, promoted: bool) -> Status:
