@@ -87,6 +87,8 @@ def carry_out(
             raise
         same = type(error) is type(result.error)
         logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
+    if result.error is not None:
+        record["error"] = str(result.error) or type(result.error).__name__
     return result, record, _record.write_record(record, home)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepspec.errors import DeepspecError
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
@@ -23,10 +24,15 @@ def run_json(result: Result) -> dict[str, Any]:
     """The record of a run in the command line's contract.
 
     Of a run with several recipes, each of `PARTS` is a list: one item, with its `algorithm`, for every recipe that
-    came so far.
+    came so far. Where the store does not hand out what the record quotes, that is left out, and is the run's error if
+    it has no other.
     """
     run = result.run
-    parts = [part_json(result, part) for part in result.parts]
+    try:
+        parts, cost = [part_json(result, part) for part in result.parts], _cost(result)
+    except DeepspecError as error:
+        result.error = result.error or error
+        parts, cost = [dict.fromkeys(PARTS) for _ in result.parts], {"cpu_seconds": round(result.cpu_seconds, 1)}
     record: dict[str, Any] = {
         "format": FORMAT,
         "run_id": run.run_id,
@@ -36,7 +42,7 @@ def run_json(result: Result) -> dict[str, Any]:
         "peak_rss_bytes": result.peak_rss_bytes,
         "stages": [stage.to_json() for stage in run.records],
         **(parts[0] if len(parts) == 1 else _side_by_side(result, parts)),
-        "cost": _cost(result),
+        "cost": cost,
         "report": None,
     }
     if result.error is not None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deepspec.errors import DeepspecError
 from deepspec.registry import keys
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.tracking import Status
@@ -40,9 +41,12 @@ def write(result: Result, record: Mapping[str, Any]) -> str | None:
 
 def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: Path) -> Path | None:
     run = result.run
-    data = _data(result, part, record)
     page = None
-    if data["evaluation"] and part.status != "failed":
+    try:
+        data = _data(result, part, record) if part.status != "failed" else {}
+    except DeepspecError as error:  # the run itself is done; its tracker's run has to end, too
+        result.error, data = result.error or error, {}
+    if data.get("evaluation"):
         from deepspec.evaluation.report import write_report
 
         page = write_report(folder, data)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deepspec.demo.recipes import ALL
-from deepspec.errors import ArtifactError
+from deepspec.errors import ArtifactError, TransientError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, open_store
 from flows._execute import Part, Result, Status
@@ -68,6 +68,24 @@ def test_several_recipes_stand_side_by_side_in_one_document(tmp_path: Path) -> N
     assert [item["name"] for item in record["model"]] == list(ALL)
     assert [stage["algorithm"] for stage in record["stages"]] == ["eagle3", "dflash", "dspark"]
     assert isinstance(record["cost"], dict)
+
+
+def test_a_record_is_left_even_where_the_store_does_not_answer_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = result_of(tmp_path, "demo")
+    finish(result, result.parts[0])
+    silent = TransientError("The object storage does not answer.", where="DEEPSPEC_STORE", remedy="Run again.")
+
+    def unanswered(path: str) -> bytes:
+        raise silent
+
+    monkeypatch.setattr(result.run.store.backend, "list", unanswered)
+    record = run_json(result)
+    assert set(record) == {*FIELDS, "error"}
+    assert (record["status"], record["error"], record["model"]) == ("promoted", str(silent), None)
+    assert result.error is silent, "the command ends with it"
+    assert [stage["name"] for stage in record["stages"]] == ["train"]
 
 
 def test_what_was_finished_before_an_error_is_told(tmp_path: Path) -> None:
