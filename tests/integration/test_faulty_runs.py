@@ -4,14 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deepspec.registry.promotions import PromotionLog
+from deepspec.store import Artifact, open_store
 from tests.e2e.conftest import Home
+from tests.fixtures.faulty_proxy import CORRUPTED, KINDS, Faults, FaultyProxy
 from tests.fixtures.faulty_runs import CANARIES, Request
 from tests.fixtures.s3 import S3Server
 
@@ -32,9 +37,9 @@ def summary_of(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def faulty_runs(server: S3Server, seeds: range, cold: Home, folder: Path) -> dict[str, Any]:
+def faulty_runs(server: S3Server, seeds: Sequence[int], cold: Home, folder: Path, workers: int = 3) -> dict[str, Any]:
     """Make the runs in processes of their own; returns the summary, which is also left in the folder."""
-    request = Request(list(seeds), str(cold.path), str(folder / "runs"), asdict(server), workers=min(2, len(seeds)))
+    request = Request(list(seeds), str(cold.path), str(folder / "runs"), asdict(server), workers)
     (folder / "request.json").write_text(json.dumps(asdict(request)))
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DEEPSPEC_", "AWS_"))}
     command = [sys.executable, "-m", "tests.fixtures.faulty_runs", str(folder / "request.json")]
@@ -51,8 +56,9 @@ def test_a_few_faulty_runs_end_well_or_clearly_and_a_re_run_completes(
     moto: S3Server, cold: Home, tmp_path: Path
 ) -> None:
     server = replace(moto, access_key=CANARIES[0], secret_key=CANARIES[1])
-    summary = faulty_runs(server, range(3), cold, tmp_path)
-    assert summary["runs"] == 3
+    # One that comes through a mixture of everything, and one that gives up in the middle.
+    summary = faulty_runs(server, [9, 17], cold, tmp_path, workers=1)
+    assert summary["ended"] == {"promoted": 1, "TransientError": 1}
     assert sum(summary["faults"].values()) > 0
     assert not summary["wrong"]
 
@@ -64,3 +70,91 @@ def test_faulty_runs_end_well_or_clearly_and_a_re_run_completes(radosgw: S3Serve
     assert summary["runs"] == NUM_RUNS
     assert sum(summary["faults"].values()) > NUM_RUNS
     assert not summary["wrong"]
+
+
+# --- the command line, with nothing replayed and nobody's patience shortened ------------------------------------------
+
+DETERMINISTIC = (
+    "demo_corpus",
+    "demo_tokenizer",
+    "demo_target",
+    "conversations",
+    "responses",
+    "tokens",
+    "states",
+    "train",
+)
+"""Kinds whose content says nothing of when they were made, nor how fast."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What goes wrong, and whether the run has to bear it."""
+
+    faults: Faults
+    attempts: str = "6"
+    bears: bool = False
+
+
+SCENES = {
+    "a little of everything": Scene(Faults(seed=1, rate=0.02), bears=True),
+    "everything, changed bytes too": Scene(Faults(seed=2, rate=0.08, kinds=(*KINDS, CORRUPTED)), attempts="4"),
+    # As often as the trainer asks for a range: it gives up, and the run has to find out that the states are whole.
+    "states that change on the way to the trainer": Scene(
+        Faults(kinds=(CORRUPTED,), only=r"^GET .*/states-00000\.parquet", most=5), bears=True
+    ),
+    # The draft cannot be published, three times over; what was made before it stays.
+    "a draft that never arrives": Scene(
+        Faults(seed=4, kinds=("reset_upload", "error_500"), only=r"^PUT .*/train/"), attempts="2"
+    ),
+}
+
+
+def stored(location: str, cache: Path, direct: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]:
+    """The artifacts in a bucket by kind, each of them whole; asked for past the proxy."""
+    direct.enter(monkeypatch)
+    store = open_store(location, cache=cache)
+    artifacts = list(store.artifacts())
+    assert [artifact.verify() for artifact in artifacts] == [[] for _ in artifacts]
+    assert not [path for path in store.backend.list("") if "/condemned." in path]
+    assert len(PromotionLog(store.backend).history("tiny")) <= 1
+    return {artifact.kind: artifact for artifact in artifacts}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", SCENES)
+def test_the_command_line_ends_well_or_clearly_and_completes_when_it_is_calm(
+    radosgw: S3Server, cold: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    scene = SCENES[name]
+    home, location = Home(tmp_path / "home"), f"s3://{radosgw.bucket}/{uuid.uuid4().hex}"
+    host, _, port = radosgw.endpoint.removeprefix("http://").partition(":")
+    with FaultyProxy((host, int(port)), scene.faults) as proxy:
+        environment = replace(radosgw, endpoint=proxy.endpoint).environment()
+        environment |= {"DEEPSPEC_STORE": location, "AWS_MAX_ATTEMPTS": scene.attempts}
+        first = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "run", "tiny"],
+            env=home.environment(environment),
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        print(first.returncode, proxy.requests, dict(proxy.counts), first.stderr)
+        assert sum(proxy.counts.values()) > 0
+        assert "Traceback" not in first.stderr
+        assert radosgw.secret_key not in first.stderr
+        errors = [line for line in first.stderr.splitlines() if line.startswith("deepspec: ")]
+        assert first.returncode == 0 or (first.returncode == 1 and not scene.bears)
+        assert len(errors) == first.returncode
+        visible = stored(location, tmp_path / "first", radosgw, monkeypatch)
+        proxy.calm()
+        home.run("run", "tiny", environment=environment)
+    hits = {stage["kind"] for stage in home.record()["stages"] if stage["status"] == "hit"}
+    assert hits == visible.keys()
+    assert home.record()["status"] == ("no_change" if first.returncode == 0 else "promoted")
+    assert home.record()["model"]["aliases"] == ["champion"]
+    now = stored(location, tmp_path / "second", radosgw, monkeypatch)
+    reference = {artifact.kind: artifact for artifact in open_store(str(cold.path / "store")).artifacts()}
+    assert now.keys() == reference.keys()
+    for kind in DETERMINISTIC:
+        assert now[kind].digest == reference[kind].digest, kind
