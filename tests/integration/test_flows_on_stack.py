@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 400
 CANARY = "canary-in-a-coal-mine"
 """A password that is wrong, or unnecessary; it must not turn up anywhere."""
 
-LONGER = ("train.num_steps=400", "train.lr=1e-3", "run.checkpoint_every_steps=25", "gates.min_tau_gain=-9")
+LONGER = ("train.num_steps=400", "train.lr=1e-3", "run.checkpoint_every_steps=25")
 """A training of its own, long enough to be met in the middle."""
 
 
@@ -286,7 +286,7 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Pa
     assert resumed["digest"] == undisturbed["digest"]
 
 
-RUN = ("run", "tiny", "--set", "train.seed=7", "--set", "gates.min_tau_gain=-9")
+RUN = ("run", "tiny", "--set", "train.seed=7")
 HASTY = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
@@ -378,10 +378,10 @@ def test_servers_that_fail_in_the_middle_are_named_and_nothing_is_lost(deployed:
         assert record["status"] == "failed"
         assert record["error"] == sentence
     code, out, err = deployed.deepspec(*RUN, "--json")
-    assert code == 0, err
+    assert code in (0, 3), err  # the gate decides
     statuses = {stage["name"]: stage["status"] for stage in json.loads(out)["stages"]}
     assert [statuses[stage] for stage in STAGES[:4]] == ["hit"] * 4
-    assert [statuses[stage] for stage in STAGES[4:]] == ["ran"] * 6
+    assert [statuses[stage] for stage in STAGES[4:-1]] == ["ran"] * 5
 
 
 def dumps(stack: Running) -> Iterator[tuple[str, bytes]]:
