@@ -54,7 +54,7 @@ def faulty_runs(server: S3Server, seeds: Sequence[int], cold: Home, folder: Path
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)  # a quarter of an hour on two quiet cores, and they are not always quiet
 def test_faulty_runs_end_well_or_clearly_and_a_re_run_completes(radosgw: S3Server, cold: Home, tmp_path: Path) -> None:
     summary = faulty_runs(radosgw, range(NUM_RUNS), cold, tmp_path)
     assert summary["runs"] == NUM_RUNS
