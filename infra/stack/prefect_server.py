@@ -41,6 +41,8 @@ def _server(stack: Stack) -> Command:
         str(stack.ports["prefect"]),
         PREFECT_SERVER_DATABASE_CONNECTION_URL=database_url(stack, "prefect", scheme="postgresql+asyncpg"),
         PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{stack.secret('prefect-admin')}",
+        # Else its page asks at the usual port, whatever the port is, or where a tunnel ends.
+        PREFECT_SERVER_UI_API_URL="/api",
     )
 
 

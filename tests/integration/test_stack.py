@@ -69,6 +69,11 @@ def test_prefect_wants_the_password_and_knows_the_deployment(stack: Running) -> 
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
 
 
+def test_prefects_page_asks_the_server_it_comes_from(stack: Running) -> None:
+    page = stack.variables["PREFECT_API_URL"].removesuffix("/api")
+    assert httpx.get(f"{page}/ui-settings", timeout=20).json()["api_url"] == "/api"
+
+
 def test_postgres_is_what_they_keep_things_in(stack: Running) -> None:
     assert {"experiments", "runs"} <= stack.tables("mlflow", "mlflow")
     assert "users" in stack.tables("mlflow_auth", "mlflow")
