@@ -103,6 +103,7 @@ def test_a_service_is_backed_up_with_its_own_tools(tmp_path: Path) -> None:
     assert "artifacts copy" in told
 
 
+@pytest.mark.full  # two trainings
 def test_a_store_newer_than_its_database_is_registered_again(warm: Home, tmp_path: Path) -> None:
     """What is restored last week's database and today's store; here, no database at all."""
     (before,) = json.loads(warm.run("models", "ls", "--json").out)

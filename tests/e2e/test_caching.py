@@ -103,7 +103,11 @@ def test_moved_but_equal_inputs_rerun_nothing(warm: Home, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "pattern"),
-    [("tokens", "train.parquet"), ("states", "states-*.parquet"), ("train", "draft/model.safetensors")],
+    [
+        pytest.param("tokens", "train.parquet", marks=pytest.mark.full),
+        ("states", "states-*.parquet"),
+        pytest.param("train", "draft/model.safetensors", marks=pytest.mark.full),
+    ],
 )
 def test_deleted_or_flipped_file_is_rebuilt_from_its_producer(warm: Home, kind: str, pattern: str) -> None:
     before = warm.record()

@@ -99,10 +99,10 @@ def test_too_many_bad_rows_fail_with_reasons_and_keep_the_rows(warm: Home, tmp_p
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("utf16.jsonl", "\ufeff{}".encode("utf-16-le"), ["utf16.jsonl", "UTF-16"]),
-        ("array.jsonl", b'[{"messages": []}]', ["array.jsonl", "JSON array"]),
+        pytest.param("utf16.jsonl", "\ufeff{}".encode("utf-16-le"), ["utf16.jsonl", "UTF-16"], marks=pytest.mark.full),
+        pytest.param("array.jsonl", b'[{"messages": []}]', ["array.jsonl", "JSON array"], marks=pytest.mark.full),
         ("cut.parquet", b"PAR1 and no more", ["cut.parquet", "Parquet"]),
-        ("empty.jsonl", b"", ["empty.jsonl", "no source holds a row"]),
+        pytest.param("empty.jsonl", b"", ["empty.jsonl", "no source holds a row"], marks=pytest.mark.full),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(
@@ -154,6 +154,7 @@ def start_training(home: Home, *options: str) -> "subprocess.Popen[str]":
     raise AssertionError(f"training did not start: {process.communicate()[1]}")
 
 
+@pytest.mark.full  # a cold training; a killed one is resumed in test_training_launch.py
 def test_interrupt_returns_at_once_and_the_next_run_resumes(warm: Home) -> None:
     process = start_training(warm)
     os.killpg(process.pid, signal.SIGINT)
@@ -169,6 +170,7 @@ def test_interrupt_returns_at_once_and_the_next_run_resumes(warm: Home) -> None:
     assert manifest["counts"]["resumed_step"] > 0
 
 
+@pytest.mark.full  # as above
 def test_killed_run_leaves_nothing_half_written(warm: Home) -> None:
     process = start_training(warm)
     os.killpg(process.pid, signal.SIGKILL)

@@ -153,6 +153,7 @@ def test_verify_finds_a_flipped_bit(warm: Home) -> None:
     assert warm.ran() == ["responses"]
 
 
+@pytest.mark.full  # evaluates twice
 def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Home, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

@@ -22,7 +22,7 @@ from tests.fixtures.drafts import (
 )
 
 SPECS = {"qwen3": QWEN, "gemma4": GEMMA, "gemma4-own-values": GEMMA_OWN_VALUES, "toy": TOY}
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # fp32, other order of summation.
+TOLERANCE = {"rtol": 1e-5, "atol": 5e-5}  # fp32 logits of order 1; the order of summation hangs on the processor, too.
 
 
 @pytest.fixture(autouse=True)
