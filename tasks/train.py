@@ -38,6 +38,7 @@ def train(
         live=Config() if isinstance(states, str) else Config.model_validate(states),
         tokens=tokens,
         target=target,
+        disk=run.home / "cache" / "blocks",
         init=init / "draft" if init is not None and (init / "draft").is_dir() else init,
         target_dtype=recipe.target.dtype,
         out=out / "draft",

@@ -88,6 +88,9 @@ class StateSource(Protocol):
     def order(self, seed: int) -> DataOrder:
         """The order in which a training with this seed sees the documents."""
 
+    def read_ahead(self, documents: Sequence[int]) -> None:
+        """Begin to fetch what `batch` will need for these documents, in this order; whatever else was begun stays."""
+
     def batch(self, documents: Sequence[int]) -> PackedStates:
         """Some documents with their states in bfloat16, packed in this order."""
 

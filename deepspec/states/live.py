@@ -71,6 +71,9 @@ class LiveStates:
         )
         return DataOrder(blocks, seed=seed)
 
+    def read_ahead(self, documents: Sequence[int]) -> None:
+        """There is nothing to fetch."""
+
     def token_batch(self, documents: Sequence[int]) -> PackedStates:
         """See `StateSource.token_batch`."""
         spans = [slice(self._starts[d], self._starts[d] + self.num_tokens_of[d]) for d in documents]

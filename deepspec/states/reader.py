@@ -1,11 +1,14 @@
 """Reading target states: a few row groups in memory, checked as they are read, packed into batches.
 
+From object storage, the row groups that come next are fetched while others are used, and kept on a local disk.
+
 Not here: in which order (order.py), and what is learned from them (drafts).
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,10 +17,12 @@ import pyarrow as pa
 import torch
 
 from deepspec.errors import ArtifactError
+from deepspec.states.ahead import ReadAhead
 from deepspec.states.batch import PackedStates
 from deepspec.states.codecs import CODECS
 from deepspec.states.layout import INDEX, TOKEN_COLUMNS, Layout, shard_schema
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
+from deepspec.store.block_cache import BlockCache
 from deepspec.store.files import ParquetTable, open_files
 
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -32,13 +37,16 @@ class StateReader:
         location: folder of what `write_states` wrote, or the URL of its artifact's manifest in object storage, from
             where blocks are read by range.
         cache_bytes: blocks kept in memory; at least one shuffling window is.
+        disk: keeps blocks from object storage, so that other processes and later epochs don't fetch them again.
 
     Raises:
         ArtifactError: the states are incomplete or damaged.
     """
 
-    def __init__(self, location: str | Path, *, cache_bytes: int = _CACHE_BYTES) -> None:
-        self._at = open_files(location)
+    def __init__(
+        self, location: str | Path, *, cache_bytes: int = _CACHE_BYTES, disk: BlockCache | None = None
+    ) -> None:
+        self._at = open_files(location, disk=disk)
         self.layout = Layout.read(self._at)
         self._schema = shard_schema(self.layout.codec, len(self.layout.layer_ids), self.layout.hidden_size)
         index = self._at.parquet(INDEX).read()
@@ -58,6 +66,10 @@ class StateReader:
         self._cache: OrderedDict[tuple[int, int, bool], Columns] = OrderedDict()
         self._cached_bytes = 0
         self._cache_bytes = cache_bytes
+        self._opening = Lock()
+        self._ahead: ReadAhead[tuple[int, int], dict[bool, Columns]] = ReadAhead(
+            lambda block: self._fetch(*block, kinds=(True, False))
+        )
 
     @property
     def num_documents(self) -> int:
@@ -83,6 +95,12 @@ class StateReader:
         """The order in which a training with this seed sees the documents."""
         first_of_shard = np.cumsum([0, *(shard.num_blocks for shard in self.layout.shards)])
         return DataOrder(first_of_shard[self._shards] + self._blocks, seed=seed)
+
+    def read_ahead(self, documents: Sequence[int]) -> None:
+        """See `StateSource.read_ahead`; local files are mapped, and the system reads ahead by itself."""
+        if self._at.by_range:
+            blocks = dict.fromkeys(self._block_of(number) for number in documents)
+            self._ahead.want([block for block in blocks if (*block, True) not in self._cache])
 
     def batch(self, documents: Sequence[int]) -> PackedStates:
         """Some documents with their states, packed in this order, on the CPU in bfloat16.
@@ -144,12 +162,16 @@ class StateReader:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        kinds = (True, False) if self._at.by_range else (values,)
+        found = self._ahead.take((shard, block)) if self._at.by_range else self._fetch(shard, block, kinds=(values,))
+        for kind, columns in found.items():
+            self._keep((shard, block, kind), columns)
+        return self._cache[key]
+
+    def _fetch(self, shard: int, block: int, *, kinds: Sequence[bool]) -> dict[bool, Columns]:
+        """A block's value columns (true) or token columns (false)."""
         names = {kind: self._columns(values=kind) for kind in kinds}
         table = self._file(shard).row_group(block, [name for kind in kinds for name in names[kind]])
-        for kind in kinds:
-            self._keep((shard, block, kind), {name: _array(table.column(name)) for name in names[kind]})
-        return self._cache[key]
+        return {kind: {name: _array(table.column(name)) for name in names[kind]} for kind in kinds}
 
     def _columns(self, *, values: bool) -> list[str]:
         names = [name for name in self._schema.names if (name not in TOKEN_COLUMNS) == values]
@@ -163,6 +185,10 @@ class StateReader:
             self._cached_bytes -= _size(self._cache.popitem(last=False)[1])
 
     def _file(self, shard: int) -> ParquetTable:
+        with self._opening:
+            return self._opened(shard)
+
+    def _opened(self, shard: int) -> ParquetTable:
         if shard not in self._files:
             described = self.layout.shards[shard]
             file = self._at.parquet(described.file)

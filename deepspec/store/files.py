@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, TransientError
+from deepspec.store.block_cache import BlockCache
 from deepspec.store.blocks import row_group_range
 from deepspec.store.endpoint import SCHEME, Location, endpoint_url, region, shown
-from deepspec.store.manifest import Block, FileEntry, Manifest
+from deepspec.store.manifest import FileEntry, Manifest
 
 if TYPE_CHECKING:
     import torch
@@ -83,14 +84,18 @@ class Files(Protocol):
         """Name and value of each tensor of a safetensors file, in the file's order; errors as for `read`."""
 
 
-def open_files(location: str | Path) -> Files:
+def open_files(location: str | Path, *, disk: BlockCache | None = None) -> Files:
     """The files of the artifact at `location`: its folder, or the URL of its manifest.
+
+    Args:
+        location: see above.
+        disk: keeps what comes from object storage.
 
     Raises:
         ArtifactError: the manifest cannot be read.
     """
     text = str(location)
-    return StreamedFiles(text) if text.startswith(SCHEME) else LocalFiles(Path(location))
+    return StreamedFiles(text, disk) if text.startswith(SCHEME) else LocalFiles(Path(location))
 
 
 class LocalFiles:
@@ -131,6 +136,7 @@ class StreamedFiles:
 
     Args:
         url: of the manifest, `s3://bucket/…/<kind>/<key>/manifest.<n>.json`.
+        disk: keeps ranges once they have come.
 
     Raises:
         ArtifactError: the manifest cannot be read.
@@ -138,7 +144,8 @@ class StreamedFiles:
 
     by_range = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, disk: BlockCache | None = None) -> None:
+        self._disk = disk
         at = Location.parse(url, where="states")
         self._folder, _, _ = f"{at.bucket}/{at.prefix}".rpartition("/")
         self._url = url
@@ -175,15 +182,24 @@ class StreamedFiles:
 
     def _bytes(self, name: str, start: int, end: int) -> bytes:
         """The bytes start … end-1 of a file, which are whole blocks of it, each compared with its checksum."""
-        blocks = [block for block in self._entry(name).blocks if start <= block.offset < end]
+        entry = self._entry(name)
+        blocks = [block for block in entry.blocks if start <= block.offset < end]
+
+        def is_right(data: bytes) -> bool:
+            view = memoryview(data)
+            first = ((block, block.offset - start) for block in blocks)
+            return all(zlib.crc32(view[at : at + block.length]) == block.crc32 for block, at in first)
 
         def get() -> bytes:
             data = self._range(self._path(name), start, end)
-            for block in blocks:
-                self._check(name, data[block.offset - start : block.offset - start + block.length], block)
+            if not is_right(data):
+                raise OSError(f"checksum of {name} at {start}")
             return data
 
-        return self._tried(name, get)
+        if self._disk is None:
+            return self._tried(name, get)
+        range_name = f"{entry.sha256}/{start}-{end}"
+        return self._disk.get(range_name, end - start, lambda: self._tried(name, get), is_right)
 
     def _tried(self, name: str, ask: Callable[[], T]) -> T:
         return _tried(ask, _ATTEMPTS, self._named(name))
@@ -194,10 +210,6 @@ class StreamedFiles:
         if end is not None and len(data) != end - start:
             raise OSError(f"{len(data)} bytes came instead of {end - start}")
         return bytes(data)
-
-    def _check(self, name: str, data: bytes, block: Block) -> None:
-        if zlib.crc32(data) != block.crc32:
-            raise OSError(f"checksum of {name} at {block.offset}")
 
     def _entry(self, name: str) -> FileEntry:
         for entry in self._manifest.files:

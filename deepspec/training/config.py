@@ -72,6 +72,9 @@ class Execution(ExecutionSection):
     recompute_activations: bool = Field(
         default=False, description="Compute a layer's inner activations again in the backward: less memory, more time."
     )
+    states_disk_bytes: int = Field(
+        20 * 10**9, ge=0, description="States from object storage that are kept on the local disk; 0 keeps none."
+    )
     checkpoint_every_steps: int = Field(200, ge=1, description="How much work a crash can cost at most.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept, besides the best one.")
     lease_wait_seconds: float = Field(60.0, ge=0, description="How long to wait for a run that is still saving.")

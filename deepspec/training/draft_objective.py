@@ -47,6 +47,7 @@ class DraftJobConfig(Section):
         algorithm: a name in ALGORITHMS.
         draft: that algorithm's Config.
         states: where the training split's states are (see `StateReader`); None: they are captured live.
+        disk: folder that keeps what of them comes from object storage; None: nothing is kept.
         live: what files of them would be like; decides the order of the documents.
         tokens: tokens file of the training split; read where states are captured live.
         validation: tokens file of the validation split.
@@ -58,6 +59,7 @@ class DraftJobConfig(Section):
     algorithm: str
     draft: dict[str, Any]
     states: str | None
+    disk: Path | None = None
     live: states_config.Config
     tokens: Path
     validation: Path
@@ -78,6 +80,7 @@ def draft_job(
     out: Path,
     identity: str,
     init: Path | None = None,
+    disk: Path | None = None,
     live: states_config.Config = states_config.Config(),  # noqa: B008  # frozen
 ) -> TrainJob:
     """The job that trains a draft.
@@ -93,12 +96,14 @@ def draft_job(
         out: the draft is written to this directory.
         identity: key of the result.
         init: directory of a draft of the same form, to start from its weights.
+        disk: folder that may keep states that come from object storage (`run.states_disk_bytes`).
         live: without `states`: sizes of the files that there would be; the order of the documents hangs on them.
     """
     config = DraftJobConfig(
         algorithm=str(draft.model_dump()["algorithm"]),
         draft=draft.model_dump(mode="json"),
         states=str(states.absolute() if isinstance(states, Path) else states) if states else None,
+        disk=disk.absolute() if disk else None,
         live=live,
         tokens=(tokens / "train.parquet").absolute(),
         validation=(tokens / "validation.parquet").absolute(),
@@ -156,6 +161,7 @@ class DraftObjective:
         self._config = config
         self._train = train
         self._budget_tokens = execution.micro_batch_tokens
+        self._disk_bytes = execution.states_disk_bytes
         self._placement = placement
         self._algorithm = ALGORITHMS[config.algorithm]
         self._draft_config = self._algorithm.Config.model_validate(config.draft)
@@ -214,10 +220,12 @@ class DraftObjective:
         """Where the states come from."""
         from deepspec.states.live import LiveStates
         from deepspec.states.reader import StateReader
+        from deepspec.store.block_cache import BlockCache
 
         if self._config.states is None:
             return LiveStates(self._config.tokens, self._target(), self._config.live, batch_tokens=self._budget_tokens)
-        reader = StateReader(self._config.states)
+        disk = BlockCache(self._config.disk, self._disk_bytes) if self._config.disk else None
+        reader = StateReader(self._config.states, disk=disk)
         _check_states(reader, self._layer_ids, self._spec)
         return reader
 
@@ -237,6 +245,12 @@ class DraftObjective:
         return self._loaded
 
     def micro_batches(self, step: int) -> Sequence[MicroBatch]:
+        own, next_own = self._dealt(step), self._dealt(step + 1)
+        self._reader.read_ahead([number for batch in (*own, *next_own) for number in batch])
+        return [self._micro_batch(documents, step) for documents in own]
+
+    def _dealt(self, step: int) -> list[list[int]]:
+        """The documents of this process's micro-batches of a step."""
         from deepspec.states.order import pack
 
         size = self._train.batch_documents
@@ -244,7 +258,7 @@ class DraftObjective:
         lengths = [int(self._reader.num_tokens_of[number]) for number in documents]
         # Packed before they are dealt: what is packed together does not depend on how many processes there are.
         ranges = pack(lengths, self._budget_tokens)[self._placement.rank :: self._placement.world_size]
-        return [self._micro_batch([documents[place] for place in places], step) for places in ranges]
+        return [[documents[place] for place in places] for places in ranges]
 
     def _micro_batch(self, documents: list[int], step: int) -> MicroBatch:
         tokens = self._reader.token_batch(documents).to(self._placement.device)

@@ -1,0 +1,116 @@
+"""Blocks of artifacts on a local disk, never more than a given number of bytes, for the processes of one machine.
+
+Ranks of a training read the same blocks, and an epoch reads them again: with room for them, each is fetched once. A
+block is named after the content of its file, so that artifacts with equal files share it and nothing ever goes stale.
+
+Not here: which blocks to read, and whether what comes back is right: whoever asks hands in the check.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".block"
+_LOCKS = 64  # files that processes queue at while one of them fetches; two blocks that share one only wait
+
+
+class BlockCache:
+    """Bytes by name, the least recently used ones given up first.
+
+    Args:
+        folder: where they are; made if it is missing, and shared by any number of processes of one machine.
+        max_bytes: most bytes of blocks in the folder, at every moment; larger blocks are not kept. 0 keeps nothing.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._full = False
+
+    def get(self, name: str, size: int, fetch: Callable[[], bytes], is_right: Callable[[bytes], bool]) -> bytes:
+        """The block `name`: from the folder if it is there and right, else fetched, and kept.
+
+        A disk that takes no more is no error: the block is handed on and not kept. Processes that want one block at the
+        same time fetch it once.
+
+        Args:
+            name: says what is in it, once and for all.
+            size: its bytes.
+            fetch: gets it from where it comes from; its errors pass through.
+            is_right: whether bytes that were found in the folder are the block.
+        """
+        if size > self._max_bytes:
+            return fetch()
+        path = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}{_SUFFIX}"
+        found = self._read(path, is_right)
+        if found is not None:
+            return found
+        with self._alone(f"fetch-{int(path.name[:8], 16) % _LOCKS}"):
+            found = self._read(path, is_right)
+            if found is None:
+                found = fetch()
+                self._keep(path, found)
+        return found
+
+    def _read(self, path: Path, is_right: Callable[[bytes], bool]) -> bytes | None:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None  # not there, or given up this moment
+        if not is_right(data):
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the time of the last use: the order of giving up
+        return data
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        temporary = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            with self._alone("room"):
+                self._make_room(len(data))
+                temporary.write_bytes(data)
+                temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if not self._full:
+                logger.warning("blocks are not kept in %s: %s", self._folder, os.strerror(error.errno or errno.EIO))
+            self._full = True
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Give up what was used longest ago, until so many more bytes fit."""
+        blocks = []
+        for entry in os.scandir(self._folder):
+            if entry.name.endswith(".new"):
+                Path(entry.path).unlink(missing_ok=True)  # of a process that was killed: we are alone here
+            elif entry.name.endswith(_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat()
+                    blocks.append((status.st_mtime_ns, status.st_size, entry.path))
+        total = sum(size for _, size, _ in blocks)
+        for _, size, path in sorted(blocks):
+            if total + num_bytes <= self._max_bytes:
+                return
+            Path(path).unlink(missing_ok=True)
+            total -= size
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Hold off the other processes; a place that cannot be locked is used without."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = (self._folder / f"{name}.lock").open("w")
+        except OSError:
+            yield
+            return
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
