@@ -172,6 +172,7 @@ def _stack(settings: Settings, services: Sequence[Service], processes: Processes
     names = [service.name for service in services if service.name in settings.ports]
     if running:
         ports = processes.ports()
+        ports |= _choose({name: settings.ports[name] for name in names if name not in ports})
         moved = [name for name in names if settings.ports[name] not in (0, ports[name])]
         if moved:
             raise LaunchError(

@@ -52,18 +52,12 @@ class Deployed:
     home: Path
     printed: list[str] = field(default_factory=list)
 
-    def environment(self, **changes: str) -> dict[str, str]:
-        """What a user has after sourcing the stack's file."""
-        foreign = ("PREFECT_", "MLFLOW_", "DEEPSPEC_", "AWS_")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return {**clean, **self.stack.variables, "DEEPSPEC_HOME": str(self.home), **changes}
-
     def deepspec(
         self, *arguments: str, once: str = "", act: Callable[[], None] | None = None, **changes: str
     ) -> tuple[int, str, str]:
         """Call `deepspec`, and `act` once it has printed `once`; its exit code and what it printed."""
         command = [sys.executable, "-m", "flows.cli", *arguments]
-        options: dict[str, Any] = {"cwd": ROOT, "env": self.environment(**changes), "text": True}
+        options: dict[str, Any] = {"cwd": ROOT, "env": self.stack.as_user(self.home, **changes), "text": True}
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -386,13 +380,8 @@ def test_servers_that_fail_in_the_middle_are_named_and_nothing_is_lost(deployed:
 
 def dumps(stack: Running) -> Iterator[tuple[str, bytes]]:
     """Both servers' databases, and MLflow's users, as text."""
-    kept = json.loads((stack.folder / "secrets.json").read_text())
-    host, _, port = stack.states()["postgres"]["address"].partition(":")
-    program = max(Path("/usr/lib/postgresql").glob("*/bin/pg_dump"))
     for role, database in (("mlflow", "mlflow"), ("mlflow", "mlflow_auth"), ("prefect", "prefect")):
-        command = [str(program), "--host", host, "--port", port, "--username", role, database]
-        environment = {**os.environ, "PGPASSWORD": kept[f"postgres-{role}"]}
-        yield database, subprocess.run(command, env=environment, capture_output=True, check=True, timeout=120).stdout
+        yield database, stack.postgres("pg_dump", role, database)
 
 
 def test_no_password_is_anywhere(deployed: Deployed, pair: Pair) -> None:
