@@ -63,6 +63,9 @@ class RunConfig(deepspec.training.config.Execution):
         None, ge=1, description="CPU threads while drafts are evaluated; one is fastest for very small targets."
     )
     capture_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward when states are captured.")
+    capture_processes: int | None = Field(
+        None, ge=1, description="Processes that capture states, one per GPU; none: num_processes."
+    )
 
 
 class Recipe(Section):

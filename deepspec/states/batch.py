@@ -28,7 +28,8 @@ class PackedStates:
         document_ids: each document's row number in the data set: the key of its random draws, so that draws do not
             depend on how documents were packed or dealt to ranks.
         states_TLD: raw outputs of the captured layers, in the order of the draft's layer ids.
-        final_TD: the target's last hidden state after its final norm.
+        final_TD: the target's last hidden state after its final norm; from files, NaN where `layout.has_final` says
+            that there is none.
     """
 
     input_ids_T: Tensor

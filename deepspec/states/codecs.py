@@ -23,6 +23,8 @@ from torch import Tensor
 
 from deepspec.states.widths import WIDTHS, Bf16Widths, GroupedWidths, Widths
 
+_CHUNK_NUMBERS = 1 << 20
+
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [N, bytes per token]."""
 
@@ -52,69 +54,90 @@ class Grouped(GroupedWidths):
     """Integers of `bits` bits with a scale and two peaks per group.
 
     Columns: "" integers, "_scale" and "_peak" bfloat16, "_peak_index" uint8 (place within the group). Integers are
-    signed bytes, or 4-bit ones offset by 8, two to a byte, the first in the low half. At a peak's place there is a 0.
+    signed bytes; or 4-bit ones offset by 8, two to a byte: of a token's n numbers, byte i holds number i in its low
+    half and number i + n/2 in its high half. At a peak's place there is a 0.
     A group whose numbers are all below 2^-119 has a scale below bfloat16's normal range: they are off by up to 2^-126.
     """
 
     def encode(self, vectors_NCD: Tensor) -> dict[str, Bytes]:
+        # A CPU computes in its caches and in memory that is at hand already; both are several times faster.
+        rows = len(vectors_NCD)
+        if vectors_NCD.device.type == "cpu":
+            rows = max(1, _CHUNK_NUMBERS // max(1, vectors_NCD[0].numel())) if rows else 1
+        pieces = [self._encode(piece) for piece in torch.split(vectors_NCD, max(1, rows))]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _encode(self, vectors_NCD: Tensor) -> dict[str, Bytes]:
         num_tokens, num_vectors, hidden_size = vectors_NCD.shape
         group, num_peaks = self.group(hidden_size)
         num_groups = num_vectors * (hidden_size // group)
         # float32 here: the scale decides every number of its group.
-        x_NGg = vectors_NCD.to(torch.float32, copy=True).view(num_tokens, num_groups, group)
-        index_NGP = x_NGg.abs().topk(num_peaks, dim=-1).indices
-        peak_NGP = x_NGg.gather(-1, index_NGP).to(torch.bfloat16)
-        x_NGg.view(-1)[_places(index_NGP, group)] = 0.0
+        x_Mg = vectors_NCD.to(torch.float32, copy=True).view(num_tokens * num_groups, group)
+        magnitude_Mg = x_Mg.abs()
+        first_M = torch.arange(len(x_Mg), device=x_Mg.device) * group
+        indices, peaks = [], []
+        for _ in range(num_peaks):
+            index_M = _first_largest(magnitude_Mg)
+            places_M = first_M + index_M
+            indices.append(index_M)
+            peaks.append(x_Mg.view(-1)[places_M])
+            magnitude_Mg.view(-1)[places_M] = -1.0
+            x_Mg.view(-1)[places_M] = 0.0
+        index_MP, peak_MP = torch.stack(indices, -1), torch.stack(peaks, -1)
         lowest = -(2 ** (self.bits - 1))
         # The largest of the rest becomes the lowest integer, whatever its sign: no level is wasted.
-        least_NG1, most_NG1 = torch.aminmax(x_NGg, dim=-1, keepdim=True)
-        scale_NG1 = (torch.where(most_NG1 > -least_NG1, most_NG1, least_NG1) / lowest).to(torch.bfloat16)
-        x_NGg.div_(torch.where(scale_NG1 == 0, 1.0, scale_NG1.float())).round_().clamp_(lowest, -lowest - 1)
+        least_M1, most_M1 = x_Mg.amin(-1, keepdim=True), x_Mg.amax(-1, keepdim=True)
+        scale_M1 = (torch.where(most_M1 > -least_M1, most_M1, least_M1) / lowest).to(torch.bfloat16)
+        x_Mg.div_(torch.where(scale_M1 == 0, 1.0, scale_M1.float())).round_().clamp_(lowest, -lowest - 1)
         return {
-            "": self._pack(x_NGg.to(torch.int8)),
-            "_scale": _bytes_of(scale_NG1),
-            "_peak": _bytes_of(peak_NGP),
-            "_peak_index": _bytes_of(index_NGP.to(torch.uint8)),
+            "": self._pack(x_Mg.to(torch.int8).view(num_tokens, -1)),
+            "_scale": _bytes_of(scale_M1.view(num_tokens, -1)),
+            "_peak": _bytes_of(peak_MP.to(torch.bfloat16).view(num_tokens, -1)),
+            "_peak_index": _bytes_of(index_MP.to(torch.uint8).view(num_tokens, -1)),
         }
 
     def decode_into(self, columns: Mapping[str, Bytes], out_NCD: Tensor) -> None:
         num_tokens, num_vectors, hidden_size = out_NCD.shape
         group, num_peaks = self.group(hidden_size)
-        shape = (num_tokens, num_vectors * (hidden_size // group))
-        scale_NG1 = _tensor(columns["_scale"], torch.bfloat16).view(*shape, 1)
-        index_NGP = _tensor(columns["_peak_index"], torch.uint8).view(*shape, num_peaks).long()
-        # Levels of at most 8 bits are exact in bfloat16; the product is rounded once.
-        torch.mul(self._unpack(columns[""]).view(*shape, group), scale_NG1, out=out_NCD.view(*shape, group))
+        num_groups = num_tokens * num_vectors * (hidden_size // group)
+        scale_M1 = _tensor(columns["_scale"], torch.bfloat16).view(num_groups, 1)
+        index_MP = _tensor(columns["_peak_index"], torch.uint8).view(num_groups, num_peaks)
+        # Levels of at most 8 bits are exact in bfloat16; the product is rounded once. A copy that converts and a
+        # product in place: in one step, which mixes types, it takes three times as long.
+        self._unpack(columns[""], out_NCD.view(num_tokens, -1))
+        out_Mg = out_NCD.view(num_groups, group)
+        torch.mul(out_Mg, scale_M1, out=out_Mg)
         # Not scatter_: on a CPU that is ten times slower.
-        out_NCD.view(-1)[_places(index_NGP, group)] = _tensor(columns["_peak"], torch.bfloat16).view(-1)
+        first_M1 = torch.arange(num_groups).mul_(group).view(-1, 1)
+        out_NCD.view(-1)[(first_M1 + index_MP).view(-1)] = _tensor(columns["_peak"], torch.bfloat16).view(-1)
 
-    def _pack(self, levels_NGg: Tensor) -> Bytes:
+    def _pack(self, levels_Nn: Tensor) -> Bytes:
         if self.bits == 8:
-            return _bytes_of(levels_NGg)
-        offset = (levels_NGg + 8).to(torch.uint8)
-        return _bytes_of(offset[..., 0::2] | (offset[..., 1::2] << 4))
+            return _bytes_of(levels_Nn)
+        offset_Nn = (levels_Nn + 8).view(torch.uint8)
+        half = offset_Nn.shape[1] // 2
+        return _bytes_of(offset_Nn[:, :half] | (offset_Nn[:, half:] << 4))
 
-    def _unpack(self, data: Bytes) -> Tensor:
-        """The integers as bfloat16, flat."""
+    def _unpack(self, data: Bytes, out_Nn: Tensor) -> None:
+        """The integers as bfloat16."""
+        packed_Nb = _tensor(data, torch.uint8)
         if self.bits == 8:
-            return _tensor(data, torch.int8).view(-1).to(torch.bfloat16)
-        # One look-up makes two numbers of a byte.
-        return torch.from_numpy(_PAIRS.take(data).reshape(-1)).view(torch.bfloat16)
+            out_Nn.copy_(packed_Nb.view(torch.int8))
+            return
+        levels_Nn = _tensor(np.empty((len(data), 2 * data.shape[1]), dtype=np.uint8), torch.uint8)
+        half = data.shape[1]
+        torch.bitwise_and(packed_Nb, 15, out=levels_Nn[:, :half])
+        torch.bitwise_right_shift(packed_Nb, 4, out=levels_Nn[:, half:])
+        out_Nn.copy_(levels_Nn.view(torch.int8).sub_(8))
 
 
-def _places(index_NGP: Tensor, group: int) -> Tensor:
-    """Where the numbers with these places in their groups lie in the flat tensor."""
-    first_NG1 = torch.arange(index_NGP.shape[0] * index_NGP.shape[1], device=index_NGP.device) * group
-    return (index_NGP + first_NG1.view(*index_NGP.shape[:2], 1)).view(-1)
+def _first_largest(x_Mg: Tensor) -> Tensor:
+    """The place of the largest number of each row, int64; of equal ones the first: equal vectors encode alike."""
+    if x_Mg.device.type == "cpu":
+        return torch.from_numpy(x_Mg.numpy().argmax(-1))  # seven times as fast as torch's
+    return x_Mg.argmax(-1)
 
 
-def _pairs() -> npt.NDArray[np.int32]:
-    """Byte -> two bfloat16 numbers, as the 32 bits they take."""
-    byte = torch.arange(256)
-    return torch.stack([byte % 16 - 8, byte // 16 - 8], dim=-1).to(torch.bfloat16).view(torch.int32).view(-1).numpy()
-
-
-_PAIRS = _pairs()
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {"bf16": Bf16()}
     | {name: Grouped(w.bits, w.max_group) for name, w in WIDTHS.items() if isinstance(w, GroupedWidths)}
@@ -127,5 +150,6 @@ def _bytes_of(tensor: Tensor) -> Bytes:
 
 
 def _tensor(data: Bytes, dtype: torch.dtype) -> Tensor:
-    # A copy: mapped bytes are read-only, which tensors cannot be.
-    return torch.from_numpy(data.copy()).view(dtype)
+    if not data.flags.writeable or not data.flags.c_contiguous:
+        data = data.copy()  # mapped bytes are read-only, which tensors cannot be
+    return torch.from_numpy(data).view(dtype)

@@ -13,6 +13,7 @@ every page carries Parquet's own checksum.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,9 @@ from deepspec.states.widths import WIDTHS
 from deepspec.store.files import Files
 from deepspec.store.records import refuse_newer
 
+FORMAT = 2
+"""1 held a final state at every position, and 4-bit numbers in another order. Nothing reads states across versions of
+the stage that makes them, so that the old format needs no reader."""
 DESCRIPTION = "states.json"
 INDEX = "documents.parquet"
 TOKEN_COLUMNS = ("document", "input_id", "supervised")
@@ -56,7 +60,7 @@ class Shard(Section):
 class Layout(Section):
     """The content of `states.json`."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     codec: Literal["bf16", "int8", "int4"]
     layer_ids: tuple[int, ...]
     hidden_size: int = Field(ge=1)
@@ -80,7 +84,13 @@ class Layout(Section):
         except ValueError as error:
             raise ArtifactError(f"cannot be read: {error}.", where=path) from error
         if isinstance(content, dict):
-            refuse_newer(content, 1, what="This capture of states", where=path, otherwise="capture them again")
+            refuse_newer(content, FORMAT, what="This capture of states", where=path, otherwise="capture them again")
+            if content.get("format", 1) < FORMAT:
+                raise ArtifactError(
+                    f"has format {content.get('format', 1)}; this deepspec reads format {FORMAT}.",
+                    where=path,
+                    remedy="Capture them again.",
+                )
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -98,31 +108,77 @@ def shard_file(number: int) -> str:
 
 def shard_schema(codec: str, num_layers: int, hidden_size: int) -> pa.Schema:
     """Columns of a shard: token columns, then the codec's columns of `states` and of `final`."""
-    fields = [("document", pa.int64()), ("input_id", pa.int32()), ("supervised", pa.bool_())]
+    tokens = (("document", pa.int64()), ("input_id", pa.int32()), ("supervised", pa.bool_()))
+    fields = [pa.field(name, kind, nullable=False) for name, kind in tokens]
     for name, num_vectors in zip(VALUE_COLUMNS, (num_layers, 1), strict=True):
         for suffix, width in WIDTHS[codec].widths(num_vectors, hidden_size).items():
             # Without captured layers there is nothing to store, and Parquet has no empty binary.
-            fields.append((name + suffix, pa.binary(max(width, 1))))
+            fields.append(pa.field(name + suffix, pa.binary(max(width, 1)), nullable=name == "final"))
     return pa.schema(fields)
 
 
-def block_numbers(num_tokens: Iterable[int], *, shard_tokens: int, block_tokens: int) -> npt.NDArray[np.int64]:
-    """In which block each document lies, counted over all shards; the order of training hangs on it.
+def has_final(supervised_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """At which positions of a document the final state is kept: supervised ones, and the one behind each.
+
+    Every draft learns what the target predicts there and nowhere else: at a supervised position in block drafts, behind
+    one in unrolled drafts.
+
+    Args:
+        supervised_T: the loss mask of one document.
+    """
+    kept_T = supervised_T.copy()
+    kept_T[1:] |= supervised_T[:-1]
+    return kept_T
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where documents lie in files of states: a function of their lengths alone.
+
+    Args:
+        shards_N, blocks_N: the shard of each document and its block within the shard, int64.
+        first_rows_N: where it begins in its block, int64.
+    """
+
+    shards_N: npt.NDArray[np.int64]
+    blocks_N: npt.NDArray[np.int64]
+    first_rows_N: npt.NDArray[np.int64]
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return int(self.shards_N[-1]) + 1 if len(self.shards_N) else 0
+
+    def documents(self, shard: int) -> range:
+        """The documents of a shard."""
+        first, last = np.searchsorted(self.shards_N, [shard, shard + 1])
+        return range(int(first), int(last))
+
+    def global_blocks(self) -> npt.NDArray[np.int64]:
+        """Block of each document, counted over all shards; the order of training hangs on it."""
+        starts_block = np.ones(len(self.blocks_N), dtype=bool)
+        starts_block[1:] = (np.diff(self.shards_N) != 0) | (np.diff(self.blocks_N) != 0)
+        return np.cumsum(starts_block) - 1
+
+
+def places(num_tokens: Iterable[int], *, shard_tokens: int, block_tokens: int) -> Places:
+    """Put documents into shards and blocks, in their order.
 
     Documents stay whole: a shard or block ends before it would exceed its size, and a longer document is alone.
 
     Args:
-        num_tokens: lengths of the documents, in order.
+        num_tokens: lengths of the documents, in order, each at least one.
         shard_tokens, block_tokens: sizes.
     """
-    numbers = []
-    block, in_shard, in_block = -1, shard_tokens, 0
+    found = []
+    shard, block, in_shard, in_block = -1, 0, 0, 0
     for length in num_tokens:
-        if block < 0 or (in_shard and in_shard + length > shard_tokens):
-            block, in_shard, in_block = block + 1, 0, 0
-        elif in_block and in_block + length > block_tokens:
+        if shard < 0 or in_shard + length > shard_tokens:
+            shard, block, in_shard, in_block = shard + 1, 0, 0, 0
+        elif in_block + length > block_tokens:
             block, in_block = block + 1, 0
-        numbers.append(block)
+        found.append((shard, block, in_block))
         in_shard += length
         in_block += length
-    return np.asarray(numbers, dtype=np.int64)
+    columns = np.asarray(found, dtype=np.int64).reshape(-1, 3).T
+    return Places(*(np.ascontiguousarray(column) for column in columns))

@@ -15,7 +15,7 @@ import torch
 from deepspec.errors import DataError
 from deepspec.states.batch import PackedStates
 from deepspec.states.config import Config
-from deepspec.states.layout import block_numbers
+from deepspec.states.layout import places
 from deepspec.states.order import DataOrder
 from deepspec.states.writer import read_documents
 from deepspec.targets.capture import capture, length_batches
@@ -64,12 +64,12 @@ class LiveStates:
 
     def order(self, seed: int) -> DataOrder:
         """The order in which a training with this seed sees the documents: that of captured files."""
-        blocks = block_numbers(
+        found = places(
             self.num_tokens_of.tolist(),
             shard_tokens=self._config.shard_tokens,
             block_tokens=self._config.block_tokens,
         )
-        return DataOrder(blocks, seed=seed)
+        return DataOrder(found.global_blocks(), seed=seed)
 
     def read_ahead(self, documents: Sequence[int]) -> None:
         """There is nothing to fetch."""
@@ -105,11 +105,11 @@ def with_states(tokens: PackedStates, target: Target, *, batch_tokens: int) -> P
     """
     documents = torch.split(tokens.input_ids_T, list(tokens.lengths))
     found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    for places in length_batches(tokens.lengths, batch_tokens):
-        states_TLD, final_TD = capture(target, [documents[place] for place in places])
-        lengths = [tokens.lengths[place] for place in places]
+    for batch in length_batches(tokens.lengths, batch_tokens):
+        states_TLD, final_TD = capture(target, [documents[place] for place in batch])
+        lengths = [tokens.lengths[place] for place in batch]
         parts = zip(
-            places,
+            batch,
             torch.split(states_TLD.to(torch.bfloat16), lengths),
             torch.split(final_TD.to(torch.bfloat16), lengths),
             strict=True,

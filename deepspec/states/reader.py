@@ -20,7 +20,7 @@ from deepspec.errors import ArtifactError
 from deepspec.states.ahead import ReadAhead
 from deepspec.states.batch import PackedStates
 from deepspec.states.codecs import CODECS
-from deepspec.states.layout import INDEX, TOKEN_COLUMNS, Layout, shard_schema
+from deepspec.states.layout import INDEX, TOKEN_COLUMNS, Layout, has_final, shard_schema
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
 from deepspec.store.block_cache import BlockCache
 from deepspec.store.files import ParquetTable, open_files
@@ -124,10 +124,12 @@ class StateReader:
         num_layers, hidden_size = (len(self.layer_ids), self.hidden_size) if with_states else (0, 0)
         input_ids_T = np.empty(num_tokens, dtype=np.int64)
         loss_mask_T = np.empty(num_tokens, dtype=np.bool_)
-        states_TLD = torch.empty(num_tokens, num_layers, hidden_size, dtype=torch.bfloat16)
-        final_T1D = torch.empty(num_tokens, 1, hidden_size, dtype=torch.bfloat16)
+        states_TLD = _empty(num_tokens, num_layers, hidden_size)
+        final_T1D = _empty(num_tokens, 1, hidden_size)
         # Block by block, so that each is read once even when the cache holds few.
-        for place in sorted(range(len(documents)), key=lambda place: self._block_of(documents[place])):
+        order = sorted(range(len(documents)), key=lambda place: self._block_of(documents[place]))
+        self._expect([self._block_of(documents[place]) for place in order], values=with_states)
+        for place in order:
             number, target = documents[place], slice(int(ends[place]), int(ends[place + 1]))
             first = int(self._first_rows[number])
             rows = slice(first, first + lengths[place])
@@ -137,7 +139,7 @@ class StateReader:
             if with_states:
                 values = self._block(*self._block_of(number), values=True)
                 self._decode(values, "states", rows, states_TLD[target])
-                self._decode(values, "final", rows, final_T1D[target])
+                self._decode_final(values, rows, loss_mask_T[target], final_T1D[target])
         return PackedStates(
             input_ids_T=torch.from_numpy(input_ids_T),
             loss_mask_T=torch.from_numpy(loss_mask_T),
@@ -147,11 +149,36 @@ class StateReader:
             final_TD=final_T1D.squeeze(1),
         )
 
-    def _decode(self, values: Columns, name: str, rows: slice, out_NCD: torch.Tensor) -> None:
+    def _decode(self, values: Columns, name: str, rows: slice | npt.NDArray[Any], out_NCD: torch.Tensor) -> None:
         if out_NCD.numel():
             codec = CODECS[self.layout.codec]
             suffixes = codec.widths(out_NCD.shape[1], self.hidden_size)
             codec.decode_into({suffix: values[name + suffix][rows] for suffix in suffixes}, out_NCD)
+
+    def _decode_final(
+        self, values: Columns, rows: slice, supervised_T: npt.NDArray[np.bool_], out_T1D: torch.Tensor
+    ) -> None:
+        """The final states of one document; NaN, which nobody can mistake for one, where there is none."""
+        kept_T = has_final(supervised_T)
+        first, last = (int(kept_T.argmax()), len(kept_T) - int(kept_T[::-1].argmax())) if kept_T.any() else (0, 0)
+        if kept_T[first:last].all():  # an answer: one stretch, which is decoded in place
+            self._decode(values, "final", slice(rows.start + first, rows.start + last), out_T1D[first:last])
+            out_T1D[:first] = float("nan")
+            out_T1D[last:] = float("nan")
+            return
+        found_M1D = _empty(int(kept_T.sum()), *out_T1D.shape[1:])
+        self._decode(values, "final", rows.start + np.flatnonzero(kept_T), found_M1D)
+        out_T1D.fill_(float("nan"))
+        out_T1D[torch.from_numpy(kept_T)] = found_M1D
+
+    def _expect(self, blocks: Sequence[tuple[int, int]], *, values: bool) -> None:
+        """Have the blocks that are not at hand fetched while earlier ones are decoded."""
+        wanted: dict[int, list[int]] = {}
+        for shard, block in dict.fromkeys(blocks):
+            if (shard, block, values) not in self._cache:
+                wanted.setdefault(shard, []).append(block)
+        for shard, numbers in wanted.items():
+            self._file(shard).expect(numbers, self._columns(values=values))
 
     def _block_of(self, number: int) -> tuple[int, int]:
         return int(self._shards[number]), int(self._blocks[number])
@@ -199,6 +226,11 @@ class StateReader:
                 )
             self._files[shard] = file
         return self._files[shard]
+
+
+def _empty(*shape: int) -> torch.Tensor:
+    """An uninitialised bfloat16 tensor; numpy asks for large pages, which are ready three times sooner than torch's."""
+    return torch.from_numpy(np.empty(shape, dtype=np.int16)).view(torch.bfloat16)
 
 
 def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -3,7 +3,6 @@
 Not here: where states come from (writer.py) and how numbers become bytes (codecs.py).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,16 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from deepspec.states.codecs import CODECS, Bytes
-from deepspec.states.layout import INDEX, INDEX_SCHEMA, TOKEN_COLUMNS, VALUE_COLUMNS, Layout, Shard, shard_schema
+from deepspec.states.layout import (
+    INDEX,
+    INDEX_SCHEMA,
+    TOKEN_COLUMNS,
+    VALUE_COLUMNS,
+    Layout,
+    Places,
+    has_final,
+    shard_schema,
+)
 
 _PAGE_BYTES = 1 << 20
 
@@ -59,7 +67,6 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, *, codec: str, num_layers: int, hidden_size: int, block_tokens: int) -> None:
-        self._path = path
         self._schema = shard_schema(codec, num_layers, hidden_size)
         values = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
         self._writer = pq.ParquetWriter(
@@ -75,42 +82,27 @@ class ShardWriter:
         self._block_tokens = block_tokens
         self._pending: list[EncodedDocument] = []
         self._pending_tokens = 0
-        self._num_blocks = 0
-        self.index: list[dict[str, int]] = []
 
     def write(self, document: EncodedDocument) -> None:
         """Append a document."""
         num_tokens = len(document.input_ids_T)
         if self._pending and self._pending_tokens + num_tokens > self._block_tokens:
             self._flush()
-        self.index.append(
-            {
-                "document": document.document,
-                "block": self._num_blocks,
-                "first_row": self._pending_tokens,
-                "num_tokens": num_tokens,
-                "num_supervised": int(document.supervised_T.sum()),
-            }
-        )
         self._pending.append(document)
         self._pending_tokens += num_tokens
 
-    def close(self) -> Shard:
+    def close(self) -> None:
         """Write what is pending and end the file."""
         try:
             if self._pending:
                 self._flush()
         finally:
             self._writer.close()
-        return Shard(
-            file=self._path.name,
-            num_documents=len(self.index),
-            num_tokens=sum(entry["num_tokens"] for entry in self.index),
-            num_blocks=self._num_blocks,
-        )
 
     def _flush(self) -> None:
         documents = self._pending
+        has_final_T = np.concatenate([has_final(d.supervised_T) for d in documents])
+        kept = pa.py_buffer(np.packbits(has_final_T, bitorder="little"))
         columns: dict[str, Any] = {
             "document": np.repeat([d.document for d in documents], [len(d.input_ids_T) for d in documents]),
             "input_id": np.concatenate([d.input_ids_T for d in documents]),
@@ -120,24 +112,37 @@ class ShardWriter:
             if field.name not in columns:
                 data = np.concatenate([d.columns[field.name] for d in documents])
                 columns[field.name] = pa.FixedSizeBinaryArray.from_buffers(
-                    field.type, len(data), [None, pa.py_buffer(data)]
+                    field.type, len(data), [kept if field.nullable else None, pa.py_buffer(data)]
                 )
         table = pa.table(columns, schema=self._schema)
         self._writer.write_table(table, row_group_size=table.num_rows)
         self._pending = []
         self._pending_tokens = 0
-        self._num_blocks += 1
 
 
-def write_index(folder: Path, layout: Layout, indexes: Sequence[Sequence[dict[str, int]]]) -> None:
+def write_index(
+    folder: Path,
+    layout: Layout,
+    where: Places,
+    num_tokens_N: npt.NDArray[np.int64],
+    num_supervised_N: npt.NDArray[np.int64],
+) -> None:
     """Write `documents.parquet` and `states.json`: after that, the folder is complete.
 
     Args:
         folder: where the shards are.
         layout: names the shards.
-        indexes: the `ShardWriter.index` of each shard, in order.
+        where: shard, block and row of each document.
+        num_tokens_N, num_supervised_N: of each document.
     """
-    rows = [{**entry, "shard": number} for number, index in enumerate(indexes) for entry in index]
-    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in INDEX_SCHEMA}
-    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), folder / INDEX, compression="zstd", write_page_checksum=True)
+    columns = {
+        "document": np.arange(len(num_tokens_N)),
+        "shard": where.shards_N,
+        "block": where.blocks_N,
+        "first_row": where.first_rows_N,
+        "num_tokens": num_tokens_N,
+        "num_supervised": num_supervised_N,
+    }
+    arrays = {field.name: pa.array(columns[field.name].astype(field.type.to_pandas_dtype())) for field in INDEX_SCHEMA}
+    pq.write_table(pa.table(arrays, schema=INDEX_SCHEMA), folder / INDEX, compression="zstd", write_page_checksum=True)
     layout.write(folder)

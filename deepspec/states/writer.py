@@ -1,30 +1,40 @@
 """Capturing a target's states: tokens in, a folder of states out.
 
 Documents run through the target in batches of similar length, right-padded: attention is causal, so padding behind a
-document changes nothing in it. Batches are formed within a stretch of consecutive documents, which is then written in
-document order: what is in a shard depends on its own documents alone.
+document changes nothing in it. Batches are formed within a stretch of consecutive documents of one shard, which is then
+written in document order. Which documents are in which shard follows from their lengths alone, and what is in a shard
+from its own documents: so shards can be made in any order, by any number of processes, and made again one by one.
 
-Shapes: T tokens of a document or of a packed batch, L captured layers, D hidden.
+A shard that is finished lies in the work folder under its own name, beside a record of its checksum; a capture that was
+interrupted goes on with the shards that are missing there or do not match their record.
+
+Shapes: T tokens of a document or of a packed batch, N documents, L captured layers, D hidden.
 """
 
 import errno
+import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
+from deepspec.config import Section
 from deepspec.data.tokens import runs_to_mask
 from deepspec.errors import DataError, StoreFull
 from deepspec.progress import SILENT, Progress
 from deepspec.states.config import Config
-from deepspec.states.layout import Layout, Shard, shard_file
+from deepspec.states.layout import Layout, Places, Shard, places, shard_file
 from deepspec.states.shards import EncodedDocument, ShardWriter, encode, write_index
+from deepspec.store.blocks import sha256_of
 from deepspec.targets.capture import capture, length_batches
 from deepspec.targets.model import Target
 
@@ -47,12 +57,71 @@ class TokenDocument:
     supervised_T: npt.NDArray[np.bool_]
 
 
+class StateOrigin(Protocol):
+    """Where states come from: a target that is run, or what something else has captured."""
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Captured decoder layers, in the order of the states."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers per state."""
+
+    @property
+    def stretch_tokens(self) -> int:
+        """About so many tokens are asked for at once."""
+
+    def states(self, documents: Sequence[TokenDocument]) -> Iterator[tuple[list[TokenDocument], Tensor, Tensor]]:
+        """Batches of the documents, in any order: (documents, states_TLD, final_TD), packed, in bfloat16.
+
+        Raises:
+            DataError: states are not finite or not there.
+        """
+
+
+class RunTarget:
+    """States of a target that is run here.
+
+    Args:
+        target: captures the layers that are wanted (`layer_ids`).
+        batch_tokens: tokens per forward, padding included; a longer document is alone.
+    """
+
+    def __init__(self, target: Target, batch_tokens: int = 4096) -> None:
+        self._target = target
+        self._batch_tokens = batch_tokens
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Captured decoder layers, in the order of the states."""
+        return self._target.layer_ids
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers per state."""
+        return self._target.spec.hidden_size
+
+    @property
+    def stretch_tokens(self) -> int:
+        """Enough for batches of similar lengths."""
+        return _STRETCH_BATCHES * self._batch_tokens
+
+    def states(self, documents: Sequence[TokenDocument]) -> Iterator[tuple[list[TokenDocument], Tensor, Tensor]]:
+        """See `StateOrigin.states`; batches are of similar lengths."""
+        for numbers in length_batches([len(document.input_ids_T) for document in documents], self._batch_tokens):
+            batch = [documents[number] for number in numbers]
+            states_TLD, final_TD = capture(self._target, [document.input_ids_T for document in batch])
+            yield batch, states_TLD.to(torch.bfloat16), final_TD.to(torch.bfloat16)
+
+
 def write_states(
     tokens_file: Path,
     out: Path,
     *,
     target: Target,
     config: Config,
+    work: Path | None = None,
     batch_tokens: int = 4096,
     fingerprint: str = "",
     progress: Progress = SILENT,
@@ -64,6 +133,8 @@ def write_states(
         out: existing folder that is written to.
         target: captures the layers that are wanted (`layer_ids`).
         config: codec and sizes of the files.
+        work: folder of finished shards, created; what an earlier capture of the same left there is used. None: shards
+            are made in `out`.
         batch_tokens: tokens per forward, padding included; a longer document is alone.
         fingerprint: of the target, noted in `states.json`.
         progress: told tokens.
@@ -73,45 +144,240 @@ def write_states(
 
     Raises:
         DataError: the target gives infinite or undefined states (names layer and row), or there are no documents.
+        StoreFull: there is no room left; finished shards stay in `work`.
+    """
+    survey = Survey.of(tokens_file, config)
+    origin = RunTarget(target, batch_tokens)
+    progress.start(survey.num_tokens, "tokens")
+    write_shards(survey, work or out, range(survey.places.num_shards), origin=origin, config=config, progress=progress)
+    return gather_shards(
+        survey,
+        work or out,
+        out,
+        layer_ids=origin.layer_ids,
+        hidden_size=origin.hidden_size,
+        config=config,
+        fingerprint=fingerprint,
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a tokens file holds, and where its documents will lie.
+
+    Args:
+        tokens_file: the file.
+        num_tokens_N, num_supervised_N: of each document.
+        places: shards and blocks.
+    """
+
+    tokens_file: Path
+    num_tokens_N: npt.NDArray[np.int64]
+    num_supervised_N: npt.NDArray[np.int64]
+    places: Places
+
+    @classmethod
+    def of(cls, tokens_file: Path, config: Config) -> "Survey":
+        """Look through a tokens file once.
+
+        Raises:
+            DataError: it has no documents or cannot be read.
+        """
+        counts = [(len(d.input_ids_T), int(d.supervised_T.sum())) for d in read_documents(tokens_file)]
+        if not counts:
+            raise DataError("there are no documents to capture.", where=str(tokens_file))
+        lengths, supervised = np.asarray(counts, dtype=np.int64).T
+        found = places(lengths.tolist(), shard_tokens=config.shard_tokens, block_tokens=config.block_tokens)
+        return cls(tokens_file, lengths, supervised, found)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents."""
+        return int(self.num_tokens_N.sum())
+
+    def shard(self, number: int) -> Shard:
+        """What is known of a shard beforehand."""
+        documents = self.places.documents(number)
+        return Shard(
+            file=shard_file(number),
+            num_documents=len(documents),
+            num_tokens=int(self.num_tokens_N[documents.start : documents.stop].sum()),
+            num_blocks=int(self.places.blocks_N[documents.stop - 1]) + 1,
+        )
+
+
+def write_shards(
+    survey: Survey,
+    work: Path,
+    numbers: Sequence[int],
+    *,
+    origin: StateOrigin,
+    config: Config,
+    progress: Progress = SILENT,
+) -> None:
+    """Write some of the shards of a tokens file to `work`, but for those that are there.
+
+    Every shard is visible once it is whole. Several processes may write different shards to one folder.
+
+    Args:
+        survey: of the tokens file.
+        work: created if it is missing; belongs to one capture (tokens, target, layers, codec, sizes).
+        numbers: shards in 0 … num_shards-1.
+        origin: where the states come from.
+        config: codec and sizes of the files.
+        progress: told tokens.
+
+    Raises:
+        DataError: states are infinite or undefined (names layer and row) or not there.
+        StoreFull: there is no room left; finished shards stay.
+    """
+    with _room(work):
+        work.mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            if is_finished(work, survey.shard(number)):
+                progress.advance(survey.shard(number).num_tokens)
+            else:
+                _write_shard(survey, work, number, origin, config, progress)
+
+
+def _write_shard(
+    survey: Survey, work: Path, number: int, origin: StateOrigin, config: Config, progress: Progress
+) -> None:
+    expected = survey.shard(number)
+    partial = work / f".{expected.file}.{os.getpid()}"
+    try:
+        writer = ShardWriter(
+            partial,
+            codec=config.codec,
+            num_layers=len(origin.layer_ids),
+            hidden_size=origin.hidden_size,
+            block_tokens=config.block_tokens,
+        )
+        try:
+            for stretch in _stretches(survey, number, origin.stretch_tokens):
+                _write_stretch(writer, stretch, origin, config.codec, progress)
+        finally:
+            writer.close()
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        record = _Finished(shard=expected, size=partial.stat().st_size, sha256=sha256_of(partial))
+        partial.replace(work / expected.file)
+        record.write(work)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _stretches(survey: Survey, number: int, stretch_tokens: int) -> Iterator[list[TokenDocument]]:
+    """The documents of a shard, cut where together they reach `stretch_tokens`."""
+    documents = survey.places.documents(number)
+    stretch: list[TokenDocument] = []
+    total = 0
+    for document in read_documents(survey.tokens_file, documents.start, documents.stop):
+        stretch.append(document)
+        total += len(document.input_ids_T)
+        if total >= stretch_tokens:
+            yield stretch
+            stretch, total = [], 0
+    if stretch:
+        yield stretch
+
+
+def _write_stretch(
+    writer: ShardWriter, stretch: Sequence[TokenDocument], origin: StateOrigin, codec: str, progress: Progress
+) -> None:
+    encoded: dict[int, EncodedDocument] = {}
+    for batch, states_TLD, final_TD in origin.states(stretch):
+        _check_finite(origin.layer_ids, batch, states_TLD, final_TD)
+        columns = encode(states_TLD, final_TD, codec)
+        start = 0
+        for document in batch:
+            rows = slice(start, start := start + len(document.input_ids_T))
+            own = {name: data[rows] for name, data in columns.items()}
+            encoded[document.number] = EncodedDocument(
+                document.number, document.input_ids_T, document.supervised_T, own
+            )
+        progress.advance(start)
+    for taken in stretch:
+        writer.write(encoded.pop(taken.number))
+
+
+class _Finished(Section):
+    """Says that a shard in a work folder is whole: its bytes when it was written.
+
+    Only this deepspec and its successor in the same home read it, and what it does not understand is made again: it
+    needs no format.
+    """
+
+    shard: Shard
+    size: int
+    sha256: str
+
+    @staticmethod
+    def path(work: Path, file: str) -> Path:
+        return work / f"{file}.json"
+
+    def write(self, work: Path) -> None:
+        """Create the record; before that the shard does not count."""
+        path = self.path(work, self.shard.file)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(self.model_dump_json(), encoding="utf-8")
+        partial.replace(path)
+
+
+def is_finished(work: Path, shard: Shard) -> bool:
+    """Whether a shard lies whole in a work folder: all of its bytes are read and compared with its record."""
+    path = work / shard.file
+    try:
+        record = _Finished.model_validate_json(_Finished.path(work, shard.file).read_text(encoding="utf-8"))
+        return record.shard == shard and path.stat().st_size == record.size and sha256_of(path) == record.sha256
+    except (OSError, ValueError):
+        return False
+
+
+def gather_shards(
+    survey: Survey,
+    work: Path,
+    out: Path,
+    *,
+    layer_ids: tuple[int, ...],
+    hidden_size: int,
+    config: Config,
+    fingerprint: str = "",
+) -> dict[str, Any]:
+    """Put finished shards together: the folder `out` is complete afterwards.
+
+    Args:
+        survey: of the tokens file.
+        work: where `write_shards` has written all of them; they stay there.
+        out: existing folder.
+        layer_ids, hidden_size: of the states.
+        config: codec and sizes of the files.
+        fingerprint: of the target, noted in `states.json`.
+
+    Returns:
+        counts, see `write_states`.
+
+    Raises:
         StoreFull: there is no room left.
     """
-    progress.start(_count_tokens(tokens_file), "tokens")
-    shards: list[Shard] = []
-    indexes: list[list[dict[str, int]]] = []
-    documents = _Lookahead(read_documents(tokens_file))
-    try:
-        while documents.more():
-            writer = ShardWriter(
-                out / shard_file(len(shards)),
-                codec=config.codec,
-                num_layers=len(target.layer_ids),
-                hidden_size=target.spec.hidden_size,
-                block_tokens=config.block_tokens,
-            )
-            _fill(writer, documents, config, target, batch_tokens, progress)
-            shards.append(writer.close())
-            indexes.append(writer.index)
-        if not shards:
-            raise DataError("there are no documents to capture.", where=str(tokens_file))
-        layout = Layout(
-            codec=config.codec,
-            layer_ids=target.layer_ids,
-            hidden_size=target.spec.hidden_size,
-            target=fingerprint,
-            num_documents=sum(shard.num_documents for shard in shards),
-            num_tokens=sum(shard.num_tokens for shard in shards),
-            num_supervised=sum(entry["num_supervised"] for index in indexes for entry in index),
-            shards=tuple(shards),
-        )
-        write_index(out, layout, indexes)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise StoreFull(
-                "there is no room left for the target's states.",
-                where=str(out),
-                remedy="Free some space, or choose a smaller states.codec.",
-            ) from error
-        raise
+    shards = [survey.shard(number) for number in range(survey.places.num_shards)]
+    layout = Layout(
+        codec=config.codec,
+        layer_ids=layer_ids,
+        hidden_size=hidden_size,
+        target=fingerprint,
+        num_documents=len(survey.num_tokens_N),
+        num_tokens=survey.num_tokens,
+        num_supervised=int(survey.num_supervised_N.sum()),
+        shards=tuple(shards),
+    )
+    with _room(out):
+        for shard in shards:
+            if work == out:
+                _Finished.path(work, shard.file).unlink()
+            else:
+                _link(work / shard.file, out / shard.file)
+        write_index(out, layout, survey.places, survey.num_tokens_N, survey.num_supervised_N)
     size = sum(path.stat().st_size for path in out.iterdir())
     return {
         "documents": layout.num_documents,
@@ -124,8 +390,33 @@ def write_states(
     }
 
 
-def read_documents(tokens_file: Path) -> Iterator[TokenDocument]:
-    """The rows of a tokens file, in order.
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name where that is possible, so that it takes no room twice."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK}:
+            raise
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A full disk as a StoreFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise StoreFull(
+                "there is no room left for the target's states.",
+                where=str(folder),
+                remedy="Free some space, or choose a smaller states.codec; finished shards are kept for the next run.",
+            ) from error
+        raise
+
+
+def read_documents(tokens_file: Path, start: int = 0, stop: int | None = None) -> Iterator[TokenDocument]:
+    """The rows start … stop-1 of a tokens file, in order; row groups before and behind them are not read.
 
     Raises:
         DataError: a row's mask does not fit its tokens, or the file cannot be read.
@@ -133,92 +424,36 @@ def read_documents(tokens_file: Path) -> Iterator[TokenDocument]:
     number = 0
     try:
         with pq.ParquetFile(tokens_file, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_READ_ROWS, columns=["input_ids", "mask_runs"]):
-                for ids, runs in zip(batch.column(0), batch.column(1), strict=True):
-                    input_ids_T = ids.values.to_numpy(zero_copy_only=False).astype(np.int32)
-                    supervised_T = runs_to_mask(runs.values.to_numpy(zero_copy_only=False))
-                    if len(supervised_T) != len(input_ids_T):
-                        raise DataError(
-                            f"the mask covers {len(supervised_T)} of {len(input_ids_T)} tokens.",
-                            where=f"{tokens_file.name}:{number}",
-                        )
-                    yield TokenDocument(number, input_ids_T, supervised_T)
-                    number += 1
+            for group in range(file.num_row_groups):
+                num_rows = file.metadata.row_group(group).num_rows
+                if number + num_rows <= start or (stop is not None and number >= stop):
+                    number += num_rows
+                    continue
+                for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=["input_ids", "mask_runs"]):
+                    for ids, runs in zip(batch.column(0), batch.column(1), strict=True):
+                        if number >= start and (stop is None or number < stop):
+                            yield _document(tokens_file, number, ids, runs)
+                        number += 1
     except (pa.ArrowException, KeyError) as error:
         raise DataError(f"cannot be read as tokens: {error}.", where=str(tokens_file)) from error
 
 
-class _Lookahead:
-    """Documents that can be looked at before they are taken."""
-
-    def __init__(self, documents: Iterator[TokenDocument]) -> None:
-        self._documents = documents
-        self._next = next(documents, None)
-
-    def more(self) -> bool:
-        return self._next is not None
-
-    def take(self, room: int, stretch_tokens: int, *, fresh: bool) -> list[TokenDocument]:
-        """The next documents of together about `stretch_tokens`.
-
-        Args:
-            room: tokens that the shard still has room for.
-            stretch_tokens: how many to take at once; changes nothing in which shard a document ends up.
-            fresh: the shard is empty: a document that is too long even for that goes in all the same.
-        """
-        taken: list[TokenDocument] = []
-        total = 0
-        while self._next is not None and total < stretch_tokens:
-            length = len(self._next.input_ids_T)
-            if total + length > room and (taken or not fresh):
-                break
-            taken.append(self._next)
-            total += length
-            self._next = next(self._documents, None)
-        return taken
-
-
-def _fill(
-    writer: ShardWriter,
-    documents: _Lookahead,
-    config: Config,
-    target: Target,
-    batch_tokens: int,
-    progress: Progress,
-) -> None:
-    """Write one shard: at most `shard_tokens` tokens, unless one document alone has more."""
-    room = config.shard_tokens
-    fresh = True
-    while stretch := documents.take(room, _STRETCH_BATCHES * batch_tokens, fresh=fresh):
-        fresh = False
-        room -= sum(len(document.input_ids_T) for document in stretch)
-        encoded: dict[int, EncodedDocument] = {}
-        for places in length_batches([len(document.input_ids_T) for document in stretch], batch_tokens):
-            batch = [stretch[place] for place in places]
-            encoded |= {document.document: document for document in _capture(target, batch, config.codec)}
-            progress.advance(sum(len(document.input_ids_T) for document in batch))
-        for taken in stretch:
-            writer.write(encoded.pop(taken.number))
-
-
-def _capture(target: Target, batch: Sequence[TokenDocument], codec: str) -> Iterator[EncodedDocument]:
-    states_TLD, final_TD = capture(target, [document.input_ids_T for document in batch])
-    states_TLD, final_TD = states_TLD.to(torch.bfloat16), final_TD.to(torch.bfloat16)
-    _check_finite(target, batch, states_TLD, final_TD)
-    columns = encode(states_TLD, final_TD, codec)
-    start = 0
-    for document in batch:
-        rows = slice(start, start := start + len(document.input_ids_T))
-        own = {name: data[rows] for name, data in columns.items()}
-        yield EncodedDocument(document.number, document.input_ids_T, document.supervised_T, own)
+def _document(tokens_file: Path, number: int, ids: Any, runs: Any) -> TokenDocument:
+    input_ids_T = ids.values.to_numpy(zero_copy_only=False).astype(np.int32)
+    supervised_T = runs_to_mask(runs.values.to_numpy(zero_copy_only=False))
+    if len(supervised_T) != len(input_ids_T):
+        raise DataError(
+            f"the mask covers {len(supervised_T)} of {len(input_ids_T)} tokens.", where=f"{tokens_file.name}:{number}"
+        )
+    return TokenDocument(number, input_ids_T, supervised_T)
 
 
 def _check_finite(
-    target: Target, batch: Sequence[TokenDocument], states_TLD: torch.Tensor, final_TD: torch.Tensor
+    layer_ids: tuple[int, ...], batch: Sequence[TokenDocument], states_TLD: Tensor, final_TD: Tensor
 ) -> None:
     if bool(states_TLD.isfinite().all()) and bool(final_TD.isfinite().all()):
         return
-    names = [*(f"layer {layer}" for layer in target.layer_ids), "the final state"]
+    names = [*(f"layer {layer}" for layer in layer_ids), "the final state"]
     vectors_TCD = torch.cat([states_TLD, final_TD.unsqueeze(1)], dim=1)
     position, vector = (~vectors_TCD.isfinite().all(-1)).nonzero()[0].tolist()
     for document in batch:
@@ -229,11 +464,3 @@ def _check_finite(
                 remedy="Check the target's weights, or capture with target.dtype float32.",
             )
         position -= len(document.input_ids_T)
-
-
-def _count_tokens(tokens_file: Path) -> int:
-    total = 0
-    with pq.ParquetFile(tokens_file) as file:
-        for batch in file.iter_batches(columns=["input_ids"]):
-            total += len(batch.column(0).values)
-    return total

@@ -10,7 +10,7 @@ import itertools
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +58,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def row_group_range(group: "RowGroupMetaData") -> tuple[int, int]:
-    """Where a Parquet row group begins and ends in its file, in bytes."""
+def row_group_range(group: "RowGroupMetaData", names: Collection[str] | None = None) -> tuple[int, int]:
+    """Where a Parquet row group, or the columns `names` of it, begins and ends in its file, in bytes."""
     columns = [group.column(number) for number in range(group.num_columns)]
+    columns = [column for column in columns if names is None or column.path_in_schema in names]
     offsets = [
         column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset for column in columns
     ]

@@ -11,6 +11,7 @@ no boto3.
 
 import io
 import json
+import os
 import re
 import struct
 import zlib
@@ -45,6 +46,9 @@ class ParquetTable(Protocol):
 
     schema: pa.Schema
     num_row_groups: int
+
+    def expect(self, indices: Sequence[int], columns: Sequence[str]) -> None:
+        """Say that these row groups will be asked for soon, so that they come while others are worked on."""
 
     def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group.
@@ -258,12 +262,23 @@ class _MappedTable:
     """See `ParquetTable`; a local file, mapped."""
 
     def __init__(self, path: Path, named: Callable[[Exception], DeepspecError]) -> None:
+        self._path = path
         self._named = named
         self._file = _tried(
             lambda: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True), 1, self._named
         )
         self.schema = self._file.schema_arrow
         self.num_row_groups = self._file.num_row_groups
+
+    def expect(self, indices: Sequence[int], columns: Sequence[str]) -> None:
+        """Let the kernel read ahead."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        names = set(columns)
+        with self._path.open("rb") as file:
+            for index in indices:
+                start, end = row_group_range(self._file.metadata.row_group(index), names)
+                os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
 
     def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group."""
@@ -297,6 +312,9 @@ class _StreamedTable:
         self._metadata = _tried(lambda: pq.read_metadata(pa.BufferReader(b"PAR1" + data)), 1, named)
         self.schema = self._metadata.schema.to_arrow_schema()
         self.num_row_groups = self._metadata.num_row_groups
+
+    def expect(self, indices: Sequence[int], columns: Sequence[str]) -> None:
+        """Nothing is asked for before it is needed."""
 
     def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group; all of it is fetched."""

@@ -1,5 +1,6 @@
 """Folders of states: written, read back, damaged, and captured from a real tiny target."""
 
+import errno
 import functools
 import resource
 from pathlib import Path
@@ -15,9 +16,10 @@ from torch import Tensor
 from deepspec.data.tokens import mask_to_runs
 from deepspec.errors import ArtifactError, DataError, StoreFull
 from deepspec.states.config import Config
+from deepspec.states.layout import has_final
 from deepspec.states.live import LiveStates
 from deepspec.states.reader import StateReader
-from deepspec.states.writer import write_states
+from deepspec.states.writer import RunTarget, Survey, gather_shards, write_shards, write_states
 from deepspec.targets.model import Target
 from tests.fixtures.targets import tiny_qwen3
 
@@ -93,7 +95,9 @@ def test_states_are_those_of_each_document_alone(tmp_path: Path, target: Target)
         states_TLD, final_TD = alone(target, ids)
         # Stored as bfloat16: 8 bits of mantissa; padding and batching add float32 rounding only.
         torch.testing.assert_close(batch.states_TLD[piece].float(), states_TLD, rtol=2**-8, atol=1e-4)
-        torch.testing.assert_close(batch.final_TD[piece].float(), final_TD, rtol=2**-8, atol=1e-4)
+        kept = torch.from_numpy(has_final(mask))
+        torch.testing.assert_close(batch.final_TD[piece][kept].float(), final_TD[kept], rtol=2**-8, atol=1e-4)
+        assert batch.final_TD[piece][~kept].isnan().all()
 
 
 def test_bytes_are_a_function_of_content(tmp_path: Path, target: Target) -> None:
@@ -127,9 +131,10 @@ def test_any_parquet_reader_can_read_them(tmp_path: Path, target: Target) -> Non
     assert table.schema.names == ["document", "input_id", "supervised", "states", "final"]
     documents = table.column("document").to_pylist()
     assert documents[:6] == [0] * 5 + [1]
-    raw = b"".join(table.column("final").to_pylist()[:5])
-    final_TD = torch.frombuffer(bytearray(raw), dtype=torch.bfloat16).view(5, 32)
-    assert torch.equal(final_TD, StateReader(tmp_path / "states").batch([0]).final_TD)
+    found = table.column("final").to_pylist()[:5]
+    assert found[:2] == [None, None]  # not supervised
+    final_TD = torch.frombuffer(bytearray(b"".join(found[2:])), dtype=torch.bfloat16).view(3, 32)
+    assert torch.equal(final_TD, StateReader(tmp_path / "states").batch([0]).final_TD[2:])
 
 
 def test_blocks_hold_whole_documents_and_shards_whole_blocks(tmp_path: Path, target: Target) -> None:
@@ -155,8 +160,11 @@ def test_smaller_codecs_come_close(tmp_path: Path, target: Target, codec: str) -
     ours = StateReader(tmp_path / "states").batch([1, 9])
     exact = StateReader(tmp_path / "exact/states").batch([1, 9])
     for name in ("states_TLD", "final_TD"):
-        difference = getattr(ours, name).float() - getattr(exact, name).float()
-        assert difference.norm() / getattr(exact, name).float().norm() < {"int8": 0.006, "int4": 0.1}[codec]
+        # NaN where there is no final state, in both.
+        difference = (getattr(ours, name).float() - getattr(exact, name).float()).nan_to_num()
+        norm = getattr(exact, name).float().nan_to_num().norm()
+        assert difference.norm() / norm < {"int8": 0.006, "int4": 0.1}[codec]
+    assert torch.equal(ours.final_TD.isnan(), exact.final_TD.isnan())
     assert torch.equal(ours.input_ids_T, exact.input_ids_T)
 
 
@@ -197,10 +205,10 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, target: Target, damage:
     elif damage == "missing":
         description.unlink()
     elif damage == "newer":
-        description.write_text(description.read_text().replace('"format": 1', '"format": 2'))
+        description.write_text(description.read_text().replace('"format": 2', '"format": 3'))
     else:
         description.write_text(description.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
-    words = r"format 2; this deepspec reads up to 1\. Upgrade deepspec, or capture" if damage == "newer" else "states"
+    words = r"format 3; this deepspec reads up to 2\. Upgrade deepspec, or capture" if damage == "newer" else "states"
     with pytest.raises(ArtifactError, match=words):
         StateReader(tmp_path / "states").batch(range(len(LENGTHS)))
 
@@ -263,4 +271,91 @@ def test_live_states_are_those_of_files_in_the_same_order(
         assert found.final_TD.shape == expected.final_TD.shape
         # One bfloat16 step: other batches sum in another order before the rounding.
         torch.testing.assert_close(found.states_TLD, expected.states_TLD, rtol=2**-7, atol=1e-4)
-        torch.testing.assert_close(found.final_TD, expected.final_TD, rtol=2**-7, atol=1e-4)
+        kept = ~expected.final_TD.isnan()
+        torch.testing.assert_close(found.final_TD[kept], expected.final_TD[kept], rtol=2**-7, atol=1e-4)
+
+
+class Counting:
+    """The real target, which counts its forwards and may fail at one of them."""
+
+    def __init__(self, target: Target, fails_at: int | None = None) -> None:
+        self.spec, self.layer_ids, self.device = target.spec, target.layer_ids, target.device
+        self.forwards = 0
+        self._target = target
+        self._fails_at = fails_at
+
+    def forward(self, input_ids_BQ: Tensor) -> Any:
+        self.forwards += 1
+        if self.forwards == self._fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._target.forward(input_ids_BQ)
+
+
+def resumable(folder: Path, target: Any) -> dict[str, Any]:
+    (folder / "out").mkdir(parents=True, exist_ok=True)
+    return write_states(
+        folder.parent / "train.parquet",
+        folder / "out",
+        target=target,
+        config=Config(shard_tokens=128, block_tokens=48),
+        work=folder / "work",
+        batch_tokens=100,
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_interrupted_capture_goes_on_with_unfinished_shards(tmp_path: Path, target: Target) -> None:
+    write_tokens_file(tmp_path / "train.parquet")
+    whole = Counting(target)
+    counts = resumable(tmp_path / "whole", whole)
+    with pytest.raises(StoreFull, match="finished shards are kept"):
+        resumable(tmp_path / "cut", Counting(target, fails_at=whole.forwards - 1))
+    kept = sorted(path.name for path in (tmp_path / "cut/work").glob("*.parquet"))
+    assert 0 < len(kept) < counts["shards"]
+    assert not list((tmp_path / "cut/work").glob(".*"))  # nothing half-written
+    rest = Counting(target)
+    assert resumable(tmp_path / "cut", rest) == counts
+    assert rest.forwards < whole.forwards
+    assert content(tmp_path / "cut/out") == content(tmp_path / "whole/out")
+    # Once more: nothing is left to be captured.
+    (tmp_path / "cut/out").rename(tmp_path / "cut/before")
+    nothing = Counting(target)
+    assert resumable(tmp_path / "cut", nothing) == counts
+    assert nothing.forwards == 0
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "no record"])
+def test_a_finished_shard_that_is_damaged_is_made_again(tmp_path: Path, target: Target, damage: str) -> None:
+    write_tokens_file(tmp_path / "train.parquet")
+    counts = resumable(tmp_path / "states", target)
+    expected = content(tmp_path / "states/out")
+    shard = tmp_path / "states/work/states-00001.parquet"
+    (tmp_path / "states/out").rename(tmp_path / "before")
+    data = bytearray(shard.read_bytes())
+    shard.unlink()  # it is the same file as in `before`
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    shard.write_bytes(data[:-1] if damage == "truncated" else data)
+    if damage == "no record":
+        (tmp_path / "states/work/states-00001.parquet.json").unlink()
+    again = Counting(target)
+    assert resumable(tmp_path / "states", again) == counts
+    assert again.forwards > 0
+    assert content(tmp_path / "states/out") == expected
+
+
+def test_shards_can_be_made_in_any_order(tmp_path: Path, target: Target) -> None:
+    write_tokens_file(tmp_path / "train.parquet")
+    resumable(tmp_path / "whole", target)
+    config = Config(shard_tokens=128, block_tokens=48)
+    survey = Survey.of(tmp_path / "train.parquet", config)
+    origin = RunTarget(target, 100)
+    numbers = list(range(survey.places.num_shards))
+    for number in numbers[::-1]:
+        write_shards(survey, tmp_path / "work", [number], origin=origin, config=config)
+    (tmp_path / "out").mkdir()
+    gather_shards(survey, tmp_path / "work", tmp_path / "out", layer_ids=(-1, 1, 2), hidden_size=32, config=config)
+    assert content(tmp_path / "out") == content(tmp_path / "whole/out")
