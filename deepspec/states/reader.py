@@ -172,7 +172,9 @@ class StateReader:
         out_T1D[torch.from_numpy(kept_T)] = found_M1D
 
     def _expect(self, blocks: Sequence[tuple[int, int]], *, values: bool) -> None:
-        """Have the blocks that are not at hand fetched while earlier ones are decoded."""
+        """Have the system read the blocks that are not at hand while earlier ones are decoded."""
+        if self._at.by_range:
+            return  # see `read_ahead`
         wanted: dict[int, list[int]] = {}
         for shard, block in dict.fromkeys(blocks):
             if (shard, block, values) not in self._cache:
