@@ -16,7 +16,7 @@ from functools import reduce
 from importlib import resources
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -63,9 +63,17 @@ class RunConfig(deepspec.training.config.Execution):
         None, ge=1, description="CPU threads while drafts are evaluated; one is fastest for very small targets."
     )
     capture_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward when states are captured.")
-    capture_processes: int | None = Field(
-        None, ge=1, description="Processes that capture states, one per GPU; none: num_processes."
+    shard_workers: int | None = Field(
+        None, ge=1, description="Workers that make shards of states at once, one per GPU; none: num_processes."
     )
+    task_runner: Literal["threads", "processes", "dask", "ray"] = Field(
+        "threads", description="Prefect's task runner for those workers; dask and ray need prefect-dask, prefect-ray."
+    )
+
+    @property
+    def num_shard_workers(self) -> int:
+        """Workers that make shards at once."""
+        return self.shard_workers or self.num_processes
 
 
 class Recipe(Section):

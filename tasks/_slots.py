@@ -33,7 +33,8 @@ def slot(run: Run[Any], stage: "Stage") -> Iterator[None]:
 
     device = device_of(run)
     name = f"deepspec-{device}"
-    wanted = int(run.section("run.num_processes")) if device == "cuda" and stage.name == "train" else 1
+    workers = {"train": "run.num_processes", "states": "run.num_shard_workers"}.get(stage.name)
+    wanted = int(run.section(workers)) if device == "cuda" and workers else 1
     limit, taken = _limit(name, device)
     if wanted > limit:
         raise RecipeError(
