@@ -2,26 +2,52 @@
 
 The text always comes from the tokenizer's own chat template, which transformers runs in jinja's immutable sandbox. A
 `ChatFormat` only says what that text's markers are, so that the assistant's part of it can be found. It is found by
-rendering the same sequence of roles once with placeholders: the text around the placeholders, which the template
-wrote, is thereby known, and a conversation that *contains* markers cannot shift the mask. The mask then comes from
-the character offsets of ONE tokenisation of the whole text; prefixes are never tokenised.
+rendering the same sequence of roles once with placeholders (skeleton.py): a conversation that *contains* markers
+cannot shift the mask. The mask then comes from the character offsets of ONE tokenisation of the whole text; prefixes
+are never tokenised.
 
 Masks (spec/algorithms.md, "Decoding, caches and positions"): "serving" supervises what the target generates when it
-serves: the answer and its end-of-turn token, not what the template puts into the prompt. "deepspec" is the mask of
-DeepSpec's own data: from the assistant header on, with the newline after the end of the turn.
+serves: the answer, its tool calls and the token that ends them, not what the template puts into the prompt, and never
+a tool's result. "deepspec" is the mask of DeepSpec's own data: from the assistant header on, with the newline after the
+end of the turn.
+
+Thinking (`data.thinking`):
+
+* "off": the generation prompt closes thinking (`enable_thinking=False`; Qwen3 and Gemma 4 put an empty thought there).
+  A row's `reasoning_content` is left out when it is read; thoughts written into an answer's text stay where the
+  template leaves them (Qwen3: in the last turn; Gemma 4: nowhere).
+* "on": the generation prompt leaves thinking to the target (`enable_thinking=True`: Qwen3's ends with the header,
+  Gemma 4 has `<|think|>` in the system turn). Thoughts are part of what the target generates: stored beside the answer
+  as `reasoning_content`, and supervised with it from the header on. In turns that are past (before the last user
+  message) both templates drop them: the answer that is left there is context, and is not supervised by "serving", for
+  the target does not answer without its thought. Where a template drops even the thought of the last answer (Gemma 4),
+  it is put in as the target writes it. Answers without a thought are supervised from the header on as they stand.
+* "keep": as "on" for conversations in which an answer has a thought, as "off" for the others.
 
 Not here: where conversations come from, generation, and files. Imports neither torch nor transformers.
 """
 
-import re
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.rows import Message, RowRejected, excerpt_of
+from deepspec.data.skeleton import (
+    CHANGED,
+    Part,
+    Place,
+    Skeleton,
+    Turn,
+    locate,
+    place_of,
+    placeholder,
+    skeleton_of,
+    split,
+)
 from deepspec.data.tokenizer import check_chat_template
 from deepspec.errors import UnsupportedTarget
 
@@ -29,10 +55,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MaskKind = Literal["serving", "deepspec"]
+Thinking = Literal["off", "on", "keep"]
 
-# Thinking is off: templates that know the switch then put the empty thought into the generation prompt themselves.
-_TEMPLATE_VARIABLES = {"enable_thinking": False}
-_SLOT = re.compile(r"q7slot(\d+)(thought|answer)q7")
+_MOST_SKELETONS = 4096  # conversations differ in few ways, but names of tools may be many
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +70,11 @@ class ChatFormat:
         end_of_turn_tokens: tokens that end it; the target generates them.
         empty_thought: what the template puts before an answer that has no thoughts; "" if nothing.
         thought_open, thought_close: around the thoughts of an answer; "" if the format has none.
+        thoughts_in_content: whether templates are given a thought within the answer's text, which they take apart; else
+            they are given it as `reasoning_content`.
+        call_open: what a tool call begins with; "" if the format has none.
+        end_of_call_tokens: tokens that end a turn behind a tool call, beside the end-of-turn tokens.
+        result_close: behind it the assistant goes on in the same turn; "" if a tool's result ends a turn of its own.
         primed_turns: every turn of the assistant is to have the `empty_thought` that the generation prompt has; where
             the template leaves it out of turns that are past, it is put in, so that an answer stands behind what the
             target saw when it gave it.
@@ -57,8 +87,22 @@ class ChatFormat:
     empty_thought: str = ""
     thought_open: str = ""
     thought_close: str = ""
+    thoughts_in_content: bool = True
+    call_open: str = ""
+    end_of_call_tokens: tuple[str, ...] = ()
+    result_close: str = ""
     primed_turns: bool = False
     deepspec_supervises_empty_thought: bool = True
+
+    @property
+    def turn_starts(self) -> tuple[str, ...]:
+        """Texts behind which the assistant's part begins."""
+        return self.assistant_headers + ((self.result_close,) if self.result_close else ())
+
+    def written_thought(self, thought: str) -> str:
+        """A thought as the target writes it before an answer."""
+        end = "\n\n" if self.thoughts_in_content else ""
+        return f"{self.thought_open}\n{thought}\n{self.thought_close}{end}"
 
     def end_of_turn_ids(self, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
         """Token ids of the end-of-turn tokens.
@@ -84,8 +128,9 @@ CHATML = ChatFormat(
     empty_thought="<think>\n\n</think>\n\n",
     thought_open="<think>",
     thought_close="</think>",
+    call_open="<tool_call>",
 )
-"""Qwen3's format."""
+"""Qwen3's format; a tool's result stands in a turn of the user's."""
 
 GEMMA4 = ChatFormat(
     name="gemma4",
@@ -94,14 +139,18 @@ GEMMA4 = ChatFormat(
     empty_thought="<|channel>thought\n<channel|>",
     thought_open="<|channel>thought",
     thought_close="<channel|>",
+    thoughts_in_content=False,
+    call_open="<|tool_call>",
+    end_of_call_tokens=("<|tool_response>",),
+    result_close="<tool_response|>",
     primed_turns=True,
     deepspec_supervises_empty_thought=False,
 )
 """Gemma 4's format.
 
-From the models' documented control tokens and from what transformers expects of such an answer. No released template
-could be read here; none is needed: the text is written by the target's own template, these markers only find the
-answers in it, and a template that writes others is refused.
+From the models' documented control tokens and from what transformers expects of such an answer; `<|tool_response>` is
+one of the end tokens of the released generation configurations. No released template is needed: the text is written by
+the target's own template, these markers only find the answers in it, and a template that writes others is refused.
 """
 
 
@@ -122,80 +171,79 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """One of the assistant's turns in a skeleton.
+class _Prepared:
+    """A conversation on its way to the template.
 
     Attributes:
-        answer: which slot holds the answer.
-        thought: which slot holds the thought before it, if the template shows one.
-        lead: characters between the end of the assistant header and the turn's first slot.
-        marker: characters of the end-of-turn token.
-        newline: 1 if a newline follows that, else 0.
-        primer: what has to be put in after the header.
+        messages: as the template is given them.
+        thoughts: of each message, or None.
+        answers: of each message: its text without its thought.
+        calls: of each message: its tool calls, as the template is given them.
+        tools: what may be called, or None.
+        thinking: whether the target is asked to think.
     """
 
-    answer: int
-    thought: int | None
-    lead: int
-    marker: int
-    newline: int
-    primer: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Skeleton:
-    """What the template writes around the contents of one sequence of roles.
-
-    Attributes:
-        literals: the texts around the slots, one more than there are slots.
-        slots: (message index, "thought" or "answer"), in the order of the text.
-        turns: the assistant's, in the order of the text.
-    """
-
-    literals: tuple[str, ...]
-    slots: tuple[tuple[int, str], ...]
-    turns: tuple[_Turn, ...]
+    messages: tuple[dict[str, Any], ...]
+    thoughts: tuple[str | None, ...]
+    answers: tuple[str, ...]
+    calls: tuple[tuple[Any, ...], ...]
+    tools: list[Any] | None
+    thinking: bool
 
 
 class Renderer:
     """Renders and encodes conversations with one tokenizer's template.
 
+    Tools are given as in the data: a JSON list of their declarations, or None.
+
     Args:
         tokenizer: fast, with a chat template.
         chat: the markers that its template writes.
+        thinking: what is done about thoughts.
 
     Raises:
         UnsupportedTarget: no chat template, or one that does not write the markers of `chat`.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", chat: ChatFormat) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", chat: ChatFormat, *, thinking: Thinking = "off") -> None:
         check_chat_template(tokenizer)
         self.tokenizer = tokenizer
         self.chat = chat
+        self.thinking = thinking
         self.end_of_turn_ids = chat.end_of_turn_ids(tokenizer)
-        self._skeletons: dict[tuple[tuple[str, bool], ...], _Skeleton] = {}
-        self._known_primer: str | None = None
+        self._skeletons: dict[tuple[bool, tuple[Part, ...]], Skeleton] = {}
+        self._supplied: dict[tuple[bool, bool], str] = {}
 
-    def prompt_text(self, messages: Sequence[Message]) -> str:
+    def thinks(self, messages: Sequence[Message]) -> bool:
+        """Whether the target is asked to think in this conversation."""
+        if self.thinking == "keep":
+            return any(self._apart(message)[0] is not None for message in messages)
+        return self.thinking == "on"
+
+    def prompt_text(self, messages: Sequence[Message], *, tools: str | None = None, thinks: bool | None = None) -> str:
         """The text of a conversation up to where the assistant's next answer begins.
+
+        Args:
+            messages: what was said so far.
+            tools: what may be called.
+            thinks: whether the target is asked to think; None: as `thinks` says of these messages.
 
         Raises:
             RowRejected: the template refuses the conversation.
             UnsupportedTarget: the template's generation prompt is not the format's.
         """
-        text = self._apply(messages, add_generation_prompt=True)
-        for header in self.chat.assistant_headers:
-            if text.endswith((header, header + self.chat.empty_thought)):
-                return text
-        raise UnsupportedTarget(
-            f"the chat template's generation prompt ends with {text[-40:]!r}, not with a header of the chat format"
-            f" {self.chat.name!r} ({', '.join(map(repr, self.chat.assistant_headers))}).",
-            remedy="Use the template that belongs to the target, in its non-thinking form.",
-        )
+        thinks = self.thinks(messages) if thinks is None else thinks
+        prepared = self._prepared(messages, tools, thinks=thinks)
+        text = self._apply(prepared.messages, prepared.tools, thinking=thinks, add_generation_prompt=True)
+        self._supplied_in(text, thinking=thinks)
+        return text
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt_ids(
+        self, messages: Sequence[Message], *, tools: str | None = None, thinks: bool | None = None
+    ) -> tuple[int, ...]:
         """Token ids of `prompt_text`; raises what that raises."""
-        encoding = self.tokenizer(self.prompt_text(messages), add_special_tokens=False, verbose=False)
+        text = self.prompt_text(messages, tools=tools, thinks=thinks)
+        encoding = self.tokenizer(text, add_special_tokens=False, verbose=False)
         return tuple(encoding["input_ids"])
 
     def answer_text(self, output_ids: Sequence[int]) -> str:
@@ -203,33 +251,76 @@ class Renderer:
         text: str = self.tokenizer.decode(output_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def render(self, messages: Sequence[Message], *, mask: MaskKind, complete: bool = True) -> Rendered:
+    def answer(self, output_ids: Sequence[int], *, thinks: bool = False, has_tools: bool = False) -> Message:
+        """The message that a generated answer is.
+
+        Tool calls stay in its text as they were written. An answer that was cut off within its thought has no text.
+
+        Args:
+            output_ids: what was generated.
+            thinks: whether the target was asked to think: its thought is then told apart.
+            has_tools: whether it might call tools: the markers of calls are then kept.
+        """
+        if not thinks and not has_tools:
+            return {"role": "assistant", "content": self.answer_text(output_ids)}
+        # Markers of thoughts and calls may be special tokens: only what ends the answer is taken away.
+        ends = {*self.end_of_turn_ids, *self._ids(self.chat.end_of_call_tokens), self.tokenizer.eos_token_id}
+        kept = list(output_ids)
+        while kept and kept[-1] in ends:
+            kept.pop()
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if not thinks:
+            return {"role": "assistant", "content": text}
+        text = self._supplied_behind(thinking=True, after_result=False) + text
+        if text.lstrip().startswith(self.chat.thought_open) and self.chat.thought_close not in text:
+            thought = text.lstrip().removeprefix(self.chat.thought_open)
+            return {"role": "assistant", "content": "", "reasoning_content": thought.lstrip("\n")}
+        found, rest = self._apart({"role": "assistant", "content": text})
+        message = {"role": "assistant", "content": rest}
+        return message if found is None else message | {"reasoning_content": found}
+
+    def calls_a_tool(self, answer: Message) -> bool:
+        """Whether a generated answer calls a tool in its text."""
+        return bool(self.chat.call_open) and self.chat.call_open in answer["content"]
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        mask: MaskKind,
+        complete: bool = True,
+        tools: str | None = None,
+    ) -> Rendered:
         """Render a conversation once and find what is supervised in it.
 
         Args:
             messages: a conversation with at least one assistant message.
             mask: which of the two masks.
             complete: False for a last answer that was cut off: the text then ends with it, without an end of turn.
+            tools: what may be called.
 
         Raises:
             RowRejected: the template refuses the conversation, or changes its contents beyond recognition.
             UnsupportedTarget: the template does not write the markers of the chat format.
         """
-        text = self._apply(messages, add_generation_prompt=False)
-        for with_thoughts in (False, True):
-            shape = tuple((m["role"], with_thoughts and self._has_thought(m)) for m in messages)
-            if with_thoughts and not any(has_thought for _, has_thought in shape):
-                break
-            skeleton = self._skeleton(shape)
-            contents = [self._parts(message, split=split) for message, (_, split) in zip(messages, shape, strict=True)]
-            found = _locate(skeleton, text, contents)
+        prepared = self._prepared(messages, tools, thinks=self.thinks(messages))
+        if not complete and messages[-1].get("reasoning_content") and not messages[-1]["content"]:
+            raise RowRejected("the answer was cut off within its thought")
+        text = self._apply(prepared.messages, prepared.tools, thinking=prepared.thinking, add_generation_prompt=False)
+        for parts in self._forms(messages, prepared):
+            skeleton = self._skeleton(parts, thinking=prepared.thinking)
+            literals = self._literals(skeleton, parts, prepared)
+            contents = [
+                self._contents(messages[index], prepared, index, has_thought=part.has_thought)
+                for index, part in enumerate(parts)
+            ]
+            found = locate(skeleton, literals, text, contents)
             if found is not None:
-                spans = [self._span(turn, text, found, mask) for turn in skeleton.turns]
+                places = [place_of(turn, text, found, self.chat) for turn in skeleton.turns]
                 if not complete:
-                    text = text[: found[skeleton.turns[-1].answer][1]]
-                    spans[-1] = (spans[-1][0], len(text))
-                return _primed(skeleton, text, found, spans)
-        raise RowRejected("the chat template changes the contents, so that the answers cannot be located in its text")
+                    text = text[: places[-1].last]
+                return self._marked(text, list(zip(skeleton.turns, places, strict=True)), prepared, mask, complete)
+        raise RowRejected(CHANGED)
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokenise texts, each once, and mask them by character offsets.
@@ -255,151 +346,238 @@ class Renderer:
             Encoded(np.asarray(ids, dtype=np.int32), _offsets_mask(offsets, row.spans)) for row, ids, offsets in rows
         ]
 
-    def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def _apply(
+        self, messages: Sequence[Mapping[str, Any]], tools: Any, *, thinking: bool, add_generation_prompt: bool
+    ) -> str:
         from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
         try:
             text: str = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
+                tools=tools,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                **_TEMPLATE_VARIABLES,
+                enable_thinking=thinking,
             )
         except TemplateSyntaxError as error:
             raise UnsupportedTarget(
                 f"the chat template is not valid jinja: {error}", remedy="Copy the target's chat template again."
             ) from error
-        except TemplateError as error:
-            # Also what the sandbox forbids. Templates refuse conversations (roles out of order, say) with this type.
+        except (TemplateError, TypeError) as error:
+            # Also what the sandbox forbids. Templates refuse conversations (roles out of order, say) with this type;
+            # a TypeError is what they end in where they add up a content that they did not expect.
             raise RowRejected("the chat template refuses the conversation", detail=excerpt_of(str(error))) from error
         return text
 
-    def _has_thought(self, message: Message) -> bool:
-        close = self.chat.thought_close
-        return message["role"] == "assistant" and bool(close) and close in message["content"]
+    def _ids(self, tokens: Sequence[str]) -> list[int]:
+        vocabulary = self.tokenizer.get_vocab()
+        return [int(vocabulary[token]) for token in tokens if token in vocabulary]
 
-    def _parts(self, message: Message, *, split: bool) -> dict[str, str]:
-        """What may stand in a message's slots."""
+    def _apart(self, message: Message) -> tuple[str | None, str]:
+        """A message's thought, or None, and its answer."""
         content = message["content"]
-        if not split:
-            return {"answer": content}
-        thought, _, answer = content.rpartition(self.chat.thought_close)
-        return {"thought": thought.rpartition(self.chat.thought_open)[2], "answer": answer}
+        if message["role"] != "assistant" or not self.chat.thought_close:
+            return None, content
+        if message.get("reasoning_content"):
+            return message["reasoning_content"], content
+        inside, close, answer = content.partition(self.chat.thought_close)
+        if not close or not inside.lstrip().startswith(self.chat.thought_open):
+            return None, content
+        thought = inside.lstrip().removeprefix(self.chat.thought_open).strip("\n")
+        # Between a thought and its answer a format may have empty lines; they are the format's.
+        return thought, answer.lstrip("\n") if self.chat.thoughts_in_content else answer
 
-    def _skeleton(self, shape: tuple[tuple[str, bool], ...]) -> _Skeleton:
-        known = self._skeletons.get(shape)
+    def _prepared(self, messages: Sequence[Message], tools: str | None, *, thinks: bool) -> _Prepared:
+        """Messages as the template is given them."""
+        given, thoughts, answers, calls = [], [], [], []
+        names: dict[str, str] = {}
+        for message in messages:
+            thought, answer = self._apart(message) if thinks else (None, message["content"])
+            one: dict[str, Any] = {"role": message["role"], "content": answer}
+            if thought is not None and self.chat.thoughts_in_content:
+                one["content"] = self.chat.written_thought(thought) + answer
+            elif thought is not None:
+                one["reasoning_content"] = thought
+            own = json.loads(message["tool_calls"]) if message.get("tool_calls") else []
+            if own:
+                one["tool_calls"] = own
+                names |= {call["id"]: call["function"]["name"] for call in own}
+            if message["role"] == "tool":
+                one |= {"tool_call_id": message["tool_call_id"], "name": names.get(message["tool_call_id"], "")}
+            given.append(one)
+            thoughts.append(thought)
+            answers.append(answer)
+            calls.append(tuple(own))
+        declared = json.loads(tools) if tools is not None else None
+        return _Prepared(tuple(given), tuple(thoughts), tuple(answers), tuple(calls), declared, thinks)
+
+    def _forms(self, messages: Sequence[Message], prepared: _Prepared) -> list[tuple[Part, ...]]:
+        """Forms that the conversation may have for the template: it may take thoughts apart that are no message's."""
+        close = self.chat.thought_close
+
+        def part(index: int, *, divided: bool) -> Part:
+            role = messages[index]["role"]
+            names = tuple(call["function"]["name"] for call in prepared.calls[index])
+            is_empty = not prepared.answers[index] and (bool(names) or role == "tool")
+            has_thought = prepared.thoughts[index] is not None
+            if divided and role == "assistant" and close and close in prepared.messages[index]["content"]:
+                has_thought = True
+            return Part(role, has_thought, is_empty, names)
+
+        forms = [tuple(part(index, divided=divided) for index in range(len(messages))) for divided in (False, True)]
+        return forms[:1] if forms[0] == forms[1] else forms
+
+    def _contents(self, message: Message, prepared: _Prepared, index: int, *, has_thought: bool) -> dict[str, str]:
+        """What may stand in a message's slots."""
+        thought = prepared.thoughts[index]
+        if thought is not None:
+            return {"thought": thought, "answer": prepared.answers[index]}
+        if not has_thought:
+            return {"answer": message["content"]}
+        inside, _, answer = message["content"].rpartition(self.chat.thought_close)
+        return {"thought": inside.rpartition(self.chat.thought_open)[2], "answer": answer}
+
+    def _skeleton(self, parts: tuple[Part, ...], *, thinking: bool) -> Skeleton:
+        known = self._skeletons.get((thinking, parts))
         if known is not None:
             return known
-        chat = self.chat
-        messages = []
-        for index, (role, has_thought) in enumerate(shape):
-            content = f"q7slot{index}answerq7"
-            if has_thought:
-                content = f"{chat.thought_open}\nq7slot{index}thoughtq7\n{chat.thought_close}\n\n{content}"
-            messages.append({"role": role, "content": content})
-        # Split by two groups: literal, index, kind, literal, index, kind, ..., literal.
-        pieces = _SLOT.split(self._apply(messages, add_generation_prompt=False))
-        literals = tuple(pieces[0::3])
-        slots = tuple((int(index), kind) for index, kind in zip(pieces[1::3], pieces[2::3], strict=True))
-        turns = tuple(
-            self._turn(literals, slots, index) for index, (role, _) in enumerate(shape) if role == "assistant"
-        )
-        skeleton = _Skeleton(literals, slots, turns)
-        self._skeletons[shape] = skeleton
+        calls = [
+            [
+                {"id": f"{index}-{number}", "type": "function", "function": {"name": name, "arguments": argument}}
+                for number, name in enumerate(part.calls)
+            ]
+            for index, part in enumerate(parts)
+            for argument in ({"q7": placeholder(index, "call")},)
+        ]
+        text = self._with_placeholders(parts, calls, None, thinking=thinking)
+        skeleton = skeleton_of(text, parts, self.chat)
+        if len(self._skeletons) == _MOST_SKELETONS:
+            self._skeletons.clear()
+        self._skeletons[thinking, parts] = skeleton
         return skeleton
 
-    def _turn(self, literals: tuple[str, ...], slots: tuple[tuple[int, str], ...], index: int) -> _Turn:
-        """The assistant's message `index`, which the template must have written as the format says."""
-        positions = {kind: n for n, (message, kind) in enumerate(slots) if message == index}
-        answer, thought = positions.get("answer"), positions.get("thought")
-        if answer is not None and (thought is None or thought == answer - 1):
-            before, after = literals[answer if thought is None else thought], literals[answer + 1]
-            header_end = max(_end_of(before, header) for header in self.chat.assistant_headers)
-            marker = next((token for token in self.chat.end_of_turn_tokens if after.startswith(token)), None)
-            if header_end >= 0 and marker is not None:
-                newline = int(after.startswith("\n", len(marker)))
-                lead = len(before) - header_end
-                primer = self._primer() if thought is None and not lead else ""
-                return _Turn(answer, thought, lead, len(marker), newline, primer)
+    def _literals(self, skeleton: Skeleton, parts: tuple[Part, ...], prepared: _Prepared) -> tuple[str, ...]:
+        """The texts around the slots, with the conversation's own calls and tools in them."""
+        if prepared.tools is None and not any(prepared.calls):
+            return skeleton.literals
+        text = self._with_placeholders(parts, prepared.calls, prepared.tools, thinking=prepared.thinking)
+        literals, slots = split(text)
+        if slots != skeleton.slots:
+            raise RowRejected(CHANGED)
+        return literals
+
+    def _with_placeholders(
+        self, parts: Sequence[Part], calls: Sequence[Sequence[Any]], tools: Any, *, thinking: bool
+    ) -> str:
+        chat = self.chat
+        messages: list[dict[str, Any]] = []
+        waiting: list[Any] = []
+        for index, part in enumerate(parts):
+            content = "" if part.is_empty else placeholder(index, "answer")
+            message: dict[str, Any] = {"role": part.role, "content": content}
+            if part.has_thought and chat.thoughts_in_content:
+                message["content"] = chat.written_thought(placeholder(index, "thought")) + content
+            elif part.has_thought:
+                message["reasoning_content"] = placeholder(index, "thought")
+            if calls[index]:
+                message["tool_calls"] = list(calls[index])
+                waiting = list(calls[index])
+            if part.role == "tool":
+                call = waiting.pop(0)
+                message |= {"tool_call_id": call["id"], "name": call["function"]["name"]}
+            messages.append(message)
+        return self._apply(messages, tools, thinking=thinking, add_generation_prompt=False)
+
+    def _supplied_in(self, prompt: str, *, thinking: bool) -> str:
+        """What a generation prompt has behind the last header.
+
+        Raises:
+            UnsupportedTarget: it does not end as the format says.
+        """
+        chat = self.chat
+        endings = ["", chat.empty_thought]
+        if thinking and chat.thought_open:
+            endings += [chat.thought_open, chat.thought_open + "\n"]  # such a target cannot but think
+        for ending in endings:
+            if prompt.endswith(tuple(header + ending for header in chat.turn_starts)):
+                return ending
         raise UnsupportedTarget(
-            f"the chat template does not write an assistant's turn as the chat format {self.chat.name!r} does"
-            f" (header {' or '.join(map(repr, self.chat.assistant_headers))}, content,"
-            f" {' or '.join(map(repr, self.chat.end_of_turn_tokens))}).",
-            remedy="Use the chat template that belongs to the target.",
+            f"the chat template's generation prompt ends with {prompt[-40:]!r}, not with a header of the chat format"
+            f" {chat.name!r} ({', '.join(map(repr, chat.turn_starts))}).",
+            remedy="Use the template that belongs to the target, or another data.thinking.",
         )
 
-    def _primer(self) -> str:
-        """What the generation prompt has behind its header, if every turn is to have it."""
-        if not self.chat.primed_turns:
-            return ""
-        if self._known_primer is None:
-            prompt = self.prompt_text([{"role": "user", "content": "q"}])
-            self._known_primer = self.chat.empty_thought if prompt.endswith(self.chat.empty_thought) else ""
-        return self._known_primer
+    def _supplied_behind(self, *, thinking: bool, after_result: bool) -> str:
+        """What generation prompts have behind the header of an answer to the user, or to a tool's result."""
+        known = self._supplied.get((thinking, after_result))
+        if known is None:
+            messages: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
+            if after_result:
+                call = {"id": "0", "type": "function", "function": {"name": "q", "arguments": {"q": "q"}}}
+                messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+                messages.append({"role": "tool", "content": "q", "tool_call_id": "0", "name": "q"})
+            prompt = self._apply(messages, None, thinking=thinking, add_generation_prompt=True)
+            known = self._supplied_in(prompt, thinking=thinking)
+            self._supplied[thinking, after_result] = known
+        return known
 
-    def _span(self, turn: _Turn, text: str, found: Sequence[tuple[int, int]], mask: MaskKind) -> tuple[int, int]:
+    def _marked(
+        self,
+        text: str,
+        turns: Sequence[tuple[Turn, Place]],
+        prepared: _Prepared,
+        mask: MaskKind,
+        complete: bool,  # noqa: FBT001
+    ) -> Rendered:
+        """The text with what the template left out of it put in, and its spans."""
+        last_user = max(index for index, message in enumerate(prepared.messages) if message["role"] == "user")
+        pieces: list[str] = []
+        spans: list[tuple[int, int]] = []
+        done = shift = 0
+        for turn, place in turns:
+            added, is_generated = self._added(turn, place, prepared, is_past=turn.message < last_user)
+            if added:
+                pieces += (text[done : place.header_end], added)
+                done = place.header_end
+            start, end = self._span(turn, place, prepared, mask)
+            if not complete and turn is turns[-1][0]:
+                end = place.last
+            moved = place.header_end if is_generated else start + len(added)
+            if not self._is_context(turn, place, prepared, mask, is_generated=is_generated):
+                spans.append((moved + shift, end + len(added) + shift))
+            shift += len(added)
+        return Rendered("".join((*pieces, text[done:])), tuple(spans))
+
+    def _added(self, turn: Turn, place: Place, prepared: _Prepared, *, is_past: bool) -> tuple[str, bool]:
+        """What is put in behind a turn's header, and whether the target generates it."""
+        thought = prepared.thoughts[turn.message]
+        if thought is not None:
+            if place.thought is not None or is_past or self.chat.thoughts_in_content:
+                return "", False
+            return self.chat.written_thought(thought), True
+        if not self.chat.primed_turns or place.thought is not None or (prepared.thinking and is_past):
+            return "", False
+        after_result = turn.message > 0 and prepared.messages[turn.message - 1]["role"] == "tool"
+        supplied = self._supplied_behind(thinking=prepared.thinking, after_result=after_result)
+        return ("", False) if turn.lead_text.startswith(supplied) else (supplied, False)
+
+    def _is_context(self, turn: Turn, place: Place, prepared: _Prepared, mask: MaskKind, *, is_generated: bool) -> bool:
+        """Whether the target would not have answered so: its thought is gone."""
+        is_gone = prepared.thoughts[turn.message] is not None and place.thought is None and not is_generated
+        return is_gone and mask == "serving"
+
+    def _span(self, turn: Turn, place: Place, prepared: _Prepared, mask: MaskKind) -> tuple[int, int]:
         """The supervised characters of one of the assistant's turns."""
-        start, end = found[turn.answer]
-        first, thought_end = found[turn.answer if turn.thought is None else turn.thought]
-        has_thought = turn.thought is not None and bool(text[first:thought_end].strip())
-        end += turn.marker
-        if mask == "serving":
-            return (first - turn.lead if has_thought else start), end
-        covered = has_thought or self.chat.deepspec_supervises_empty_thought
-        return (first - turn.lead if covered else start), end + turn.newline
-
-
-def _locate(skeleton: _Skeleton, text: str, contents: Sequence[dict[str, str]]) -> list[tuple[int, int]] | None:
-    """Where each slot's content stands in `text`, as [start, end) characters.
-
-    None if the text is not the skeleton with these contents. Templates trim contents, each in its own way: every usual
-    way is tried, and must fit together with what follows.
-    """
-    found: list[tuple[int, int]] = []
-    position = len(skeleton.literals[0])
-    if not text.startswith(skeleton.literals[0]):
-        return None
-    for slot, literal in zip(skeleton.slots, skeleton.literals[1:], strict=True):
-        content = contents[slot[0]][slot[1]]
-        trimmed = (
-            content,
-            content.strip(),
-            content.lstrip(),
-            content.rstrip(),
-            content.strip("\n"),
-            content.lstrip("\n"),
-        )
-        for candidate in trimmed:
-            if text.startswith(candidate + literal, position):
-                break
-        else:
-            return None
-        found.append((position, position + len(candidate)))
-        position += len(candidate) + len(literal)
-    return found if position == len(text) else None
-
-
-def _primed(
-    skeleton: _Skeleton, text: str, found: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
-) -> Rendered:
-    """The text with the primers that it lacks; none is supervised."""
-    pieces: list[str] = []
-    moved: list[tuple[int, int]] = []
-    end = shift = 0
-    for turn, (first, last) in zip(skeleton.turns, spans, strict=True):
-        start = found[turn.answer][0]
-        if turn.primer:
-            pieces += (text[end:start], turn.primer)
-            end = start
-            shift += len(turn.primer)
-        moved.append((first + shift, last + shift))
-    return Rendered("".join((*pieces, text[end:])), tuple(moved))
-
-
-def _end_of(text: str, marker: str) -> int:
-    """Where the last `marker` in `text` ends; -1 if there is none."""
-    start = text.rfind(marker)
-    return start + len(marker) if start >= 0 else -1
+        end = place.end + len(turn.marker)
+        has_thought = place.thought is not None and bool(place.thought.strip())
+        if mask == "deepspec":
+            covered = has_thought or self.chat.deepspec_supervises_empty_thought
+            return (place.header_end if covered else place.answer), end + turn.newline
+        if prepared.thinking:
+            supplied = self._supplied_behind(thinking=True, after_result=False)
+            skipped = len(supplied) if supplied and turn.lead_text.startswith(supplied) else 0
+            return place.header_end + skipped, end
+        return (place.header_end if has_thought else place.answer), end
 
 
 def _offsets_mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
