@@ -56,8 +56,9 @@ def load_pair(run: Run[Any], target_folder: Path, draft_folder: Path) -> Pair:
     draft = algorithm.load(draft_folder, spec, device=device_of(run), dtype=run.section("target.dtype"))
     drafter = algorithm.drafter(draft, algorithm.read_config(draft_folder))
     target = load_target(run, target_folder, drafter.layer_ids)
+    thinking = run.section("data.thinking")
     _use_threads(run.section("run.decoding_threads") or run.section("run.num_threads"))
-    return Pair(target, drafter, Renderer(load_tokenizer(target_folder), target.family.chat))
+    return Pair(target, drafter, Renderer(load_tokenizer(target_folder), target.family.chat, thinking=thinking))
 
 
 def _use_threads(count: int | None) -> None:

@@ -88,7 +88,8 @@ class Stage:
 
     def ingredients(self, run: Run[Any], inputs: Mapping[str, Reference]) -> Ingredients:
         """Everything the result depends on; `inputs` must not be pending."""
-        sections = {path: run.section(path) for path in self.reads}
+        # A field that was added later is not in the key while it has the value that changes nothing.
+        sections = {path: run.section(path) for path in self.reads if not run.is_neutral(path)}
         sections |= {name: item.value for name, item in inputs.items() if isinstance(item, Value)}
         parents = {name: parent.digest for name, parent in _parents(inputs).items()}
         return Ingredients(self.name, self.version, sections, parents)

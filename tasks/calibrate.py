@@ -18,6 +18,7 @@ from tasks._stage import stage
         "evaluate.max_new_tokens",
         "evaluate.max_skipped",
         "evaluate.num_calibration_prompts",
+        "data.thinking",
         "target.dtype",
     ),
     computes=True,

@@ -9,7 +9,7 @@ from tasks._stage import stage
 
 
 @stage(
-    version=2,
+    version=3,
     reads=(
         "data.seed",
         "data.max_rows",
@@ -17,6 +17,7 @@ from tasks._stage import stage
         "data.max_quarantined",
         "data.splits",
         "data.system_prompt",
+        "data.thinking",
     ),
 )
 def conversations(run: Run[Recipe], out: Path, *, source: Path, benchmarks: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=2, reads=("evaluate", "data.system_prompt", "target.dtype"), computes=True)
+@stage(version=2, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
 def evaluate(
     run: Run[Recipe], out: Path, *, draft: Path, responses: Path, target: Path, benchmarks: Path
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tasks._run import Run
 from tasks._stage import stage
 
 
-@stage(version=2, reads=("gates", "evaluate", "data.system_prompt", "target.dtype"), computes=True)
+@stage(version=2, reads=("gates", "evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
 def gate(
     run: Run[Recipe], out: Path, *, evaluation: Path, champion: Path | None, draft: Path, responses: Path, target: Path
 ) -> dict[str, Any]:

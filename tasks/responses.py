@@ -16,6 +16,7 @@ from tasks._stage import stage
         "data.max_length_tokens",
         "data.min_supervised_tokens",
         "data.max_quarantined",
+        "data.thinking",
         "target.dtype",
     ),
     computes=True,

@@ -10,7 +10,13 @@ from tasks._stage import stage
 
 @stage(
     version=1,
-    reads=("data.mask", "data.max_length_tokens", "data.min_supervised_tokens", "data.max_quarantined"),
+    reads=(
+        "data.mask",
+        "data.thinking",
+        "data.max_length_tokens",
+        "data.min_supervised_tokens",
+        "data.max_quarantined",
+    ),
 )
 def tokens(run: Run[Recipe], out: Path, *, responses: Path, target: Path) -> dict[str, Any]:
     """Render every conversation once and mark what the target generates at serving time."""

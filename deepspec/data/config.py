@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from deepspec.config import Section, location_field
+from deepspec.config import Section, later_field, location_field
 
 SPLITS = ("train", "validation", "calibration", "gate")
 """The disjoint parts of the conversations, in the order in which they are always written."""
@@ -55,6 +55,11 @@ class Config(Section):
     mask: Literal["serving", "deepspec"] = Field(
         "serving", description="supervise what is generated when serving, or what DeepSpec's own masks cover"
     )
+    thinking: Literal["off", "on", "keep"] = later_field(
+        "off",
+        key_absent="off",
+        description="let the target think before it answers; keep: where a row's answers have thoughts",
+    )
     system_prompt: str | None = Field(None, description="put before conversations that have no system message")
     splits: Splits = Splits()
     responses: Responses = Responses()
@@ -70,6 +75,12 @@ class Config(Section):
         if any(not source.strip() for source in value):
             raise ValueError("a source is blank: give a file, folder, glob or data set id")
         return value
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _thinking_in_words(cls, value: object) -> object:
+        # YAML reads a bare `on` or `off` as a truth value.
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("system_prompt")
     @classmethod

@@ -27,18 +27,27 @@ from deepspec.data.positions import PositionWriter
 from deepspec.data.quarantine import Quarantine
 from deepspec.data.rows import Message, RowRejected, excerpt_of, source_name
 from deepspec.data.sources import COLUMNS, TOO_LONG, Source, find_sources, read_rows, source_bytes
-from deepspec.data.tables import MESSAGES, TableWriter, read_table, write_summary
+from deepspec.data.tables import (
+    MESSAGES,
+    TOOLS,
+    TableWriter,
+    read_conversations,
+    read_table,
+    with_tools,
+    write_summary,
+)
+from deepspec.data.tool_calls import linked, parse_calls, parse_tools
 from deepspec.errors import DataError
 from deepspec.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
 CONVERSATIONS_SCHEMA = pa.schema([("id", pa.string()), ("prompt_id", pa.string()), ("messages", MESSAGES)])
-_SPILL_SCHEMA = pa.schema([*CONVERSATIONS_SCHEMA, ("source", pa.string()), ("row", pa.int64())])
+_SPILL_SCHEMA = pa.schema([*with_tools(CONVERSATIONS_SCHEMA), ("source", pa.string()), ("row", pa.int64())])
 
 _NUM_SPILLS = 64  # of 256 / 64 = 4 first hash bytes each: 5 GB of conversations are sorted 80 MB at a time
 _SPILL_ROWS = 128  # pending in each of the files: 64 · 128 rows in all
-_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+_ROLES = {name: name for name in ("system", "user", "assistant", "tool")} | {"human": "user", "gpt": "assistant"}
 _ID_CHARACTERS = 32  # 128 bits of SHA-256: no two of a billion conversations collide
 
 
@@ -106,13 +115,16 @@ def write_conversations(
     return {**summary, "rows_by_source": dict(rows_by_source)}
 
 
-def parse_row(value: object, *, max_row_bytes: int, system_prompt: str | None = None) -> list[Message]:
+def parse_row(
+    value: object, *, max_row_bytes: int, system_prompt: str | None = None, thoughts: bool = False
+) -> list[Message]:
     """The conversation in a row, in OpenAI's form.
 
     Args:
         value: a row with `messages` (role, content), `conversations` (from, value) or `turns` (user turns only).
         max_row_bytes: most bytes of content, UTF-8.
         system_prompt: put before a conversation that has no system message.
+        thoughts: whether an answer's `reasoning_content` (or `reasoning`) is kept; else it is left out.
 
     Raises:
         RowRejected: saying why it is not a conversation that can be used.
@@ -128,24 +140,34 @@ def parse_row(value: object, *, max_row_bytes: int, system_prompt: str | None = 
     if column == "turns":
         messages: list[Message] = [{"role": "user", "content": _checked_content(turn)} for turn in turns]
     else:
-        messages = [_parse_message(turn) for turn in turns]
+        messages = [_parse_message(turn, thoughts=thoughts) for turn in turns]
         _check_order([message["role"] for message in messages])
-    if sum(len(message["content"].encode()) for message in messages) > max_row_bytes:
+        messages = linked(messages, [parse_calls(turn) for turn in turns])
+    if (
+        sum(len(text.encode()) for message in messages for name, text in message.items() if name != "role")
+        > max_row_bytes
+    ):
         raise RowRejected(TOO_LONG)
     if system_prompt is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages
 
 
-def conversation_hash(messages: Iterable[Message]) -> str:
-    """SHA-256 (128 bits of it, hex) over roles and contents, in a canonical form."""
-    canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False, separators=(",", ":"))
+def conversation_hash(messages: Iterable[Message], tools: str | None = None) -> str:
+    """SHA-256 (128 bits of it, hex) over roles, contents and what else there is, in a canonical form."""
+    said = [_hashed(message) for message in messages] + ([] if tools is None else [["tools", tools]])
+    canonical = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_ID_CHARACTERS]
 
 
-def prompt_hash(messages: Iterable[Message]) -> str:
+def _hashed(message: Message) -> list[Any]:
+    more = {name: text for name, text in sorted(message.items()) if name not in {"role", "content"}}
+    return [message["role"], message["content"], *([more] if more else [])]
+
+
+def prompt_hash(messages: Iterable[Message], tools: str | None = None) -> str:
     """The hash of a conversation's prompt: all of it but the assistant's answers."""
-    return conversation_hash(m for m in messages if m["role"] != "assistant")
+    return conversation_hash((m for m in messages if m["role"] != "assistant"), tools)
 
 
 def prompt_hashes(messages: Sequence[Message]) -> frozenset[str]:
@@ -186,7 +208,15 @@ def _read_source(
             quarantine.add(row.position, row.rejection, row.excerpt)
             continue
         try:
-            messages = parse_row(row.value, max_row_bytes=config.max_row_bytes, system_prompt=config.system_prompt)
+            messages = parse_row(
+                row.value,
+                max_row_bytes=config.max_row_bytes,
+                system_prompt=config.system_prompt,
+                thoughts=config.thinking != "off",
+            )
+            tools = parse_tools(row.value)
+            if tools is not None and len(tools.encode()) > config.max_row_bytes:
+                raise RowRejected(TOO_LONG)
         except RowRejected as rejection:
             quarantine.add(row.position, rejection, _excerpt(row.value))
             continue
@@ -195,9 +225,10 @@ def _read_source(
             continue
         spills.write(
             {
-                "id": conversation_hash(messages),
-                "prompt_id": prompt_hash(messages),
+                "id": conversation_hash(messages, tools),
+                "prompt_id": prompt_hash(messages, tools),
                 "messages": messages,
+                TOOLS: tools,
                 "source": row.position.path,
                 "row": row.position.row,
             }
@@ -209,10 +240,9 @@ def _write_splits(
 ) -> dict[str, int]:
     """Write the kept conversations, sorted; returns how many stand in each split."""
     last_kept = _last_kept(config, spills)
+    schema = with_tools(CONVERSATIONS_SCHEMA) if spills.have_tools else CONVERSATIONS_SCHEMA
     with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(TableWriter(out / f"{split}.parquet", CONVERSATIONS_SCHEMA)) for split in SPLITS
-        }
+        writers = {split: stack.enter_context(TableWriter(out / f"{split}.parquet", schema)) for split in SPLITS}
         last_id = last_prompt = None
         positions = stack.enter_context(PositionWriter(out))
         for row in spills.sorted_rows(_SPILL_SCHEMA.names):
@@ -265,7 +295,7 @@ def _check_splits(config: Config, splits: Mapping[str, int]) -> None:
             )
 
 
-def _parse_message(turn: object) -> Message:
+def _parse_message(turn: object, *, thoughts: bool) -> Message:
     if not isinstance(turn, Mapping):
         raise RowRejected("message is not an object")
     role = _first(turn, "role", "from")
@@ -273,9 +303,20 @@ def _parse_message(turn: object) -> Message:
         raise RowRejected("message without a role")
     if role not in _ROLES:
         raise RowRejected(f"unknown role {excerpt_of(role)[:30]!r}")
-    if turn.get("tool_calls") or turn.get("function_call"):
-        raise RowRejected("message with tool calls")
-    return {"role": _ROLES[role], "content": _checked_content(_first(turn, "content", "value"))}
+    role = _ROLES[role]
+    content = _first(turn, "content", "value")
+    calls = bool(turn.get("tool_calls") or turn.get("function_call"))
+    if calls and role != "assistant":
+        raise RowRejected(f"tool calls of the {role}")
+    # A call needs no words, and a tool may have nothing to say.
+    is_optional = calls or role == "tool"
+    message = {"role": role, "content": "" if is_optional and not content else _checked_content(content)}
+    if role == "tool" and isinstance(turn.get("tool_call_id"), str):
+        message["tool_call_id"] = turn["tool_call_id"]
+    thought = _first(turn, "reasoning_content", "reasoning")
+    if thoughts and role == "assistant" and isinstance(thought, str) and thought.strip():
+        message["reasoning_content"] = _checked_content(thought).strip("\n")
+    return message
 
 
 def _first(turn: Mapping[str, object], *names: str) -> object:
@@ -298,7 +339,7 @@ def _checked_content(content: object) -> str:
 
 
 def _check_order(roles: Sequence[str]) -> None:
-    """System at most once and first; then user and assistant in turn, the user first."""
+    """System at most once and first; then user and assistant in turn, the user first; results before an answer."""
     speakers = roles[1:] if roles[0] == "system" else roles
     if not speakers:
         raise RowRejected("conversation without a user message")
@@ -306,9 +347,15 @@ def _check_order(roles: Sequence[str]) -> None:
         raise RowRejected("system message after the first message")
     if speakers[0] == "assistant":
         raise RowRejected("conversation starts with the assistant")
+    if speakers[0] == "tool":
+        raise RowRejected("tool result without a tool call")
     for role, following in itertools.pairwise(speakers):
-        if role == following:
+        if role == following != "tool":
             raise RowRejected(f"two {role} messages in a row")
+        if (role, following) == ("tool", "user"):
+            raise RowRejected("user message behind a tool result that has no answer")
+        if (role, following) == ("user", "tool"):
+            raise RowRejected("tool result without a tool call")
 
 
 def _excerpt(value: object) -> str:
@@ -324,6 +371,7 @@ class _Spills:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[int, TableWriter] = {}
+        self.have_tools = False
 
     def write(self, row: Mapping[str, Any]) -> None:
         number = int(row["prompt_id"][:2], 16) * _NUM_SPILLS // 256
@@ -331,11 +379,12 @@ class _Spills:
             path = self._folder / f"{number:02d}.parquet"
             self._files[number] = TableWriter(path, _SPILL_SCHEMA, rows_per_group=_SPILL_ROWS)
         self._files[number].write(row)
+        self.have_tools |= row[TOOLS] is not None or any(len(message) > 2 for message in row["messages"])
 
     def sorted_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows sorted by (prompt_id, id, source, row); the files must be closed."""
         for _, file in sorted(self._files.items()):
-            rows = read_table(file.path, columns)
+            rows = (read_conversations if "messages" in columns else read_table)(file.path, columns)
             yield from sorted(rows, key=lambda row: (row["prompt_id"], row["id"], row["source"], row["row"]))
 
     def __enter__(self) -> Self:

@@ -2,7 +2,13 @@
 
 What is generated depends on prompts and recipe alone. Rows stand sorted by (prompt_id, index among equal prompts), and
 a prompt that occurs n times is answered n times, each with a seed of its own: an edited *answer* in the input changes
-no byte here. The engine that generates is handed in, so that this room stays below it.
+no byte here (with `data.thinking` "keep" it counts whether an answer has a thought). The engine that generates is
+handed in, so that this room stays below it.
+
+Tools: nobody is here to run them. Where the target may call tools, it is asked the turns up to the row's first tool
+result, and its answering ends with the first answer that calls a tool: that answer, call included, is what the draft
+learns from. What the row says after that was said to another answer; its turns are counted as left out. With kept
+answers the whole conversation stays, calls and results included.
 
 Not here: sampling itself (decoding), loss masks (tokens.py).
 """
@@ -23,7 +29,17 @@ from deepspec.data.config import SPLITS, Config
 from deepspec.data.positions import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.rows import Message, Position, RowRejected, excerpt_of
-from deepspec.data.tables import IDS, MESSAGES, TableWriter, count_rows, read_table, write_summary
+from deepspec.data.tables import (
+    IDS,
+    MESSAGES,
+    TOOLS,
+    TableWriter,
+    count_rows,
+    has_tools,
+    read_conversations,
+    with_tools,
+    write_summary,
+)
 from deepspec.data.tokenizer import tokenizer_fingerprint
 from deepspec.errors import DeepspecError
 from deepspec.progress import SILENT, Progress
@@ -42,7 +58,8 @@ RESPONSES_SCHEMA = pa.schema(
     ]
 )
 """`prompt_ids` and `output_ids` are what the target read and wrote; null where one pair cannot say it: in
-conversations of several turns, and where answers are kept. `finish_reason` is the last answer's; null if kept."""
+conversations of several turns, and where answers are kept. Where the target thinks, they are the last turn's: its
+thoughts of earlier turns are gone from what it read then. `finish_reason` is the last answer's; null if kept."""
 
 NO_ROOM = "prompt leaves no room for an answer within data.max_length_tokens"
 
@@ -113,17 +130,19 @@ def write_responses(
     counts: Counter[str] = Counter()
     positions = Positions(conversations_dir)
     positions.copy_to(out)
+    rich = config.thinking != "off" or any(has_tools(conversations_dir / f"{split}.parquet") for split in SPLITS)
+    schema = with_tools(RESPONSES_SCHEMA) if rich else RESPONSES_SCHEMA
     with Quarantine(out) as quarantine, ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(TableWriter(out / f"{split}.parquet", RESPONSES_SCHEMA)) for split in SPLITS
-        }
+        writers = {split: stack.enter_context(TableWriter(out / f"{split}.parquet", schema)) for split in SPLITS}
         rows = _read_conversations(conversations_dir)
         if config.responses.mode == "keep":
             outcomes = _keep(rows, progress)
         elif generate is None:
             raise ValueError('generate is needed where data.responses.mode is "regenerate"')
         else:
-            outcomes = _regenerate(config, rows, generate, Renderer(tokenizer, chat), counts, progress)
+            outcomes = _regenerate(
+                config, rows, generate, Renderer(tokenizer, chat, thinking=config.thinking), counts, progress
+            )
         for outcome in outcomes:
             if outcome.rejection is not None:
                 position = positions.of(outcome.row["prompt_id"], outcome.index, outcome.position)
@@ -188,18 +207,23 @@ class _Conversation:
         turns_left_out: user turns that were given up, because an answer was cut off or empty or there was no room.
     """
 
-    def __init__(self, numbered: _Numbered) -> None:
+    def __init__(self, numbered: _Numbered, *, thinks: bool) -> None:
         self.numbered = numbered
+        self._thinks = thinks
+        self._tools: str | None = numbered.row[TOOLS]
         self.finish_reason: str | None = None
-        self.turns_left_out = 0
         self._rejection: RowRejected | None = None
         self._messages: list[Message] = []  # asked and answered so far
         self._prompt: list[Message] = []  # those, and what is being asked
-        self._first: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # prompt and output ids of the first turn
+        self._pair: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # prompt and output ids of the last turn
         self._turn = 0
         self._waiting: deque[list[Message]] = deque()  # for each turn to come, the messages up to its answer
         asked: list[Message] = []
-        for message in numbered.row["messages"]:
+        messages = numbered.row["messages"]
+        answered_by_a_tool = next((n for n, message in enumerate(messages) if message["role"] == "tool"), len(messages))
+        self._num_unasked = sum(message["role"] == "user" for message in messages[answered_by_a_tool:])
+        self.turns_left_out = self._num_unasked
+        for message in messages[:answered_by_a_tool]:
             if message["role"] != "assistant":
                 asked.append(message)
             if message["role"] == "user":
@@ -215,7 +239,7 @@ class _Conversation:
         """The request for the next turn; None if it cannot be asked, which ends the conversation."""
         self._prompt = [*self._messages, *self._waiting[0]]
         try:
-            prompt_ids = renderer.prompt_ids(self._prompt)
+            prompt_ids = renderer.prompt_ids(self._prompt, tools=self._tools, thinks=self._thinks)
             room = config.max_length_tokens - len(prompt_ids)
             if room < config.min_supervised_tokens:
                 raise RowRejected(NO_ROOM, detail=f"{len(prompt_ids)} tokens")
@@ -234,24 +258,26 @@ class _Conversation:
 
     def take(self, request: GenerationRequest, result: GenerationResult, renderer: Renderer) -> None:
         """Append the answer to what was asked last."""
-        content = renderer.answer_text(result.output_ids)
-        if self._turn == 0:
-            self._first = (request.prompt_ids, result.output_ids)
-        self._messages = [*self._prompt, {"role": "assistant", "content": content}]
+        answer = renderer.answer(result.output_ids, thinks=self._thinks, has_tools=self._tools is not None)
+        self._pair = (request.prompt_ids, result.output_ids)
+        self._messages = [*self._prompt, answer]
         self._turn += 1
         self._waiting.popleft()
         self.finish_reason = result.finish_reason
-        if result.finish_reason == "length" or not content.strip():
-            self._give_up()  # nobody would go on after half an answer
+        calls_a_tool = self._tools is not None and renderer.calls_a_tool(answer)
+        if result.finish_reason == "length" or not answer["content"].strip() or calls_a_tool:
+            self._give_up()  # nobody would go on after half an answer, and nobody is here to answer a call
 
     def outcome(self) -> _Outcome:
         """The row that is written, or the reason for the quarantine."""
         prompt_id = self.numbered.row["prompt_id"]
-        prompt_ids, output_ids = self._first if self._first is not None and self._turn == 1 else (None, None)
+        says_all = self._pair is not None and (self._thinks or self._turn == 1)
+        prompt_ids, output_ids = self._pair if self._pair is not None and says_all else (None, None)
         row = {
             "id": hashlib.sha256(f"{prompt_id}/{self.numbered.index}".encode()).hexdigest()[:32],
             "prompt_id": prompt_id,
             "messages": self._messages,
+            TOOLS: self._tools,
             "prompt_ids": prompt_ids,
             "output_ids": output_ids,
             "finish_reason": self.finish_reason,
@@ -261,14 +287,14 @@ class _Conversation:
         return _Outcome(numbered.split, numbered.position, numbered.index, row, self._rejection, excerpt)
 
     def _give_up(self) -> None:
-        self.turns_left_out = len(self._waiting)
+        self.turns_left_out = self._num_unasked + len(self._waiting)
         self._waiting.clear()
 
 
 def _read_conversations(folder: Path) -> Iterator[_Numbered]:
     """The conversations of all splits in order, numbered among equal prompts."""
     for split in SPLITS:
-        rows = read_table(folder / f"{split}.parquet", ("id", "prompt_id", "messages"))
+        rows = read_conversations(folder / f"{split}.parquet", ("id", "prompt_id", "messages"))
         number = 0
         for _, group in itertools.groupby(rows, key=lambda row: row["prompt_id"]):
             for index, row in enumerate(group):
@@ -297,7 +323,10 @@ def _regenerate(
     progress: Progress,
 ) -> Iterator[_Outcome]:
     """Answer conversations, some thousand at a time, turn by turn; handed on in the order they came."""
-    while chunk := [_Conversation(numbered) for numbered in itertools.islice(rows, _CHUNK_ROWS)]:
+    while chunk := [
+        _Conversation(numbered, thinks=renderer.thinks(numbered.row["messages"]))
+        for numbered in itertools.islice(rows, _CHUNK_ROWS)
+    ]:
         active = chunk
         while active:
             asked: dict[str, tuple[GenerationRequest, _Conversation]] = {}

@@ -7,7 +7,10 @@ from pathlib import PurePath
 from deepspec.errors import DataError
 
 Message = Mapping[str, str]
-"""One turn of a conversation: {"role": "system" | "user" | "assistant", "content": text}."""
+"""One turn of a conversation: {"role": "system" | "user" | "assistant" | "tool", "content": text}.
+
+An assistant's may also have its thought as `reasoning_content` and its `tool_calls` (a JSON list in OpenAI's form), a
+tool's result the `tool_call_id` of the call that it answers. What a message has not, is not in it."""
 
 EXCERPT_CHARACTERS = 200
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from deepspec.data.rows import Position, RawRow, RowRejected, excerpt_of
+from deepspec.data.tables import TOOLS
 from deepspec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -221,13 +222,14 @@ def _batch_rows(batch: Any) -> Iterator[object]:
 
 def _conversation_columns(names: Sequence[str], path: str) -> list[str]:
     columns = [name for name in COLUMNS if name in names]
+    tools = [TOOLS] if TOOLS in names else []
     if not columns:
         raise DataError(
             f"has the columns {', '.join(names) or '(none)'}, but none of {', '.join(COLUMNS)}.",
             where=path,
             remedy="Rename the column that holds the conversations.",
         )
-    return columns
+    return columns + tools
 
 
 def _read_datasets(source: Source) -> Iterator[RawRow]:

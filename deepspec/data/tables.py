@@ -17,7 +17,13 @@ from deepspec.errors import ArtifactError
 ROWS_PER_GROUP = 1024
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES_WITH_TOOLS = pa.list_(
+    pa.struct([(name, pa.string()) for name in ("role", "content", "reasoning_content", "tool_calls", "tool_call_id")])
+)
 IDS = pa.list_(pa.int32())
+
+TOOLS = "tools"
+"""The column of what a conversation's assistant may call: a JSON list, or null."""
 
 
 class TableWriter:
@@ -87,6 +93,35 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+
+
+def with_tools(schema: pa.Schema) -> pa.Schema:
+    """A schema with `messages`, so that thoughts, tool calls and tools have their place.
+
+    Files of conversations that have none do without it: their bytes are what they were before there was such a place.
+    """
+    place = schema.get_field_index("messages")
+    return schema.set(place, pa.field("messages", MESSAGES_WITH_TOOLS)).append(pa.field(TOOLS, pa.string()))
+
+
+def has_tools(path: Path) -> bool:
+    """Whether a file's schema is one of `with_tools`.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    try:
+        return TOOLS in pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+
+
+def read_conversations(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows with `messages` as they were written, and `tools`, in order; see `read_table`."""
+    names = [*(name for name in columns if name != TOOLS), *([TOOLS] if has_tools(path) else [])]
+    for row in read_table(path, names):
+        messages = [{name: value for name, value in one.items() if value is not None} for one in row["messages"]]
+        yield {TOOLS: None, **row, "messages": messages}
 
 
 def count_rows(path: Path) -> int:

@@ -1,9 +1,10 @@
 """From answered conversations to token ids and loss masks.
 
-A single answer that the target generated is taken over id by id: exactly what it read and wrote. Everything else
-(several turns, kept answers, DeepSpec's mask) is rendered once and masked by the offsets of that one tokenisation
-(chat.py). Rows keep the order of the responses. Masks are stored as run lengths: the first run is unsupervised and
-may be 0, then they alternate.
+A single answer that the target generated is taken over id by id: exactly what it read and wrote; where it thinks, the
+last answer of several is, behind what it read then, and it alone is supervised. Everything else (several turns, kept
+answers, DeepSpec's mask) is rendered once and masked by the offsets of that one tokenisation (chat.py). Rows keep the
+order of the responses. Masks are stored as run lengths: the first run is unsupervised and may be 0, then they
+alternate.
 
 Not here: packing and batches (states). `T`: tokens of one row.
 """
@@ -25,7 +26,7 @@ from deepspec.data.positions import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.responses import NO_ROOM
 from deepspec.data.rows import Position, RowRejected, excerpt_of
-from deepspec.data.tables import IDS, TableWriter, count_rows, read_table, write_summary
+from deepspec.data.tables import IDS, TOOLS, TableWriter, count_rows, read_conversations, write_summary
 from deepspec.data.tokenizer import tokenizer_fingerprint
 from deepspec.progress import SILENT, Progress
 
@@ -74,7 +75,7 @@ def write_tokens(
         DataError: none of a split's rows is left.
         UnsupportedTarget: the chat template does not fit the chat format.
     """
-    renderer = Renderer(tokenizer, chat)
+    renderer = Renderer(tokenizer, chat, thinking=config.thinking)
     num_rows = {split: count_rows(responses_dir / f"{split}.parquet") for split in SPLITS}
     progress.start(sum(num_rows.values()), "rows")
     counts: Counter[str] = Counter({"cut_to_max_length": 0, "too_short": 0})
@@ -85,7 +86,7 @@ def write_tokens(
         for split in SPLITS:
             writer = stack.enter_context(TableWriter(out / f"{split}.parquet", TOKENS_SCHEMA))
             splits[split] = Counter({"rows": 0, "tokens": 0, "supervised_tokens": 0, "longest_tokens": 0})
-            rows = read_table(responses_dir / f"{split}.parquet", _COLUMNS)
+            rows = read_conversations(responses_dir / f"{split}.parquet", _COLUMNS)
             for number, (row, encoded) in enumerate(_encoded(config, rows, renderer), start=1):
                 progress.advance()
                 index = answers[row["prompt_id"]]
@@ -103,6 +104,7 @@ def write_tokens(
     summary = {
         "splits": {split: dict(counted) for split, counted in splits.items()},
         "mask": config.mask,
+        **({} if config.thinking == "off" else {"thinking": config.thinking}),
         "chat_format": chat.name,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         **counts,
@@ -159,7 +161,8 @@ def _generated_or_rendered(config: Config, row: dict[str, Any], renderer: Render
         mask = np.arange(len(ids)) >= len(row["prompt_ids"])
         return Encoded(np.asarray(ids, dtype=np.int32), mask)
     try:
-        return renderer.render(row["messages"], mask=config.mask, complete=row["finish_reason"] != "length")
+        complete = row["finish_reason"] != "length"
+        return renderer.render(row["messages"], mask=config.mask, complete=complete, tools=row[TOOLS])
     except RowRejected as rejection:
         return rejection
 

@@ -7,15 +7,15 @@ Only a row's first user turn is asked now, with its system message if it has one
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.data.conversations import conversation_hash, parse_row, prompt_hashes
 from deepspec.data.rows import Message, RowRejected
 from deepspec.data.sources import find_sources, read_rows
-from deepspec.data.tables import read_table
+from deepspec.data.tables import read_conversations
 from deepspec.errors import DataError
 from deepspec.evaluation.config import Benchmark, Config
 
@@ -35,12 +35,16 @@ class Prompt:
         messages: what the target is asked: that turn, after a system message if there is one.
         place: file and row, or split.
         known_as: hashes under which the whole row, with all its turns, is recognised among training conversations.
+        tools: what the target may call, as the data have it, or None.
+        thinks: whether the target is asked to think; None: as `data.thinking` has it for what has no thought.
     """
 
     id: str
     messages: tuple[Message, ...]
     place: str
     known_as: frozenset[str]
+    tools: str | None = None
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -146,21 +150,25 @@ def select(name: str, benchmark: Benchmark, *, seed: int, system_prompt: str | N
     return _first(held_out(prompts, name, benchmark, seed), benchmark.num_prompts, seed)
 
 
-def select_split(file: Path, *, num_prompts: int, seed: int) -> list[Prompt]:
+def select_split(
+    file: Path, *, num_prompts: int, seed: int, thinks: Callable[[Sequence[Message]], bool] | None = None
+) -> list[Prompt]:
     """Different prompts of one of the run's own splits.
 
     Args:
         file: `<split>.parquet` of the conversations or responses stage.
         num_prompts: at most so many.
         seed: of the choice.
+        thinks: whether the target is asked to think in a conversation.
 
     Raises:
         ArtifactError: the file cannot be read.
         DataError: it has no rows.
     """
     prompts: dict[str, Prompt] = {}
-    for row in read_table(file, ("messages",)):
+    for row in read_conversations(file, ("messages",)):
         prompt = _prompt(row["messages"], file.stem)
+        prompt = replace(prompt, tools=row["tools"], thinks=thinks(row["messages"]) if thinks else None)
         prompts.setdefault(prompt.id, prompt)
     if not prompts:
         raise DataError(
@@ -187,7 +195,7 @@ def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, contex
     encoded, skipped = [], []
     for prompt in prompts:
         try:
-            ids = renderer.prompt_ids(prompt.messages)
+            ids = renderer.prompt_ids(prompt.messages, tools=prompt.tools, thinks=prompt.thinks)
         except RowRejected as rejection:
             raise DataError(f"{rejection.reason}.", where=f"benchmark {name}, {prompt.place}") from rejection
         if len(ids) < context:

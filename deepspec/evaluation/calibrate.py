@@ -55,7 +55,7 @@ def calibrate(
         DataError: the split is empty or too small, or too many of its prompts don't fit into the context.
     """
     file = conversations / f"{SPLIT}.parquet"
-    selected = select_split(file, num_prompts=config.num_calibration_prompts, seed=config.seed)
+    selected = select_split(file, num_prompts=config.num_calibration_prompts, seed=config.seed, thinks=renderer.thinks)
     context = target.spec.max_position_embeddings
     prompts = encode(SPLIT, selected, renderer, context=context, max_skipped=config.max_skipped)
     return calibrate_prompts(config, target=target, drafter=drafter, prompts=prompts, out=out, progress=progress)

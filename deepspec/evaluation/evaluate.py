@@ -116,7 +116,12 @@ def evaluate(
     for name, benchmark in sorted(config.benchmarks.items()):
         selected = select(name, benchmark, seed=config.seed, system_prompt=system_prompt)
         prompts[name] = encode(name, selected, renderer, context=context, max_skipped=config.max_skipped)
-    selected = select_split(conversations / f"{GATE}.parquet", num_prompts=config.num_gate_prompts, seed=config.seed)
+    selected = select_split(
+        conversations / f"{GATE}.parquet",
+        num_prompts=config.num_gate_prompts,
+        seed=config.seed,
+        thinks=renderer.thinks,
+    )
     prompts[GATE] = encode(GATE, selected, renderer, context=context, max_skipped=config.max_skipped)
     return evaluate_prompts(
         config, target=target, drafter=drafter, prompts=prompts, out=out, baseline=baseline, progress=progress

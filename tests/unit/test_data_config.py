@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from deepspec.data.config import SPLITS, Config, Responses, Splits
+from deepspec.recipe import load_recipe
+from deepspec.store.keys import canonical
 
 
 def test_one_source_may_be_given_as_a_string() -> None:
@@ -47,3 +49,10 @@ def test_refused(values: dict[str, object], message: str) -> None:
 
 def test_kept_answers_need_no_room_for_new_ones() -> None:
     assert Config.model_validate({"source": "a", "responses": {"mode": "keep", "max_new_tokens": 5}})
+
+
+@pytest.mark.parametrize(("word", "meant"), [("off", "off"), ("on", "on"), ("keep", "keep"), ("'on'", "on")])
+def test_thinking_is_a_word_although_yaml_knows_better(word: str, meant: str) -> None:
+    recipe = load_recipe("tiny", [f"data.thinking={word}"])
+    assert recipe.data.thinking == meant
+    assert canonical(recipe.data).get("thinking") == (None if meant == "off" else meant)

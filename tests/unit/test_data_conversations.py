@@ -104,7 +104,8 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"messages": ["hi"]}, "message is not an object"),
     ({"messages": [{"content": "hi"}]}, "message without a role"),
     ({"messages": [{"role": 3, "content": "hi"}]}, "message without a role"),
-    ({"messages": [{"role": "tool", "content": "hi"}]}, "unknown role 'tool'"),
+    ({"messages": [{"role": "critic", "content": "hi"}]}, "unknown role 'critic'"),
+    ({"messages": [{"role": "tool", "content": "hi"}]}, "tool result without a tool call"),
     ({"messages": [{"role": "user"}]}, "content is not a string"),
     ({"messages": [{"role": "user", "content": None}]}, "content is not a string"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "content is not a string"),
@@ -125,7 +126,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"messages": [*TURNS, {"role": "assistant", "content": "c"}]}, "two assistant messages in a row"),
     (
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [{}]}]},
-        "message with tool calls",
+        "tool call without a name",
     ),
     (chat("x" * 3000), "longer than data.max_row_bytes"),
 ]

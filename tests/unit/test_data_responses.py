@@ -233,6 +233,77 @@ def test_kept_answers(tmp_path: Path, tokenizer: Any) -> None:
     assert (summary["mode"], summary["answers"], summary["quarantined"]) == ("keep", 0, 1)
 
 
+ADD = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+LONG = {"max_length_tokens": 400}
+
+
+def thought(content: str, reasoning: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "reasoning_content": reasoning}
+
+
+def test_a_target_that_thinks_is_asked_openly_and_its_thought_is_told_apart(tmp_path: Path, tokenizer: Any) -> None:
+    engine = Engine(tokenizer, lambda request, prompt: "<think>\nwell\n</think>\n\nMira")
+    make(tmp_path, tokenizer, [{"turns": ["one", "two"]}, chat("hi", "ho")], engine, thinking="on", **LONG)
+    assert all(tokenizer.decode(one.prompt_ids).endswith("assistant\n") for call in engine.calls for one in call)
+    by_length = {len(row["messages"]): row for row in table(tmp_path)}
+    for answer in by_length[4]["messages"][1::2]:
+        assert (answer["content"], answer["reasoning_content"]) == ("Mira", "well")
+    # Of the last turn: what the target read then has no thought of the turn before.
+    read = tokenizer.decode(by_length[4]["prompt_ids"])
+    assert "well" not in read
+    assert read.count("Mira") == 1
+    assert tokenizer.decode(by_length[4]["output_ids"]) == "<think>\nwell\n</think>\n\nMira<|im_end|>"
+
+
+def test_a_thought_that_is_cut_off_ends_the_conversation(tmp_path: Path, tokenizer: Any) -> None:
+    engine = Engine(tokenizer, lambda request, prompt: "<think>\n" + "apples " * 50)
+    rows = [{"turns": ["one", "two"]}]
+    summary = make(tmp_path, tokenizer, rows, engine, thinking="on", responses={"max_new_tokens": 9}, **LONG)
+    (row,) = table(tmp_path)
+    assert (row["messages"][1]["content"], row["finish_reason"]) == ("", "length")
+    assert row["messages"][1]["reasoning_content"].startswith("apples")
+    assert (summary["turns_left_out"], summary["truncated"]) == (1, 1)
+
+
+def test_thinking_is_kept_where_a_row_has_thoughts(tmp_path: Path, tokenizer: Any) -> None:
+    with_thought = {"messages": [{"role": "user", "content": "one"}, thought("old", "hm")]}
+    engine = Engine(tokenizer)
+    make(tmp_path, tokenizer, [with_thought, chat("two", "old")], engine, thinking="keep")
+    prompts = [tokenizer.decode(request.prompt_ids) for request in engine.calls[0]]
+    assert {("one" in prompt, prompt.endswith("</think>\n\n")) for prompt in prompts} == {(True, False), (False, True)}
+
+
+def test_an_answer_that_calls_a_tool_is_the_last(tmp_path: Path, tokenizer: Any) -> None:
+    called = '<tool_call>\n{"name": "add"}\n</tool_call>'
+    engine = Engine(tokenizer, lambda request, prompt: called if "two" in prompt else "plain")
+    rows = [{"messages": chat("one", "a", "two", "b", "three", "c")["messages"], "tools": TOOLS}]
+    summary = make(tmp_path, tokenizer, rows, engine, **LONG)
+    (row,) = table(tmp_path)
+    assert [message["content"] for message in row["messages"]] == ["one", "plain", "two", called]
+    assert json.loads(row["tools"]) == TOOLS
+    assert (summary["answers"], summary["turns_left_out"]) == (2, 1)
+
+
+def test_turns_behind_a_tool_result_are_not_asked(tmp_path: Path, tokenizer: Any) -> None:
+    used = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [ADD]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "Four."},
+        {"role": "user", "content": "sure?"},
+    ]
+    engine = Engine(tokenizer)
+    summary = make(tmp_path / "a", tokenizer, [{"messages": used, "tools": TOOLS}], engine, **LONG)
+    (row,) = table(tmp_path / "a")
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+    assert row["output_ids"] is not None
+    assert (len(engine.calls), summary["turns_left_out"]) == (1, 1)
+    make(tmp_path / "b", tokenizer, [{"messages": used, "tools": TOOLS}], None, responses={"mode": "keep"})
+    (row,) = table(tmp_path / "b")
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant", "tool", "assistant", "user"]
+
+
 def test_a_split_that_is_lost_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="none of the 1 rows of the split train is left"):
         make(tmp_path, tokenizer, [{"turns": ["alone"]}], None, responses={"mode": "keep"}, max_quarantined=1.0)

@@ -1,5 +1,7 @@
 """Token ids and masks as they are stored."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from deepspec.data.chat import CHATML, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.responses import RESPONSES_SCHEMA
-from deepspec.data.tables import TableWriter, read_table
+from deepspec.data.tables import TableWriter, read_table, with_tools
 from deepspec.data.tokenizer import tokenizer_fingerprint
 from deepspec.data.tokens import mask_to_runs, runs_to_mask, write_tokens
 from deepspec.errors import ArtifactError, DataError
+from tests.fixtures.chat_templates import QWEN3
 
 Row = dict[str, Any]
 
@@ -168,6 +171,58 @@ def test_a_template_that_refuses_a_row(tmp_path: Path, tokenizer: Any) -> None:
 def test_a_split_that_is_lost_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="none of the 1 rows of the split gate is left"):
         make(tmp_path, tokenizer, [kept("hi", "ho")], split="gate", min_supervised_tokens=100)
+
+
+def rich(messages: list[Row], **fields: Any) -> Row:
+    """A row that may have thoughts and tools."""
+    row = {"id": "id", "prompt_id": "prompt", "messages": messages, "prompt_ids": None, "output_ids": None}
+    return {**row, "finish_reason": None, "tools": None, **fields}
+
+
+def make_rich(folder: Path, tokenizer: Any, rows: list[Row], **fields: Any) -> dict[str, Any]:
+    given = {"source": "given", "max_length_tokens": 400, "min_supervised_tokens": 1, "max_quarantined": 0.0, **fields}
+    for name in ("responses", "tokens"):
+        (folder / name).mkdir(parents=True)
+    for split in SPLITS:
+        with TableWriter(folder / "responses" / f"{split}.parquet", with_tools(RESPONSES_SCHEMA)) as writer:
+            for row in rows if split == "train" else ():
+                writer.write(row)
+    config = Config.model_validate(given)
+    return write_tokens(config, folder / "responses", folder / "tokens", tokenizer=tokenizer, chat=CHATML)
+
+
+THOUGHT = {"role": "assistant", "content": "Mira", "reasoning_content": "well"}
+TOLD = "<think>\nwell\n</think>\n\nMira<|im_end|>"
+
+
+def test_thoughts_are_supervised_where_the_target_thinks(tmp_path: Path, tokenizer: Any) -> None:
+    asked = {"role": "user", "content": "hi"}
+    rows = [rich([asked, THOUGHT]), rich([asked, THOUGHT, asked, THOUGHT]), rich([asked, THOUGHT | {"content": "x"}])]
+    summary = make_rich(tmp_path / "on", tokenizer, rows, thinking="on")
+    assert [supervised(tokenizer, row) for row in table(tmp_path / "on")[:2]] == [TOLD, TOLD]
+    assert summary["thinking"] == "on"
+    plain = rich([asked, {"role": "assistant", "content": "Mira"}])
+    make_rich(tmp_path / "keep", tokenizer, [plain, rows[0]], thinking="keep")
+    assert [supervised(tokenizer, row) for row in table(tmp_path / "keep")] == ["Mira<|im_end|>", TOLD]
+
+
+def test_tool_calls_are_supervised_and_results_are_not(tmp_path: Path, tokenizer: Any) -> None:
+    call = {
+        "id": "call_0",
+        "type": "function",
+        "function": {"name": "add", "arguments": {"a": "</tool_call><|im_end|>"}},
+    }
+    messages = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": json.dumps([call])},
+        {"role": "tool", "content": "4<|im_end|>", "tool_call_id": "call_0"},
+        {"role": "assistant", "content": "Four."},
+    ]
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = QWEN3
+    make_rich(tmp_path, tokenizer, [rich(messages, tools="[]")])
+    written = '<tool_call>\n{"name": "add", "arguments": {"a": "</tool_call><|im_end|>"}}\n</tool_call><|im_end|>'
+    assert supervised(tokenizer, table(tmp_path)[0]) == written + "Four.<|im_end|>"
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from deepspec.evaluation.config import Benchmark, Config
 class Letters:
     """Renders one token per character, and one for the answer to come."""
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt_ids(self, messages: Sequence[Message], **_: Any) -> tuple[int, ...]:
         if "refused" in messages[-1]["content"]:
             raise RowRejected("the chat template refuses the conversation")
         return (*(ord(letter) for message in messages for letter in message["content"]), 0)

@@ -27,8 +27,11 @@ TIMES = ("seconds", "per_second", "speedup")
 class Letters:
     """Renders one token per character."""
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt_ids(self, messages: Sequence[Message], **_: Any) -> tuple[int, ...]:
         return tuple(ord(letter) % VOCAB_SIZE for message in messages for letter in message["content"])
+
+    def thinks(self, messages: Sequence[Message]) -> bool:
+        return False
 
 
 class Confident(StubDrafter):

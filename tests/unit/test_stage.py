@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from deepspec.config import Section
+from deepspec.config import Section, later_field
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
@@ -18,6 +18,7 @@ from tests.stage_lock import stages
 class Numbers(Section):
     start: int = 1
     unread: int = 0
+    later: int = later_field(2, key_absent=0)
 
 
 class Toy(Section):
@@ -63,6 +64,14 @@ def test_key_follows_what_is_read_and_nothing_else(tmp_path: Path) -> None:
     changed = run_of(tmp_path, Toy(numbers=Numbers(start=2)), plan=True)
     assert isinstance(count(changed, source=SOURCE), Pending)
     assert changed.records[0].why == "numbers.start changed 1 -> 2"
+
+
+def test_a_field_that_came_later_is_not_in_the_key_while_it_changes_nothing(tmp_path: Path) -> None:
+    reader = Stage(count.function, version=1, reads=("numbers.start", "numbers.later"))
+    inputs = {"source": SOURCE}
+    neutral, other = (run_of(tmp_path, Toy(numbers=Numbers(later=later))) for later in (0, 2))
+    assert reader.ingredients(neutral, inputs) == count.ingredients(neutral, inputs)
+    assert reader.ingredients(other, inputs).sections == {"numbers.start": 1, "numbers.later": 2}
 
 
 def test_child_hangs_on_the_parents_content_not_on_its_key(tmp_path: Path) -> None:
