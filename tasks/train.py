@@ -10,7 +10,7 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=5, reads=("draft", "train", "target.dtype"), streams=("states",), computes=True)
+@stage(version=6, reads=("draft", "train", "target.dtype"), streams=("states",), computes=True)
 def train(
     run: Run[Recipe],
     out: Path,

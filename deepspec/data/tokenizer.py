@@ -7,6 +7,7 @@ formats and masks (chat.py).
 import hashlib
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+SETTINGS_FILE = "tokenizer_config.json"
 
 
 def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerFast":
@@ -39,7 +42,7 @@ def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerFast":
             "is not a directory.", where=str(folder), remedy="Point target.path at a model directory."
         )
     _check_json(folder / TOKENIZER_FILE, required=True)
-    _check_json(folder / "tokenizer_config.json", required=False)
+    _check_json(folder / SETTINGS_FILE, required=False)
     tokenizer = _auto_tokenizer(folder)
     if not tokenizer.is_fast:
         raise UnsupportedTarget(
@@ -81,7 +84,50 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
         "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "chat_template": tokenizer.chat_template,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return _sha256(identity)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerIdentity:
+    """What a draft remembers of the tokenizer that it was trained with.
+
+    Attributes:
+        vocabulary: SHA-256 over which token has which id.
+        num_tokens: how many there are.
+        chat_template: SHA-256 over the template's text.
+    """
+
+    vocabulary: str
+    num_tokens: int
+    chat_template: str
+
+
+def tokenizer_identity(folder: Path) -> TokenizerIdentity | None:
+    """The identity of a target's tokenizer, from its files alone; None if it has none.
+
+    Read without the tokenizer's library: the same tokens written by another version of it are the same tokens.
+
+    Raises:
+        UnsupportedTarget: a damaged file.
+    """
+    if not (folder / TOKENIZER_FILE).is_file():
+        return None
+    _check_json(folder / TOKENIZER_FILE, required=True)
+    _check_json(folder / SETTINGS_FILE, required=False)
+    content = json.loads((folder / TOKENIZER_FILE).read_bytes())
+    known = content["model"].get("vocab") or {}
+    ids = dict(known) if isinstance(known, dict) else {item[0]: number for number, item in enumerate(known)}
+    ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+    if (folder / TEMPLATE_FILE).is_file():
+        template: Any = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    else:
+        settings = folder / SETTINGS_FILE
+        template = json.loads(settings.read_bytes()).get("chat_template") if settings.is_file() else None
+    return TokenizerIdentity(_sha256(ids), len(ids), _sha256(template))
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _auto_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":

@@ -115,8 +115,8 @@ def _answered(result: Message, waiting: dict[str, Any]) -> str:
 def _declaration(item: object) -> dict[str, Any]:
     if not isinstance(item, Mapping):
         raise RowRejected("tool is not an object")
-    item = _without_nulls(item)
-    function = item["function"] if isinstance(item.get("function"), Mapping) else item
+    plain: dict[str, Any] = _without_nulls(item)
+    function: dict[str, Any] = plain["function"] if isinstance(plain.get("function"), dict) else plain
     _name(function, "tool")
     return {"type": "function", "function": {key: inner for key, inner in function.items() if key != "type"}}
 

@@ -1,22 +1,29 @@
 """The `config.json` of a draft's directory: written, read and checked without torch, so that registries and plans can.
 
-The fields are those of the public checkpoints; source: spec page "Serving", section 4. So none of them is a format
-version of ours. Names that are not known (an architecture, a kind of head) are refused rather than guessed; should a
-draft ever need more than that to be read rightly, it will say `deepspec_format`, and this version will refuse it.
+The fields are those of the public checkpoints; source: spec page "Serving", section 4. One is ours, and readers that do
+not know it pass over it: `tokenizer_fingerprint`, which tokenizer the draft was trained with. None is a format version.
+Names that are not known (an architecture, a kind of head) are refused rather than guessed; should a draft ever need
+more than that to be read rightly, it will say `deepspec_format`, and this version will refuse it.
 """
 
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deepspec.data.tokenizer import tokenizer_identity
 from deepspec.drafts.form import BlockForm, UnrolledForm
 from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
 from deepspec.store.records import refuse_newer
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec, spec_from_config
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
+TOKENIZER_FIELD = "tokenizer_fingerprint"
 FORMAT_FIELD = "deepspec_format"
 """Not written yet: a draft without it is of format 1."""
 
@@ -130,16 +137,21 @@ def _body(
 ) -> dict[str, Any]:
     """What every draft's config.json says: the target's text configuration with the draft's own fields."""
     family = family_of(spec)
+    tokenizer = tokenizer_identity(spec.path)
     copied = {key: value for key, value in family.draft_fields(spec).items() if key not in _NOT_COPIED}
-    return copied | {
-        "architectures": [family.draft_prefix + architecture],
-        "dtype": dtype,
-        "num_hidden_layers": num_layers,
-        "layer_types": ["full_attention"] * num_layers,
-        "tie_word_embeddings": False,
-        "target_layer_ids": list(layer_ids),
-        "num_target_layers": spec.num_layers,
-    }
+    return (
+        copied
+        | ({TOKENIZER_FIELD: asdict(tokenizer)} if tokenizer else {})
+        | {
+            "architectures": [family.draft_prefix + architecture],
+            "dtype": dtype,
+            "num_hidden_layers": num_layers,
+            "layer_types": ["full_attention"] * num_layers,
+            "tie_word_embeddings": False,
+            "target_layer_ids": list(layer_ids),
+            "num_target_layers": spec.num_layers,
+        }
+    )
 
 
 def _require(config: Mapping[str, Any], fields: Mapping[str, type], directory: Path) -> None:
@@ -164,11 +176,14 @@ def _where(directory: Path) -> str:
 
 
 def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> None:
-    """Compare every field that a draft takes from its target.
+    """Compare every field that a draft takes from its target, and the target's tokenizer with the draft's.
+
+    Another chat template is said, not refused: the tokens mean the same, and a target's template is mended at times.
 
     Raises:
-        IncompatibleDraft: a field differs, with both values.
+        IncompatibleDraft: a field differs, with both values; or the tokens do.
     """
+    _check_tokenizer(config.get(TOKENIZER_FIELD), spec, directory)
     where = _where(directory)
     try:
         # A draft's body is a small model of its target's family, and says so in the same fields.
@@ -179,6 +194,34 @@ def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> 
     for field, has, wants in [("num_target_layers", config["num_target_layers"], spec.num_layers), *pairs]:
         if has != wants:
             raise IncompatibleDraft(f"field {field} is {has!r} in the draft, but {wants!r} in the target.", where=where)
+
+
+def _check_tokenizer(written: Any, spec: TargetSpec, directory: Path) -> None:
+    if written is None:
+        return  # of an older deepspec, or of others
+    where = _where(directory)
+    remedy = "Use the target that the draft was trained for, or train the draft anew."
+    if not isinstance(written, dict):
+        raise IncompatibleDraft(f"field {TOKENIZER_FIELD} is {written!r}, not an object.", where=where)
+    found = tokenizer_identity(spec.path)
+    if found is None:
+        raise IncompatibleDraft(
+            f"the draft was trained with a tokenizer, but there is no tokenizer.json in {spec.path}.",
+            where=where,
+            remedy="Put the target's tokenizer beside its weights.",
+        )
+    if written.get("vocabulary") != found.vocabulary:
+        sizes = f"{written.get('num_tokens')} tokens, the target's {found.num_tokens}"
+        raise IncompatibleDraft(
+            f"the draft was trained with another tokenizer: other tokens have its ids ({sizes};"
+            f" {str(written.get('vocabulary'))[:12]} is not {found.vocabulary[:12]}).",
+            where=where,
+            remedy=remedy,
+        )
+    if written.get("chat_template") != found.chat_template:
+        logger.warning(
+            "%s: the draft was trained with another chat template than the target's: it may be accepted less", where
+        )
 
 
 def check_fields(fields: Mapping[str, tuple[Any, Any]], directory: Path) -> None:

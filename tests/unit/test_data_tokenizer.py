@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from deepspec.data.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_identity
 from deepspec.errors import UnsupportedTarget
 
 
@@ -68,3 +68,37 @@ def test_fingerprint_covers_what_makes_tokens_and_nothing_else(copy: Path, token
     rules["model"]["merges"].pop()
     (copy / "tokenizer.json").write_text(json.dumps(rules))
     assert tokenizer_fingerprint(load_tokenizer(copy)) != before
+
+
+def test_identity_is_read_from_files_and_does_not_hang_on_how_they_are_written(copy: Path) -> None:
+    before = tokenizer_identity(copy)
+    assert before is not None
+    rules = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary = rules["model"]["vocab"]
+    rules["model"]["vocab"] = dict(reversed(vocabulary.items()))
+    (copy / "tokenizer.json").write_text(json.dumps(rules, indent=3))
+    assert tokenizer_identity(copy) == before
+    assert before.num_tokens == len(load_tokenizer(copy).get_vocab())
+    rules["added_tokens"][0]["content"] = "<|other|>"
+    (copy / "tokenizer.json").write_text(json.dumps(rules))
+    renamed = tokenizer_identity(copy)
+    assert renamed is not None
+    assert renamed.vocabulary != before.vocabulary
+    assert renamed.chat_template == before.chat_template
+    (copy / "tokenizer.json").unlink()
+    assert tokenizer_identity(copy) is None
+
+
+def test_identity_covers_the_chat_template_wherever_it_stands(copy: Path) -> None:
+    before = tokenizer_identity(copy)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings["chat_template"] = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").unlink()
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert tokenizer_identity(copy) == before
+    settings["chat_template"] += " "
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    changed = tokenizer_identity(copy)
+    assert changed is not None
+    assert before is not None
+    assert (changed.vocabulary, changed.chat_template == before.chat_template) == (before.vocabulary, False)

@@ -1,15 +1,19 @@
 """Draft directories: what is written, and everything that must not be read."""
 
 import json
+import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepspec.data.tokenizer import tokenizer_identity
 from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.errors import IncompatibleDraft
 from deepspec.targets.family import TargetSpec
 from tests.fixtures.targets import tiny_qwen3
+from tests.fixtures.tokenizers import CHAT_TEMPLATE, tiny_tokenizer
 
 ALGORITHM = ALGORITHMS["dspark"]
 CONFIG = ALGORITHM.Config(
@@ -245,3 +249,35 @@ def test_a_draft_of_a_newer_deepspec_is_refused(directory, spec):
         ALGORITHM.load(directory, spec)
     with pytest.raises(IncompatibleDraft, match="format 2"):
         algorithm_of(directory)
+
+
+def with_tokenizer(spec, folder, **arguments):
+    """The same target with a tokenizer of its own."""
+    shutil.copytree(spec.path, folder)
+    tiny_tokenizer(folder, **arguments)
+    return TargetSpec.read(folder)
+
+
+def test_a_draft_knows_its_tokenizer(draft, spec, tmp_path, caplog):
+    own = with_tokenizer(spec, tmp_path / "own")
+    ALGORITHM.save(draft, tmp_path / "draft", CONFIG, own)
+    written = json.loads((tmp_path / "draft" / "config.json").read_text())["tokenizer_fingerprint"]
+    assert written == asdict(tokenizer_identity(own.path))
+    ALGORITHM.load(tmp_path / "draft", own)
+    assert not caplog.records
+    other = with_tokenizer(spec, tmp_path / "other", vocab_size=300)
+    with pytest.raises(IncompatibleDraft, match=r"another tokenizer: other tokens have its ids \(\d+ tokens, the"):
+        ALGORITHM.load(tmp_path / "draft", other)
+    swapped = with_tokenizer(spec, tmp_path / "swapped", added_tokens=("</think>", "<think>"))
+    with pytest.raises(IncompatibleDraft, match="another tokenizer"):
+        ALGORITHM.load(tmp_path / "draft", swapped)
+    with pytest.raises(IncompatibleDraft, match=r"no tokenizer\.json"):
+        ALGORITHM.load(tmp_path / "draft", spec)
+    mended = with_tokenizer(spec, tmp_path / "mended", chat_template=CHAT_TEMPLATE + " ")
+    ALGORITHM.load(tmp_path / "draft", mended)
+    assert "another chat template" in caplog.text
+
+
+def test_a_draft_that_says_nothing_of_a_tokenizer_is_taken(directory, spec, tmp_path):
+    assert "tokenizer_fingerprint" not in json.loads((directory / "config.json").read_text())
+    ALGORITHM.load(directory, with_tokenizer(spec, tmp_path / "any"))
