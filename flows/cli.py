@@ -14,7 +14,7 @@ import typer
 
 from deepspec import __version__
 from deepspec.errors import DeepspecError
-from flows import _cli_artifacts, _cli_backup, _cli_bench, _cli_drafts, _cli_models, _cli_runs
+from flows import _cli_artifacts, _cli_backup, _cli_bench, _cli_data, _cli_drafts, _cli_models, _cli_runs
 
 app = typer.Typer(
     name="deepspec",
@@ -35,7 +35,12 @@ for command in (
     _cli_backup.backup,
 ):
     app.command()(command)
-for name, group in (("artifacts", _cli_artifacts.app), ("models", _cli_models.app), ("bench", _cli_bench.app)):
+for name, group in (
+    ("data", _cli_data.app),
+    ("artifacts", _cli_artifacts.app),
+    ("models", _cli_models.app),
+    ("bench", _cli_bench.app),
+):
     app.add_typer(group, name=name)
 
 

@@ -92,7 +92,7 @@ def write_tokens(
                 index = answers[row["prompt_id"]]
                 answers = Counter({row["prompt_id"]: index + 1})  # equal prompts lie together
                 try:
-                    kept = _cut(config, encoded, counts)
+                    kept = cut_to_length(config, encoded, counts)
                 except RowRejected as rejection:
                     position = positions.of(row["prompt_id"], index, Position(f"{split}.parquet", number))
                     quarantine.add(position, rejection, excerpt_of(row["messages"][-1]["content"]))
@@ -149,13 +149,14 @@ def _encoded(
     """Each row with its tokens and mask, not cut yet, in order."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-        ready: list[Encoded | Rendered | RowRejected] = [_generated_or_rendered(config, row, renderer) for row in batch]
+        ready: list[Encoded | Rendered | RowRejected] = [generated_or_rendered(config, row, renderer) for row in batch]
         encoded = iter(renderer.encode([item for item in ready if isinstance(item, Rendered)]))
         for row, item in zip(batch, ready, strict=True):
             yield row, next(encoded) if isinstance(item, Rendered) else item
 
 
-def _generated_or_rendered(config: Config, row: dict[str, Any], renderer: Renderer) -> Encoded | Rendered | RowRejected:
+def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Renderer) -> Encoded | Rendered | RowRejected:
+    """A row of the responses: taken over id by id, or as text, or why it is neither."""
     if config.mask == "serving" and row["output_ids"] is not None:
         ids = [*row["prompt_ids"], *row["output_ids"]]
         mask = np.arange(len(ids)) >= len(row["prompt_ids"])
@@ -167,8 +168,13 @@ def _generated_or_rendered(config: Config, row: dict[str, Any], renderer: Render
         return rejection
 
 
-def _cut(config: Config, encoded: Encoded | RowRejected, counts: Counter[str]) -> Encoded | None:
+def cut_to_length(config: Config, encoded: Encoded | RowRejected, counts: Counter[str]) -> Encoded | None:
     """The row cut to `data.max_length_tokens`; None if too little of it is supervised.
+
+    Args:
+        config: the recipe's data section.
+        encoded: the row, or why there is none.
+        counts: `too_short` and `cut_to_max_length` are counted in it.
 
     Raises:
         RowRejected: nothing of it is supervised.

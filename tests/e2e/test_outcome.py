@@ -40,6 +40,15 @@ def test_terminal_shows_stages_and_table_and_no_library_noise(cold: Home) -> Non
     assert not [line for line in shown.splitlines() if any(word in line for word in NOISE)]
 
 
+def test_its_tokens_are_shown_with_what_is_supervised(cold: Home) -> None:
+    shown = cold.run("data", "preview", "tiny", "--rows", "2", "--split", "gate").err
+    assert shown.count("tokens are supervised") == 2
+    assert "<|im_start|>assistant\n[[" in shown
+    document = json.loads(cold.run("data", "preview", "tiny", "--rows", "1", "--json").out)
+    assert document["from"] == "tokens/" + next(s["key"] for s in cold.record()["stages"] if s["name"] == "tokens")
+    assert document["rows"][0]["supervised_tokens"] >= 4
+
+
 def test_prefect_shows_a_table_for_every_stage(cold: Home) -> None:
     import sqlite3
 

@@ -1,0 +1,167 @@
+"""What a draft would learn from, for people: tokens of a few conversations, and which of them are supervised.
+
+Not here: how it is shown, and where the rows come from (flows).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deepspec.data.chat import ChatFormat, Encoded, Rendered, Renderer
+from deepspec.data.config import SPLITS, Config
+from deepspec.data.conversations import conversation_hash, parse_row, prompt_hash, split_of
+from deepspec.data.rows import RowRejected
+from deepspec.data.sources import find_sources, read_rows
+from deepspec.data.tables import TOOLS, read_table
+from deepspec.data.tokens import cut_to_length, generated_or_rendered, runs_to_mask
+from deepspec.data.tool_calls import parse_tools
+from deepspec.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One conversation's tokens.
+
+    Attributes:
+        id: of the conversation.
+        place: where it stands.
+        input_ids: int32 [T].
+        mask: bool [T], true where supervised.
+        note: what a reader should know of it, or "".
+    """
+
+    id: str
+    place: str
+    input_ids: npt.NDArray[np.int32]
+    mask: npt.NDArray[np.bool_]
+    note: str = ""
+
+    def stretches(self, tokenizer: "PreTrainedTokenizerFast") -> Iterator[tuple[bool, list[int], str]]:
+        """Stretches of tokens that are supervised, or are not: (which, ids, their text), in order."""
+        edges = [0, *(np.flatnonzero(np.diff(self.mask)) + 1).tolist(), len(self.mask)]
+        for start, end in pairwise(edges):
+            if start < end:
+                ids = self.input_ids[start:end].tolist()
+                text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                yield bool(self.mask[start]), ids, text
+
+
+def check_split(split: str) -> None:
+    """Refuse what is no split.
+
+    Raises:
+        RecipeError: naming those there are.
+    """
+    if split not in SPLITS:
+        raise RecipeError(f"there is no split {split!r}.", where="--split", remedy=f"Name one of {', '.join(SPLITS)}.")
+
+
+def stored(file: Path, num_rows: int) -> list[Shown]:
+    """The first rows of a tokens file.
+
+    Args:
+        file: what `write_tokens` wrote.
+        num_rows: at most so many.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    rows = islice(read_table(file, ("id", "input_ids", "mask_runs")), num_rows)
+    return [
+        Shown(
+            row["id"],
+            f"{file.stem}:{number}",
+            np.asarray(row["input_ids"], dtype=np.int32),
+            runs_to_mask(row["mask_runs"]),
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def rendered(
+    config: Config, split: str, num_rows: int, *, tokenizer: "PreTrainedTokenizerFast", chat: ChatFormat
+) -> tuple[list[Shown], dict[str, int]]:
+    """The first rows of the sources that fall into a split, as the stages would render them.
+
+    Nothing is generated: with `data.responses.mode` "regenerate" the rows' own answers stand in for the target's, and
+    a row without an answer is its prompt. Duplicates and benchmarks' prompts are not looked for.
+
+    Args:
+        config: the recipe's data section.
+        split: one of SPLITS.
+        num_rows: at most so many.
+        tokenizer: the target's.
+        chat: the target family's chat format.
+
+    Returns:
+        the rows, and how many were passed over for which reason.
+
+    Raises:
+        DataError: no row can be shown, naming the reasons; or a source cannot be read.
+    """
+    renderer = Renderer(tokenizer, chat, thinking=config.thinking)
+    shown: list[Shown] = []
+    passed: dict[str, int] = {}
+    for place, row in _rows(config, split, passed):
+        try:
+            shown.append(_shown(config, renderer, place, row))
+        except RowRejected as rejection:
+            passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
+        if len(shown) == num_rows:
+            break
+    if not shown:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(passed.items())) or "there is none"
+        raise DataError(
+            f"no row of the split {split} can be shown: {reasons}.", where="data.source", remedy="Mend the rows."
+        )
+    return shown, passed
+
+
+def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[str, dict[str, Any]]]:
+    for source in find_sources(config.source):
+        for raw in read_rows(source, max_row_bytes=config.max_row_bytes):
+            try:
+                if raw.rejection is not None:
+                    raise raw.rejection
+                messages = parse_row(
+                    raw.value,
+                    max_row_bytes=config.max_row_bytes,
+                    system_prompt=config.system_prompt,
+                    thoughts=config.thinking != "off",
+                )
+                tools = parse_tools(raw.value)
+            except RowRejected as rejection:
+                passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
+                continue
+            if split_of(prompt_hash(messages, tools), config) == split:
+                row = {"id": conversation_hash(messages, tools), "messages": messages, TOOLS: tools}
+                yield str(raw.position), {**row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
+
+
+def _shown(config: Config, renderer: Renderer, place: str, row: Mapping[str, Any]) -> Shown:
+    messages = row["messages"]
+    regenerated = config.responses.mode == "regenerate"
+    if not any(message["role"] == "assistant" for message in messages):
+        if not regenerated:
+            raise RowRejected("no answer to keep (data.responses.mode is keep)")
+        prompt = Rendered(renderer.prompt_text(messages, tools=row[TOOLS]), ())
+        (encoded,) = renderer.encode([prompt])
+        return Shown(row["id"], place, encoded.input_ids, encoded.mask, "the prompt; the target will answer")
+    found = generated_or_rendered(config, dict(row), renderer)
+    if isinstance(found, RowRejected):
+        raise found
+    (encoded,) = renderer.encode([found]) if isinstance(found, Rendered) else [found]
+    cut: Encoded | None = cut_to_length(config, encoded, counts=Counter())
+    if cut is None:
+        raise RowRejected("fewer supervised tokens than data.min_supervised_tokens")
+    note = "the row's own answers stand in for the target's" if regenerated else ""
+    return Shown(row["id"], place, cut.input_ids, cut.mask, note)

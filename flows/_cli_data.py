@@ -1,0 +1,35 @@
+"""The commands `data …`: what drafts are trained on."""
+
+from typing import Annotated
+
+import typer
+
+from flows._cli_runs import Overrides, RecipeName
+from flows._terminal import AsJson, home, print_json, terminal
+
+app = typer.Typer(
+    help="Look at what drafts are trained on.\n\nExample: deepspec data preview demo", no_args_is_help=True
+)
+
+
+@app.command("preview")
+def preview(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="At most so many conversations.")] = 3,
+    split: Annotated[str, typer.Option(help="train, validation, calibration or gate.")] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """Show conversations as the target reads them, and which tokens are supervised.
+
+    From the recipe's tokens if they are made; else the sources' first rows, with their own answers.
+
+    Example: deepspec data preview dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
+    """
+    from flows import _preview
+
+    document = _preview.document(recipe, overrides or [], num_rows=rows, split=split, home=home())
+    if as_json:
+        print_json(document)
+    else:
+        _preview.show(document, terminal())

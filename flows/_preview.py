@@ -1,0 +1,120 @@
+"""What the command `data preview` does: find the tokens, or render the sources' first rows, and show them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.errors import RecipeError
+from deepspec.recipe import Recipe, load_recipe
+from flows import _execute
+from flows._home import store_of
+from flows._locations import local
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerFast
+
+    from deepspec.data.preview import Shown
+
+_SUPERVISED, _CONTEXT = "bold green", "dim"
+
+
+def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path) -> dict[str, Any]:
+    """Rows of a recipe's tokens, as one JSON document.
+
+    They come from the recipe's tokens artifact if it is in the store. Else the sources' first rows of that split are
+    rendered, and the rows' own answers stand in for what would be generated.
+
+    Raises:
+        RecipeError: there is no such recipe or split, or its inputs are not made yet.
+        DataError, UnsupportedTarget: the sources or the target's tokenizer cannot be used.
+    """
+    from deepspec.data import preview
+    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.targets import family_of
+    from deepspec.targets.family import TargetSpec
+
+    recipe = load_recipe(name, overrides)
+    preview.check_split(split)
+    recipe = local(recipe, home)
+    target = Path(recipe.target.path)
+    if recipe.inputs is not None and target.is_relative_to(home) and not target.exists():
+        raise RecipeError(
+            "the recipe's inputs are not made yet.", where=str(target), remedy=f"Run `deepspec run {name}` first."
+        )
+    chat = family_of(TargetSpec.read(target)).chat
+    tokenizer = load_tokenizer(target)
+    key = _tokens_key(recipe, home)
+    passed: dict[str, int] = {}
+    if key is not None:
+        artifact = store_of(home, recipe.store.url).get("tokens", key)
+        rows = preview.stored(artifact.path(f"{split}.parquet"), num_rows)
+        if not rows:
+            raise RecipeError(f"the split {split} has no rows.", where=f"tokens/{key[:12]}", remedy="Name another.")
+    else:
+        rows, passed = preview.rendered(recipe.data, split, num_rows, tokenizer=tokenizer, chat=chat)
+    return {
+        "recipe": recipe.name,
+        "from": "source" if key is None else f"tokens/{key}",
+        "split": split,
+        "mask": recipe.data.mask,
+        "thinking": recipe.data.thinking,
+        "passed_over": passed,
+        "rows": [_row(row, tokenizer) for row in rows],
+    }
+
+
+def _tokens_key(recipe: Recipe, home: Path) -> str | None:
+    """The key of the recipe's tokens, if they are made."""
+    from flows.retrain import retrain
+
+    records = _execute.plan(retrain, recipe, store_of(home, recipe.store.url), home).records
+    return next((record.key for record in records if record.name == "tokens" and record.status == "hit"), None)
+
+
+def _row(row: "Shown", tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "place": row.place,
+        "num_tokens": len(row.input_ids),
+        "supervised_tokens": int(row.mask.sum()),
+        "note": row.note,
+        "stretches": [
+            {"supervised": supervised, "text": text, "input_ids": ids}
+            for supervised, ids, text in row.stretches(tokenizer)
+        ],
+    }
+
+
+def show(found: dict[str, Any], console: "Console") -> None:
+    """The rows for people: what is supervised is coloured, or stands in [[…]] where there is no colour."""
+    from rich.text import Text
+
+    colours = console.is_terminal and not console.no_color
+    origin = "the sources (no tokens artifact yet)" if found["from"] == "source" else found["from"]
+    told = (
+        f"{found['recipe']}, split {found['split']}, mask {found['mask']}, thinking {found['thinking']}, from {origin}"
+    )
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    for row in found["rows"]:
+        note = f" ({row['note']})" if row["note"] else ""
+        head = f"{row['place']}: {row['supervised_tokens']} of {row['num_tokens']} tokens are supervised{note}"
+        console.print(f"\n{head}", style="bold", markup=False, highlight=False, soft_wrap=True)
+        text = Text()
+        for stretch in row["stretches"]:
+            plain = _printable(stretch["text"])
+            if colours:
+                text.append(plain, style=_SUPERVISED if stretch["supervised"] else _CONTEXT)
+            else:
+                text.append(f"[[{plain}]]" if stretch["supervised"] else plain)
+        console.print(text, soft_wrap=True, highlight=False)
+    for reason, count in sorted(found["passed_over"].items()):
+        console.print(f"passed over: {count} rows, {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Text that moves no cursor and changes no colour: other control characters than line ends and tabs are named."""
+    return "".join(
+        letter if letter in "\n\t" or letter.isprintable() else f"\\x{ord(letter):02x}" if ord(letter) < 256 else "�"
+        for letter in text
+    )

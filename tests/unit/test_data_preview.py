@@ -1,0 +1,155 @@
+"""Previews: the same tokens as the stages make, and how people see what is supervised."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from deepspec.data.chat import CHATML
+from deepspec.data.config import SPLITS, Config
+from deepspec.data.conversations import split_of, write_conversations
+from deepspec.data.preview import rendered, stored
+from deepspec.data.responses import write_responses
+from deepspec.data.tables import read_table
+from deepspec.data.tokens import write_tokens
+from deepspec.errors import DataError
+from flows import _preview
+from tests.fixtures.targets import tiny_qwen3
+from tests.fixtures.tokenizers import tiny_tokenizer
+
+ROWS: list[Any] = [
+    {"messages": [{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": f"answer {n}"}]}
+    for n in range(40)
+]
+
+
+def source(folder: Path, rows: list[Any]) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config_of(path: Path, **fields: Any) -> Config:
+    given = {"source": str(path), "min_supervised_tokens": 1, "responses": {"mode": "keep"}, "max_quarantined": 1.0}
+    shares = {"validation": 0.3, "calibration": 0, "gate": 0}
+    return Config.model_validate({**given, "splits": shares, **fields})
+
+
+def test_a_preview_of_the_sources_has_the_tokens_that_the_stages_make(tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of(source(tmp_path, [*ROWS, "no row"]), max_length_tokens=60)
+    for name in ("conversations", "responses", "tokens"):
+        (tmp_path / name).mkdir()
+    write_conversations(config, config.source, tmp_path / "conversations")
+    folders = (tmp_path / "conversations", tmp_path / "responses")
+    write_responses(config, *folders, generate=None, tokenizer=tokenizer, chat=CHATML)
+    write_tokens(config, tmp_path / "responses", tmp_path / "tokens", tokenizer=tokenizer, chat=CHATML)
+    for split in SPLITS[:2]:
+        shown, passed = rendered(config, split, 100, tokenizer=tokenizer, chat=CHATML)
+        made = {row.id: row for row in stored(tmp_path / "tokens" / f"{split}.parquet", 100)}
+        assert {row.id for row in shown} == set(made)
+        for row in shown:
+            assert row.input_ids.tolist() == made[row.id].input_ids.tolist()
+            assert row.mask.tolist() == made[row.id].mask.tolist()
+        assert passed == {"row is not an object": 1}
+        prompts = {row["prompt_id"] for row in read_table(tmp_path / "tokens" / f"{split}.parquet", ["prompt_id"])}
+        assert {split_of(prompt, config) for prompt in prompts} == {split}
+
+
+def test_stretches_are_the_whole_row_in_order(tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of(source(tmp_path, ROWS))
+    ((row,), _) = rendered(config, "train", 1, tokenizer=tokenizer, chat=CHATML)
+    stretches = list(row.stretches(tokenizer))
+    assert [supervised for supervised, _, _ in stretches] == [False, True, False]
+    assert [token for _, ids, _ in stretches for token in ids] == row.input_ids.tolist()
+    assert stretches[1][2].startswith("answer ")
+    assert stretches[1][2].endswith("<|im_end|>")
+
+
+def test_what_would_be_generated_is_said_to_be_the_rows_own(tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of(source(tmp_path, [{"turns": ["alone"]}, ROWS[0]]), responses={"mode": "regenerate"})
+    config = config.model_copy(update={"splits": config.splits.model_copy(update={"validation": 0.0})})
+    ((alone, answered), _) = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
+    assert alone.note == "the prompt; the target will answer"
+    assert not alone.mask.any()
+    assert answered.note == "the row's own answers stand in for the target's"
+
+
+def test_no_row_that_can_be_shown(tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of(source(tmp_path, [{"turns": ["alone"]}, "bad"]))
+    config = config.model_copy(update={"splits": config.splits.model_copy(update={"validation": 0.0})})
+    with pytest.raises(DataError, match=r"no answer to keep .* \(1\), row is not an object \(1\)"):
+        rendered(config, "train", 3, tokenizer=tokenizer, chat=CHATML)
+
+
+DOCUMENT = {
+    "recipe": "r", "from": "source", "split": "train", "mask": "serving", "thinking": "off", "passed_over": {"bad": 2},
+    "rows": [
+        {"id": "a", "place": "x:1", "num_tokens": 3, "supervised_tokens": 1, "note": "", "stretches": [
+            {"supervised": False, "text": "ask [bold]\n", "input_ids": [1]},
+            {"supervised": True, "text": "\x1b[31mred", "input_ids": [2]},
+        ]}
+    ],
+}  # fmt: skip
+
+
+def test_colours_on_a_terminal_and_marks_elsewhere() -> None:
+    shown = {}
+    for is_terminal in (False, True):
+        file = io.StringIO()
+        _preview.show(DOCUMENT, Console(file=file, force_terminal=is_terminal, color_system="standard", width=80))
+        shown[is_terminal] = file.getvalue()
+    assert "ask [bold]\n[[\\x1b[31mred]]\n" in shown[False]
+    assert "x:1: 1 of 3 tokens are supervised" in shown[False]
+    assert "passed over: 2 rows, bad" in shown[False]
+    assert "\x1b[1;32m\\x1b[31mred" in shown[True]
+    assert "[[" not in shown[True]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_qwen3(tmp_path_factory.mktemp("target") / "tiny", vocab_size=400)
+    return tiny_tokenizer(folder)
+
+
+def preview(tmp_path: Path, target: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    settings = [f"target.path={target}", f"data.source={source(tmp_path, ROWS)}", "evaluate.benchmarks={}"]
+    settings += ["data.responses.mode=keep", "data.min_supervised_tokens=1", "data.thinking=off"]
+    settings += ["draft.mask_token_id=3", "draft.target_layer_ids=[0]"]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", "data", "preview", "dspark-qwen3-4b", *sets, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "DEEPSPEC_HOME": str(tmp_path / "home")},
+    )
+
+
+def test_the_command(tmp_path: Path, target: Path) -> None:
+    done = preview(tmp_path, target, "--rows", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["from"], document["split"], len(document["rows"])) == ("source", "train", 2)
+    assert document["rows"][0]["stretches"][1]["text"].endswith("<|im_end|>")
+    assert not (tmp_path / "home" / "store").exists()
+
+
+def test_wrong_usage_is_told_in_a_sentence(tmp_path: Path, target: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "bare" / name).write_bytes((target / name).read_bytes())
+    for arguments, told in (
+        (("--split", "test"), "there is no split 'test'. Name one of train, validation, calibration, gate."),
+        (("--set", f"target.path={tmp_path / 'bare'}"), "no chat template"),
+    ):
+        done = preview(tmp_path, target, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
