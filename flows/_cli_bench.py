@@ -43,3 +43,18 @@ def loss(context: typer.Context) -> None:
     from deepspec.bench.__main__ import main as run_bench
 
     run_bench(["loss", *context.args], command="deepspec bench")
+
+
+@app.command(
+    "tokens",
+    # The bench reads its own options, here as in `python -m deepspec.bench`.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def tokens(context: typer.Context) -> None:
+    """Compare the tokens stage with `datasets.map` that renders, tokenises and masks each row by itself.
+
+    Example: deepspec bench tokens --rows 2000 --json
+    """
+    from deepspec.bench.__main__ import main as run_bench
+
+    run_bench(["tokens", *context.args], command="deepspec bench")

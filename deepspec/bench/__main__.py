@@ -36,6 +36,12 @@ def _attention() -> Bench:
     return attention
 
 
+def _tokens() -> Bench:
+    from deepspec.bench import tokens
+
+    return tokens
+
+
 def _train_step() -> Bench:
     from deepspec.bench import train_step
 
@@ -46,6 +52,7 @@ BENCHES: Mapping[str, tuple[str, Callable[[], Bench]]] = MappingProxyType(
     {
         "attention": ("a draft's block attention, against a dense mask and repeated keys", _attention),
         "loss": ("the losses without logits, against plain autograd over full logits", _loss),
+        "tokens": ("rendering, tokenising and masking, against `datasets.map` row by row", _tokens),
         "train-step": ("a training step of a recipe's draft, against the straightforward way", _train_step),
     }
 )

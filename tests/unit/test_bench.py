@@ -108,6 +108,28 @@ def test_train_step_refuses_an_unknown_recipe():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("module", [("deepspec.bench",), ("flows.cli", "bench")])
+def test_tokens(module):
+    done = run(module, "--rows", "30", "--words", "20", "--repeat", "1", "--json", bench="tokens")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["bench"], document["sizes"]["rows"], document["rows_that_differ"]) == ("tokens", 30, 0)
+    assert document["sizes"]["tokens"] > 30 * document["sizes"]["turns"]
+    assert set(document["ratio"]) == {"rows_per_second_to_datasets_map"}
+    for side in ("ours", "reference"):
+        assert document[side]["rows_per_second"] > 0
+
+
+def test_tokens_says_that_its_reference_is_missing():
+    code = (
+        "import sys\nsys.modules['datasets'] = None\nfrom deepspec.bench.__main__ import main\n"
+        "from deepspec.errors import DeepspecError\n"
+        "try:\n    main(['tokens', '--rows', '2'])\nexcept DeepspecError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "the package `datasets` is not installed here" in done.stdout
+
+
 def test_people_get_a_table_on_stderr():
     done = run(("deepspec.bench",), *SIZES)
     assert done.returncode == 0, done.stderr
@@ -136,7 +158,7 @@ def test_every_bench_is_listed_in_help(capsys):
 def test_choosing_imports_nothing_of_the_pipeline():
     """It must run where only the light set is installed."""
     code = (
-        "import sys\nfrom deepspec.bench import attention, loss, measuring, train_step, __main__\n"
+        "import sys\nfrom deepspec.bench import attention, loss, measuring, tokens, train_step, __main__\n"
         "heavy = ('prefect', 'mlflow', 'boto3', 'rich', 'typer', 'datasets', 'matplotlib', 'flows', 'tasks')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
