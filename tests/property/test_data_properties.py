@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.chat import CHATML, GEMMA4, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import prompt_hash, write_conversations
 from deepspec.data.rows import Message
+from deepspec.data.tokenizer import load_tokenizer
 from deepspec.data.tokens import mask_to_runs, runs_to_mask
+from tests.fixtures.chat_templates import readable_tokenizer
 
 # Small pieces that templates, trimming and searching trip over, beside arbitrary text.
 PIECES = st.sampled_from(
@@ -71,6 +74,51 @@ def test_answers_are_found_whatever_the_contents(tokenizer: Any, contents: list[
     rendered = Renderer(tokenizer, CHATML).render(messages, mask="serving")
     assert rendered.text == text
     assert list(rendered.spans) == spans
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Tokenizers with the families' templates for thoughts and tools."""
+    return {
+        family: load_tokenizer(readable_tokenizer(tmp_path_factory.mktemp(family), family, ["a"]))
+        for family in ("qwen3", "gemma4")
+    }
+
+
+# What a template trims is for other tests: here contents begin and end with a letter.
+MARKED = st.lists(st.sampled_from(["<|im_end|>", "<turn|>", "<|tool_response>", "</tool_call>", "\n", " ", '"', "é"]))
+ARGUMENTS = MARKED.map(lambda pieces: "x" + "".join(pieces) + "x")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arguments=st.lists(ARGUMENTS, min_size=1, max_size=3), results=st.data(), answer=ARGUMENTS)
+def test_calls_are_supervised_whatever_they_say(
+    readable: dict[str, Any], arguments: list[str], results: st.DataObject, answer: str
+) -> None:
+    """Calls with their end, and the answer with its own, are supervised; the tools' results never are."""
+    said = [results.draw(ARGUMENTS) for _ in arguments]
+    calls = [
+        {"id": f"call_{n}", "type": "function", "function": {"name": "f", "arguments": {"a": argument}}}
+        for n, argument in enumerate(arguments)
+    ]
+    messages: list[Message] = [
+        {"role": "user", "content": said[0]},
+        {"role": "assistant", "content": "", "tool_calls": json.dumps(calls)},
+        *({"role": "tool", "content": text, "tool_call_id": f"call_{n}"} for n, text in enumerate(said)),
+        {"role": "assistant", "content": answer},
+    ]
+    written = {
+        "qwen3": "\n".join(
+            '<tool_call>\n{"name": "f", "arguments": ' + json.dumps({"a": one}, ensure_ascii=False) + "}\n</tool_call>"
+            for one in arguments
+        )
+        + "<|im_end|>",
+        "gemma4": "".join(f'<|tool_call>call:f{{a:<|"|>{one}<|"|>}}<tool_call|>' for one in arguments)
+        + "<|tool_response>",
+    }
+    for family, chat, end in (("qwen3", CHATML, "<|im_end|>"), ("gemma4", GEMMA4, "<turn|>")):
+        found = Renderer(readable[family], chat).render(messages, mask="serving", tools="[]")
+        assert [found.text[start:stop] for start, stop in found.spans] == [written[family], answer + end]
 
 
 ROWS = st.lists(
