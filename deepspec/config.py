@@ -68,3 +68,28 @@ def absent_in_key(field: FieldInfo, value: Any) -> bool:
     absent = extra["key_absent"]
     # `repr` too: (1,) equals (1.0,), but they are two values in a key.
     return type(value) is type(absent) and bool(value == absent) and repr(value) == repr(absent)
+
+
+def left_out_of_key(recipe: BaseModel, path: str) -> bool:
+    """Whether what stands at a dotted path of a recipe says nothing that a key has to know.
+
+    That is a field with its neutral value, and a list of sections of which nothing but locations is given. So a stage
+    that begins to read a later field keeps its earlier keys wherever the field has that value.
+    """
+    *parents, name = path.split(".")
+    section: Any = recipe
+    for parent in parents:
+        section = section[parent] if isinstance(section, Mapping) else getattr(section, parent)
+    if not isinstance(section, Section):
+        return False
+    value = getattr(section, name)
+    field = type(section).model_fields.get(name)
+    if field is not None and absent_in_key(field, value):
+        return True
+    return isinstance(value, tuple) and bool(value) and all(_says_nothing(item) for item in value)
+
+
+def _says_nothing(item: object) -> bool:
+    return isinstance(item, Section) and all(
+        absent_in_key(field, getattr(item, name)) for name, field in type(item).model_fields.items()
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepspec.config import left_out_of_key
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.errors import DataError, UnsupportedTarget
@@ -45,16 +46,24 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
 
 
 def source_of(run: "Run[Recipe]") -> External | Pending:
-    """The conversations' files (or the data set's commit), by content and order."""
+    """The conversations' files (or the data set's commit), by content and order, and in a mixture by source."""
     from deepspec.data.sources import find_sources
 
     recipe = run.recipe
-    if any(_made_first(run, Path(item)) for item in recipe.data.source):
+    paths = [entry.path for entry in recipe.data.source]
+    if any(_made_first(run, Path(path)) for path in paths):
         return Pending("the recipe's inputs")
-    location = ", ".join(recipe.data.source)
-    return _external(
-        "source", location, lambda: digest_of([_content_of(run, item) for item in find_sources(recipe.data.source)])
-    )
+    plain = left_out_of_key(recipe, "data.source")
+
+    def fingerprint() -> str:
+        found = find_sources(paths)
+        if plain:  # which source a file belongs to changes nothing
+            return digest_of([_content_of(run, item) for item in found])
+        return digest_of(
+            [[_content_of(run, item) for item in found if item.entry == entry] for entry in range(len(paths))]
+        )
+
+    return _external("source", ", ".join(paths), fingerprint)
 
 
 def _made_first(run: "Run[Recipe]", path: Path) -> bool:

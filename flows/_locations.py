@@ -37,7 +37,11 @@ def _local(recipe: "Recipe", copy: Callable[[str, str], str]) -> "Recipe":
         update={
             "target": recipe.target.model_copy(update={"path": copy(recipe.target.path, "target.path")}),
             "data": recipe.data.model_copy(
-                update={"source": tuple(copy(item, "data.source") for item in recipe.data.source)}
+                update={
+                    "source": tuple(
+                        item.model_copy(update={"path": copy(item.path, "data.source")}) for item in recipe.data.source
+                    )
+                }
             ),
             "evaluate": recipe.evaluate.model_copy(update={"benchmarks": benchmarks}),
         }

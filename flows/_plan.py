@@ -77,16 +77,18 @@ def show(estimated: dict[str, Any], console: "Console") -> None:
 
 
 def _counted(recipe: Recipe) -> tuple[int, float]:
-    """Rows in the local sources, and their mean length guessed from bytes."""
+    """Rows that are taken of the local sources, and their mean length guessed from bytes."""
+    from deepspec.data.mixture import quotas
     from deepspec.data.sources import find_sources
 
-    rows, size = 0, 0
-    for source in find_sources(recipe.data.source):
+    entries = recipe.data.source
+    rows, size = [0] * len(entries), [0] * len(entries)
+    for source in find_sources([entry.path for entry in entries]):
         path = Path(source.path)
         if source.kind == "jsonl":
             with path.open("rb") as file:
-                rows += sum(1 for _ in file)
-            size += path.stat().st_size
+                rows[source.entry] += sum(1 for _ in file)
+            size[source.entry] += path.stat().st_size
         elif source.kind == "parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -97,15 +99,19 @@ def _counted(recipe: Recipe) -> tuple[int, float]:
                 raise DataError(
                     "is not a readable Parquet file.", where=str(path), remedy="Copy or write the file again."
                 ) from error
-            rows += metadata.num_rows
-            size += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    if rows == 0:
+            rows[source.entry] += metadata.num_rows
+            size[source.entry] += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    taken = quotas(rows, entries, recipe.data.max_rows)
+    num_rows = sum(taken)
+    if num_rows == 0:
         raise RecipeError(
             "The conversations cannot be counted.",
             where="data.source",
             remedy="Give --conversations and --mean-tokens.",
         )
-    return rows, size / rows / _BYTES_PER_TOKEN
+    num_bytes = sum(part * total / max(count, 1) for part, total, count in zip(taken, size, rows, strict=True))
+    num_rows_taken = min(num_rows, recipe.data.max_rows or num_rows)
+    return num_rows_taken, num_bytes / num_rows / _BYTES_PER_TOKEN
 
 
 def _bytes(value: float) -> str:

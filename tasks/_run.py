@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from deepspec.config import Section, absent_in_key
 from deepspec.errors import LeaseHeld
 from deepspec.progress import SILENT, Progress
 from deepspec.store import Store
@@ -249,13 +248,6 @@ class Run(Generic[RecipeT]):
         for name in path.split("."):
             value = value[name] if isinstance(value, Mapping) else getattr(value, name)
         return value
-
-    def is_neutral(self, path: str) -> bool:
-        """Whether the value at a dotted path is left out of keys (see `later_field`)."""
-        parent, _, name = path.rpartition(".")
-        section = self.section(parent) if parent else self.recipe
-        field = type(section).model_fields.get(name) if isinstance(section, Section) else None
-        return field is not None and absent_in_key(field, getattr(section, name))
 
 
 def new_run_id() -> str:

@@ -11,6 +11,9 @@ from tasks._stage import stage
 @stage(
     version=3,
     reads=(
+        "data.source",
+        "data.near_duplicates",
+        "data.decontamination_words",
         "data.seed",
         "data.max_rows",
         "data.max_row_bytes",
@@ -21,11 +24,15 @@ from tasks._stage import stage
     ),
 )
 def conversations(run: Run[Recipe], out: Path, *, source: Path, benchmarks: Path) -> dict[str, Any]:
-    """Read the sources; quarantine bad rows; keep every benchmark prompt out; split by the prompt's content."""
+    """Read the sources; quarantine bad rows; leave benchmarks and near-duplicates out; mix; split by content."""
     from deepspec.data.conversations import write_conversations
-    from deepspec.evaluation.benchmarks import excluded_hashes
+    from deepspec.data.decontamination import Benchmarks
+    from deepspec.evaluation.benchmarks import held_out_prompts
 
     del source, benchmarks
     recipe = run.recipe
-    excluded = excluded_hashes(recipe.evaluate, system_prompt=recipe.data.system_prompt)
-    return write_conversations(recipe.data, recipe.data.source, out, excluded=excluded, progress=run.progress)
+    held_out = Benchmarks(
+        held_out_prompts(recipe.evaluate, system_prompt=recipe.data.system_prompt),
+        num_words=recipe.data.decontamination_words,
+    )
+    return write_conversations(recipe.data, recipe.data.source, out, benchmarks=held_out, progress=run.progress)

@@ -3,9 +3,10 @@
 Not here: what is done with it (the modules beside this one). Imports pydantic only.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from deepspec.config import Section, later_field, location_field
 
@@ -39,12 +40,54 @@ class Responses(Section):
     seed: int = Field(0, ge=0, description="seed of the sampling")
 
 
+class SourceEntry(Section):
+    """One of the sources, and its part in the mixture; a plain path in the recipe stands for `{path: …}`."""
+
+    path: str = location_field(
+        description="file, folder, glob or Hugging Face `datasets` id (owner/name, owner/name@commit)"
+    )
+    name: str | None = later_field(None, key_absent=None, description="what it is called in counts and in the card")
+    weight: float | None = later_field(
+        None, key_absent=None, gt=0, description="its relative share of the conversations; all sources have one or none"
+    )
+    max_rows: int | None = later_field(
+        None, key_absent=None, ge=1, description="a seeded sample of at most so many of its conversations"
+    )
+    domain: str | None = later_field(None, key_absent=None, description="what it is about: chat, code, mathematics …")
+    licence: str | None = later_field(None, key_absent=None, description="under which terms it may be used")
+    retention: str | None = later_field(None, key_absent=None, description="how long it may be kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path")
+    @classmethod
+    def _named_path(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a source is blank: give a file, folder, glob or data set id")
+        return value
+
+    @field_validator("name", "domain", "licence", "retention")
+    @classmethod
+    def _worded(cls, value: str | None) -> str | None:
+        if value is not None and not (value.strip() and value.isprintable()):
+            raise ValueError("is blank or holds control characters: leave it out (null), or write it on one line")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _shortest(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """A path alone is written as it was given."""
+        values: dict[str, Any] = handler(self)
+        return values["path"] if all(value is None for name, value in values.items() if name != "path") else values
+
+
 class Config(Section):
     """Conversations, responses and tokens: everything that decides what the draft is trained on."""
 
-    source: tuple[str, ...] = location_field(
-        min_length=1,
-        description="files, folders, globs or a Hugging Face `datasets` id (owner/name, owner/name@commit)",
+    source: tuple[SourceEntry, ...] = Field(
+        min_length=1, description="one path or several, or sections with a path and its part in a mixture"
     )
     seed: int = Field(0, ge=0, description="seed of the splits and of `max_rows`")
     max_rows: int | None = Field(None, ge=1, description="a seeded sample of at most so many conversations")
@@ -60,6 +103,20 @@ class Config(Section):
         key_absent="off",
         description="let the target think before it answers; keep: where a row's answers have thoughts",
     )
+    near_duplicates: float | None = later_field(
+        0.8,
+        key_absent=None,
+        gt=0,
+        le=1,
+        description="of prompts whose word triples are this similar (Jaccard) one is kept; null keeps all",
+    )
+    decontamination_words: int | None = later_field(
+        13,
+        key_absent=None,
+        ge=4,
+        description="conversations that share so many words in a row with a benchmark are left out; null: only"
+        " those that ask a benchmark's prompt itself",
+    )
     system_prompt: str | None = Field(None, description="put before conversations that have no system message")
     splits: Splits = Splits()
     responses: Responses = Responses()
@@ -67,13 +124,17 @@ class Config(Section):
     @field_validator("source", mode="before")
     @classmethod
     def _one_source(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+        return (value,) if isinstance(value, str | Mapping | SourceEntry) else value
 
     @field_validator("source")
     @classmethod
-    def _named_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not source.strip() for source in value):
-            raise ValueError("a source is blank: give a file, folder, glob or data set id")
+    def _one_mixture(cls, value: tuple[SourceEntry, ...]) -> tuple[SourceEntry, ...]:
+        if len({entry.weight is None for entry in value}) > 1:
+            raise ValueError("some sources have a weight and some have none: give each one, or none")
+        names = [entry.name for entry in value if entry.name is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called {name!r}")
         return value
 
     @field_validator("thinking", mode="before")

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from deepspec.data.chat import ChatFormat, Encoded, Rendered, Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import conversation_hash, parse_row, prompt_hash, split_of
+from deepspec.data.conversations import split_of
+from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash
 from deepspec.data.rows import RowRejected
 from deepspec.data.sources import find_sources, read_rows
 from deepspec.data.tables import TOOLS, read_table

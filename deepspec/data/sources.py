@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -42,10 +42,12 @@ class Source:
     Attributes:
         path: file, folder, or data set id (`owner/name` or `owner/name@revision`).
         kind: how it is read.
+        entry: which of the patterns it was found by, from 0: the place of its entry in `data.source`.
     """
 
     path: str
     kind: Kind
+    entry: int = field(default=0, compare=False)
 
 
 def find_sources(patterns: Sequence[str | Path]) -> tuple[Source, ...]:
@@ -55,9 +57,10 @@ def find_sources(patterns: Sequence[str | Path]) -> tuple[Source, ...]:
         DataError: a pattern names nothing that can be read.
     """
     found: dict[Path | str, Source] = {}
-    for pattern in map(str, patterns):
+    for entry, pattern in enumerate(map(str, patterns)):
         for source in _find(pattern):
-            found.setdefault(source.path if source.kind == "hub" else Path(source.path).resolve(), source)
+            identity = source.path if source.kind == "hub" else Path(source.path).resolve()
+            found.setdefault(identity, replace(source, entry=entry))
     if not found:
         raise DataError("no source is given.", where="data.source", remedy=_FORMATS)
     return tuple(found.values())
@@ -194,7 +197,7 @@ def _read_parquet(path: str) -> Iterator[RawRow]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            columns = _conversation_columns(file.schema_arrow.names, path)
+            columns = _conversation_columns(file.schema_arrow, path)
             num_bytes = Path(path).stat().st_size // max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
                 for row in _batch_rows(batch):
@@ -220,16 +223,76 @@ def _batch_rows(batch: Any) -> Iterator[object]:
             yield from _batch_rows(batch.slice(row, 1))
 
 
-def _conversation_columns(names: Sequence[str], path: str) -> list[str]:
-    columns = [name for name in COLUMNS if name in names]
-    tools = [TOOLS] if TOOLS in names else []
-    if not columns:
+def _conversation_columns(schema: Any, path: str) -> list[str]:
+    """The columns that hold conversations, by name and type.
+
+    A column of another type beside a good one (a number of `turns`, say) is not read.
+
+    Args:
+        schema: Arrow schema of the file or data set.
+        path: for messages.
+
+    Raises:
+        DataError: there is no such column, or none has the type that it has to have.
+    """
+    named = [name for name in COLUMNS if name in schema.names]
+    if not named:
         raise DataError(
-            f"has the columns {', '.join(names) or '(none)'}, but none of {', '.join(COLUMNS)}.",
+            f"has the columns {', '.join(schema.names) or '(none)'}, but none of {', '.join(COLUMNS)}.",
             where=path,
             remedy="Rename the column that holds the conversations.",
         )
-    return columns + tools
+    good = [name for name in named if _fits(schema.field(name).type, name)]
+    if good:
+        for name in named:
+            if name not in good:
+                logger.warning("%s: the column %s is %s and is not read", path, name, schema.field(name).type)
+        return good + ([TOOLS] if TOOLS in schema.names else [])
+    wrong = "; ".join(f"the column {name} is {schema.field(name).type}, but has to be {_TYPES[name]}" for name in named)
+    raise DataError(f"{wrong}.", where=path, remedy="Write it again with a column of that type.")
+
+
+_TYPES = {
+    "messages": "list<struct<role: string, content: string>>",
+    "conversations": "list<struct<from: string, value: string>>",
+    "turns": "list<string>",
+}
+_NAMES_IN_A_MESSAGE = (("role", "from"), ("content", "value"))
+
+
+def _fits(kind: Any, name: str) -> bool:
+    """Whether an Arrow type can hold what a column of this name must hold. Nulls can: their rows are refused later."""
+    import pyarrow.types as arrow
+
+    if arrow.is_null(kind):
+        return True
+    lists = (
+        arrow.is_list,
+        arrow.is_large_list,
+        arrow.is_fixed_size_list,
+        arrow.is_list_view,
+        arrow.is_large_list_view,
+    )
+    if not any(is_list(kind) for is_list in lists):
+        return False
+    item = kind.value_type
+    if name == "turns" or arrow.is_null(item):
+        return _is_text(item)
+    if not arrow.is_struct(item):
+        return False
+    fields = {item.field(number).name: item.field(number).type for number in range(item.num_fields)}
+    return all(
+        any(_is_text(fields[option]) for option in options if option in fields) for options in _NAMES_IN_A_MESSAGE
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as arrow
+
+    if arrow.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = (arrow.is_string, arrow.is_large_string, arrow.is_string_view, arrow.is_null)
+    return any(is_kind(kind) for is_kind in is_text)
 
 
 def _read_datasets(source: Source) -> Iterator[RawRow]:
@@ -252,7 +315,7 @@ def _read_datasets(source: Source) -> Iterator[RawRow]:
                 remedy="Point data.source at one part's folder.",
             )
         loaded = loaded["train" if "train" in names else names[0]]
-    rows = loaded.select_columns(_conversation_columns(loaded.column_names, source.path))
+    rows = loaded.select_columns(_conversation_columns(loaded.features.arrow_schema, source.path))
     for number, value in enumerate(rows, start=1):
         yield RawRow(Position(source.path, number), value)
 

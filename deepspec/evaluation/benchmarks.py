@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspec.data.conversations import conversation_hash, parse_row, prompt_hashes
+from deepspec.data.decontamination import BenchmarkPrompt
+from deepspec.data.parsing import conversation_hash, parse_row, prompt_hashes
 from deepspec.data.rows import Message, RowRejected
 from deepspec.data.sources import find_sources, read_rows
 from deepspec.data.tables import read_conversations
@@ -37,6 +38,8 @@ class Prompt:
         known_as: hashes under which the whole row, with all its turns, is recognised among training conversations.
         tools: what the target may call, as the data have it, or None.
         thinks: whether the target is asked to think; None: as `data.thinking` has it for what has no thought.
+        row: of the file or data set, from 1.
+        turns: of the user, all of them.
     """
 
     id: str
@@ -45,6 +48,8 @@ class Prompt:
     known_as: frozenset[str]
     tools: str | None = None
     thinks: bool | None = None
+    row: int = 0
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def read_benchmark(name: str, path: str, *, system_prompt: str | None = None) ->
                     where=f"benchmark {name}, {row.position}",
                     remedy='A row is {"turns": ["first turn", …]} or {"messages": [{"role": …, "content": …}, …]}.',
                 ) from rejection
-            prompt = _prompt(messages, str(row.position))
+            prompt = replace(_prompt(messages, str(row.position)), row=row.position.row)
             prompts.setdefault(prompt.id, prompt)
     if not prompts:
         raise DataError(
@@ -117,18 +122,19 @@ def held_out(prompts: Iterable[Prompt], name: str, benchmark: Benchmark, seed: i
     return kept
 
 
-def excluded_hashes(config: Config, *, system_prompt: str | None = None) -> frozenset[str]:
-    """Hashes of everything that the benchmarks hold out: what `write_conversations` has to leave out.
+def held_out_prompts(config: Config, *, system_prompt: str | None = None) -> list[BenchmarkPrompt]:
+    """Everything that the benchmarks hold out: what `write_conversations` has to leave out.
 
     Raises:
         DataError: as `read_benchmark`.
     """
-    hashes: set[str] = set()
-    for name, benchmark in sorted(config.benchmarks.items()):
-        prompts = read_benchmark(name, benchmark.path, system_prompt=system_prompt)
-        for prompt in held_out(prompts, name, benchmark, config.seed):
-            hashes |= prompt.known_as
-    return frozenset(hashes)
+    return [
+        BenchmarkPrompt(name, prompt.row, prompt.known_as, prompt.turns)
+        for name, benchmark in sorted(config.benchmarks.items())
+        for prompt in held_out(
+            read_benchmark(name, benchmark.path, system_prompt=system_prompt), name, benchmark, config.seed
+        )
+    ]
 
 
 def select(name: str, benchmark: Benchmark, *, seed: int, system_prompt: str | None = None) -> list[Prompt]:
@@ -221,7 +227,8 @@ def by_rank(ids: Iterable[str], seed: int, purpose: str) -> Iterator[str]:
 def _prompt(messages: Sequence[Message], place: str) -> Prompt:
     first = next(index for index, message in enumerate(messages) if message["role"] == "user")
     asked = tuple(messages[: first + 1])
-    return Prompt(conversation_hash([messages[first]]), asked, place, prompt_hashes(messages))
+    turns = tuple(message["content"] for message in messages if message["role"] == "user")
+    return Prompt(conversation_hash([messages[first]]), asked, place, prompt_hashes(messages), turns=turns)
 
 
 def _first(prompts: Iterable[Prompt], num_prompts: int | None, seed: int) -> list[Prompt]:

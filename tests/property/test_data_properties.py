@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from deepspec.data.chat import CHATML, GEMMA4, Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import prompt_hash, write_conversations
+from deepspec.data.conversations import write_conversations
+from deepspec.data.decontamination import BenchmarkPrompt, Benchmarks
+from deepspec.data.parsing import prompt_hash
 from deepspec.data.rows import Message
 from deepspec.data.tokenizer import load_tokenizer
 from deepspec.data.tokens import mask_to_runs, runs_to_mask
@@ -144,17 +146,26 @@ def test_conversations_are_a_function_of_the_set_of_rows(
          "splits": {"validation": 0, "calibration": 0, "gate": 0}}
     )  # fmt: skip
     excluded = frozenset([prompt_hash([{"role": "user", "content": "a"}])])
+    benchmarks = Benchmarks([BenchmarkPrompt("b", 1, excluded)])
     outputs = []
     for order in (rows, data.draw(st.permutations(rows))):
         with tempfile.TemporaryDirectory() as folder:
             source, out = Path(folder, "rows.jsonl"), Path(folder, "out")
             out.mkdir()
             source.write_text("".join(row + "\n" for row in order))
-            counts = write_conversations(config, [source], out, excluded=excluded)
+            counts = write_conversations(config, [source], out, benchmarks=benchmarks)
             written = [row for split in SPLITS for row in pq.read_table(out / f"{split}.parquet").to_pylist()]
             outputs.append(((out / "train.parquet").read_bytes(), (out / "summary.json").read_bytes()))
     assert outputs[0] == outputs[1]
-    parts = ("conversations", "duplicates", "excluded", "left_out_by_max_rows", "quarantined")
+    parts = (
+        "conversations",
+        "duplicates",
+        "near_duplicates",
+        "excluded",
+        "decontaminated",
+        "left_out_by_max_rows",
+        "quarantined",
+    )
     assert counts["rows"] == len(rows) == sum(counts[part] for part in parts)
     assert counts["conversations"] == len(written) == len({row["id"] for row in written})
     assert not excluded & {row["prompt_id"] for row in written}

@@ -9,12 +9,22 @@ from deepspec.store.keys import canonical
 
 
 def test_one_source_may_be_given_as_a_string() -> None:
-    assert Config(source="rows.jsonl").source == ("rows.jsonl",)
-    assert Config(source=["a.jsonl", "b/*.parquet"]).source == ("a.jsonl", "b/*.parquet")
+    assert [entry.path for entry in Config.model_validate({"source": "rows.jsonl"}).source] == ["rows.jsonl"]
+    several = Config.model_validate({"source": ["a.jsonl", {"path": "b/*.parquet", "weight": None}]})
+    assert [entry.path for entry in several.source] == ["a.jsonl", "b/*.parquet"]
+    assert several.model_dump(mode="json")["source"] == ["a.jsonl", "b/*.parquet"]
+
+
+def test_a_source_says_what_it_is() -> None:
+    given = {"path": "a.jsonl", "weight": 2.0, "domain": "code", "licence": "CC-BY-4.0", "retention": "until 2027"}
+    config = Config.model_validate({"source": given})
+    assert config.source[0].weight == 2
+    assert config.model_dump(mode="json")["source"] == [given | {"name": None, "max_rows": None}]
+    assert Config.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_defaults() -> None:
-    config = Config(source="rows.jsonl")
+    config = Config.model_validate({"source": "rows.jsonl"})
     assert (config.max_length_tokens, config.min_supervised_tokens, config.max_quarantined) == (4096, 14, 0.01)
     assert config.mask == "serving"
     assert config.responses == Responses(mode="regenerate", temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=4096)
@@ -30,6 +40,13 @@ def test_every_held_out_split_has_a_share() -> None:
     [
         ({"source": ()}, "source"),
         ({"source": "  "}, "a source is blank"),
+        ({"source": {"path": " "}}, "a source is blank"),
+        ({"source": ["a", {"path": "b", "weight": 1}]}, "some sources have a weight"),
+        ({"source": [{"path": "a", "weight": 0}]}, "weight"),
+        ({"source": [{"path": "a", "name": "x"}, {"path": "b", "name": "x"}]}, "two sources are called 'x'"),
+        ({"source": [{"path": "a", "licence": "two\nlines"}]}, "control characters"),
+        ({"source": "a", "near_duplicates": 0}, "near_duplicates"),
+        ({"source": "a", "decontamination_words": 3}, "decontamination_words"),
         ({"source": "a", "max_quarantined": 1.5}, "max_quarantined"),
         ({"source": "a", "mask": "all"}, "mask"),
         ({"source": "a", "system_prompt": " "}, "system_prompt"),

@@ -10,14 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import (
-    conversation_hash,
-    parse_row,
-    prompt_hash,
-    prompt_hashes,
-    split_of,
-    write_conversations,
-)
+from deepspec.data.conversations import split_of, write_conversations
+from deepspec.data.decontamination import NO_BENCHMARKS, BenchmarkPrompt, Benchmarks
+from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash, prompt_hashes
 from deepspec.data.positions import Positions
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.rows import Position, RowRejected
@@ -38,15 +33,25 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 
 
 def make(
-    tmp_path: Path, rows: list[Any], *, name: str = "out", excluded: frozenset[str] = frozenset(), **fields: Any
+    tmp_path: Path, rows: list[Any], *, name: str = "out", benchmarks: Benchmarks = NO_BENCHMARKS, **fields: Any
 ) -> Path:
     """Write rows to a file and make conversations of them; returns the folder."""
     config = Config.model_validate({"source": "given", "splits": NO_SPLITS, **fields})
     source = write_rows(tmp_path / "rows.jsonl", rows)
     out = tmp_path / name
     out.mkdir()
-    write_conversations(config, [source], out, excluded=excluded)
+    write_conversations(config, [source], out, benchmarks=benchmarks)
     return out
+
+
+def holding_out(*rows: dict[str, Any], num_words: int | None = None) -> Benchmarks:
+    """A benchmark of these rows."""
+    prompts = []
+    for number, row in enumerate(rows, start=1):
+        messages = parse_row(row, max_row_bytes=10_000)
+        turns = tuple(message["content"] for message in messages if message["role"] == "user")
+        prompts.append(BenchmarkPrompt("b", number, prompt_hashes(messages), turns))
+    return Benchmarks(prompts, num_words=num_words)
 
 
 def table(out: Path, name: str) -> list[dict[str, Any]]:
@@ -230,8 +235,7 @@ def test_benchmark_prompts_are_excluded(tmp_path: Path) -> None:
         chat("two", "x"),
     ]
     benchmark = [{"turns": ["secret"]}, {"turns": ["two", "turns"]}]
-    hashes = frozenset().union(*(prompt_hashes(parse_row(row, max_row_bytes=99)) for row in benchmark))
-    out = make(tmp_path, rows, excluded=hashes)
+    out = make(tmp_path, rows, benchmarks=holding_out(*benchmark))
     assert [row["messages"][0]["content"] for row in table(out, "train")] == ["open"]
     assert summary(out)["excluded"] == 5
 
@@ -273,7 +277,11 @@ def test_an_empty_split_is_an_error_that_names_its_field(tmp_path: Path) -> None
 
 def test_everything_excluded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 0 conversations falls into the split train"):
-        make(tmp_path, [chat("hi")], excluded=prompt_hashes(chat("hi")["messages"]))
+        make(
+            tmp_path,
+            [chat("hi")],
+            benchmarks=holding_out(chat("hi")),
+        )
 
 
 def test_max_rows_is_a_sample_by_prompt(tmp_path: Path) -> None:
@@ -360,4 +368,5 @@ def test_progress_is_told_every_byte_and_row(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined": 0.5})
     write_conversations(config, [source], tmp_path / "out", progress=told)
-    assert told.totals == [["bytes", source.stat().st_size, source.stat().st_size], ["conversations", 2, 2]]
+    compared = written = ["conversations", 2, 2]
+    assert told.totals == [["bytes", source.stat().st_size, source.stat().st_size], compared, written]

@@ -11,7 +11,8 @@ import pytest
 import deepspec.data.responses
 from deepspec.data.chat import CHATML, Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import prompt_hash, write_conversations
+from deepspec.data.conversations import write_conversations
+from deepspec.data.parsing import prompt_hash
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.responses import Generate, GenerationRequest, GenerationResult, answer_seed, write_responses
 from deepspec.errors import DataError, DeepspecError

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.config import Config
-from deepspec.data.conversations import conversation_hash, parse_row, prompt_hash, write_conversations
+from deepspec.data.conversations import write_conversations
+from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash
 from deepspec.data.rows import RowRejected
 from deepspec.data.tables import has_tools, read_conversations
 from deepspec.data.tool_calls import parse_tools

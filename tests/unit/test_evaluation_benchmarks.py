@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.conversations import prompt_hash, prompt_hashes
+from deepspec.data.decontamination import Benchmarks
 from deepspec.data.rows import Message, RowRejected
 from deepspec.errors import DataError
 from deepspec.evaluation.benchmarks import (
     encode,
-    excluded_hashes,
     held_out,
+    held_out_prompts,
     read_benchmark,
     select,
     select_split,
@@ -112,7 +112,7 @@ def test_the_share_is_decided_by_content(tmp_path: Path, questions: Path) -> Non
 def test_evaluating_fewer_prompts_changes_nothing_in_training(questions: Path) -> None:
     all_of_it = Config(benchmarks={"b": Benchmark(path=str(questions), share=0.5)})
     few = Config(benchmarks={"b": Benchmark(path=str(questions), share=0.5, num_prompts=5)})
-    assert excluded_hashes(all_of_it) == excluded_hashes(few)
+    assert held_out_prompts(all_of_it) == held_out_prompts(few)
     chosen = select("b", few.benchmarks["b"], seed=0)
     assert [prompt.id for prompt in chosen] == [p.id for p in select("b", all_of_it.benchmarks["b"], seed=0)][:5]
     assert len(chosen) == 5
@@ -120,7 +120,7 @@ def test_evaluating_fewer_prompts_changes_nothing_in_training(questions: Path) -
 
 def test_held_out_questions_are_recognised_in_conversations(questions: Path) -> None:
     config = Config(benchmarks={"b": Benchmark(path=str(questions), share=0.5)})
-    excluded = excluded_hashes(config)
+    benchmarks = Benchmarks(held_out_prompts(config))
     held = {prompt.messages[-1]["content"] for prompt in select("b", config.benchmarks["b"], seed=config.seed)}
     for index in range(200):
         asked: list[Message] = [{"role": "user", "content": f"question {index}"}]
@@ -130,10 +130,10 @@ def test_held_out_questions_are_recognised_in_conversations(questions: Path) -> 
             {"role": "user", "content": "something else"},
         ]
         for conversation in (asked, going_on):
-            is_excluded = not excluded.isdisjoint(prompt_hashes(conversation))
-            assert is_excluded == (f"question {index}" in held)
+            found = benchmarks.find(conversation)
+            assert (found is not None) == (f"question {index}" in held)
     whole: list[Message] = [{"role": "user", "content": text} for text in ("question 0", "and then?")]
-    assert (prompt_hash(whole) in excluded) == ("question 0" in held)
+    assert (benchmarks.find(whole) is not None) == ("question 0" in held)
 
 
 def test_split_prompts_are_different_ones(tmp_path: Path) -> None:

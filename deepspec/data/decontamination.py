@@ -1,0 +1,172 @@
+"""Keeps benchmarks out of the conversations: their prompts themselves, and whatever repeats a piece of them.
+
+Overlap is counted in runs of words (13, as in published evaluations of language models: T. Brown et al., 2020,
+appendix C). Not every shared run is evidence, and what is none must not throw training data away:
+
+* Benchmarks put the same instruction around every prompt ("Please reason step by step, …"). Words in runs of 8 that
+  at least 3 prompts of a benchmark, and 0.5 % of them, have in common are a template, in every benchmark: what is said
+  of test cases in one collection of programming problems is said in others.
+* Numbers and repetitions prove nothing either ("1 2 3 4 …").
+
+So a run counts if more than half of it are different words with letters in them that are not of a template.
+Prompts that have no such run are kept out as they are (`prompt_hashes`).
+
+Memory grows with the benchmarks, about 100 bytes a word, and not with the conversations. Not here: which prompts are
+held out (deepspec/evaluation/benchmarks.py).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from deepspec.data.parsing import prompt_hashes
+from deepspec.data.rows import Message
+from deepspec.data.words import words_of
+
+_TEMPLATE_WORDS = 8
+_TEMPLATE_PROMPTS = 3
+_TEMPLATE_SHARE = 0.005
+Ids = npt.NDArray[np.uint64]
+_NONE: Ids = np.zeros(0, dtype=np.uint64)
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, bits well mixed: a rolling hash modulo 2^64, and every find is compared
+
+
+@dataclass(frozen=True)
+class BenchmarkPrompt:
+    """A prompt that must not be trained on.
+
+    Attributes:
+        benchmark: its name.
+        row: where it stands there, from 1.
+        hashes: under which it is recognised as it is (`prompt_hashes`).
+        texts: its user turns.
+    """
+
+    benchmark: str
+    row: int
+    hashes: frozenset[str] = frozenset()
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What a conversation has of a benchmark.
+
+    Attributes:
+        benchmark, benchmark_row: the prompt.
+        shared: the run of words; "" if the conversation asks the prompt itself.
+    """
+
+    benchmark: str
+    benchmark_row: int
+    shared: str = ""
+
+
+class Benchmarks:
+    """The prompts that are held out, and whether a conversation has something of one.
+
+    Args:
+        prompts: of all benchmarks, each one's in order.
+        num_words: length of a run that counts as overlap; None: only whole prompts are recognised.
+    """
+
+    def __init__(self, prompts: Iterable[BenchmarkPrompt] = (), *, num_words: int | None = None) -> None:
+        self._prompts = tuple(prompts)
+        self._num_words = num_words or 0
+        self._whole: dict[str, int] = {}
+        for number, prompt in enumerate(self._prompts):
+            for name in prompt.hashes:
+                self._whole.setdefault(name, number)
+        self._vocabulary: dict[str, int] = {}
+        self._hashes = _NONE
+        if num_words is not None:
+            self._index(num_words)
+
+    def find(self, messages: Sequence[Message]) -> Contamination | None:
+        """The first thing that a conversation has of a benchmark: a prompt, else a run of words in any message."""
+        if self._whole:
+            known = min((self._whole[name] for name in prompt_hashes(messages) if name in self._whole), default=None)
+            if known is not None:
+                return Contamination(self._prompts[known].benchmark, self._prompts[known].row)
+        if len(self._hashes):
+            for message in messages:
+                found = self._overlap(message["content"])
+                if found is not None:
+                    return found
+        return None
+
+    def _index(self, num_words: int) -> None:
+        """Collect the hashes of all runs that count, sorted, and of each the first prompt that has it."""
+        texts = [[words_of(text) for text in prompt.texts] for prompt in self._prompts]
+        for word in (word for prompt_texts in texts for words in prompt_texts for word in words):
+            self._vocabulary.setdefault(word, len(self._vocabulary) + 1)  # 0: a word of no benchmark
+        ids = [[self._ids(words) for words in prompt_texts] for prompt_texts in texts]
+        template = _template_of([prompt.benchmark for prompt in self._prompts], ids)
+        hashes, owners = [_NONE], [np.zeros(0, dtype=np.int32)]
+        for number in range(len(self._prompts)):
+            for words, word_ids in zip(texts[number], ids[number], strict=True):
+                counting = _counting_runs(words, word_ids, template, num_words)
+                if counting.any():
+                    hashes.append(_run_hashes(word_ids, num_words)[counting])
+                    owners.append(np.full(len(hashes[-1]), number, dtype=np.int32))
+        self._hashes, first = np.unique(np.concatenate(hashes), return_index=True)
+        self._owners = np.concatenate(owners)[first]
+
+    def _overlap(self, text: str) -> Contamination | None:
+        words = words_of(text)
+        if len(words) < self._num_words:
+            return None
+        ids = self._ids(words)
+        runs = _run_hashes(ids, self._num_words)
+        places = np.searchsorted(self._hashes, runs)
+        places[places == len(self._hashes)] = 0
+        for start in np.flatnonzero(self._hashes[places] == runs):
+            run = words[start : start + self._num_words]
+            prompt = self._prompts[self._owners[places[start]]]
+            if any(_contains(words_of(text), run) for text in prompt.texts):
+                return Contamination(prompt.benchmark, prompt.row, " ".join(run))
+        return None
+
+    def _ids(self, words: Sequence[str]) -> Ids:
+        known = self._vocabulary
+        return np.fromiter((known.get(word, 0) for word in words), dtype=np.uint64, count=len(words))
+
+
+NO_BENCHMARKS = Benchmarks()
+
+
+def _contains(words: Sequence[str], run: Sequence[str]) -> bool:
+    return any(words[start : start + len(run)] == run for start in range(len(words) - len(run) + 1))
+
+
+def _template_of(benchmarks: Sequence[str], texts: Sequence[Sequence[Ids]]) -> Ids:
+    """Hashes of the runs of words that many prompts of a benchmark share, sorted; of all benchmarks together."""
+    runs: dict[str, list[Ids]] = {}
+    for benchmark, prompt_texts in zip(benchmarks, texts, strict=True):
+        hashes = [_run_hashes(ids, _TEMPLATE_WORDS) for ids in prompt_texts if len(ids) >= _TEMPLATE_WORDS]
+        runs.setdefault(benchmark, []).append(np.unique(np.concatenate([*hashes, _NONE])))
+    shared = [_NONE]
+    for prompts in runs.values():
+        different, counts = np.unique(np.concatenate(prompts), return_counts=True)
+        shared.append(different[counts >= max(_TEMPLATE_PROMPTS, _TEMPLATE_SHARE * len(prompts))])
+    return np.unique(np.concatenate(shared))
+
+
+def _counting_runs(words: Sequence[str], ids: Ids, template: Ids, num_words: int) -> npt.NDArray[np.bool_]:
+    """Which runs of a prompt are evidence, by where they start."""
+    own = [any(map(str.isalpha, word)) for word in words]
+    if len(words) >= _TEMPLATE_WORDS:
+        for start in np.flatnonzero(np.isin(_run_hashes(ids, _TEMPLATE_WORDS), template)):
+            own[start : start + _TEMPLATE_WORDS] = [False] * _TEMPLATE_WORDS
+    starts = range(max(0, len(words) - num_words + 1))
+    counts = (len({words[n] for n in range(start, start + num_words) if own[n]}) for start in starts)
+    return np.fromiter((2 * count > num_words for count in counts), dtype=np.bool_, count=len(starts))
+
+
+def _run_hashes(ids: Ids, length: int) -> Ids:
+    """One number for each run of so many words; there must be one."""
+    factors = np.array([pow(_MULTIPLIER, power, 1 << 64) for power in range(1, length + 1)], dtype=np.uint64)
+    hashes: Ids = np.lib.stride_tricks.sliding_window_view(ids, length) @ factors
+    return hashes

@@ -1,0 +1,183 @@
+"""Prompts that are nearly the same: of each group of them one is kept.
+
+What is compared are the user's turns (not system messages, which many prompts share, nor answers, which the target
+gives anew), as sets of three words in a row. Two prompts are near-duplicates if the Jaccard similarity of their sets
+reaches the threshold. MinHash signatures (datasketch) find the candidates, the sets themselves decide: so nothing is
+left out that is less similar, and of those that are as similar as the threshold 1 % at most are missed.
+
+Of near-duplicates the prompt with the smallest hash stays: prompts are gone through in the order of their hashes, and
+one is left out if one that stays is like it. So the result is a function of the set of prompts, and no prompt is left
+out for the sake of another that is left out itself.
+
+Memory: about 24 bytes a prompt, and what two prompts or more have in common; a file of 512 bytes and 8 a different
+triple of words for each prompt lies in the temporary folder. (datasketch's own index is a table of Python objects in
+memory: some kB a prompt.) Here is no text: whoever calls goes through the prompts and drops what is said to be one
+too many.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deepspec.data.rows import Message
+from deepspec.data.words import words_of
+
+SHINGLE_WORDS = 3
+_NUM_PERMUTATIONS = 128
+_FOUND = 0.99
+"""Least probability that two prompts as similar as the threshold become candidates."""
+_MARGIN = 0.15
+"""A signature's estimate is off by 0.044 at most, one standard deviation: this is more than three."""
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """One prompt too many.
+
+    Attributes:
+        kept: number of the prompt that stays instead.
+        similarity: Jaccard similarity of the two.
+    """
+
+    kept: int
+    similarity: float
+
+
+class NearDuplicates:
+    """Finds near-duplicates among prompts that are added in the order of their hashes.
+
+    Args:
+        folder: for temporary files.
+        threshold: least Jaccard similarity of near-duplicates, in (0, 1].
+    """
+
+    def __init__(self, folder: Path, threshold: float) -> None:
+        from datasketch import MinHash
+
+        self._threshold = threshold
+        # "affine32" is named because another scheme gives other signatures; the shingles are hashed already.
+        self._hash = MinHash(num_perm=_NUM_PERMUTATIONS, seed=_SEED, hashfunc=int, scheme="affine32")
+        self._signatures = (folder / "signatures").open("w+b")
+        self._shingles = (folder / "shingles").open("w+b")
+        self._ends = array("Q", [0])
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """The next prompt; its number is how many came before it."""
+        shingles = shingles_of(messages)
+        self._hash.clear()
+        self._hash.update_batch((shingles & np.uint64(0xFFFFFFFF)).tolist())
+        self._signatures.write(np.asarray(self._hash.hashvalues, dtype=np.uint32).tobytes())
+        self._shingles.write(shingles.tobytes())
+        self._ends.append(self._ends[-1] + len(shingles))
+
+    def found(self) -> dict[int, NearDuplicate]:
+        """Number of every prompt that is one too many, in ascending order -> what stays instead."""
+        num_prompts = len(self._ends) - 1
+        if num_prompts < 2:
+            return {}
+        self._signatures.flush()
+        self._shingles.flush()
+        signatures = np.memmap(self._signatures, dtype=np.uint32, mode="r", shape=(num_prompts, _NUM_PERMUTATIONS))
+        shingles = np.memmap(self._shingles, dtype=np.uint64, mode="r")
+        ends = np.frombuffer(self._ends, dtype=np.uint64)
+
+        def similarity(one: int, other: int) -> float:
+            first, second = (shingles[ends[number] : ends[number + 1]] for number in (one, other))
+            shared = len(np.intersect1d(first, second, assume_unique=True))
+            return shared / (len(first) + len(second) - shared)
+
+        duplicates: dict[int, NearDuplicate] = {}
+        kept: dict[int, list[int]] = {}  # bucket -> prompts in it that stay
+        for number, buckets in _buckets(signatures, rows_of_a_band(self._threshold)):
+            candidates = sorted({other for bucket in buckets for other in kept.get(bucket, ())})
+            if candidates:
+                estimates = (signatures[candidates] == signatures[number]).mean(axis=1)
+                likely = (candidates[n] for n in np.flatnonzero(estimates >= self._threshold - _MARGIN))
+                measured = ((other, similarity(number, other)) for other in likely)
+                like = next((pair for pair in measured if pair[1] >= self._threshold), None)
+                if like is not None:
+                    duplicates[number] = NearDuplicate(*like)
+                    continue
+            for bucket in buckets:
+                kept.setdefault(bucket, []).append(number)
+        return duplicates
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._signatures.close()
+        self._shingles.close()
+
+
+def shingles_of(messages: Sequence[Message]) -> npt.NDArray[np.uint64]:
+    """Hashes of the different triples of words in the user's turns, ascending; never empty.
+
+    Of a turn with fewer words all of them are one; of one without words (an emoji) the text is.
+    """
+    pieces: set[str] = set()
+    for message in messages:
+        if message["role"] == "user":
+            words = words_of(message["content"]) or [message["content"].strip()]
+            last = max(1, len(words) - SHINGLE_WORDS + 1)
+            pieces.update(" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last))
+    hashes = (hashlib.blake2b(piece.encode(), digest_size=8).digest() for piece in pieces)
+    return np.unique(np.frombuffer(b"".join(hashes), dtype="<u8").astype(np.uint64))
+
+
+def rows_of_a_band(threshold: float) -> int:
+    """How many of a signature's numbers must agree: as many as leave few candidates, yet miss 1 % at most.
+
+    Prompts become candidates if all numbers of one band agree; at similarity s, with b bands of r, that happens with
+    probability 1 - (1 - s^r)^b (J. Leskovec et al., Mining of Massive Datasets, section 3.4).
+    """
+    for rows in range(_NUM_PERMUTATIONS, 1, -1):
+        bands = _NUM_PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** bands >= _FOUND:
+            return rows
+    return 1
+
+
+def _buckets(signatures: npt.NDArray[np.uint32], rows: int) -> Iterator[tuple[int, list[int]]]:
+    """Every prompt that shares a band with another, in order, and the buckets it shares; one band at a time."""
+    numbers: list[npt.NDArray[np.int64]] = []
+    buckets: list[npt.NDArray[np.int64]] = []
+    num_buckets = 0
+    for band in range(_NUM_PERMUTATIONS // rows):
+        hashes = _band_hashes(signatures[:, band * rows : (band + 1) * rows])
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        edges = np.flatnonzero(np.diff(ordered)) + 1
+        starts = np.concatenate(([0], edges))
+        sizes = np.diff(np.concatenate((starts, [len(ordered)])))
+        shared = np.repeat(sizes > 1, sizes)
+        numbers.append(order[shared])
+        buckets.append(np.repeat(np.arange(num_buckets, num_buckets + len(sizes)), sizes)[shared])
+        num_buckets += len(sizes)
+    all_numbers, all_buckets = np.concatenate(numbers), np.concatenate(buckets)
+    order = np.argsort(all_numbers, kind="stable")
+    all_numbers, all_buckets = all_numbers[order], all_buckets[order]
+    edges = np.flatnonzero(np.diff(all_numbers)) + 1
+    starts = np.concatenate(([0], edges)) if len(all_numbers) else edges
+    ends = np.concatenate((edges, [len(all_numbers)]))
+    for start, end in zip(starts, ends, strict=False):
+        yield int(all_numbers[start]), all_buckets[start:end].tolist()
+
+
+def _band_hashes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """64 bits a row; two different rows that share them only become candidates."""
+    mixed = np.zeros(len(values), dtype=np.uint64)
+    for column in range(values.shape[1]):
+        mixed = (mixed ^ values[:, column].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return mixed

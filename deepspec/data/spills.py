@@ -1,0 +1,73 @@
+"""Rows on their way from sources to splits: on disk, and sorted a piece at a time.
+
+Memory does not grow with the data: rows are spread over files by the first byte of their prompt's hash, and the files
+are sorted one after the other. Several passes over the rows are several readings of these files, of the columns that
+each needs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from deepspec.data.tables import MESSAGES_WITH_TOOLS, TOOLS, TableWriter, read_conversations, read_table
+
+SPILL_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("messages", MESSAGES_WITH_TOOLS),
+        (TOOLS, pa.string()),
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("entry", pa.int32()),
+        ("rank", pa.int32()),
+    ]
+)
+_ORDER = ("prompt_id", "id", "rank", "source", "row")
+_NUM_SPILLS = 64  # of 256 / 64 = 4 first hash bytes each: 5 GB of conversations are sorted 80 MB at a time
+_SPILL_ROWS = 128  # pending in each of the files: 64 · 128 rows in all
+
+
+class Spills:
+    """Rows of `SPILL_SCHEMA` in the files of a folder.
+
+    Args:
+        folder: existing, empty, and removed by whoever made it.
+
+    Attributes:
+        have_tools: whether a row has thoughts, tool calls or tools.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[int, TableWriter] = {}
+        self.have_tools = False
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        number = int(row["prompt_id"][:2], 16) * _NUM_SPILLS // 256
+        if number not in self._files:
+            path = self._folder / f"{number:02d}.parquet"
+            self._files[number] = TableWriter(path, SPILL_SCHEMA, rows_per_group=_SPILL_ROWS)
+        self._files[number].write(row)
+        self.have_tools |= row[TOOLS] is not None or any(len(message) > 2 for message in row["messages"])
+
+    def sorted_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows by prompt, id and where they came from; the files must be closed.
+
+        Args:
+            columns: those that are wanted beside the ones that are sorted by.
+        """
+        for _, file in sorted(self._files.items()):
+            read = read_conversations if "messages" in columns else read_table
+            rows = read(file.path, list(dict.fromkeys((*_ORDER, *columns))))
+            yield from sorted(rows, key=lambda row: tuple(row[name] for name in _ORDER))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()

@@ -1,0 +1,13 @@
+"""The words of a text, as near-duplicates and overlaps with benchmarks are counted in. Standard library only."""
+
+import re
+import unicodedata
+
+# Kana and Han are written without spaces: there each sign is a word.
+_SIGNS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]+")
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters and digits, case-folded and in Unicode's compatibility form; punctuation is left out."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
