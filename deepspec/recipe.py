@@ -227,7 +227,8 @@ def _explained(model: type[BaseModel], error: ValidationError, where: str) -> Re
         advice = f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(allowed)}."
         return RecipeError(f"Unknown field {field}{more}.", where=where, remedy=advice)
     if kind == "union_tag_not_found" or (kind == "missing" and not place.is_value):
-        return RecipeError(f"{field} is missing{more}.", where=where, remedy=f"Set it, e.g. --set {field}=…")
+        set_it = f"Set it, e.g. --set {field}=…" if "[" not in field else "Set it in the recipe."
+        return RecipeError(f"{field} is missing{more}.", where=where, remedy=set_it)
     if kind == "value_error" or place.field is None:
         # A sentence of our own, which names the value: the input may be a whole section.
         problem = first["msg"].removeprefix("Value error, ")
@@ -237,10 +238,9 @@ def _explained(model: type[BaseModel], error: ValidationError, where: str) -> Re
     words, example = _allowed(place.section, place.field)
     if kind == "union_tag_invalid":
         words, example = f"one of {', '.join(sorted(ALGORITHMS))}", "…"
+    change = f" or with --set {field}={example}" if "[" not in field else ""
     return RecipeError(
-        f"{field} = {value!r}: this takes {words}{more}.",
-        where=where,
-        remedy=f"Change it in the recipe or with --set {field}={example}.",
+        f"{field} = {value!r}: this takes {words}{more}.", where=where, remedy=f"Change it in the recipe{change}."
     )
 
 
@@ -271,6 +271,8 @@ def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
         if keyed and isinstance(part, str):
             names.append(part)  # of a mapping of sections: its key
             keyed = False
+        elif isinstance(part, int) and inner is not None and field is not None:
+            names[-1] += f"[{part}]"  # of a list of sections: its place
         elif inner is None or isinstance(part, int):
             return _Place(section, field, tuple(names), is_value=True)
         elif field == "draft" and part in ALGORITHMS:

@@ -87,7 +87,7 @@ class Config(Section):
     """Conversations, responses and tokens: everything that decides what the draft is trained on."""
 
     source: tuple[SourceEntry, ...] = Field(
-        min_length=1, description="one path or several, or sections with a path and its part in a mixture"
+        description="one path or several, or sections with a path and its part in a mixture"
     )
     seed: int = Field(0, ge=0, description="seed of the splits and of `max_rows`")
     max_rows: int | None = Field(None, ge=1, description="a seeded sample of at most so many conversations")
@@ -129,6 +129,8 @@ class Config(Section):
     @field_validator("source")
     @classmethod
     def _one_mixture(cls, value: tuple[SourceEntry, ...]) -> tuple[SourceEntry, ...]:
+        if not value:  # said here: pydantic's own check of the length counts a source that is wrong as missing, too
+            raise ValueError("no source is given")
         if len({entry.weight is None for entry in value}) > 1:
             raise ValueError("some sources have a weight and some have none: give each one, or none")
         names = [entry.name for entry in value if entry.name is not None]

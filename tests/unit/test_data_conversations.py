@@ -352,6 +352,89 @@ def test_where_each_row_came_from_is_noted_apart(tmp_path: Path) -> None:
     assert Positions(tmp_path / "next").of(rows[0]["prompt_id"], 0, unknown) != unknown
 
 
+PROMPT = "Explain to a class of ten-year-olds why the moon seems to change its shape over the month, please"
+
+
+def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
+    rows = [
+        chat("secret", "x"),
+        chat(f"My homework says: {PROMPT}", "x"),
+        chat("What is a good name for a cat that likes to sleep in the sun all day long?", "x"),
+        chat("what is a good name for a cat that likes to sleep in the sun all day long", "y"),
+        chat("What is a good name for a cat that likes to sleep in the sun all day long?", "z"),
+    ]
+    benchmarks = holding_out({"turns": ["secret"]}, {"turns": [PROMPT]}, num_words=13)
+    out = make(tmp_path, rows, benchmarks=benchmarks)
+    place = {"source": str(tmp_path / "rows.jsonl"), "benchmark": "b"}
+    assert table(out / "about", "decontaminated") == [
+        place | {"row": 1, "benchmark_row": 1, "shared": ""},
+        place | {"row": 2, "benchmark_row": 2, "shared": "explain to a class of ten year olds why the moon seems to"},
+    ]
+    kept = table(out, "train")
+    listed = table(out / "about", "near_duplicates")
+    assert {row["kept_prompt_id"] for row in listed} == {row["prompt_id"] for row in kept}
+    assert all(row["similarity"] == 1 for row in listed)
+    counts = summary(out)
+    assert len(listed) == counts["near_duplicates"]
+    assert (counts["excluded"], counts["decontaminated"], counts["conversations"]) == (1, 1, len(kept))
+    assert len(listed) + len(kept) == 3  # all answers of a prompt stay or go together
+    assert len({row["prompt_id"] for row in kept}) == 1
+
+
+def test_of_near_duplicates_the_same_one_stays_whatever_the_order(tmp_path: Path) -> None:
+    words = [f"w{n}" for n in range(40)]
+    rows = [chat(" ".join([*words[:n], "instead", *words[n + 1 :]]), str(n)) for n in range(12)]
+    outs = [make(tmp_path, given, name=str(n)) for n, given in enumerate((rows, rows[::-1], rows[5:] + rows[:5]))]
+    written = [[(out / name).read_bytes() for name in ("train.parquet", "summary.json")] for out in outs]
+    assert written[0] == written[1] == written[2]
+    assert summary(outs[0])["near_duplicates"] > 0
+
+
+def test_what_is_switched_off_leaves_the_output_as_it_was(tmp_path: Path) -> None:
+    """Old artifacts keep their keys for these values: nothing that a stage behind this one reads may be new."""
+    rows = [chat("Hi!", "a"), chat("hi", "b"), chat(f"My homework says: {PROMPT}", "x")]
+    off = {"near_duplicates": None, "decontamination_words": None}
+    out = make(tmp_path, rows, benchmarks=holding_out({"turns": [PROMPT]}), **off)
+    assert len(table(out, "train")) == 3
+    assert set(summary(out)) == {
+        *("rows", "conversations", "prompts", "splits", "duplicates", "excluded", "left_out_by_max_rows"),
+        *("quarantined", "quarantine_reasons"),
+    }
+
+
+def test_statistics_and_the_page_are_about_the_rows(tmp_path: Path) -> None:
+    code = write_rows(tmp_path / "c.jsonl", [chat("<script>alert(1)</script>", "1 < 2"), chat("x" * 700), "bad"])
+    talk = write_rows(tmp_path / "t.jsonl", [chat(f"question {n}", "yes", "why?", "so") for n in range(40)])
+    given = [
+        {"path": str(code), "name": "c & d", "domain": "code", "licence": "MIT", "retention": "90 days"},
+        {"path": str(talk)},
+    ]
+    written = []
+    for name in ("one", "two"):
+        config = Config.model_validate({"source": given, "splits": NO_SPLITS, "max_quarantined": 1.0})
+        (tmp_path / name).mkdir()
+        counts = write_conversations(config, config.source, tmp_path / name)
+        about = tmp_path / name / "about"
+        written.append([(about / file).read_bytes() for file in ("statistics.json", "sample.html")])
+    assert written[0] == written[1]
+    statistics = json.loads(written[0][0])
+    first, second = statistics["sources"]
+    assert (first["name"], first["licence"], first["retention"]) == ("c & d", "MIT", "90 days")
+    assert (first["rows"], first["quarantined"], first["conversations"]) == (3, 1, 2)
+    assert second["name"] == "t.jsonl"
+    assert statistics["domains"]["unknown"]["conversations"] == second["conversations"] == 40
+    assert first["lengths"]["characters"] == [[16, 31, 1], [512, 1023, 1]]  # 30 and 700
+    assert first["lengths"]["messages"] == [[1, 1, 1], [2, 2, 1]]
+    assert statistics["lengths"]["messages"] == [[1, 1, 1], [2, 2, 1], [4, 4, 40]]
+    assert counts["sources"][0]["splits"]["train"] == 2
+    page = written[0][1].decode()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "c &amp; d" in page
+    assert "(700 characters)" in page
+    assert page.count("<article>") == 2 + 12
+
+
 def test_progress_is_told_every_byte_and_row(tmp_path: Path) -> None:
     class Told:
         def __init__(self) -> None:

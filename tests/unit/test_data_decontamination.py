@@ -65,7 +65,7 @@ def test_any_message_counts_and_none_runs_into_the_next() -> None:
 
 def test_what_many_prompts_share_is_no_evidence() -> None:
     held = benchmarks(*(problem + STEPS for problem in PROBLEMS))
-    assert held.find(asked("So much flour was it in a week?" + STEPS)) is None
+    assert held.find(asked("Do they need two sacks of it in a week?" + STEPS)) is None
     # The last words of a problem and then the template: one word of it would be enough otherwise.
     assert held.find(asked("So how many bulbs does she need?" + STEPS)) is None
     for row, problem in enumerate(PROBLEMS, start=1):

@@ -196,6 +196,59 @@ def test_parquet_without_conversations(tmp_path: Path) -> None:
         read(path)
 
 
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("messages", pa.string()),
+        ("messages", MESSAGE),
+        ("messages", pa.list_(pa.string())),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        ("messages", pa.list_(pa.struct([("role", pa.int64()), ("content", pa.string())]))),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(pa.string()))]))),
+        ("conversations", pa.struct([("from", pa.list_(pa.string())), ("value", pa.list_(pa.string()))])),
+        ("conversations", pa.map_(pa.string(), pa.string())),
+        ("turns", pa.int64()),
+        ("turns", pa.list_(pa.int64())),
+        ("turns", pa.list_(MESSAGE)),
+        ("turns", pa.binary()),
+    ],
+)
+def test_parquet_with_a_column_of_another_type_is_one_error(tmp_path: Path, name: str, kind: pa.DataType) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"id": pa.nulls(3), name: pa.nulls(3, kind)}), path)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    found = pq.read_schema(path).field(name).type
+    expected = "list<string>" if name == "turns" else "list<struct<"
+    assert f"the column {name} is {found}, but has to be {expected}" in str(caught.value)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(MESSAGE),
+        pa.large_list(pa.struct([("content", pa.large_string()), ("role", pa.dictionary(pa.int32(), pa.string()))])),
+        pa.list_(pa.struct([("from", pa.string()), ("value", pa.string()), ("weight", pa.float64())])),
+        pa.null(),
+    ],
+)
+def test_parquet_with_another_way_to_store_the_same(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"messages": pa.nulls(2, kind)}), path)
+    assert [row.value for row in read(path)] == [{"messages": None}] * 2
+
+
+def test_parquet_where_one_column_of_two_holds_conversations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([{**ROW, "turns": 2}]), path)
+    assert [row.value for row in read(path)] == [ROW]
+    assert "the column turns is int64 and is not read" in caplog.text
+
+
 def test_parquet_with_bytes_that_are_not_text(tmp_path: Path) -> None:
     words = pa.array([b"fine", b"\xff\xfe", b"good"]).view(pa.string())
     turns = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), words)

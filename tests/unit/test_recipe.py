@@ -169,6 +169,11 @@ def test_wrong_value_is_told_with_what_is_allowed_and_what_to_do(
         ("evaluate.benchmarks={a: {num_prompts: 1}}", "evaluate.benchmarks.a.path is missing"),
         ("evaluate.benchmarks={a: {path: x, sharee: 1}}", "Unknown field evaluate.benchmarks.a.sharee"),
         ("train.lr=true", "train: lr is true, which is no number. Change it"),
+        ("data.source=[{path: a, wieght: 2}]", "Unknown field data.source[0].wieght. Did you mean weight?"),
+        ("data.source=[a, {weight: 2}]", "data.source[1].path is missing. Set it in the recipe."),
+        ("data.source=[{path: a, weight: -2}]", "data.source[0].weight = -2: this takes a number, greater than 0"),
+        ("data.source={path: a, weight: many}", "data.source[0].weight = 'many': this takes a number"),
+        ("data.source=[a, 3]", "data.source[1]"),
     ],
 )
 def test_advice_is_about_the_section_that_is_meant(override: str, words: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from deepspec.config import Section, later_field
+from deepspec.config import Section, later_field, location_field
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
@@ -40,6 +40,23 @@ def double(run: Run[Toy], out: Path, *, count: Path, by: int) -> dict[str, Any]:
     return {}
 
 
+class Part(Section):
+    path: str = location_field("here")
+    weight: float | None = later_field(None, key_absent=None)
+
+
+class Later(Section):
+    numbers: Numbers = Numbers()
+    limit: int | None = later_field(7, key_absent=None)
+    parts: tuple[Part, ...] = (Part(),)
+
+
+@stage(version=1, reads=("numbers.start", "limit", "parts"))
+def later(run: Run[Later], out: Path, *, source: Path) -> dict[str, Any]:
+    """As `count`, but for fields that were added later."""
+    return {}
+
+
 def run_of(tmp_path: Path, recipe: BaseModel | None = None, *, plan: bool = False) -> Run[Any]:
     return Run(recipe or Toy(), open_store(str(tmp_path / "store")), tmp_path, plan=plan)
 
@@ -52,6 +69,18 @@ def make(run: Run[Any], current: Stage, **inputs: Any) -> Artifact:
 
 
 SOURCE = External("source", "f" * 64, "/somewhere/data.jsonl")
+
+
+def test_later_fields_are_left_out_of_keys_where_they_say_nothing_new(tmp_path: Path) -> None:
+    def sections(**values: Any) -> dict[str, Any]:
+        made = later.ingredients(run_of(tmp_path, Later.model_validate(values)), {"source": SOURCE})
+        content: dict[str, Any] = made.canonical()["sections"]
+        return content
+
+    assert sections(limit=None) == {"numbers.start": 1}
+    assert sections(limit=None, parts=[{"path": "there"}, {}]) == {"numbers.start": 1}
+    assert sections() == {"numbers.start": 1, "limit": 7}
+    assert sections(parts=[{"weight": 2}, {}])["parts"] == [{"weight": 2.0}, {}]
 
 
 def test_key_follows_what_is_read_and_nothing_else(tmp_path: Path) -> None:

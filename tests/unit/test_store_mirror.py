@@ -106,8 +106,8 @@ def test_a_recipe_is_read_with_local_paths_and_told_with_its_own(
         ],
     )
     here = local(recipe, tmp_path)
-    assert recipe.data.source == (f"{url}/chats.jsonl",)
-    assert Path(here.data.source[0]).read_bytes() == b"{}\n"
+    assert [entry.path for entry in recipe.data.source] == [f"{url}/chats.jsonl"]
+    assert Path(here.data.source[0].path).read_bytes() == b"{}\n"
     assert Path(here.evaluate.benchmarks["gsm8k"].path).read_bytes() == b"{}\n"
     assert here.evaluate.benchmarks["gsm8k"].share == 0.5
     assert Path(here.target.path, "config.json").is_file()
