@@ -6,6 +6,7 @@ from typing import Any
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
+from deepspec.registry.card import CARD_FILE
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.registry.tracking import RegisteredVersion, Tracking
 from deepspec.store import Artifact, Store
@@ -107,12 +108,21 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
         del tags[keys.RUN_ID]  # the store does not know it
         run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
         reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
-        # A draft that was measured again has several registrations: the last one's tags stay.
-        version = tracking.register(draft.directory() / "draft", model, run_id, tags, draft=reference)
+        # A draft that was measured again has several registrations: the last one's tags and card stay.
+        version = tracking.register(
+            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card_of(registration)
+        )
         made += [version.version] if version.created else []
     if run_id is not None:
         tracking.finish(run_id)
     return made
+
+
+def card_of(registration: Artifact) -> str | None:
+    """The card that was written when a draft was registered; earlier versions of deepspec wrote none."""
+    if all(entry.path != CARD_FILE for entry in registration.manifest.files):
+        return None
+    return registration.path(CARD_FILE).read_text(encoding="utf-8")
 
 
 def _registered_as(registration: Artifact) -> tuple[str, int, str]:

@@ -11,13 +11,16 @@ from tasks._run import Run
 from tasks._stage import stage
 
 
-@stage(version=1, reads=("name",))
-def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, evaluation: Path) -> dict[str, Any]:
-    """Register the draft's directory; the same draft is registered once."""
+@stage(version=2, reads=("name", "data.source"))
+def register(
+    run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, evaluation: Path, conversations: Path
+) -> dict[str, Any]:
+    """Register the draft's directory with its card; the same draft is registered once, its card is kept up to date."""
+    from deepspec.registry.card import CARD_FILE
     from deepspec.registry.keys import version_tags
     from deepspec.registry.promotions import DraftReference
 
-    del calibration
+    del calibration, conversations
     if run.tracking is None or run.tracking_run is None or run.current is None:
         raise RuntimeError("no tracked stage is being made")
     inputs = run.current.inputs
@@ -26,20 +29,58 @@ def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, eva
         raise TypeError("the draft is an artifact")
     ancestors = [item for item in inputs.values() if isinstance(item, Artifact)]
     named = {item.kind: (item.key, item.digest) for parent in ancestors for item in lineage(run.store, parent)}
+    measured = json.loads((evaluation / "evaluation.json").read_text())
     tags = version_tags(
         recipe=run.section("name"),
         code_version=str(run.store.code.get("commit") or run.store.code.get("deepspec", "")),
         run_id=run.run_id,
         artifacts=named,
-        evaluation=json.loads((evaluation / "evaluation.json").read_text()),
+        evaluation=measured,
     )
+    card = _card(run, draft / "draft", artifact, measured)
+    (out / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     version = run.tracking.register(
         draft / "draft",
         run.section("name"),
         run.tracking_run,
         tags,
         draft=DraftReference(kind=artifact.kind, key=artifact.key, digest=artifact.digest),
+        card=card,
     )
     record = {"name": version.name, "version": version.version, "uri": version.uri}
     (out / "registration.json").write_text(json.dumps(record))
     return dict(record)
+
+
+def _card(run: Run[Recipe], folder: Path, draft: Artifact, evaluation: dict[str, Any]) -> str:
+    """The card of the draft in `folder`."""
+    from deepspec.drafts import algorithm_of
+    from deepspec.drafts.directory_config import read_draft_config
+    from deepspec.registry.card import model_card
+
+    algorithm = algorithm_of(folder)
+    num_draft_tokens = algorithm.num_draft_tokens(algorithm.read_config(folder))
+    parents = draft.manifest.parents
+    return model_card(
+        name=run.section("name"),
+        recipe=run.section("name"),
+        config={**read_draft_config(folder), "algorithm": algorithm.name, "num_draft_tokens": num_draft_tokens},
+        target=Path(run.recipe.target.path).name,
+        digests={
+            "draft": draft.digest,
+            **{name: parents[name].digest for name in ("target", "tokens") if name in parents},
+        },
+        sources=_sources(run),
+        evaluation=evaluation,
+    )
+
+
+def _sources(run: Run[Recipe]) -> list[dict[str, Any]]:
+    """What is known of the sources: counts as the conversations were made, terms as the recipe says them now."""
+    from deepspec.data.statistics import entry_tags, name_of
+
+    conversations = run.current.inputs["conversations"] if run.current else None
+    counted = conversations.manifest.counts.get("sources") if isinstance(conversations, Artifact) else None
+    entries = run.recipe.data.source
+    counts = counted if counted and len(counted) == len(entries) else [{}] * len(entries)
+    return [{**own, "name": name_of(entry), **entry_tags(entry)} for own, entry in zip(counts, entries, strict=True)]

@@ -5,12 +5,14 @@ SQLite database 1 s more (MLflow runs all its schema migrations), so `Tracking.w
 while other work goes on. Nothing here decides anything: the store and the promotion log are the truth, MLflow shows it.
 
 The draft's directory itself is the registered model: it is logged file by file as an MLflow "logged model", so that
-`mlflow.artifacts.download_artifacts("models:/name/version")` hands back exactly the directory that was registered.
+`mlflow.artifacts.download_artifacts("models:/name/version")` hands back exactly the directory that was registered, and
+the card beside its files.
 """
 
 import contextlib
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +21,17 @@ from typing import Any, Literal
 
 from deepspec.errors import DeepspecError
 from deepspec.registry import keys
+from deepspec.registry.card import CARD_FILE
 from deepspec.registry.connection import SQLITE, Connection, mlflow_errors
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.registry.runs import RunWriter, flushed
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_LOGGED_MODEL = "models:/"
+_LONGEST_DESCRIPTION = 5000
+"""Characters that MLflow's databases hold of a description."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +174,12 @@ class Tracking:
         tags: Mapping[str, str],
         *,
         draft: DraftReference,
-        description: str | None = None,
+        card: str | None = None,
     ) -> RegisteredVersion:
         """Register a draft's directory as a new version of `model_name`.
 
-        The same draft (key and digest) is registered once: a second call returns the existing version, whose tags then
-        say what is known of the draft now (another evaluation, say).
+        The same draft (key and digest) is registered once: a second call returns the existing version, whose tags and
+        card then say what is known of the draft now (another evaluation, say).
 
         Args:
             draft_dir: the directory (`config.json`, `model.safetensors`, …); every file in it becomes the model.
@@ -180,7 +187,7 @@ class Tracking:
             run_id: the pipeline run.
             tags: of the version (`keys.version_tags`).
             draft: the artifact that `draft_dir` is.
-            description: shown with the version.
+            card: what is said of it (Markdown): a README.md beside the model's files, and the version's description.
 
         Raises:
             TrackingError: MLflow refuses; nothing half-registered is visible as a version.
@@ -188,6 +195,7 @@ class Tracking:
         found = self.find_version(model_name, draft)
         if found is not None:
             self._retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
+            self._replace_card(found, card)
             return found
         client = self._server.client
         identity = {keys.DRAFT_KIND: draft.kind, keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
@@ -202,6 +210,7 @@ class Tracking:
             )
             with self._server.transferring():
                 client.log_model_artifacts(model.model_id, str(draft_dir))
+                self._log_card(model.model_id, card)
             client.finalize_logged_model(model.model_id, "READY")
             try:
                 client.create_registered_model(model_name)
@@ -211,10 +220,10 @@ class Tracking:
             with self._server.as_global_uri():
                 version = client.create_model_version(
                     model_name,
-                    source=f"models:/{model.model_id}",
+                    source=f"{_LOGGED_MODEL}{model.model_id}",
                     run_id=run_id,
                     tags=full,
-                    description=description,
+                    description=_description(card),
                     model_id=model.model_id,
                 )
         return _registered(version, created=True)
@@ -227,6 +236,26 @@ class Tracking:
             for name, value in tags.items():
                 if written.get(name) != value:
                     client.set_model_version_tag(version.name, version.version, name, value)
+
+    def _replace_card(self, version: RegisteredVersion, card: str | None) -> None:
+        if card is None:
+            return
+        client = self._server.client
+        with self._server.named_errors():
+            written = client.get_model_version(version.name, version.version)
+            # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
+            with self._server.transferring():
+                self._log_card(str(written.source).removeprefix(_LOGGED_MODEL), card)
+            if written.description != _description(card):
+                client.update_model_version(version.name, version.version, _description(card))
+
+    def _log_card(self, model_id: str, card: str | None) -> None:
+        if card is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / CARD_FILE
+            file.write_text(card, encoding="utf-8", newline="\n")
+            self._server.client.log_model_artifact(model_id, str(file))
 
     def find_version(self, model_name: str, draft: DraftReference) -> RegisteredVersion | None:
         """The version that is this draft (its key and digest), or None."""
@@ -306,6 +335,15 @@ class Tracking:
         for alias, version in sorted(dict(aliases).items()):
             by_version.setdefault(str(version), []).append(alias)
         return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
+
+
+def _description(card: str | None) -> str | None:
+    """The card as MLflow can hold it: whole lines of it, and where the rest is."""
+    if card is None or len(card) <= _LONGEST_DESCRIPTION:
+        return card
+    rest = f"\n… the rest is in {CARD_FILE}."
+    head = card[: _LONGEST_DESCRIPTION - len(rest)]
+    return head[: head.rfind("\n")] + rest
 
 
 def _from_here(path: Path) -> Path:

@@ -200,6 +200,22 @@ def test_the_registered_model_is_the_drafts_directory(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
 
+def test_the_card_lies_beside_the_files_and_is_replaced(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    run_id = tracking.start_pipeline_run("registers", {})
+    directory, draft = a_draft(tmp_path, "described")
+    for card in ("# one\n", "# two\n", "# two\n", "# long\n" + "| a row |\n" * 1000):
+        version = tracking.register(directory, "described", run_id, {}, draft=draft, card=card)
+        assert version.version == "1"
+        back = contents(tracking.download(version, tmp_path / f"back-{len(card)}-{card[2]}"))
+        assert back == contents(directory) | {"README.md": card.encode()}
+        description = client.get_model_version("described", "1").description
+        assert description == card if len(card) < 5000 else description.endswith("row |\n… the rest is in README.md.")
+        assert len(description) <= 5000
+    # Who registers it without one leaves it as it is.
+    tracking.register(directory, "described", run_id, {}, draft=draft)
+    assert client.get_model_version("described", "1").description == description
+
+
 def test_one_draft_is_registered_once(tracking: Tracking, client: Any, tmp_path: Path) -> None:
     run_id = tracking.start_pipeline_run("registers", {})
     directory, draft = a_draft(tmp_path, "one")
