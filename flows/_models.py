@@ -11,6 +11,7 @@ from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.registry.tracking import RegisteredVersion, Tracking
 from deepspec.store import Artifact, Store
 from deepspec.store.gc import lineage
+from deepspec.store.manifest import ABOUT
 from flows._home import tracking_of
 from tasks._run import who
 
@@ -120,9 +121,10 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
 
 def card_of(registration: Artifact) -> str | None:
     """The card that was written when a draft was registered; earlier versions of deepspec wrote none."""
-    if all(entry.path != CARD_FILE for entry in registration.manifest.files):
+    name = f"{ABOUT}{CARD_FILE}"
+    if all(entry.path != name for entry in registration.manifest.files):
         return None
-    return registration.path(CARD_FILE).read_text(encoding="utf-8")
+    return registration.path(name).read_text(encoding="utf-8")
 
 
 def _registered_as(registration: Artifact) -> tuple[str, int, str]:

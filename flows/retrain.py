@@ -58,7 +58,7 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
     calibration = calibrate(run, draft=draft, responses=answered, target=target)
     evaluation = evaluate(run, draft=draft, responses=answered, target=target, benchmarks=benchmarks)
 
-    registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation, conversations=asked)
+    registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
     champion = champion_to_beat(run, draft)
     verdict = gate(run, evaluation=evaluation, champion=champion, draft=draft, responses=answered, target=target)
     outcome: dict[str, Reference] = {

@@ -12,15 +12,14 @@ from tasks._stage import stage
 
 
 @stage(version=2, reads=("name", "data.source"))
-def register(
-    run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, evaluation: Path, conversations: Path
-) -> dict[str, Any]:
+def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, evaluation: Path) -> dict[str, Any]:
     """Register the draft's directory with its card; the same draft is registered once, its card is kept up to date."""
     from deepspec.registry.card import CARD_FILE
     from deepspec.registry.keys import version_tags
     from deepspec.registry.promotions import DraftReference
+    from deepspec.store.manifest import ABOUT
 
-    del calibration, conversations
+    del calibration
     if run.tracking is None or run.tracking_run is None or run.current is None:
         raise RuntimeError("no tracked stage is being made")
     inputs = run.current.inputs
@@ -28,17 +27,18 @@ def register(
     if not isinstance(artifact, Artifact):
         raise TypeError("the draft is an artifact")
     ancestors = [item for item in inputs.values() if isinstance(item, Artifact)]
-    named = {item.kind: (item.key, item.digest) for parent in ancestors for item in lineage(run.store, parent)}
+    made_from = {item.kind: item for parent in ancestors for item in lineage(run.store, parent)}
     measured = json.loads((evaluation / "evaluation.json").read_text())
     tags = version_tags(
         recipe=run.section("name"),
         code_version=str(run.store.code.get("commit") or run.store.code.get("deepspec", "")),
         run_id=run.run_id,
-        artifacts=named,
+        artifacts={kind: (item.key, item.digest) for kind, item in made_from.items()},
         evaluation=measured,
     )
-    card = _card(run, draft / "draft", artifact, measured)
-    (out / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
+    card = _card(run, draft / "draft", artifact, made_from.get("conversations"), measured)
+    (out / ABOUT).mkdir()  # what is said of a draft does not change what was registered
+    (out / ABOUT / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     version = run.tracking.register(
         draft / "draft",
         run.section("name"),
@@ -52,8 +52,10 @@ def register(
     return dict(record)
 
 
-def _card(run: Run[Recipe], folder: Path, draft: Artifact, evaluation: dict[str, Any]) -> str:
-    """The card of the draft in `folder`."""
+def _card(
+    run: Run[Recipe], folder: Path, draft: Artifact, conversations: Artifact | None, evaluation: dict[str, Any]
+) -> str:
+    """The card of the draft in `folder`, which was trained on `conversations`."""
     from deepspec.drafts import algorithm_of
     from deepspec.drafts.directory_config import read_draft_config
     from deepspec.registry.card import model_card
@@ -70,17 +72,16 @@ def _card(run: Run[Recipe], folder: Path, draft: Artifact, evaluation: dict[str,
             "draft": draft.digest,
             **{name: parents[name].digest for name in ("target", "tokens") if name in parents},
         },
-        sources=_sources(run),
+        sources=_sources(run, conversations),
         evaluation=evaluation,
     )
 
 
-def _sources(run: Run[Recipe]) -> list[dict[str, Any]]:
+def _sources(run: Run[Recipe], conversations: Artifact | None) -> list[dict[str, Any]]:
     """What is known of the sources: counts as the conversations were made, terms as the recipe says them now."""
     from deepspec.data.statistics import entry_tags, name_of
 
-    conversations = run.current.inputs["conversations"] if run.current else None
-    counted = conversations.manifest.counts.get("sources") if isinstance(conversations, Artifact) else None
+    counted = conversations.manifest.counts.get("sources") if conversations is not None else None
     entries = run.recipe.data.source
     counts = counted if counted and len(counted) == len(entries) else [{}] * len(entries)
     return [{**own, "name": name_of(entry), **entry_tags(entry)} for own, entry in zip(counts, entries, strict=True)]

@@ -87,6 +87,22 @@ def test_edited_answer_stops_at_the_responses(warm: Home, tmp_path: Path, edit_r
     assert warm.ran() == ["conversations", "responses"]
 
 
+@pytest.mark.full  # a run and an export
+def test_a_corrected_licence_is_registered_anew_and_nothing_else_follows(warm: Home, tmp_path: Path) -> None:
+    from deepspec.registry.tracking import Tracking
+
+    source, _ = own_data(warm, tmp_path)
+    warm.run("run", "tiny", "--set", f"data.source={{path: '{source}', licence: CC-BY-4.0, retention: 90 days}}")
+    assert warm.ran() == ["conversations", "register"]
+    tracking = Tracking.embedded(warm.path)
+    card = (tracking.download(tracking.list_versions("tiny")[0], tmp_path / "registered") / "README.md").read_text()
+    num_rows = len(source.read_text().splitlines())
+    assert f"| conversations.jsonl | — | CC-BY-4.0 | 90 days | {num_rows} | {num_rows} |" in card
+    assert "| arithmetic |" in card
+    warm.run("export", "models:/tiny@champion", "--format", "deepspec", "--out", str(tmp_path / "exported"))
+    assert (tmp_path / "exported" / "README.md").read_text() == card
+
+
 def test_moved_but_equal_inputs_rerun_nothing(warm: Home, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(warm.path / "tiny", moved)
