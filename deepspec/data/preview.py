@@ -128,7 +128,7 @@ def rendered(
 
 
 def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[str, dict[str, Any]]]:
-    for source in find_sources(config.source):
+    for source in find_sources([entry.path for entry in config.source]):
         for raw in read_rows(source, max_row_bytes=config.max_row_bytes):
             try:
                 if raw.rejection is not None:
