@@ -55,7 +55,7 @@ class StoreConfig(ExecutionSection):
     gc_grace_seconds: float = Field(24 * 3600.0, ge=0, description="Nothing younger is ever collected.")
 
 
-class RunConfig(deepspec.training.config.Execution):
+class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Execution):
     """How and with what a run is executed."""
 
     generation_rows: int = Field(48, ge=1, description="Sequences decoded at once when answers are regenerated.")

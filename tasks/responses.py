@@ -1,16 +1,20 @@
 """responses: the target's own answer to every prompt."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepspec.recipe import Recipe
-from tasks._models import load_target
+from tasks._answering import by_endpoints, in_process
 from tasks._run import Run
 from tasks._stage import stage
 
+if TYPE_CHECKING:
+    from deepspec.data.responses import Generate
+
 
 @stage(
-    version=2,
+    version=3,
     reads=(
         "data.responses",
         "data.max_length_tokens",
@@ -22,22 +26,27 @@ from tasks._stage import stage
     computes=True,
 )
 def responses(run: Run[Recipe], out: Path, *, conversations: Path, target: Path) -> dict[str, Any]:
-    """Let the target answer, in process; every answer's randomness hangs on its prompt alone."""
+    """Let the target answer, in process or where it is served; every answer's randomness hangs on its prompt alone."""
     from deepspec.data.responses import write_responses
     from deepspec.data.tokenizer import load_tokenizer
-    from deepspec.decoding.config import Sampling
-    from deepspec.decoding.generate import generator
+    from deepspec.targets import family_of
+    from deepspec.targets.family import TargetSpec
 
-    recipe = run.recipe
-    wanted = recipe.data.responses
-    loaded = load_target(run, target)
-    sampling = Sampling(temperature=wanted.temperature, top_p=wanted.top_p, top_k=wanted.top_k)
-    return write_responses(
-        recipe.data,
-        conversations,
-        out,
-        generate=generator(loaded, sampling=sampling, rows=recipe.run.generation_rows),
-        tokenizer=load_tokenizer(target),
-        chat=loaded.family.chat,
-        progress=run.progress,
-    )
+    data = run.recipe.data
+    with ExitStack() as stack:
+        generate: Generate | None = None
+        if data.responses.mode == "regenerate":
+            by_servers = data.responses.engine == "endpoint"
+            generate = (
+                stack.enter_context(by_endpoints(run, target)).generate if by_servers else in_process(run, target)
+            )
+        return write_responses(
+            data,
+            conversations,
+            out,
+            generate=generate,
+            tokenizer=load_tokenizer(target),
+            chat=family_of(TargetSpec.read(target)).chat,
+            journal=run.work_folder / "answers.sqlite",
+            progress=run.progress,
+        )

@@ -5,10 +5,11 @@ Not here: what is done with it (the modules beside this one). Imports pydantic o
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from deepspec.config import Section, later_field, location_field
+from deepspec.config import ExecutionSection, Section, later_field, location_field
 
 SPLITS = ("train", "validation", "calibration", "gate")
 """The disjoint parts of the conversations, in the order in which they are always written."""
@@ -38,6 +39,53 @@ class Responses(Section):
     top_k: int = Field(20, ge=0, description="tokens to choose from; 0 switches it off")
     max_new_tokens: int = Field(4096, ge=1, description="limit of one answer in tokens")
     seed: int = Field(0, ge=0, description="seed of the sampling")
+    engine: Literal["in_process", "endpoint"] = later_field(
+        "in_process",
+        key_absent="in_process",
+        description="the target in this process, or OpenAI-compatible servers that serve it: run.endpoints",
+    )
+    served_model: str | None = later_field(
+        None,
+        key_absent=None,
+        min_length=1,
+        description="name under which endpoints serve the target; none: the name of the target's folder",
+    )
+    truncated: Literal["keep", "exclude"] = later_field(
+        "keep", key_absent="keep", description="whether answers that were cut off are trained on"
+    )
+
+
+class Execution(ExecutionSection):
+    """Which endpoints answer, and how they are asked: no answer depends on it."""
+
+    endpoints: tuple[str, ...] = Field(
+        (), description="Base URLs of the servers that answer where data.responses.engine is endpoint."
+    )
+    endpoint_concurrency: int = Field(32, ge=1, description="Requests that each endpoint is sent at once.")
+    endpoint_timeout_seconds: float = Field(600.0, gt=0, description="Longest wait for one answer.")
+
+    @field_validator("endpoints", mode="before")
+    @classmethod
+    def _one_endpoint(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("endpoints")
+    @classmethod
+    def _plain_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Refused without being repeated: it may hold a password.
+        for number, url in enumerate(value, start=1):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"endpoint {number} is no http or https URL")
+            if "@" in parts.netloc or parts.query or parts.fragment:
+                raise ValueError(
+                    f"endpoint {number} has more than scheme, host, port and path: a key belongs into the environment"
+                    " variable DEEPSPEC_ENDPOINT_API_KEY"
+                )
+        plain = tuple(url.rstrip("/").removesuffix("/v1") for url in value)
+        if len(set(plain)) < len(plain):
+            raise ValueError("an endpoint is named twice")
+        return plain
 
 
 class SourceEntry(Section):

@@ -2,21 +2,25 @@
 
 What is generated depends on prompts and recipe alone. Rows stand sorted by (prompt_id, index among equal prompts), and
 a prompt that occurs n times is answered n times, each with a seed of its own: an edited *answer* in the input changes
-no byte here (with `data.thinking` "keep" it counts whether an answer has a thought). The engine that generates is
-handed in, so that this room stays below it.
+no byte here (with `data.thinking` "keep" it counts whether an answer has a thought). What generates is handed in: the
+engine in process, which lies above this room, or endpoints.
 
 Tools: nobody is here to run them. Where the target may call tools, it is asked the turns up to the row's first tool
 result, and its answering ends with the first answer that calls a tool: that answer, call included, is what the draft
 learns from. What the row says after that was said to another answer; its turns are counted as left out. With kept
 answers the whole conversation stays, calls and results included.
 
-Not here: sampling itself (decoding), loss masks (tokens.py).
+Conversations are answered a window at a time, each at its own turn: the next turn is asked as soon as the last one is
+answered, and new conversations move up as those in front are finished. So nothing waits for the longest answer, and
+neither the order of completion nor a run that was killed and taken up again shows in what is written.
+
+Not here: sampling itself (decoding), asking endpoints (endpoints.py), loss masks (tokens.py).
 """
 
 import hashlib
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +28,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from deepspec import __version__
 from deepspec.data.chat import ChatFormat, Renderer
 from deepspec.data.config import SPLITS, Config
+from deepspec.data.journal import Journal, journal_key
 from deepspec.data.positions import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.rows import Message, Position, RowRejected, excerpt_of
@@ -47,6 +53,15 @@ from deepspec.progress import SILENT, Progress
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SAMPLING = pa.struct(
+    [
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("top_k", pa.int32()),
+        ("max_new_tokens", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
 RESPONSES_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -55,15 +70,21 @@ RESPONSES_SCHEMA = pa.schema(
         ("prompt_ids", IDS),
         ("output_ids", IDS),
         ("finish_reason", pa.string()),
+        ("sampling", SAMPLING),
+        ("engine", pa.string()),
+        ("engine_version", pa.string()),
+        ("ids_from", pa.string()),
     ]
 )
 """`prompt_ids` and `output_ids` are what the target read and wrote; null where one pair cannot say it: in
 conversations of several turns, and where answers are kept. Where the target thinks, they are the last turn's: its
-thoughts of earlier turns are gone from what it read then. `finish_reason` is the last answer's; null if kept."""
+thoughts of earlier turns are gone from what it read then. From `finish_reason` on: of the last answer; null if kept.
+`ids_from` is as in `GenerationResult`. Artifacts of the stage's version 2 and before end with `finish_reason`."""
 
 NO_ROOM = "prompt leaves no room for an answer within data.max_length_tokens"
 
-_CHUNK_ROWS = 4096  # rows in flight: a batch of answers is refilled from so many, and so many are in memory
+_CHUNK_ROWS = 4096  # rows in the window: answers are asked for from so many, and so many are in memory
+_EXCESS_ROWS = 256  # once so many more than allowed are refused, the rest is not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +106,46 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """One answer: `output_ids` end with the token that stopped it ("stop"), or were cut off ("length")."""
+    """One answer.
+
+    Attributes:
+        id: the request's.
+        output_ids: end with the token that stopped it ("stop"), or were cut off ("length").
+        finish_reason: which of the two.
+        engine, engine_version: what generated it.
+        ids_from: "engine" said the ids; it said them without the token that ends the answer, which was put behind them
+            ("engine_without_end"); or it said only the text, which was encoded once ("text").
+    """
 
     id: str
     output_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length"]
+    engine: str = "deepspec"
+    engine_version: str = __version__
+    ids_from: Literal["engine", "engine_without_end", "text"] = "engine"
 
 
-Generate = Callable[[Sequence[GenerationRequest]], Iterator[GenerationResult]]
-"""Answers requests, in any order of completion."""
+@dataclass(frozen=True, slots=True)
+class GenerationFailure:
+    """An answer that cannot be had.
+
+    Attributes:
+        id: the request's.
+        reason: why, in words that many can share.
+        words: what the engine said of it; no secrets.
+    """
+
+    id: str
+    reason: str
+    words: str
+
+
+NextRequest = Callable[[], GenerationRequest | None]
+"""The next request; None: at present there is none, but an answer that is still awaited may bring one."""
+
+Generate = Callable[[NextRequest], Iterator[GenerationResult | GenerationFailure]]
+"""Answers requests, in any order of completion. Asks for the next whenever it has room for one, and again after each
+answer that it has handed over; ends when there is none and all are answered. May be called again."""
 
 
 def write_responses(
@@ -104,6 +156,7 @@ def write_responses(
     generate: Generate | None,
     tokenizer: "PreTrainedTokenizerFast",
     chat: ChatFormat,
+    journal: Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Answer the conversations: `<split>.parquet`, `quarantine.parquet` and `summary.json` in `out`.
@@ -112,9 +165,11 @@ def write_responses(
         config: the recipe's data section.
         conversations_dir: what `write_conversations` wrote.
         out: existing folder that is written to.
-        generate: answers requests; called once per turn and some thousand conversations. Not used to keep answers.
+        generate: answers requests. Not used to keep answers.
         tokenizer: the target's.
         chat: the target family's chat format.
+        journal: a file that answers are noted in as they come: with the same one, a call after a killed one goes on
+            where that was. None: a killed call starts anew.
         progress: told conversations.
 
     Returns:
@@ -123,6 +178,7 @@ def write_responses(
     Raises:
         TooManyQuarantined: above `data.max_quarantined`; the quarantine file is written all the same.
         DataError: none of a split's conversations is left.
+        ArtifactError: the journal is damaged.
         DeepspecError: `generate` left requests unanswered, or answered what was not asked.
     """
     num_rows = {split: count_rows(conversations_dir / f"{split}.parquet") for split in SPLITS}
@@ -140,14 +196,17 @@ def write_responses(
         elif generate is None:
             raise ValueError('generate is needed where data.responses.mode is "regenerate"')
         else:
-            outcomes = _regenerate(
-                config, rows, generate, Renderer(tokenizer, chat, thinking=config.thinking), counts, progress
-            )
+            kept = stack.enter_context(Journal(journal)) if journal is not None else None
+            renderer = Renderer(tokenizer, chat, thinking=config.thinking)
+            answering = _Answering(config, rows, renderer, kept, counts, progress)
+            outcomes = answering.run(generate)
         for outcome in outcomes:
             if outcome.rejection is not None:
                 position = positions.of(outcome.row["prompt_id"], outcome.index, outcome.position)
                 quarantine.add(position, outcome.rejection, excerpt_of(outcome.excerpt))
-            else:
+                if quarantine.num_rows > config.max_quarantined * sum(num_rows.values()) + _EXCESS_ROWS:
+                    break  # the check below fails
+            elif not outcome.is_excluded:
                 writers[outcome.split].write(outcome.row)
         quarantine.check(sum(num_rows.values()), config.max_quarantined)
     splits = {split: writer.num_rows for split, writer in writers.items()}
@@ -156,12 +215,21 @@ def write_responses(
         "conversations": sum(splits.values()),
         "splits": splits,
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        **{name: counts[name] for name in ("answers", "truncated", "turns_left_out", "prompt_tokens", "output_tokens")},
+        **{name: counts[name] for name in _COUNTED},
+        "engines": _by_prefix(counts, "engine "),
+        "ids_from": _by_prefix(counts, "ids_from "),
         **quarantine.counts(),
     }
     write_summary(out / "summary.json", summary)
     check_splits(num_rows, splits)
     return summary
+
+
+_COUNTED = ("answers", "truncated", "truncated_excluded", "turns_left_out", "prompt_tokens", "output_tokens")
+
+
+def _by_prefix(counts: Counter[str], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): counts[name] for name in sorted(counts) if name.startswith(prefix)}
 
 
 def answer_seed(seed: int, prompt_id: str, index: int, turn: int) -> int:
@@ -189,7 +257,10 @@ class _Numbered:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of a conversation: a row to write, or why there is none."""
+    """What came of a conversation: a row to write, or why there is none.
+
+    `is_excluded`: there is none because the recipe excludes answers that were cut off, and there was no other.
+    """
 
     split: str
     position: Position
@@ -197,13 +268,14 @@ class _Outcome:
     row: dict[str, Any]
     rejection: RowRejected | None
     excerpt: str
+    is_excluded: bool = False
 
 
 class _Conversation:
     """A conversation that is being answered, turn by turn.
 
     Attributes:
-        finish_reason: the last answer's.
+        was_cut_off: whether the last answer that was asked for was.
         turns_left_out: user turns that were given up, because an answer was cut off or empty or there was no room.
     """
 
@@ -211,11 +283,11 @@ class _Conversation:
         self.numbered = numbered
         self._thinks = thinks
         self._tools: str | None = numbered.row[TOOLS]
-        self.finish_reason: str | None = None
+        self.was_cut_off = False
         self._rejection: RowRejected | None = None
         self._messages: list[Message] = []  # asked and answered so far
         self._prompt: list[Message] = []  # those, and what is being asked
-        self._pair: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # prompt and output ids of the last turn
+        self._last: tuple[GenerationRequest, GenerationResult] | None = None
         self._turn = 0
         self._waiting: deque[list[Message]] = deque()  # for each turn to come, the messages up to its answer
         asked: list[Message] = []
@@ -232,8 +304,13 @@ class _Conversation:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is more to ask."""
+        """Whether there is more to ask, or an answer is awaited."""
         return bool(self._waiting)
+
+    @property
+    def is_excluded(self) -> bool:
+        """Whether nothing is left of it, as its only answer was cut off."""
+        return self.was_cut_off and self._last is None
 
     def ask(self, config: Config, renderer: Renderer) -> GenerationRequest | None:
         """The request for the next turn; None if it cannot be asked, which ends the conversation."""
@@ -256,39 +333,71 @@ class _Conversation:
             seed=answer_seed(config.responses.seed, prompt_id, index, self._turn),
         )
 
-    def take(self, request: GenerationRequest, result: GenerationResult, renderer: Renderer) -> None:
+    def take(self, config: Config, request: GenerationRequest, result: GenerationResult, renderer: Renderer) -> None:
         """Append the answer to what was asked last."""
+        self.was_cut_off = result.finish_reason == "length"
+        if self.was_cut_off and config.responses.truncated == "exclude":
+            self._give_up()  # with the turn that it answers: the turns before it are whole
+            return
         answer = renderer.answer(result.output_ids, thinks=self._thinks, has_tools=self._tools is not None)
-        self._pair = (request.prompt_ids, result.output_ids)
+        self._last = (request, result)
         self._messages = [*self._prompt, answer]
         self._turn += 1
         self._waiting.popleft()
-        self.finish_reason = result.finish_reason
         calls_a_tool = self._tools is not None and renderer.calls_a_tool(answer)
-        if result.finish_reason == "length" or not answer["content"].strip() or calls_a_tool:
+        if self.was_cut_off or not answer["content"].strip() or calls_a_tool:
             self._give_up()  # nobody would go on after half an answer, and nobody is here to answer a call
 
-    def outcome(self) -> _Outcome:
+    def fail(self, failure: GenerationFailure) -> None:
+        """Give the whole conversation up: an answer cannot be had."""
+        self._rejection = RowRejected(failure.reason, detail=failure.words or None)
+        self._give_up()
+
+    def outcome(self, config: Config) -> _Outcome:
         """The row that is written, or the reason for the quarantine."""
         prompt_id = self.numbered.row["prompt_id"]
-        says_all = self._pair is not None and (self._thinks or self._turn == 1)
-        prompt_ids, output_ids = self._pair if self._pair is not None and says_all else (None, None)
         row = {
             "id": hashlib.sha256(f"{prompt_id}/{self.numbered.index}".encode()).hexdigest()[:32],
             "prompt_id": prompt_id,
             "messages": self._messages,
             TOOLS: self._tools,
-            "prompt_ids": prompt_ids,
-            "output_ids": output_ids,
-            "finish_reason": self.finish_reason,
+            **(_NO_ANSWER if self._last is None else _answer_columns(config, *self._last)),
         }
-        excerpt = self._prompt[-1]["content"]
+        if self._turn != 1 and not self._thinks:
+            row |= {"prompt_ids": None, "output_ids": None}
         numbered = self.numbered
-        return _Outcome(numbered.split, numbered.position, numbered.index, row, self._rejection, excerpt)
+        return _Outcome(
+            numbered.split,
+            numbered.position,
+            numbered.index,
+            row,
+            self._rejection,
+            excerpt=self._prompt[-1]["content"],
+            is_excluded=self.is_excluded,
+        )
 
     def _give_up(self) -> None:
         self.turns_left_out = self._num_unasked + len(self._waiting)
         self._waiting.clear()
+
+
+_NO_ANSWER = dict.fromkeys(
+    ("prompt_ids", "output_ids", "finish_reason", "sampling", "engine", "engine_version", "ids_from")
+)
+
+
+def _answer_columns(config: Config, request: GenerationRequest, result: GenerationResult) -> dict[str, Any]:
+    """What a row says of an answer."""
+    sampling = {name: getattr(config.responses, name) for name in ("temperature", "top_p", "top_k")}
+    return {
+        "prompt_ids": request.prompt_ids,
+        "output_ids": result.output_ids,
+        "finish_reason": result.finish_reason,
+        "sampling": {**sampling, "max_new_tokens": request.max_new_tokens, "seed": request.seed},
+        "engine": result.engine,
+        "engine_version": result.engine_version,
+        "ids_from": result.ids_from,
+    }
 
 
 def _read_conversations(folder: Path) -> Iterator[_Numbered]:
@@ -308,56 +417,132 @@ def _keep(rows: Iterator[_Numbered], progress: Progress) -> Iterator[_Outcome]:
         messages = numbered.row["messages"]
         has_answer = any(message["role"] == "assistant" for message in messages)
         rejection = None if has_answer else RowRejected("no answer to keep (data.responses.mode is keep)")
-        row = {**numbered.row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
+        row = {**numbered.row, **_NO_ANSWER}
         progress.advance()
         excerpt = messages[-1]["content"]
         yield _Outcome(numbered.split, numbered.position, numbered.index, row, rejection, excerpt)
 
 
-def _regenerate(
-    config: Config,
-    rows: Iterator[_Numbered],
-    generate: Generate,
-    renderer: Renderer,
-    counts: Counter[str],
-    progress: Progress,
-) -> Iterator[_Outcome]:
-    """Answer conversations, some thousand at a time, turn by turn; handed on in the order they came."""
-    while chunk := [
-        _Conversation(numbered, thinks=renderer.thinks(numbered.row["messages"]))
-        for numbered in itertools.islice(rows, _CHUNK_ROWS)
-    ]:
-        active = chunk
-        while active:
-            asked: dict[str, tuple[GenerationRequest, _Conversation]] = {}
-            for conversation in active:
-                request = conversation.ask(config, renderer)
+class _Answering:
+    """A window of conversations that are being answered.
+
+    Args:
+        config: the recipe's data section.
+        rows: the conversations, in order.
+        renderer: of the target's chat template.
+        journal: of answers; known ones are not asked for again.
+        counts: added to.
+        progress: told conversations.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        rows: Iterator[_Numbered],
+        renderer: Renderer,
+        journal: Journal | None,
+        counts: Counter[str],
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._rows = rows
+        self._renderer = renderer
+        self._journal = journal
+        self._counts = counts
+        self._progress = progress
+        self._identity = config.responses.model_dump(mode="json")
+        self._window: deque[_Conversation] = deque()  # in order; the front is handed on as soon as it is finished
+        self._ready: deque[_Conversation] = deque()  # of those, the ones with a turn to ask
+        self._asked: dict[str, tuple[GenerationRequest, _Conversation]] = {}
+
+    def run(self, generate: Generate) -> Iterator[_Outcome]:
+        """Answer all; outcomes in the order of the rows."""
+        while True:
+            for result in generate(self._next_request):
+                self._take(result)
+                yield from self._finished()
+            if self._asked or self._ready:
+                num_left = len(self._asked) + len(self._ready)
+                where = min([*self._asked, *(conversation.numbered.row["prompt_id"] for conversation in self._ready)])
+                raise DeepspecError(f"{num_left} prompts got no answer.", where=where)
+            if not self._window:
+                return
+            yield from self._finished()  # a window full of what the journal knew: there may be more behind it
+
+    def _next_request(self) -> GenerationRequest | None:
+        while (conversation := self._next()) is not None:
+            while conversation.is_open:
+                request = conversation.ask(self._config, self._renderer)
                 if request is None:
-                    progress.advance()
-                else:
-                    asked[request.id] = (request, conversation)
-            for result in _results([request for request, _ in asked.values()], generate):
-                request, conversation = asked[result.id]
-                conversation.take(request, result, renderer)
-                counts["answers"] += 1
-                counts["prompt_tokens"] += len(request.prompt_ids)
-                counts["output_tokens"] += len(result.output_ids)
-                if not conversation.is_open:
-                    progress.advance()
-            active = [conversation for _, conversation in asked.values() if conversation.is_open]
-        for conversation in chunk:
-            counts["truncated"] += conversation.finish_reason == "length"
-            counts["turns_left_out"] += conversation.turns_left_out
-            yield conversation.outcome()
+                    break
+                known = self._known(request)
+                if known is None:
+                    self._asked[request.id] = (request, conversation)
+                    return request
+                self._append(conversation, request, known)
+            self._progress.advance()
+        return None
 
+    def _next(self) -> _Conversation | None:
+        """A conversation that has a turn to ask: one that has begun, else a new one if the window has room."""
+        if self._ready:
+            return self._ready.popleft()
+        if len(self._window) >= _CHUNK_ROWS:
+            return None
+        numbered = next(self._rows, None)
+        if numbered is None:
+            return None
+        self._window.append(_Conversation(numbered, thinks=self._renderer.thinks(numbered.row["messages"])))
+        return self._window[-1]
 
-def _results(requests: Sequence[GenerationRequest], generate: Generate) -> Iterator[GenerationResult]:
-    """Exactly one result for each request, in the order of completion."""
-    open_ids = {request.id for request in requests}
-    for result in generate(requests) if requests else ():
-        if result.id not in open_ids:
+    def _take(self, result: GenerationResult | GenerationFailure) -> None:
+        if result.id not in self._asked:
             raise DeepspecError("an answer came that was not asked for, or twice.", where=result.id)
-        open_ids.remove(result.id)
-        yield result
-    if open_ids:
-        raise DeepspecError(f"{len(open_ids)} of {len(requests)} prompts got no answer.", where=min(open_ids))
+        request, conversation = self._asked.pop(result.id)
+        if isinstance(result, GenerationFailure):
+            conversation.fail(result)
+        else:
+            if self._journal is not None:
+                self._journal.add(self._key(request), _noted(result))
+            self._append(conversation, request, result)
+        if conversation.is_open:
+            self._ready.append(conversation)
+        else:
+            self._progress.advance()
+
+    def _append(self, conversation: _Conversation, request: GenerationRequest, result: GenerationResult) -> None:
+        conversation.take(self._config, request, result, self._renderer)
+        self._counts["answers"] += 1
+        self._counts["prompt_tokens"] += len(request.prompt_ids)
+        self._counts["output_tokens"] += len(result.output_ids)
+        self._counts[f"engine {result.engine} {result.engine_version}"] += 1
+        self._counts[f"ids_from {result.ids_from}"] += 1
+
+    def _finished(self) -> Iterator[_Outcome]:
+        while self._window and not self._window[0].is_open:
+            conversation = self._window.popleft()
+            self._counts["truncated"] += conversation.was_cut_off
+            self._counts["truncated_excluded"] += conversation.is_excluded
+            self._counts["turns_left_out"] += conversation.turns_left_out
+            yield conversation.outcome(self._config)
+
+    def _key(self, request: GenerationRequest) -> bytes:
+        return journal_key(self._identity, request.id, request.prompt_ids, request.max_new_tokens, request.seed)
+
+    def _known(self, request: GenerationRequest) -> GenerationResult | None:
+        """The answer that an earlier run got."""
+        found = self._journal.find(self._key(request)) if self._journal is not None else None
+        if found is None:
+            return None
+        return GenerationResult(request.id, tuple(found.pop("output_ids")), **found)
+
+
+def _noted(result: GenerationResult) -> dict[str, Any]:
+    """What the journal keeps of an answer: all but its id, which is in the key."""
+    return {
+        "output_ids": result.output_ids,
+        "finish_reason": result.finish_reason,
+        "engine": result.engine,
+        "engine_version": result.engine_version,
+        "ids_from": result.ids_from,
+    }

@@ -1,8 +1,8 @@
 """Answers in process: what `deepspec.data.responses` is handed to generate with, so that data stays below decoding."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from deepspec.data.responses import GenerationRequest, GenerationResult
+from deepspec.data.responses import GenerationResult, NextRequest
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.drafts.algorithm import Drafter
@@ -11,7 +11,7 @@ from deepspec.targets.model import Target
 
 def generator(
     target: Target, *, sampling: Sampling, rows: int, drafter: Drafter | None = None
-) -> Callable[[Sequence[GenerationRequest]], Iterator[GenerationResult]]:
+) -> Callable[[NextRequest], Iterator[GenerationResult]]:
     """A function that answers requests with the target's own tokens.
 
     Args:
@@ -21,13 +21,15 @@ def generator(
         drafter: decode speculatively: the answers' distribution stays the same, the drawn tokens don't.
 
     Returns:
-        `generate(requests)`: yields results in the order of completion; may be called again and again, keeping its
-        caches. Raises what `Engine.run` raises.
+        `generate(next_request)`: yields results in the order of completion; may be called again and again, keeping its
+        caches. Everything that can be asked is decoded together, and then what that has brought. Raises what
+        `Engine.run` raises.
     """
     engine = Engine(target, drafter, rows=rows, sampling=sampling)
 
-    def generate(requests: Sequence[GenerationRequest]) -> Iterator[GenerationResult]:
-        for completion in engine.run(requests):
-            yield GenerationResult(completion.id, completion.output_ids, completion.finish_reason)
+    def generate(next_request: NextRequest) -> Iterator[GenerationResult]:
+        while requests := list(iter(next_request, None)):
+            for completion in engine.run(requests):
+                yield GenerationResult(completion.id, completion.output_ids, completion.finish_reason)
 
     return generate

@@ -121,7 +121,9 @@ def test_reconciling_registers_what_only_the_store_knows(lost: Lost, restored: t
     assert (checked["checked"] > 10, checked["damaged"]) == (True, {})
     command = [sys.executable, "-m", "flows.cli", "models", "reconcile", "tiny"]
     subprocess.run(command, cwd=ROOT, env=stack.as_user(home), check=True, capture_output=True, timeout=400)
-    assert deepspec(stack, home, "models", "ls") == lost.models
+    # The run that had made the second one is gone with what it tracked.
+    versions = [{**version, "run_id": ""} if version["version"] == "2" else version for version in lost.models]
+    assert deepspec(stack, home, "models", "ls") == versions
     assert deepspec(stack, home, "models", "history", "tiny") == lost.history
 
 

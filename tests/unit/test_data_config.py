@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from deepspec.data.config import SPLITS, Config, Responses, Splits
+from deepspec.data.config import SPLITS, Config, Execution, Responses, Splits
 from deepspec.recipe import load_recipe
 from deepspec.store.keys import canonical
 
@@ -73,3 +73,25 @@ def test_thinking_is_a_word_although_yaml_knows_better(word: str, meant: str) ->
     recipe = load_recipe("tiny", [f"data.thinking={word}"])
     assert recipe.data.thinking == meant
     assert canonical(recipe.data).get("thinking") == (None if meant == "off" else meant)
+
+
+def test_endpoints_are_base_urls() -> None:
+    assert Execution().endpoints == ()
+    assert Execution(endpoints="http://a:8000/v1/").endpoints == ("http://a:8000",)
+    assert Execution(endpoints=["https://a/x", "http://b"]).endpoints == ("https://a/x", "http://b")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a:8000", "endpoint 1 is no http"),
+        (["http://a", "file:///x"], "endpoint 2 is no http"),
+        ("http://me:canary@a", "DEEPSPEC_ENDPOINT_API_KEY"),
+        ("http://a?key=canary", "DEEPSPEC_ENDPOINT_API_KEY"),
+        (["http://a", "http://a/v1"], "twice"),
+    ],
+)
+def test_endpoints_that_are_refused(value: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        Execution.model_validate({"endpoints": value})
+    assert "canary" not in caught.value.errors()[0]["msg"]  # what the command line repeats

@@ -1,7 +1,7 @@
 """Answers: requests, seeds, turns, and an output that depends on prompts alone."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import write_conversations
 from deepspec.data.parsing import prompt_hash
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.responses import Generate, GenerationRequest, GenerationResult, answer_seed, write_responses
+from deepspec.data.responses import (
+    Generate,
+    GenerationRequest,
+    GenerationResult,
+    NextRequest,
+    answer_seed,
+    write_responses,
+)
 from deepspec.errors import DataError, DeepspecError
 
 NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}
@@ -29,13 +36,14 @@ class Engine:
         self.calls: list[list[GenerationRequest]] = []
         self._answer = answer or (lambda request, prompt: f"answer {request.seed % 10_000}")
 
-    def __call__(self, requests: Sequence[GenerationRequest]) -> Iterator[GenerationResult]:
-        self.calls.append(list(requests))
-        for request in reversed(requests):
-            text = self._answer(request, self.tokenizer.decode(request.prompt_ids)) + "<|im_end|>"
-            ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-            cut = ids[: request.max_new_tokens]
-            yield GenerationResult(request.id, cut, "stop" if cut == ids else "length")
+    def __call__(self, next_request: NextRequest) -> Iterator[GenerationResult]:
+        while requests := list(iter(next_request, None)):
+            self.calls.append(requests)
+            for request in reversed(requests):
+                text = self._answer(request, self.tokenizer.decode(request.prompt_ids)) + "<|im_end|>"
+                ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+                cut = ids[: request.max_new_tokens]
+                yield GenerationResult(request.id, cut, "stop" if cut == ids else "length")
 
 
 def chat(*contents: str) -> dict[str, Any]:
@@ -313,7 +321,7 @@ def test_a_split_that_is_lost_is_an_error(tmp_path: Path, tokenizer: Any) -> Non
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda results: results[1:], "1 of 3 prompts got no answer"),
+        (lambda results: results[1:], "1 prompts got no answer"),
         (lambda results: [*results, results[0]], "not asked for, or twice"),
         (lambda results: [GenerationResult("other", (1,), "stop"), *results], "not asked for, or twice"),
     ],

@@ -1,0 +1,61 @@
+"""Who answers the prompts: the target in this process, or servers that serve it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepspec.errors import RecipeError
+from deepspec.recipe import Recipe
+from tasks._models import load_target
+from tasks._run import Run
+
+if TYPE_CHECKING:
+    from deepspec.data.endpoints import Endpoints
+    from deepspec.data.responses import Generate
+
+
+def in_process(run: Run[Recipe], target: Path) -> "Generate":
+    """The target in `target`, loaded here."""
+    from deepspec.decoding.config import Sampling
+    from deepspec.decoding.generate import generator
+
+    wanted = run.recipe.data.responses
+    sampling = Sampling(temperature=wanted.temperature, top_p=wanted.top_p, top_k=wanted.top_k)
+    return generator(load_target(run, target), sampling=sampling, rows=run.recipe.run.generation_rows)
+
+
+def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
+    """The servers of `run.endpoints`; a context. The weights in `target` are not loaded.
+
+    Raises:
+        RecipeError: no endpoint is named.
+    """
+    from deepspec.data.endpoint_protocol import Vocabulary
+    from deepspec.data.endpoints import KEY_VARIABLE, Endpoints
+    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.targets import family_of
+    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.model import stop_token_ids
+
+    recipe = run.recipe
+    if not recipe.run.endpoints:
+        raise RecipeError(
+            "data.responses.engine is endpoint, but run.endpoints names none.",
+            where="run.endpoints",
+            remedy="Name the servers that serve the target: --set 'run.endpoints=[http://host:8000]'.",
+        )
+    spec = TargetSpec.read(target)
+    family = family_of(spec)
+    tokenizer = load_tokenizer(target)
+    turn_ends = family.chat.end_of_turn_ids(tokenizer)
+    end_ids = (*turn_ends, *(token for token in stop_token_ids(target, family) if token not in turn_ends))
+    return Endpoints(
+        recipe.run.endpoints,
+        recipe.data.responses,
+        model=recipe.target.path.rstrip("/").rpartition("/")[2],
+        vocabulary=Vocabulary(tokenizer, spec.vocab_size, end_ids),
+        max_length_tokens=recipe.data.max_length_tokens,
+        concurrency=recipe.run.endpoint_concurrency,
+        timeout_seconds=recipe.run.endpoint_timeout_seconds,
+        api_key=os.environ.get(KEY_VARIABLE) or None,
+    )

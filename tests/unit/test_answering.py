@@ -1,0 +1,31 @@
+"""Who answers: chosen by the recipe, refused where it cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from deepspec.errors import RecipeError
+from deepspec.recipe import load_recipe
+from deepspec.store import open_store
+from tasks._answering import by_endpoints
+from tasks._run import Run
+from tasks.responses import responses
+
+
+def test_without_endpoints_it_says_what_to_do(tmp_path: Path) -> None:
+    run = Run(load_recipe("tiny", ["data.responses.engine=endpoint"]), open_store(str(tmp_path)), tmp_path, plan=False)
+    with pytest.raises(RecipeError, match=r"run.endpoints names none.*--set 'run.endpoints="):
+        by_endpoints(run, tmp_path)
+
+
+def test_where_the_endpoints_are_is_no_part_of_the_key(tmp_path: Path) -> None:
+    def sections(*overrides: str) -> object:
+        run = Run(load_recipe("tiny", list(overrides)), open_store(str(tmp_path)), tmp_path, plan=True)
+        return responses.ingredients(run, {}).canonical()
+
+    plain = sections()
+    asked = sections("data.responses.engine=endpoint", "run.endpoints=[http://a]")
+    assert asked != plain
+    assert sections("data.responses.engine=endpoint", "run.endpoints=[http://b]", "run.endpoint_concurrency=2") == asked
+    assert sections("data.responses.truncated=exclude") not in (plain, asked)
+    assert sections("data.responses.truncated=keep", "data.responses.engine=in_process") == plain
