@@ -205,7 +205,8 @@ class Endpoints:
                     httpx.AsyncClient(
                         headers=headers,
                         timeout=httpx.Timeout(self._timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
-                        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+                        # vLLM closes idle connections after 5 s: whoever uses one just then is cut off.
+                        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3.0),
                     )
                 )
             )

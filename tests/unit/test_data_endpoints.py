@@ -11,17 +11,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
+import deepspec.data.responses
 from deepspec.data.chat import CHATML, Renderer
 from deepspec.data.config import Config, Responses
 from deepspec.data.conversations import write_conversations
-from deepspec.data.endpoint_protocol import Vocabulary
-from deepspec.data.endpoints import Endpoints
+from deepspec.data.endpoint_protocol import Vocabulary, words_of
+from deepspec.data.endpoints import Endpoints, _retry_after
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.responses import write_responses
 from deepspec.errors import DataError, TransientError
@@ -40,7 +44,12 @@ def config_of(**fields: Any) -> Config:
 
 def endpoints(urls: Sequence[str], config: Config, tokenizer: Any, **settings: Any) -> Endpoints:
     ends = CHATML.end_of_turn_ids(tokenizer)
-    given: dict[str, Any] = {"concurrency": 4, "timeout_seconds": 20.0, "pause_seconds": 0.02, "patience_seconds": 20.0}
+    given: dict[str, Any] = {
+        "concurrency": 4,
+        "timeout_seconds": 20.0,
+        "pause_seconds": 0.005,
+        "patience_seconds": 20.0,
+    }
     return Endpoints(
         urls,
         config.responses,
@@ -100,7 +109,8 @@ def calm(tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
-ROWS = [[f"question {n}"] if n % 4 else [f"question {n}", "and then?", "and after that?"] for n in range(60)]
+ROWS = [[f"question {n}"] if n % 4 else [f"question {n}", "and then?", "and after that?"] for n in range(40)]
+NUM_ANSWERS = sum(map(len, ROWS))
 
 
 def test_a_row_says_what_was_asked_and_answered(calm: Server, tmp_path: Path, tokenizer: Any) -> None:
@@ -159,7 +169,7 @@ def test_faults_change_no_byte(calm: Server, tokenizer_dir: Path, tmp_path: Path
         did = Counter(entry["did"] for server in servers for entry in server.entries())
         answered = sum((server.answered() for server in servers), Counter())
     assert files(tmp_path / "calm") == files(tmp_path / "faulty")
-    assert summary["answers"] == 45 + 15 * 3
+    assert summary["answers"] == NUM_ANSWERS
     assert set(did) == {"answered", "busy", "error", "dropped", "broken", "slow", "truncated_json"}
     assert set(answered.values()) == {1}  # what was answered was asked no more
     assert len(answered) == summary["answers"]
@@ -386,15 +396,15 @@ def test_a_run_that_broke_off_goes_on_where_it_was(tokenizer_dir: Path, tmp_path
     made = conversations(tmp_path, config, ROWS)
     journal = tmp_path / "journal.sqlite"
     with openai_server(tokenizer_dir, tmp_path / "log") as server:
-        for most in (7, 25):
+        for most in (5, 15):
             with pytest.raises(Interrupted):
                 answer(tmp_path / str(most), [server.url], config, made, tokenizer, journal, progress=Counting(most))
         time.sleep(0.2)  # what the server was still working on
         kept, before = noted(journal), len(server.entries())
         answer(tmp_path / "resumed", [server.url], config, made, tokenizer, journal)
         again = [entry["id"] for entry in server.entries()[before:]]
-        assert kept > 25
-        assert len(again) == len(set(again)) == 90 - kept == noted(journal) - kept
+        assert kept > 15
+        assert len(again) == len(set(again)) == NUM_ANSWERS - kept == noted(journal) - kept
         before = len(server.entries())
         answer(tmp_path / "known", [server.url], config, made, tokenizer, journal)
         assert len(server.entries()) == before  # nothing is asked
@@ -429,10 +439,10 @@ def test_a_killed_run_goes_on_where_it_was(calm: Server, tokenizer_dir: Path, tm
         answer(tmp_path / "resumed", urls, config, made, tokenizer, journal)
         after = [server.entries()[num:] for server, num in zip(servers, before, strict=True)]
     assert files(tmp_path / "whole") == files(tmp_path / "resumed")
-    assert 20 <= kept < 90
+    assert 20 <= kept < NUM_ANSWERS
     asked_again = {entry["id"] for entries in after for entry in entries}
-    assert len(asked_again) == 90 - kept  # none that was kept, and all the others
-    assert noted(journal) == 90
+    assert len(asked_again) == NUM_ANSWERS - kept  # none that was kept, and all the others
+    assert noted(journal) == NUM_ANSWERS
 
 
 def _has_answers(journal: Path, count: int) -> bool:
@@ -440,6 +450,64 @@ def _has_answers(journal: Path, count: int) -> bool:
         return noted(journal) >= count
     except sqlite3.OperationalError:  # being made
         return False
+
+
+@pytest.mark.full  # it waits
+def test_a_request_that_takes_too_long_is_given_up(tokenizer_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of(max_quarantined=0.5)
+    made = conversations(tmp_path, config, [["SLEEP now"], ["fine"]])
+    with openai_server(tokenizer_dir, tmp_path / "log", bad_words={"SLEEP": "sleeps"}) as server:
+        answer(tmp_path / "out", [server.url], config, made, tokenizer, timeout_seconds=0.4)
+    (bad,) = table(tmp_path / "out", "quarantine")
+    assert bad["reason"] == "no answer within run.endpoint_timeout_seconds"
+    assert bad["excerpt"].startswith("[0.4 s]")
+    assert len(table(tmp_path / "out")) == 1
+
+
+def test_when_too_much_is_refused_the_rest_is_not_asked_for(
+    calm: Server, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deepspec.data.responses, "_EXCESS_ROWS", 5)
+    config = config_of()
+    made = conversations(tmp_path, config, [[f"REFUSE {n}"] for n in range(100)])
+    before = len(calm.entries())
+    with pytest.raises(TooManyQuarantined, match="7 of 100 rows"):
+        answer(tmp_path / "out", [calm.url], config, made, tokenizer)
+    assert len(calm.entries()) - before < 50
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "least", "most"),
+    [
+        ({"Retry-After": "7"}, 429, 7.0, 7.0),
+        ({"Retry-After": "-1"}, 429, 0.0, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 503, 0.0, 0.0),
+        ({"Retry-After": format_datetime(datetime.now(UTC) + timedelta(hours=1))}, 503, 3500.0, 3600.0),
+        ({"Retry-After": "soon"}, 429, 0.2, 1.0),
+        ({}, 503, 0.2, 1.0),
+        ({}, 500, 0.0, 0.0),
+    ],
+)
+def test_how_long_a_server_wants_to_be_left_alone(
+    headers: dict[str, str], status: int, least: float, most: float
+) -> None:
+    assert least <= _retry_after(httpx.Response(status, headers=headers)) <= most
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "too long", "code": 400}}', "too long"),
+        (b'{"object": "error", "message": "too long"}', "too long"),
+        (b'{"detail": [{"msg": "wrong"}]}', '[{"msg": "wrong"}]'),
+        (b'{"error": "overloaded"}', "overloaded"),
+        (b'{"status": 1}', '{"status": 1}'),
+        (b"<h1>Bad Gateway</h1>", "<h1>Bad Gateway</h1>"),
+        (b"\xff", "\ufffd"),
+    ],
+)
+def test_the_words_of_a_failure(body: bytes, words: str) -> None:
+    assert words_of(body) == words
 
 
 def test_defaults_leave_the_key_alone() -> None:

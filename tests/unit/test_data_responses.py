@@ -1,6 +1,7 @@
 """Answers: requests, seeds, turns, and an output that depends on prompts alone."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,32 @@ def test_rows_stand_sorted_however_they_complete(
     make(tmp_path / "chunks", tokenizer, rows, engine)
     assert [len(call) for call in engine.calls] == [7, 7, 7, 7, 2]
     assert files(tmp_path / "chunks") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_one_by_one_in_any_order_change_no_byte(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rows = [{"turns": [f"question {n}", "more?", "and more?"][: 1 + n % 3]} for n in range(30)]
+    make(tmp_path / "batches", tokenizer, rows, Engine(tokenizer))
+    monkeypatch.setattr(deepspec.data.responses, "_CHUNK_ROWS", 5)
+    engine, drawn, most = Engine(tokenizer), random.Random(seed), 0
+
+    def generate(next_request: NextRequest) -> Iterator[GenerationResult]:
+        nonlocal most
+        under_way: list[GenerationRequest] = []
+        while True:
+            while len(under_way) < 8 and (request := next_request()) is not None:
+                under_way.append(request)
+            if not under_way:
+                return
+            most = max(most, len(under_way))
+            chosen = iter([under_way.pop(drawn.randrange(len(under_way)))])
+            yield from engine(lambda chosen=chosen: next(chosen, None))
+
+    make(tmp_path / "one", tokenizer, rows, generate)
+    assert files(tmp_path / "one") == files(tmp_path / "batches")
+    assert most == 5  # never more than the window
 
 
 def test_all_splits_are_answered_together(tmp_path: Path, tokenizer: Any) -> None:
