@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
 from random import Random
@@ -70,6 +70,7 @@ class _Endpoint:
         failures: in a row.
         rests_until: when it is asked again, `time.monotonic`.
         model: name of the target there; None: not looked at yet, or not since it was left out.
+        client: sends to it.
         words: of its last failure.
     """
 
@@ -79,6 +80,7 @@ class _Endpoint:
     rests_until: float = 0.0
     model: str | None = None
     engine: tuple[str, str] = ("unknown", "unknown")
+    client: "httpx.AsyncClient" = field(init=False)
     words: str = "not asked yet"
 
     @property
@@ -162,7 +164,6 @@ class Endpoints:
         self._engine: tuple[_Endpoint, tuple[str, str]] | None = None
         self._in_flight: set[Future[None]] = set()
         self._stack = ExitStack()
-        self._client: httpx.AsyncClient
         self._portal: Any
 
     def generate(self, next_request: NextRequest) -> Iterator[GenerationResult | GenerationFailure]:
@@ -200,16 +201,17 @@ class Endpoints:
         with ExitStack() as stack:
             # A thread of its own: while a batch is rendered or written here, answers keep coming in there.
             self._portal = stack.enter_context(start_blocking_portal())
-            self._client = stack.enter_context(
-                self._portal.wrap_async_context_manager(
-                    httpx.AsyncClient(
-                        headers=headers,
-                        timeout=httpx.Timeout(self._timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
-                        # vLLM closes idle connections after 5 s: whoever uses one just then is cut off.
-                        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3.0),
-                    )
+            trust = httpx.create_ssl_context()
+            for endpoint in self._endpoints:
+                # One for each: a pool looks through all its connections whenever one is taken or given back.
+                client = httpx.AsyncClient(
+                    headers=headers,
+                    verify=trust,
+                    timeout=httpx.Timeout(self._timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
+                    # vLLM closes idle connections after 5 s: whoever uses one just then is cut off.
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3.0),
                 )
-            )
+                endpoint.client = stack.enter_context(self._portal.wrap_async_context_manager(client))
             self._changed = self._portal.call(_condition, anyio)
             self._portal.call(self._meet_all)
             self._stack = stack.pop_all()
@@ -295,7 +297,7 @@ class Endpoints:
         import httpx
 
         try:
-            reply = await self._client.request(
+            reply = await endpoint.client.request(
                 method, f"{endpoint.url}{path}", json=body, headers={"X-Request-Id": name}
             )
         except httpx.TimeoutException as error:

@@ -84,6 +84,7 @@ thoughts of earlier turns are gone from what it read then. From `finish_reason` 
 NO_ROOM = "prompt leaves no room for an answer within data.max_length_tokens"
 
 _CHUNK_ROWS = 4096  # rows in the window: answers are asked for from so many, and so many are in memory
+_JOURNAL_FORMAT = 1  # another one, and what was noted before is asked for again
 _EXCESS_ROWS = 256  # once so many more than allowed are refused, the rest is not asked for
 
 
@@ -527,7 +528,9 @@ class _Answering:
             yield conversation.outcome(self._config)
 
     def _key(self, request: GenerationRequest) -> bytes:
-        return journal_key(self._identity, request.id, request.prompt_ids, request.max_new_tokens, request.seed)
+        return journal_key(
+            _JOURNAL_FORMAT, self._identity, request.id, request.prompt_ids, request.max_new_tokens, request.seed
+        )
 
     def _known(self, request: GenerationRequest) -> GenerationResult | None:
         """The answer that an earlier run got."""
