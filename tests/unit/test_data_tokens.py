@@ -28,7 +28,7 @@ def kept(*contents: str, number: int = 0) -> Row:
     roles = ("user", "assistant")
     messages = [{"role": roles[n % 2], "content": content} for n, content in enumerate(contents)]
     row = {"id": f"id{number}", "prompt_id": f"prompt{number}", "messages": messages, "source": "rows.jsonl"}
-    return {**row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
+    return dict.fromkeys(RESPONSES_SCHEMA.names) | row
 
 
 def generated(tokenizer: Any, prompt: str, output: str, *, finish_reason: str = "stop") -> Row:
@@ -40,13 +40,21 @@ def generated(tokenizer: Any, prompt: str, output: str, *, finish_reason: str = 
     return {**row, "prompt_ids": prompt_ids, "output_ids": output_ids, "finish_reason": finish_reason}
 
 
-def make(folder: Path, tokenizer: Any, rows: list[Row], *, split: str = "train", **fields: Any) -> dict[str, Any]:
+def make(
+    folder: Path,
+    tokenizer: Any,
+    rows: list[Row],
+    *,
+    split: str = "train",
+    schema: pa.Schema = RESPONSES_SCHEMA,
+    **fields: Any,
+) -> dict[str, Any]:
     """Tokens of rows in one split; returns the summary."""
     given = {"source": "given", "max_length_tokens": 200, "min_supervised_tokens": 1, "max_quarantined": 0.0, **fields}
     for name in ("responses", "tokens"):
         (folder / name).mkdir(parents=True)
     for name in SPLITS:
-        with TableWriter(folder / "responses" / f"{name}.parquet", RESPONSES_SCHEMA) as writer:
+        with TableWriter(folder / "responses" / f"{name}.parquet", schema) as writer:
             for row in rows if name == split else ():
                 writer.write(row)
     config = Config.model_validate(given)
@@ -76,6 +84,15 @@ def test_generated_answers_are_taken_over_id_by_id(tmp_path: Path, tokenizer: An
     assert written["mask_runs"] == [len(row["prompt_ids"]), len(row["output_ids"])]
     assert written["num_prompt_tokens"] == len(row["prompt_ids"])
     assert (written["id"], written["prompt_id"]) == ("id0", "prompt0")
+
+
+def test_responses_that_say_nothing_of_engines_are_read(tmp_path: Path, tokenizer: Any) -> None:
+    names = ("id", "prompt_id", "messages", "prompt_ids", "output_ids", "finish_reason")  # of the stage's version 2
+    earlier = pa.schema([RESPONSES_SCHEMA.field(name) for name in names])
+    rows = [generated(tokenizer, "hi", "Mira"), kept("hi", "ho", number=1)]
+    make(tmp_path / "earlier", tokenizer, rows, schema=earlier)
+    make(tmp_path / "now", tokenizer, rows)
+    assert table(tmp_path / "earlier") == table(tmp_path / "now")
 
 
 def test_rendering_agrees_with_what_was_generated(tmp_path: Path, tokenizer: Any) -> None:
