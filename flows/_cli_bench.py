@@ -46,6 +46,20 @@ def loss(context: typer.Context) -> None:
 
 
 @app.command(
+    "states",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def states(context: typer.Context) -> None:
+    """Measure files of target states: bytes per codec, reading against cat, capture, what codecs cost.
+
+    Example: deepspec bench states --tokens 32768 --hidden 1024 --layers 5 --json
+    """
+    from deepspec.bench.__main__ import main as run_bench
+
+    run_bench(["states", *context.args], command="deepspec bench")
+
+
+@app.command(
     "tokens",
     # The bench reads its own options, here as in `python -m deepspec.bench`.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

@@ -36,6 +36,12 @@ def _attention() -> Bench:
     return attention
 
 
+def _states() -> Bench:
+    from deepspec.bench import states
+
+    return states
+
+
 def _tokens() -> Bench:
     from deepspec.bench import tokens
 
@@ -52,6 +58,7 @@ BENCHES: Mapping[str, tuple[str, Callable[[], Bench]]] = MappingProxyType(
     {
         "attention": ("a draft's block attention, against a dense mask and repeated keys", _attention),
         "loss": ("the losses without logits, against plain autograd over full logits", _loss),
+        "states": ("target states: bytes, reading against cat, capture, what codecs cost", _states),
         "tokens": ("rendering, tokenising and masking, against `datasets.map` row by row", _tokens),
         "train-step": ("a training step of a recipe's draft, against the straightforward way", _train_step),
     }
