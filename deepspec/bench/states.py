@@ -101,10 +101,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             device=options.device,
             folder=folder,
         )
-        files = {codec: _Files(sizes, codec) for codec in CODECS}
+        files = {codec: RandomFiles(sizes, codec) for codec in CODECS}
         read = {codec: _read_and_cat(made, options.repeat) for codec, made in files.items()}
         warm_up = replace(sizes, folder=str(Path(folder) / "small"), tokens=_BATCH_TOKENS)
-        _Files(warm_up, "bf16")
+        RandomFiles(warm_up, "bf16")
         peak = measuring.extra_peak_bytes(prepare, sizes, warm_up, "ours", "cpu")
         target = _load_target(sizes)
         _capture(target, replace(sizes, capture_tokens=min(1024, sizes.capture_tokens)), Path(folder))
@@ -136,7 +136,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _Files:
+class RandomFiles:
     """A folder of random states, written by the writer of real ones.
 
     Attributes:
@@ -145,14 +145,14 @@ class _Files:
         decoded: bytes of its states in bfloat16.
     """
 
-    def __init__(self, sizes: Sizes, codec: str) -> None:
+    def __init__(self, sizes: Sizes, codec: str, *, block_tokens: int = 4096) -> None:
         root = Path(sizes.folder)
         root.mkdir(exist_ok=True)
         tokens = root / "tokens.parquet"
         documents = _write_tokens(tokens, sizes.tokens, vocab_size=1000)
         self.folder = root / codec
         self.folder.mkdir()
-        config = Config(codec=codec)  # type: ignore[arg-type]  # one of its names
+        config = Config.model_validate({"codec": codec, "block_tokens": block_tokens})
         survey = Survey.of(tokens, config)
         origin = _Random(sizes)
         write_shards(survey, self.folder, range(survey.places.num_shards), origin=origin, config=config)
@@ -209,7 +209,7 @@ def _write_tokens(path: Path, num_tokens: int, *, vocab_size: int) -> list[npt.N
     return masks
 
 
-def _read_and_cat(files: _Files, repeat: int) -> dict[str, float]:
+def _read_and_cat(files: RandomFiles, repeat: int) -> dict[str, float]:
     """Bytes per second of both sides, medians of runs that take turns; each starts without cached pages."""
     sides: dict[str, tuple[int, Callable[[], None]]] = {
         "ours": (files.decoded, lambda: _read(files.folder)),
@@ -234,7 +234,8 @@ def _read(folder: Path) -> None:
 
 
 def _cat(paths: list[Path]) -> None:
-    subprocess.run(["cat", *map(str, paths)], stdout=subprocess.DEVNULL, check=True)
+    command = ["cat", *map(str, paths)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 def _drop_cached_pages(paths: list[Path]) -> None:
@@ -338,7 +339,8 @@ def _total_variation(target: Target, sizes: Sizes) -> dict[str, float]:
         found = {}
         for name in ("int8", "int4"):
             decoded_N1D = torch.empty(final_N1D.shape, dtype=torch.bfloat16)
-            CODECS[name].decode_into(CODECS[name].encode(final_N1D), decoded_N1D)
+            codec = CODECS[name]["final"]
+            codec.decode_into(codec.encode(final_N1D), decoded_N1D)
             other_NV = target.logits(decoded_N1D[:, 0].to(target.device, target.dtype)).float().softmax(-1)
             found[f"tv_{name}"] = round(float((exact_NV - other_NV).abs().sum(-1).mean()) / 2, 6)
     return found

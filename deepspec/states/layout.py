@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from deepspec.config import Section
 from deepspec.errors import ArtifactError
-from deepspec.states.widths import WIDTHS
+from deepspec.states.widths import VALUE_COLUMNS, WIDTHS
 from deepspec.store.files import Files
 from deepspec.store.records import refuse_newer
 
@@ -33,8 +33,8 @@ FORMAT = 2
 the stage that makes them, so that the old format needs no reader."""
 DESCRIPTION = "states.json"
 INDEX = "documents.parquet"
+CHECKSUMS = "deepspec.checksums"
 TOKEN_COLUMNS = ("document", "input_id", "supervised")
-VALUE_COLUMNS = ("states", "final")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -55,6 +55,18 @@ class Shard(Section):
     num_documents: int
     num_tokens: int
     num_blocks: int
+
+
+class BlockChecksums(Section):
+    """Of one row group; a JSON list of these stands in a shard's metadata under `deepspec.checksums`.
+
+    Args:
+        num_final: rows that have a final state.
+        crc32: value column -> CRC-32 of its values, one after the other as they lie in the file.
+    """
+
+    num_final: int
+    crc32: dict[str, int]
 
 
 class Layout(Section):
@@ -111,7 +123,7 @@ def shard_schema(codec: str, num_layers: int, hidden_size: int) -> pa.Schema:
     tokens = (("document", pa.int64()), ("input_id", pa.int32()), ("supervised", pa.bool_()))
     fields = [pa.field(name, kind, nullable=False) for name, kind in tokens]
     for name, num_vectors in zip(VALUE_COLUMNS, (num_layers, 1), strict=True):
-        for suffix, width in WIDTHS[codec].widths(num_vectors, hidden_size).items():
+        for suffix, width in WIDTHS[codec][name].widths(num_vectors, hidden_size).items():
             # Without captured layers there is nothing to store, and Parquet has no empty binary.
             fields.append(pa.field(name + suffix, pa.binary(max(width, 1)), nullable=name == "final"))
     return pa.schema(fields)

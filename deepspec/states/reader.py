@@ -5,22 +5,22 @@ From object storage, the row groups that come next are fetched while others are 
 Not here: in which order (order.py), and what is learned from them (drafts).
 """
 
+import json
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from deepspec.errors import ArtifactError
 from deepspec.states.ahead import ReadAhead
 from deepspec.states.batch import PackedStates
 from deepspec.states.codecs import CODECS
-from deepspec.states.layout import INDEX, TOKEN_COLUMNS, Layout, has_final, shard_schema
+from deepspec.states.layout import CHECKSUMS, INDEX, TOKEN_COLUMNS, BlockChecksums, Layout, has_final, shard_schema
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
 from deepspec.store.block_cache import BlockCache
 from deepspec.store.files import ParquetTable, open_files
@@ -28,6 +28,7 @@ from deepspec.store.files import ParquetTable, open_files
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _CACHE_BYTES = 1 << 30
+_FINALS_BEFORE = "finals_before"
 
 
 class StateReader:
@@ -62,14 +63,15 @@ class StateReader:
                 f"{self.layout.num_documents} with {self.layout.num_tokens} were written.",
                 where=f"{self._at.location}/{INDEX}",
             )
+        self._first_blocks = np.cumsum([0, *(shard.num_blocks for shard in self.layout.shards)])
+        self._global_blocks = self._first_blocks[self._shards] + self._blocks
         self._files: dict[int, ParquetTable] = {}
+        self._checksums: dict[int, list[BlockChecksums]] = {}
+        # Its thread alone uses the files: what it reads and checks comes while others are decoded.
+        self._ahead: ReadAhead[tuple[int, int, bool], dict[bool, Columns]] = ReadAhead(lambda key: self._load(*key))
         self._cache: OrderedDict[tuple[int, int, bool], Columns] = OrderedDict()
         self._cached_bytes = 0
         self._cache_bytes = cache_bytes
-        self._opening = Lock()
-        self._ahead: ReadAhead[tuple[int, int], dict[bool, Columns]] = ReadAhead(
-            lambda block: self._fetch(*block, kinds=(True, False))
-        )
 
     @property
     def num_documents(self) -> int:
@@ -93,14 +95,12 @@ class StateReader:
 
     def order(self, seed: int) -> DataOrder:
         """The order in which a training with this seed sees the documents."""
-        first_of_shard = np.cumsum([0, *(shard.num_blocks for shard in self.layout.shards)])
-        return DataOrder(first_of_shard[self._shards] + self._blocks, seed=seed)
+        return DataOrder(self._global_blocks, seed=seed)
 
     def read_ahead(self, documents: Sequence[int]) -> None:
-        """See `StateSource.read_ahead`; local files are mapped, and the system reads ahead by itself."""
+        """See `StateSource.read_ahead`; what lies on this machine is soon read when it is needed."""
         if self._at.by_range:
-            blocks = dict.fromkeys(self._block_of(number) for number in documents)
-            self._ahead.want([block for block in blocks if (*block, True) not in self._cache])
+            self._expect([self._block_of(number) for number in documents], values=True)
 
     def batch(self, documents: Sequence[int]) -> PackedStates:
         """Some documents with their states, packed in this order, on the CPU in bfloat16.
@@ -149,9 +149,9 @@ class StateReader:
             final_TD=final_T1D.squeeze(1),
         )
 
-    def _decode(self, values: Columns, name: str, rows: slice | npt.NDArray[Any], out_NCD: torch.Tensor) -> None:
+    def _decode(self, values: Columns, name: str, rows: slice, out_NCD: torch.Tensor) -> None:
         if out_NCD.numel():
-            codec = CODECS[self.layout.codec]
+            codec = CODECS[self.layout.codec][name]
             suffixes = codec.widths(out_NCD.shape[1], self.hidden_size)
             codec.decode_into({suffix: values[name + suffix][rows] for suffix in suffixes}, out_NCD)
 
@@ -160,27 +160,23 @@ class StateReader:
     ) -> None:
         """The final states of one document; NaN, which nobody can mistake for one, where there is none."""
         kept_T = has_final(supervised_T)
-        first, last = (int(kept_T.argmax()), len(kept_T) - int(kept_T[::-1].argmax())) if kept_T.any() else (0, 0)
-        if kept_T[first:last].all():  # an answer: one stretch, which is decoded in place
-            self._decode(values, "final", slice(rows.start + first, rows.start + last), out_T1D[first:last])
-            out_T1D[:first] = float("nan")
-            out_T1D[last:] = float("nan")
+        first = int(values[_FINALS_BEFORE][rows.start])
+        stored = slice(first, first + int(kept_T.sum()))
+        begin, end = (int(kept_T.argmax()), len(kept_T) - int(kept_T[::-1].argmax())) if kept_T.any() else (0, 0)
+        if end - begin == stored.stop - stored.start:  # an answer: one stretch, which is decoded in place
+            self._decode(values, "final", stored, out_T1D[begin:end])
+            out_T1D[:begin] = float("nan")
+            out_T1D[end:] = float("nan")
             return
-        found_M1D = _empty(int(kept_T.sum()), *out_T1D.shape[1:])
-        self._decode(values, "final", rows.start + np.flatnonzero(kept_T), found_M1D)
+        found_M1D = _empty(stored.stop - stored.start, *out_T1D.shape[1:])
+        self._decode(values, "final", stored, found_M1D)
         out_T1D.fill_(float("nan"))
         out_T1D[torch.from_numpy(kept_T)] = found_M1D
 
     def _expect(self, blocks: Sequence[tuple[int, int]], *, values: bool) -> None:
-        """Have the system read the blocks that are not at hand while earlier ones are decoded."""
-        if self._at.by_range:
-            return  # see `read_ahead`
-        wanted: dict[int, list[int]] = {}
-        for shard, block in dict.fromkeys(blocks):
-            if (shard, block, values) not in self._cache:
-                wanted.setdefault(shard, []).append(block)
-        for shard, numbers in wanted.items():
-            self._file(shard).expect(numbers, self._columns(values=values))
+        """Have the blocks that are not at hand read and checked while earlier ones are decoded."""
+        whole = values or self._at.by_range
+        self._ahead.want((*block, whole) for block in dict.fromkeys(blocks) if (*block, values) not in self._cache)
 
     def _block_of(self, number: int) -> tuple[int, int]:
         return int(self._shards[number]), int(self._blocks[number])
@@ -191,33 +187,59 @@ class StateReader:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        found = self._ahead.take((shard, block)) if self._at.by_range else self._fetch(shard, block, kinds=(values,))
+        found = self._ahead.take((shard, block, values or self._at.by_range))
         for kind, columns in found.items():
             self._keep((shard, block, kind), columns)
-        return self._cache[key]
+        return found[values]
 
-    def _fetch(self, shard: int, block: int, *, kinds: Sequence[bool]) -> dict[bool, Columns]:
-        """A block's value columns (true) or token columns (false)."""
-        names = {kind: self._columns(values=kind) for kind in kinds}
-        table = self._file(shard).row_group(block, [name for kind in kinds for name in names[kind]])
-        return {kind: {name: _array(table.column(name)) for name in names[kind]} for kind in kinds}
+    def _load(self, shard: int, block: int, values: bool) -> dict[bool, Columns]:  # noqa: FBT001  # part of a key
+        """Read and check a block, in the reader's own thread: its tokens, and its values if they are asked for.
 
-    def _columns(self, *, values: bool) -> list[str]:
-        names = [name for name in self._schema.names if (name not in TOKEN_COLUMNS) == values]
-        return [name for name in names if name != "document"]
+        Where a block is fetched as a whole, the values come along anyway.
+        """
+        file = self._file(shard)
+        table = file.row_group(block, TOKEN_COLUMNS[1:])
+        tokens = {name: table.column(name).to_numpy() for name in TOKEN_COLUMNS[1:]}
+        if not values and not self._at.by_range:
+            return {False: tokens}
+        checksums = self._checksums[shard][block]
+        names = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
+        columns: Columns = {}
+        for name, chunk in file.raw(block, names).items():
+            rows = checksums.num_final if self._schema.field(name).nullable else table.num_rows
+            # The values are the end of the column's only page, whatever stands in its header.
+            size = rows * self._schema.field(name).type.byte_width
+            data = chunk[len(chunk) - size :] if size <= len(chunk) else chunk
+            if zlib.crc32(data) != checksums.crc32.get(name):
+                raise ArtifactError(
+                    f"the checksum of column {name} in row group {block} does not match.",
+                    where=f"{self._at.location}/{self.layout.shards[shard].file}",
+                    remedy="Capture the states again.",
+                )
+            columns[name] = np.frombuffer(data, dtype=np.uint8).reshape(rows, -1)
+        columns[_FINALS_BEFORE] = self._finals_before(shard, block, tokens["supervised"])
+        return {False: tokens, True: columns}
+
+    def _finals_before(self, shard: int, block: int, supervised_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """How many rows of a block before each of its rows have a final state."""
+        first, last = np.searchsorted(self._global_blocks, self._first_blocks[shard] + block + np.array([0, 1]))
+        starts = self._first_rows[first:last]
+        kept_T = supervised_T.copy()
+        behind_T = supervised_T[:-1].copy()
+        behind_T[starts[1:] - 1] = False  # the last position of a document has none behind it
+        kept_T[1:] |= behind_T
+        return np.cumsum(kept_T) - kept_T
 
     def _keep(self, key: tuple[int, int, bool], columns: Columns) -> None:
         self._cached_bytes += _size(columns) - _size(self._cache.pop(key, {}))
         self._cache[key] = columns
         # A window's blocks are needed again and again; without room for all of them each would be read many times.
         while self._cached_bytes > self._cache_bytes and len(self._cache) > 2 * WINDOW_BLOCKS:
-            self._cached_bytes -= _size(self._cache.popitem(last=False)[1])
+            (shard, block, _), dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= _size(dropped)
+            self._file(shard).forget(block)
 
     def _file(self, shard: int) -> ParquetTable:
-        with self._opening:
-            return self._opened(shard)
-
-    def _opened(self, shard: int) -> ParquetTable:
         if shard not in self._files:
             described = self.layout.shards[shard]
             file = self._at.parquet(described.file)
@@ -226,6 +248,7 @@ class StateReader:
                     "has other columns or row groups than states.json says.",
                     where=f"{self._at.location}/{described.file}",
                 )
+            self._checksums[shard] = _checksums(file, f"{self._at.location}/{described.file}")
             self._files[shard] = file
         return self._files[shard]
 
@@ -235,14 +258,15 @@ def _empty(*shape: int) -> torch.Tensor:
     return torch.from_numpy(np.empty(shape, dtype=np.int16)).view(torch.bfloat16)
 
 
-def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """A column of one row group; binary ones as bytes [N, width], without copying."""
-    if not pa.types.is_fixed_size_binary(column.type):
-        return column.to_numpy()  # type: ignore[no-any-return]  # pyarrow is untyped
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    width = column.type.byte_width
-    data = np.frombuffer(array.buffers()[1], dtype=np.uint8)
-    return data[array.offset * width : (array.offset + len(array)) * width].reshape(len(array), width)
+def _checksums(file: ParquetTable, where: str) -> list[BlockChecksums]:
+    try:
+        listed = json.loads(file.metadata[CHECKSUMS.encode()])
+        found = [BlockChecksums.model_validate(one) for one in listed]
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(f"has no checksums that can be read: {error}.", where=where) from error
+    if len(found) != file.num_row_groups:
+        raise ArtifactError(f"has checksums of {len(found)} row groups, not {file.num_row_groups}.", where=where)
+    return found
 
 
 def _size(columns: Columns) -> int:

@@ -3,6 +3,8 @@
 Not here: where states come from (writer.py) and how numbers become bytes (codecs.py).
 """
 
+import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,20 @@ from torch import Tensor
 
 from deepspec.states.codecs import CODECS, Bytes
 from deepspec.states.layout import (
+    CHECKSUMS,
     INDEX,
     INDEX_SCHEMA,
     TOKEN_COLUMNS,
-    VALUE_COLUMNS,
+    BlockChecksums,
     Layout,
     Places,
     has_final,
     shard_schema,
 )
+from deepspec.states.widths import VALUE_COLUMNS
 
-_PAGE_BYTES = 1 << 20
+_PAGE_BYTES = (1 << 31) - 1
+"""A column of a row group is one page: its values lie in one piece, where readers find them without parsing pages."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def encode(states_TLD: Tensor, final_TD: Tensor, codec: str) -> dict[str, Bytes]
     """The value columns of T tokens, encoded on the tensors' device."""
     columns: dict[str, Bytes] = {}
     for name, vectors in zip(VALUE_COLUMNS, (states_TLD, final_TD.unsqueeze(1)), strict=True):
-        for suffix, data in CODECS[codec].encode(vectors).items():
+        for suffix, data in CODECS[codec][name].encode(vectors).items():
             # See layout.shard_schema for the width of nothing.
             columns[name + suffix] = data if data.shape[1] else np.zeros((len(data), 1), dtype=np.uint8)
     return columns
@@ -82,6 +87,7 @@ class ShardWriter:
         self._block_tokens = block_tokens
         self._pending: list[EncodedDocument] = []
         self._pending_tokens = 0
+        self._checksums: list[BlockChecksums] = []
 
     def write(self, document: EncodedDocument) -> None:
         """Append a document."""
@@ -96,6 +102,8 @@ class ShardWriter:
         try:
             if self._pending:
                 self._flush()
+            listed = [one.model_dump() for one in self._checksums]
+            self._writer.add_key_value_metadata({CHECKSUMS: json.dumps(listed)})
         finally:
             self._writer.close()
 
@@ -108,13 +116,16 @@ class ShardWriter:
             "input_id": np.concatenate([d.input_ids_T for d in documents]),
             "supervised": np.concatenate([d.supervised_T for d in documents]),
         }
+        crc32 = {}
         for field in self._schema:
             if field.name not in columns:
                 data = np.concatenate([d.columns[field.name] for d in documents])
+                crc32[field.name] = zlib.crc32((data[has_final_T] if field.nullable else data).tobytes())
                 columns[field.name] = pa.FixedSizeBinaryArray.from_buffers(
                     field.type, len(data), [kept if field.nullable else None, pa.py_buffer(data)]
                 )
         table = pa.table(columns, schema=self._schema)
+        self._checksums.append(BlockChecksums(num_final=int(has_final_T.sum()), crc32=crc32))
         self._writer.write_table(table, row_group_size=table.num_rows)
         self._pending = []
         self._pending_tokens = 0

@@ -7,8 +7,6 @@ from typing import Protocol
 
 from deepspec.errors import DataError
 
-NUM_PEAKS = 2
-
 
 class Widths(Protocol):
     """Sizes of a codec's columns, which are named after suffixes."""
@@ -33,12 +31,14 @@ class GroupedWidths:
     """Integers of `bits` bits with a scale and peaks per group; see `codecs.Grouped`.
 
     Args:
-        bits: 8 or 4.
+        bits: 4, 5 or 8.
+        num_peaks: numbers of a group that are kept apart.
         max_group: numbers that share a scale; fewer where a vector cannot be divided so.
     """
 
     bits: int
-    max_group: int
+    num_peaks: int
+    max_group: int = 128
 
     def widths(self, num_vectors: int, hidden_size: int) -> Mapping[str, int]:
         group, num_peaks = self.group(hidden_size)
@@ -52,10 +52,10 @@ class GroupedWidths:
 
     def group(self, hidden_size: int) -> tuple[int, int]:
         """The largest group size that divides a vector into whole groups of whole bytes, and the peaks in each."""
-        step = 8 // self.bits
+        step = {8: 1, 5: 8, 4: 2}[self.bits]
         for group in range(self.max_group, 0, -1):
             if hidden_size % group == 0 and group % step == 0:
-                return group, min(NUM_PEAKS, group)
+                return group, min(self.num_peaks, group)
         raise DataError(
             f"vectors of {hidden_size} numbers cannot be stored in {self.bits} bits each.",
             where="states.codec",
@@ -63,12 +63,19 @@ class GroupedWidths:
         )
 
 
-WIDTHS: Mapping[str, Widths] = MappingProxyType(
-    {"bf16": Bf16Widths(), "int8": GroupedWidths(8, 128), "int4": GroupedWidths(4, 64)}
+VALUE_COLUMNS = ("states", "final")
+_INT8 = GroupedWidths(8, 2)
+WIDTHS: Mapping[str, Mapping[str, Widths]] = MappingProxyType(
+    {
+        "bf16": MappingProxyType(dict.fromkeys(VALUE_COLUMNS, Bf16Widths())),
+        "int8": MappingProxyType(dict.fromkeys(VALUE_COLUMNS, _INT8)),
+        "int4": MappingProxyType({"states": GroupedWidths(4, 3), "final": GroupedWidths(5, 3)}),
+    }
 )
+"""Codec -> value column -> how it is stored."""
 
 
 def bytes_per_token(codec: str, num_layers: int, hidden_size: int) -> int:
-    """What a shard holds per token of states: the captured layers and the final state."""
-    stored = WIDTHS[codec]
-    return sum(stored.widths(num_layers, hidden_size).values()) + sum(stored.widths(1, hidden_size).values())
+    """What a shard holds of a token at most: the captured layers and, where a draft learns from it, the final state."""
+    counts = {"states": num_layers, "final": 1}
+    return sum(sum(WIDTHS[codec][name].widths(count, hidden_size).values()) for name, count in counts.items())

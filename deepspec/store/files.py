@@ -11,11 +11,11 @@ no boto3.
 
 import io
 import json
-import os
+import mmap
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -47,8 +47,19 @@ class ParquetTable(Protocol):
     schema: pa.Schema
     num_row_groups: int
 
-    def expect(self, indices: Sequence[int], columns: Sequence[str]) -> None:
-        """Say that these row groups will be asked for soon, so that they come while others are worked on."""
+    @property
+    def metadata(self) -> Mapping[bytes, bytes]:
+        """The file's own metadata."""
+
+    def raw(self, index: int, columns: Sequence[str]) -> dict[str, memoryview]:
+        """The bytes of columns of one row group as they lie in the file, headers of pages included.
+
+        Raises:
+            ArtifactError: it cannot be read (TransientError: the place does not answer).
+        """
+
+    def forget(self, index: int) -> None:
+        """Say that a row group is not needed for now."""
 
     def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group.
@@ -262,23 +273,37 @@ class _MappedTable:
     """See `ParquetTable`; a local file, mapped."""
 
     def __init__(self, path: Path, named: Callable[[Exception], DeepspecError]) -> None:
-        self._path = path
         self._named = named
         self._file = _tried(
             lambda: pq.ParquetFile(path, memory_map=True, page_checksum_verification=True), 1, self._named
         )
         self.schema = self._file.schema_arrow
         self.num_row_groups = self._file.num_row_groups
+        with path.open("rb") as file:
+            # A private mapping, which nobody writes to: tensors can lie on it without a copy, on a read-only one not.
+            self._mapped = _tried(lambda: mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), 1, self._named)
 
-    def expect(self, indices: Sequence[int], columns: Sequence[str]) -> None:
-        """Let the kernel read ahead."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        names = set(columns)
-        with self._path.open("rb") as file:
-            for index in indices:
-                start, end = row_group_range(self._file.metadata.row_group(index), names)
-                os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
+    @property
+    def metadata(self) -> Mapping[bytes, bytes]:
+        """The file's own metadata."""
+        return self._file.metadata.metadata or {}
+
+    def raw(self, index: int, columns: Sequence[str]) -> dict[str, memoryview]:
+        """The bytes of columns of one row group; they stay in the file until they are looked at."""
+        group = self._file.metadata.row_group(index)
+        # All of them are about to be looked at.
+        self._advise(row_group_range(group, columns), "MADV_WILLNEED")
+        view = memoryview(self._mapped)
+        return {name: view[slice(*row_group_range(group, (name,)))] for name in columns}
+
+    def forget(self, index: int) -> None:
+        """Take no memory for it until it is looked at again."""
+        self._advise(row_group_range(self._file.metadata.row_group(index)), "MADV_DONTNEED")
+
+    def _advise(self, where: tuple[int, int], what: str) -> None:
+        start = where[0] - where[0] % mmap.PAGESIZE
+        if hasattr(mmap, what):
+            self._mapped.madvise(getattr(mmap, what), start, where[1] - start)
 
     def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group."""
@@ -304,6 +329,7 @@ class _StreamedTable:
         self, get: Callable[[int, int], bytes], entry: FileEntry, named: Callable[[Exception], DeepspecError]
     ) -> None:
         self._get = get
+        self._last: tuple[int, bytes] | None = None
         self._entry = entry
         self._named = named
         footer = entry.blocks[-1]
@@ -313,13 +339,32 @@ class _StreamedTable:
         self.schema = self._metadata.schema.to_arrow_schema()
         self.num_row_groups = self._metadata.num_row_groups
 
-    def expect(self, indices: Sequence[int], columns: Sequence[str]) -> None:
-        """Nothing is asked for before it is needed."""
+    @property
+    def metadata(self) -> Mapping[bytes, bytes]:
+        """The file's own metadata."""
+        return self._metadata.metadata or {}
+
+    def raw(self, index: int, columns: Sequence[str]) -> dict[str, memoryview]:
+        """The bytes of columns of one row group; all of it is fetched."""
+        group = self._metadata.row_group(index)
+        start, _ = row_group_range(group)
+        view = memoryview(self._fetched(index))
+        ranges = {name: row_group_range(group, (name,)) for name in columns}
+        return {name: view[first - start : last - start] for name, (first, last) in ranges.items()}
+
+    def forget(self, index: int) -> None:
+        """Nothing is kept but the last row group."""
+
+    def _fetched(self, index: int) -> bytes:
+        """The bytes of a row group; the last one is at hand, since its columns are asked for in turn."""
+        if self._last is None or self._last[0] != index:
+            self._last = (index, self._get(*row_group_range(self._metadata.row_group(index))))
+        return self._last[1]
 
     def row_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group; all of it is fetched."""
-        start, end = row_group_range(self._metadata.row_group(index))
-        window = _Window(self._get(start, end), start, self._entry.size)
+        start, _ = row_group_range(self._metadata.row_group(index))
+        window = _Window(self._fetched(index), start, self._entry.size)
 
         def parse() -> pa.Table:
             file = pq.ParquetFile(window, metadata=self._metadata, page_checksum_verification=True)

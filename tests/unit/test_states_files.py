@@ -3,6 +3,8 @@
 import errno
 import functools
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepspec.bench.states import RandomFiles, Sizes
 from deepspec.data.tokens import mask_to_runs
 from deepspec.errors import ArtifactError, DataError, StoreFull
 from deepspec.states.config import Config
@@ -359,3 +362,44 @@ def test_shards_can_be_made_in_any_order(tmp_path: Path, target: Target) -> None
     (tmp_path / "out").mkdir()
     gather_shards(survey, tmp_path / "work", tmp_path / "out", layer_ids=(-1, 1, 2), hidden_size=32, config=config)
     assert content(tmp_path / "out") == content(tmp_path / "whole/out")
+
+
+READ = """
+import sys
+from pathlib import Path
+from deepspec.states.order import pack
+from deepspec.states.reader import StateReader
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+def read(folder):
+    reader = StateReader(folder, cache_bytes=1 << 20)
+    documents = reader.order(0).documents(0, reader.num_documents).tolist()
+    for places in pack([int(reader.num_tokens_of[number]) for number in documents], 512):
+        reader.batch([documents[place] for place in places])
+    return reader.num_tokens
+
+small = read(sys.argv[1]), peak()
+large = read(sys.argv[2]), peak()
+print(large[0] / small[0], (large[1] - small[1]) / 1024)
+"""
+
+
+@pytest.mark.parametrize("codec", ["bf16", pytest.param("int4", marks=pytest.mark.full)])
+def test_memory_is_flat_in_the_data(tmp_path: Path, codec: str) -> None:
+    """Fifty times more is read within 64 MiB of the same peak; all of it would be 92 MiB more."""
+    folders = []
+    for name, tokens in (("small", 3000), ("large", 150_000)):
+        sizes = Sizes(tokens, 64, 4, 1, "random", "cpu", str(tmp_path / name))
+        folders.append(str(RandomFiles(sizes, codec, block_tokens=512).folder))
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *folders],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    times, grown_mib = map(float, done.stdout.split())
+    assert times == 50
+    assert grown_mib < 64
