@@ -247,7 +247,11 @@ def test_damaged_input_is_noticed(tmp_path: Path, tokenizer: Any, damage: str) -
     make(tmp_path, tokenizer, [kept("hi", f"a long answer with the number {n}") for n in range(50)])
     path = tmp_path / "responses" / "train.parquet"
     content = bytearray(path.read_bytes())
-    content[len(content) // 4] ^= 1
+    group = pq.read_metadata(path).row_group(0)
+    column = next(
+        group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema.endswith("content")
+    )
+    content[column.data_page_offset + column.total_compressed_size // 4] ^= 1  # in what is read of it
     changed = {"flipped": bytes(content), "truncated": bytes(content[: len(content) // 2])}
     path.unlink() if damage == "missing" else path.write_bytes(changed[damage])
     (tmp_path / "again").mkdir()
