@@ -13,6 +13,8 @@ Shapes: N supervised slots, n of them in a chunk, D hidden, r rank, V vocabulary
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +34,22 @@ _MOST_ROWS = {"cpu": 128, "cuda": 4096}
 _PRODUCT_COLUMNS = {"cpu": 1024, "cuda": 16384}
 _PASS_COLUMNS = 4096
 _SUM_COLUMNS = {"cpu": 8192}
+_META: ContextVar[str] = ContextVar("meta", default="cpu")
+
+
+@contextmanager
+def meta_counts_as(device: str) -> Iterator[None]:
+    """Inside the block, tensors without content (on torch's meta device) are cut as those on `device` would be."""
+    token = _META.set(device)
+    try:
+        yield
+    finally:
+        _META.reset(token)
+
+
+def _device_of(tensor: Tensor) -> str:
+    """A key of the sizes above."""
+    return _META.get() if tensor.is_meta else tensor.device.type
 
 
 @dataclass(frozen=True)
@@ -337,7 +355,7 @@ class _Buffers:
 
 def _product_columns(sources: LogitSources) -> int:
     vocab = sources.head_VD.shape[0]
-    return min(_PRODUCT_COLUMNS.get(sources.head_VD.device.type, vocab), vocab)
+    return min(_PRODUCT_COLUMNS.get(_device_of(sources.head_VD), vocab), vocab)
 
 
 def _pieces(total: int, size: int) -> Iterator[slice]:
@@ -349,12 +367,14 @@ def _sweep(
 ) -> _Gradients:
     """Go through all rows, chunk by chunk; returns the gradients."""
     gradients = _Gradients(sources, factor_head_gradient_Vr)
-    num_rows, device = sources.hidden_ND.shape[0], sources.head_VD.device.type
+    num_rows, device = sources.hidden_ND.shape[0], _device_of(sources.head_VD)
     row_bytes = _Buffers.row_bytes(sources, gradient=gradients.any)
     size = min(rows_per_chunk or _chunk_rows(num_rows, row_bytes, device), num_rows)
     with torch.no_grad():
         buffers = _Buffers(sources, size, gradient=gradients.any)
-        for start in range(0, num_rows, size or 1):
+        starts = range(0, num_rows, size or 1)
+        # Chunks without content differ in nothing that could be counted.
+        for start in starts[:1] if sources.head_VD.is_meta else starts:
             rows = slice(start, min(start + size, num_rows))
             chunk = _logits(sources, rows, buffers)
             term(chunk, gradient=gradients.any)
@@ -406,7 +426,7 @@ def _project(inputs_nD: Tensor, table_vD: Tensor, out_nv: Tensor, buffers: _Buff
 
 def _sum_product(left_nV: Tensor, right_VD: Tensor, out_nD: Tensor) -> None:
     """`left · right`, where the sum goes over a vocabulary, written to `out`."""
-    columns = _SUM_COLUMNS.get(right_VD.device.type, len(right_VD))
+    columns = _SUM_COLUMNS.get(_device_of(right_VD), len(right_VD))
     # Narrow sums of sums would be rounded after every piece.
     if columns >= len(right_VD) or out_nD.dtype not in {torch.float32, torch.float64}:
         torch.mm(left_nV, right_VD, out=out_nD)

@@ -55,6 +55,13 @@ def attend(
         scale: on the products.
         causal: query i sees keys 0 … i; only without a mask.
     """
+    if queries_RHQd.is_meta:
+        # Of tensors without content torch takes the kernel apart, and would seem to keep all scores.
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        kept: tuple[Tensor, Tensor] = kernel(
+            queries_RHQd, keys_RHKd, values_RHKd, 0.0, causal, attn_mask=mask, scale=scale
+        )
+        return kept[0]
     grouped = queries_RHQd.shape[1] != keys_RHKd.shape[1]
     if grouped and mask is not None and queries_RHQd.is_cuda:
         # CUDA's fast kernels take a mask or grouped heads, not both.

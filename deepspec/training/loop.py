@@ -14,7 +14,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+
+from typing import Any
 
 import torch
 
@@ -23,6 +26,7 @@ from deepspec.training import parallel
 from deepspec.training.checkpoint import Checkpoints, Standing, unsaved
 from deepspec.training.config import Config
 from deepspec.training.failure import OutOfMemory, TrainingDiverged
+from deepspec.training.memory import Memory
 from deepspec.training.metric_stream import MetricLog
 from deepspec.training.objective import CHOSEN_BY, Objective
 from deepspec.training.optimizer import AdamW, MasterWeights, TrainedWeights, clip
@@ -44,6 +48,7 @@ class Outcome:
         resumed_step: the step it was resumed at (0: from the start).
         chosen_step: the step whose weights the module holds now.
         num_tokens: tokens trained on in this call.
+        memory: of this process, see `Memory.found`; empty where it was not watched.
     """
 
     finished: bool
@@ -51,6 +56,7 @@ class Outcome:
     resumed_step: int
     chosen_step: int
     num_tokens: int
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def fit(
     metrics: MetricLog,
     checkpoint_every_steps: int = 200,
     sharding: Sharding | None = None,
+    watch_memory: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress = SILENT,
     started: Callable[[int], None] = lambda _step: None,
@@ -86,6 +93,7 @@ def fit(
             optimizer steps done.
         checkpoint_every_steps: see `Execution`.
         sharding: how several processes divide the weights; None: each has all of them.
+        watch_memory: find out what the largest steps take; see `Memory`.
         stop: asked before every step; true on any process stops all of them, after saving.
         progress: advances by optimizer steps, those done before a resume included.
         started: told the step that training resumes at, once earlier metrics have been cut back.
@@ -96,7 +104,7 @@ def fit(
         StoreFull: there is no room for a checkpoint.
         RecipeError: the processes cannot be divided as `sharding` says.
     """
-    run = _Fit(objective, config, checkpoints, metrics, sharding)
+    run = _Fit(objective, config, checkpoints, metrics, sharding, watch_memory=watch_memory)
     resumed_step = run.resume()
     started(resumed_step)
     progress.start(objective.num_steps, "steps")
@@ -127,6 +135,8 @@ class _Fit:
         checkpoints: Checkpoints,
         metrics: MetricLog,
         sharding: Sharding | None,
+        *,
+        watch_memory: bool,
     ) -> None:
         self._objective = objective
         self._config = config
@@ -137,6 +147,13 @@ class _Fit:
         self._optimizer = AdamW(
             self._trained.weights, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
         )
+        self._memory: Memory | None = None
+        if watch_memory:
+            moments = (self._optimizer.first_moments, self._optimizer.second_moments)
+            trained = (self._trained.weights, self._trained.gradients, *moments)
+            own = [tensor for tensors in trained for tensor in tensors.values()]
+            module = objective.module
+            self._memory = Memory([*own, *module.parameters(), *module.buffers()])
         self._saved: Standing | None = None
         self._num_tokens = 0
         self._chosen_step = 0
@@ -198,8 +215,9 @@ class _Fit:
         num_idle = parallel.most(len(micro_batches)) - len(micro_batches) if self._trained.in_step else 0
         sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
         for micro_batch in micro_batches:
-            loss, parts = objective.loss(self._trained.module, micro_batch, totals)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with self._watching(micro_batch):
+                loss, parts = objective.loss(self._trained.module, micro_batch, totals)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             sums["loss"] += float(loss.detach())
             sums["tokens"] += objective.num_tokens(micro_batch)
             for name, (value, count) in parts.items():
@@ -210,6 +228,12 @@ class _Fit:
         names = [name.removeprefix("sum ") for name in sums if name.startswith("sum ")]
         numbers = {name: sums[f"sum {name}"] / sums[f"count {name}"] for name in names if sums[f"count {name}"]}
         return {"loss": sums["loss"], **numbers}, int(sums["tokens"])
+
+    def _watching(self, micro_batch: Any) -> AbstractContextManager[Any]:
+        if self._memory is None:
+            return nullcontext()
+        totals = self._objective.totals(micro_batch)
+        return self._memory.watching({"tokens": self._objective.num_tokens(micro_batch), **totals})
 
     def _idle(self, step: int, num_losses: int, totals: Mapping[str, float]) -> None:
         """Gather weights and add gradients as the processes with more micro-batches do, without effect."""
@@ -272,7 +296,8 @@ class _Fit:
 
     def outcome(self, resumed_step: int, *, finished: bool) -> Outcome:
         """What `fit` returns."""
-        return Outcome(finished, self.standing, resumed_step, self._chosen_step, self._num_tokens)
+        memory = {} if self._memory is None else self._memory.found()
+        return Outcome(finished, self.standing, resumed_step, self._chosen_step, self._num_tokens, memory)
 
     def _record(self, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():

@@ -106,6 +106,9 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
         metrics=MetricFile(attempt.metrics) if first else NoMetrics(),
         checkpoint_every_steps=job.execution.checkpoint_every_steps,
         sharding=Sharding(job.execution.num_shards) if job.execution.parallel == "fsdp" else None,
+        # Counting tensors would take compiled regions apart, and divided weights are no plain tensors.
+        watch_memory=placement.device.type == "cuda"
+        or not (job.execution.compile or job.execution.parallel == "fsdp"),
         stop=stop.is_set,
         started=started,
     )
@@ -166,6 +169,7 @@ def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "O
         "best_score": standing.best_score,
         "resumed_step": outcome.resumed_step,
         "num_tokens": outcome.num_tokens,
+        "memory_bytes": dict(outcome.memory),
     }
     if outcome.finished:
         job.out.mkdir(parents=True, exist_ok=True)

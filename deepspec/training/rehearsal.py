@@ -1,0 +1,205 @@
+"""What a training step takes, known without doing it: the step's own code, run on tensors without content.
+
+The draft's module, its optimizer's tensors, loss and backward are those of a training; only that floating point tensors
+lie on torch's meta device, which knows shapes and holds nothing. So whatever a step is made of (algorithm, family,
+micro-batch, dtype, recomputed activations) is counted as this code computes it. Integers are real: who sees whom, and
+how many rows there are, is known before a forward.
+
+Not counted: what kernels take within a call, the allocator's rounding, libraries' workspaces, and what a compiler saves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from deepspec.drafts.algorithm import Algorithm
+from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.backbone import Computation
+from deepspec.drafts.weights import TABLES
+from deepspec.losses import chunked
+from deepspec.states.batch import PackedStates
+from deepspec.targets.family import TargetSpec
+from deepspec.targets.layers import attend
+from deepspec.training.live_bytes import LiveBytes, bytes_held
+from deepspec.training.optimizer import AdamW, MasterWeights
+
+_MOST_TOKENS = 4096
+"""A larger micro-batch is reckoned from two smaller ones: with documents alike, every further one takes the same."""
+_FEW_TOKENS = 1024
+"""What the smaller of the two has at least: enough rows to fill a chunk of the loss."""
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What a training process holds.
+
+    Args:
+        trained: weights, gradients and AdamW's moments, and the copies that the forward computes with.
+        tables: the target's embedding and head.
+        step: on top of both, at the worst moment of a forward and backward.
+    """
+
+    trained: int
+    tables: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of a micro-batch: its tokens, of which the last ones are supervised."""
+
+    tokens: int
+    supervised: int
+
+
+def rehearse(
+    algorithm: Algorithm,
+    config: Any,
+    spec: TargetSpec,
+    documents: Sequence[Document],
+    *,
+    dtype: str,
+    device: str,
+    recomputed: bool = False,
+) -> StepBytes:
+    """What a step with this micro-batch takes.
+
+    Args:
+        algorithm, config: the draft's.
+        spec: the target.
+        documents: of the largest micro-batch.
+        dtype: what forward and backward compute in.
+        device: "cpu" or "cuda": they differ in the loss's chunks and in how attention is computed.
+        recomputed: see `Execution.recompute_activations`.
+    """
+    step = _Step(algorithm, config, spec, dtype=getattr(torch, dtype), device=device, recomputed=recomputed)
+    total = sum(document.tokens for document in documents)
+    few = -(-_FEW_TOKENS * len(documents) // total)
+    if total <= _MOST_TOKENS or len(documents) <= 2 * few:
+        return step.bytes_of(documents)
+    mean = Document(
+        round(total / len(documents)),
+        round(sum(document.supervised for document in documents) / len(documents)),
+    )
+    small, double = step.bytes_of([mean] * few), step.bytes_of([mean] * 2 * few)
+    further = (double.step - small.step) * (len(documents) - 2 * few) // few
+    return StepBytes(double.trained, double.tables, double.step + further)
+
+
+class _Step:
+    """A draft and its optimizer on the meta device."""
+
+    def __init__(
+        self, algorithm: Algorithm, config: Any, spec: TargetSpec, *, dtype: torch.dtype, device: str, recomputed: bool
+    ) -> None:
+        self._algorithm, self._config, self._spec = algorithm, config, spec
+        self._dtype, self._device = dtype, device
+        self._num_states = len(algorithm.layer_ids(config, spec))
+        with torch.device("meta"):
+            module = algorithm.build(config, spec)
+        tables = [module.get_parameter(name) for name in TABLES]
+        for table in tables:
+            # As a training shares them: in its dtype, and once where the target ties them.
+            table.data = tables[0].data if spec.tie_word_embeddings else table.data
+            table.data = table.data.to(dtype)
+        module.compute_as(Computation(_WHOLE if device == "cuda" else "sdpa", recomputed=recomputed))
+        self._weights = MasterWeights(module, dtype)
+        optimizer = AdamW(self._weights.weights, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+        held = [*module.parameters(), *module.buffers(), *self._weights.weights.values()]
+        held += [*self._weights.gradients.values(), *optimizer.first_moments.values()]
+        held += optimizer.second_moments.values()
+        self._tables = bytes_held(tables)
+        self._trained = bytes_held(held) - self._tables
+
+    def bytes_of(self, documents: Sequence[Document]) -> StepBytes:
+        """What one micro-batch takes."""
+        tokens = self._tokens(documents)
+        supervision = self._algorithm.supervise(tokens, self._config, seed=0, step=0)
+        self._weights.clear_gradients()
+        hidden, total = self._spec.hidden_size, tokens.num_tokens
+        with _Rehearsal() as live, chunked.meta_counts_as(self._device):
+            states = torch.empty(total, self._num_states, hidden, dtype=torch.bfloat16, device="meta")
+            final = torch.empty(total, hidden, dtype=torch.bfloat16, device="meta")
+            batch = PackedStates(
+                tokens.input_ids_T,
+                tokens.loss_mask_T,
+                tokens.lengths,
+                tokens.document_ids,
+                states.to(self._dtype),
+                final.to(self._dtype),
+            )
+            del states, final
+            output = self._algorithm.loss(self._weights.module, batch, supervision, supervision.totals)
+            output.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return StepBytes(self._trained, self._tables, live.peak)
+
+    def _tokens(self, documents: Sequence[Document]) -> PackedStates:
+        total = sum(document.tokens for document in documents)
+        masks = [np.arange(one.tokens) >= one.tokens - one.supervised for one in documents]
+        return PackedStates(
+            input_ids_T=torch.zeros(total, dtype=torch.int64),
+            loss_mask_T=torch.from_numpy(np.concatenate(masks)),
+            lengths=tuple(document.tokens for document in documents),
+            document_ids=tuple(range(len(documents))),
+            states_TLD=torch.empty(total, 0, 0),
+            final_TD=torch.empty(total, 0),
+        )
+
+
+class _Rehearsal(LiveBytes):
+    """Counts; and lets real integers meet tensors without content, whose numbers are all 1 where one is read."""
+
+    def compute(self, func: Any, args: Any, kwargs: Any, given: Sequence[Tensor]) -> Any:
+        num_meta = sum(tensor.is_meta for tensor in given)
+        if num_meta == 0:
+            return func(*args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0
+        if func is torch.ops.aten._to_copy.default and torch.device(kwargs.get("device") or "meta").type == "cpu":
+            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        if num_meta < len(given):
+            args, kwargs = tree_map_only(Tensor, _without_content, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _without_content(tensor: Tensor) -> Tensor:
+    if tensor.is_meta:
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+class _Whole:
+    """Attention as one kernel over the whole pack, which keeps what flex attention keeps; see `Backend`."""
+
+    def blocks(self, blocks: Blocks, dtype: torch.dtype) -> BlockAttention:  # noqa: ARG002
+        return _whole_blocks
+
+    def causal(self, lengths: Sequence[int], device: torch.device) -> CausalAttention:  # noqa: ARG002
+        return _whole
+
+
+_WHOLE: Backend = _Whole()
+
+
+def _whole(queries_NHd: Tensor, keys_KHd: Tensor, values_KHd: Tensor, *, scale: float) -> Tensor:
+    queries, keys, values = (x.transpose(0, 1)[None] for x in (queries_NHd, keys_KHd, values_KHd))
+    return attend(queries, keys, values, None, scale=scale, causal=False)[0].transpose(0, 1)
+
+
+def _whole_blocks(
+    queries_NHd: Tensor,
+    own_keys_MHd: Tensor,
+    own_values_MHd: Tensor,
+    context_keys_THd: Tensor,
+    context_values_THd: Tensor,
+    *,
+    scale: float,
+) -> Tensor:
+    keys_KHd = torch.cat((context_keys_THd, own_keys_MHd))
+    values_KHd = torch.cat((context_values_THd, own_values_MHd))
+    return _whole(queries_NHd, keys_KHd, values_KHd, scale=scale)
