@@ -46,6 +46,10 @@ class RecipeError(DeepspecError):
     exit_code = 2
 
 
+class BudgetExceeded(RecipeError):
+    """A run would take more than its recipe's budget."""
+
+
 class DataError(DeepspecError):
     """Input rows, files or benchmarks that cannot be used."""
 

@@ -1,43 +1,74 @@
-"""What a run will take, before anything runs: tokens, bytes of states per codec, floating point work, hours, cost.
+"""What a run will take, before anything runs: tokens, bytes of states, work, hours, cost, memory, room on disk.
 
-Estimates from shapes alone; nothing is loaded. The reference layout it compares with keeps, per token, every captured
-layer's output and the final state in bf16 (`(L+1)·D·2` bytes), which is what public pipelines write.
+Estimates from shapes and from lengths of documents; no weight is loaded. The reference layout it compares with keeps,
+per token, every captured layer's output and the final state in bf16 (`(L+1)·D·2` bytes), which is what public pipelines
+write. Memory is in `training.rehearsal`, which needs torch; everything else does not.
 
-Legend: L captured layers, D hidden size, V vocabulary, A anchors per document, K draft slots.
+Legend: L captured layers, D hidden size, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deepspec.data.lengths import Lengths
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
-from deepspec.states.widths import bytes_per_token
+from deepspec.states.widths import WIDTHS, files_bytes
 from deepspec.targets import FAMILIES
 from deepspec.targets.family import TargetSpec, spec_from_config
 from deepspec.targets.published import PUBLISHED
 
-CODECS = ("bf16", "int8", "int4")
-_TOKEN_BYTES = 4
-"""The token's id; its document and mask are run lengths in Parquet and take next to nothing."""
+if TYPE_CHECKING:
+    from deepspec.training.rehearsal import Document
+
+CODECS = tuple(WIDTHS)
 UTILISATION = 0.4
 """Share of a GPU's peak that training and capture are assumed to reach; stated beside every estimate."""
+_VALIDATION_ROWS = 16
+_MOST_DRAWN = 200_000
+"""Documents whose packing is tried, to find the largest micro-batch."""
+_GPU_SHARE = 0.95
+"""Of a GPU's memory; the driver, libraries' workspaces and the allocator's gaps take the rest."""
+_DISK_SHARE = 0.9
+"""Of what is free, so much may be taken: a full disk stops more than this run."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak dense bf16 rate (FLOP/s) and memory (GiB), from the vendor's data sheets."""
+    """Peak dense bf16 rate (FLOP/s) and memory (GiB)."""
 
     flops: float
     memory_gib: float
 
 
+# From NVIDIA's data sheets of each product, in its fastest form (SXM where there is one); dense is half of what they
+# state with sparsity. Names are looked for in those of devices: longer ones first.
 GPUS: Mapping[str, Gpu] = MappingProxyType(
-    {"h200": Gpu(989e12, 141), "h100": Gpu(989e12, 80), "a100": Gpu(312e12, 80), "l40s": Gpu(362e12, 48)}
+    {
+        "b200": Gpu(2250e12, 180),
+        "h200": Gpu(989e12, 141),
+        "h100": Gpu(989e12, 80),
+        "a100": Gpu(312e12, 80),
+        "l40s": Gpu(362e12, 48),
+        "l4": Gpu(121e12, 24),
+    }
 )
+
+
+def gpu_named(name: str, *, where: str) -> Gpu:
+    """The GPU of that name.
+
+    Raises:
+        RecipeError: it is not in the table.
+    """
+    gpu = GPUS.get(name.lower())
+    if gpu is None:
+        raise RecipeError(f"{name!r} is not a GPU deepspec knows.", where=where, remedy=f"Known: {', '.join(GPUS)}.")
+    return gpu
 
 
 def spec_of(recipe: Recipe) -> TargetSpec:
@@ -60,89 +91,311 @@ def spec_of(recipe: Recipe) -> TargetSpec:
     return spec_from_config(family, raw, path=path, model_type=str(raw["model_type"]))
 
 
+@dataclass(frozen=True)
+class Room:
+    """Where a run writes, and how much is free there; None: not known (object storage).
+
+    Attributes:
+        store, store_free_bytes: where artifacts end.
+        home, home_free_bytes: where checkpoints are.
+        one_disk: whether both are.
+        staging, staging_free_bytes: where artifacts are written first.
+    """
+
+    store: str
+    store_free_bytes: int | None
+    home: str
+    home_free_bytes: int
+    one_disk: bool
+    staging: str
+    staging_free_bytes: int
+
+
 def estimate(
     recipe: Recipe,
     *,
     conversations: int,
-    mean_tokens: float,
+    lengths: Lengths,
     gpu: str | None = None,
     num_gpus: int = 1,
-    usd_per_gpu_hour: float | None = None,
+    price_per_gpu_hour: float | None = None,
+    room: Room | None = None,
 ) -> dict[str, Any]:
-    """Tokens, bytes and work of a run of `recipe`.
+    """Tokens, bytes, work, hours and cost of a run of `recipe`; memory apart (see `memory`).
 
     Args:
         recipe: the resolved recipe.
         conversations: how many there are before splits and filters.
-        mean_tokens: mean length in tokens, prompt included.
+        lengths: of some of them.
         gpu: one of GPUS; without it no hours and no cost.
         num_gpus: how many.
-        usd_per_gpu_hour: price.
+        price_per_gpu_hour: in `run.currency`.
+        room: where the run would write.
 
     Raises:
         RecipeError: an unknown GPU or target.
     """
     spec = spec_of(recipe)
-    algorithm = ALGORITHMS[recipe.draft.algorithm]
-    layers = len(algorithm.layer_ids(recipe.draft, spec))
-    length = min(mean_tokens, recipe.data.max_length_tokens)
-    tokens = round(conversations * length)
-    splits = recipe.data.splits
-    train_share = 1.0 - splits.validation - splits.calibration - splits.gate
-    captured = round(tokens * train_share)
-    states = {"reference_bf16": tokens * (layers + 1) * spec.hidden_size * 2}
-    states |= {codec: captured * (bytes_per_token(codec, layers, spec.hidden_size) + _TOKEN_BYTES) for codec in CODECS}
-    work = _work(recipe, spec, captured, conversations * train_share, length)
+    layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
+    tokens = round(conversations * lengths.mean_tokens)
+    captured = round(tokens * lengths.train_share)
+    sizes = {"reference_bf16": tokens * (layers + 1) * spec.hidden_size * 2}
+    sizes |= {codec: _files_bytes(recipe, spec, captured, lengths, codec) for codec in _codecs(spec)}
+    epochs = _epochs(recipe, conversations * lengths.train_share)
+    work = _work(recipe, spec, conversations * lengths.train_share, lengths, epochs)
+    recommended = _recommendation(recipe, sizes, work, epochs, room)
+    mode = _mode(recipe, sizes[recipe.states.codec])
+    if mode == "online":
+        work["training"] += epochs * work.pop("capture")
     document: dict[str, Any] = {
         "recipe": recipe.name,
         "target": recipe.target.path,
         "conversations": conversations,
-        "mean_tokens": mean_tokens,
+        "mean_tokens": lengths.mean_tokens,
         "tokens": tokens,
-        "states": {"bytes": states, "codec": recipe.states.codec, "captured_tokens": captured},
+        "states": {
+            "bytes": sizes,
+            "codec": recipe.states.codec,
+            "captured_tokens": captured,
+            "supervised_tokens": round(captured * lengths.supervised_share),
+            "mode": mode,
+        },
+        "recommendation": recommended,
         "flops": work,
-        "memory": {"training_bytes": _training_bytes(recipe, spec)},
     }
+    if room is not None:
+        document["room"] = _room(recipe, spec, sizes[recipe.states.codec] if mode == "offline" else 0, room)
     if gpu is not None:
-        document["gpu"] = _hours(gpu, num_gpus, usd_per_gpu_hour, work)
+        document["gpu"] = _hours(recipe, gpu, num_gpus, price_per_gpu_hour, work)
     return document
 
 
-def states_bytes(recipe: Recipe, num_tokens: int) -> int:
+def memory(
+    recipe: Recipe, *, conversations: int, lengths: Lengths, device: str, gpu: str | None = None
+) -> dict[str, Any]:
+    """Peak memory of the training process (each of them) and of the capture; imports torch.
+
+    Args:
+        recipe, conversations, lengths: as in `estimate`.
+        device: "cpu" or "cuda".
+        gpu: one of GPUS: whether it is enough.
+    """
+    from deepspec.training.rehearsal import rehearse
+
+    spec, algorithm = spec_of(recipe), ALGORITHMS[recipe.draft.algorithm]
+    documents = largest_micro_batch(recipe, conversations * lengths.train_share, lengths)
+    step = rehearse(
+        algorithm,
+        recipe.draft,
+        spec,
+        documents,
+        dtype=recipe.train.compute_dtype,
+        device=device,
+        recomputed=recipe.run.recompute_activations,
+    )
+    shards = (recipe.run.num_shards or recipe.run.num_processes) if recipe.run.parallel == "fsdp" else 1
+    tokens = round(conversations * lengths.mean_tokens * lengths.train_share)
+    online = _mode(recipe, _files_bytes(recipe, spec, tokens, lengths, recipe.states.codec)) == "online"
+    epochs = _epochs(recipe, conversations * lengths.train_share)
+    steps = epochs * conversations * lengths.train_share / recipe.train.batch_documents
+    every = recipe.train.validate_every_steps
+    validates = every is not None and every < steps
+    target = _target_bytes(recipe, spec, shared=step.tables) if online or validates else 0
+    moment = max(
+        step.step,
+        _validation_bytes(recipe, spec, lengths) if validates else 0,
+        _forward_bytes(recipe, spec, recipe.run.micro_batch_tokens) if online else 0,
+    )
+    capture = _target_bytes(recipe, spec, shared=0) + _forward_bytes(recipe, spec, recipe.run.capture_batch_tokens)
+    training = step.trained // shards + step.tables + target + moment
+    document: dict[str, Any] = {
+        "device": device,
+        "training_bytes": training,
+        "training": {
+            "weights_gradients_moments": step.trained // shards,
+            "tables": step.tables,
+            "target": target,
+            "largest_moment": moment,
+        },
+        "micro_batch": {"documents": len(documents), "tokens": sum(document.tokens for document in documents)},
+        "capture_bytes": capture,
+    }
+    if gpu is not None:
+        size = round(gpu_named(gpu, where="--gpu").memory_gib * 2**30 * _GPU_SHARE)
+        document["fits"] = {"gpu_bytes": size, "training": training <= size, "capture": capture <= size}
+    return document
+
+
+def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[Document]":
+    """The micro-batch with most tokens in a training on `documents` documents like the sampled ones.
+
+    Steps are drawn from the sample with the recipe's seed, and packed as a training packs them.
+    """
+    import numpy as np
+
+    from deepspec.states.order import pack
+    from deepspec.training.rehearsal import Document
+
+    size = recipe.train.batch_documents
+    steps = max(1, round(_epochs(recipe, documents) * documents / size))
+    drawn = np.random.default_rng(recipe.train.seed).integers(
+        0, len(lengths.tokens), (min(steps, max(1, _MOST_DRAWN // size)), size)
+    )
+    # Drawn with repeats: more different documents than there are cannot come together.
+    tokens = np.asarray(lengths.tokens)
+    largest: Sequence[int] = ()
+    most = 0
+    for step in drawn:
+        for places in pack(tokens[step].tolist(), recipe.run.micro_batch_tokens):
+            total = int(tokens[step[places.start : places.stop]].sum())
+            if total > most:
+                most, largest = total, step[places.start : places.stop].tolist()
+    return [Document(lengths.tokens[place], lengths.supervised[place]) for place in largest]
+
+
+def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:
     """Bytes of captured states of so many tokens, with the recipe's codec and the draft's layers."""
     spec = spec_of(recipe)
     layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
-    return num_tokens * (bytes_per_token(recipe.states.codec, layers, spec.hidden_size) + _TOKEN_BYTES)
+    return files_bytes(
+        recipe.states.codec, layers, spec.hidden_size, tokens=num_tokens, supervised_tokens=num_supervised
+    )
 
 
-def _work(recipe: Recipe, spec: TargetSpec, tokens: int, documents: float, length: float) -> dict[str, float]:
+def _mode(recipe: Recipe, size: int) -> str:
+    """The mode of states that take `size`, as a run resolves it: what is free on a disk decides nothing there."""
+    if recipe.states.mode != "auto":
+        return recipe.states.mode
+    return "offline" if size <= recipe.states.max_bytes else "online"
+
+
+def _files_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, lengths: Lengths, codec: str) -> int:
+    layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
+    supervised = round(tokens * lengths.supervised_share)
+    return files_bytes(codec, layers, spec.hidden_size, tokens=tokens, supervised_tokens=supervised)
+
+
+def _codecs(spec: TargetSpec) -> list[str]:
+    """Those that can store vectors of this size: int4 needs an even one."""
+    return [codec for codec in CODECS if codec != "int4" or spec.hidden_size % 2 == 0]
+
+
+def _epochs(recipe: Recipe, documents: float) -> float:
+    if recipe.train.num_steps is None:
+        return float(recipe.train.num_epochs)
+    return recipe.train.num_steps * recipe.train.batch_documents / max(documents, 1.0)
+
+
+def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, epochs: float) -> dict[str, float]:
     """Floating point operations of capture and training: 2 per weight and token forward, 4 more backward."""
     counts = spec.parameter_counts()
-    capture = 2.0 * (counts["layers"]) * tokens
+    tokens = documents * lengths.mean_tokens
+    squares = documents * sum(length**2 for length in lengths.tokens) / len(lengths.tokens)
+    # Causal attention: scores and sums of values, half of the square each way.
+    attention = 2.0 * spec.num_layers * spec.num_attention_heads * spec.head_dim * squares
+    capture = 2.0 * counts["layers"] * tokens + attention
     body = counts["layers"] / spec.num_layers * getattr(recipe.draft, "num_layers", 1)
-    slots = ALGORITHMS[recipe.draft.algorithm].num_draft_tokens(recipe.draft)
-    anchors = min(getattr(recipe.draft, "num_anchors", length), length)
+    algorithm = ALGORITHMS[recipe.draft.algorithm]
+    slots = algorithm.num_draft_tokens(recipe.draft)
+    most = getattr(recipe.draft, "num_anchors", None) or recipe.data.max_length_tokens
+    anchors = sum(min(most, supervised) for supervised in lengths.supervised) / len(lengths.supervised)
     rows = documents * anchors * slots
-    head = spec.vocab_size * spec.hidden_size
+    head = spec.vocab_size * (spec.hidden_size + getattr(recipe.draft, "markov_rank", 0))
+    projection = len(algorithm.layer_ids(recipe.draft, spec)) * spec.hidden_size**2
     # Head twice forward (draft and target), once backward through the draft's (its weights are frozen).
-    epoch = 6.0 * body * rows + 6.0 * head * rows + 6.0 * body * 0.25 * tokens
-    epochs = recipe.train.num_epochs
+    epoch = 6.0 * body * rows + 6.0 * head * rows + 6.0 * (0.25 * body + projection) * tokens
     return {"capture": capture, "training": epoch * epochs}
 
 
-def _training_bytes(recipe: Recipe, spec: TargetSpec) -> int:
-    """Weights, gradients and AdamW's moments of the draft, frozen tables once; activations come on top."""
+def _recommendation(
+    recipe: Recipe, sizes: Mapping[str, int], work: Mapping[str, float], epochs: float, room: Room | None
+) -> dict[str, str]:
+    """Captured before or live, and why: files where they fit and states are used more than once."""
+    codec = recipe.states.codec
+    size, most = sizes[codec], recipe.states.max_bytes
+    free = None if room is None or room.store_free_bytes is None else room.store_free_bytes * _DISK_SHARE
+    smaller = [name for name in CODECS if name in sizes and sizes[name] <= min(most, free or most)]
+    other = f"; as {smaller[0]} they would fit" if smaller and smaller[0] != codec else ""
+    share = work["capture"] / (work["capture"] + work["training"])
+    if size > most:
+        return {
+            "mode": "online",
+            "reason": f"The files would take {in_units(size)}, more than states.max_bytes ({in_units(most)}){other}.",
+        }
+    if free is not None and size > free:
+        return {
+            "mode": "online",
+            "reason": f"The files would take {in_units(size)}, and {in_units(free)} can be used of the store's "
+            f"disk{other}.",
+        }
+    if epochs <= 1:
+        return {"mode": "online", "reason": "Each document is trained on once: files would only be written and read."}
+    return {
+        "mode": "offline",
+        "reason": f"The files take {in_units(size)}; a live target would run {epochs:.3g} times instead of once, "
+        f"{share:.0%} of the work being one capture.",
+    }
+
+
+def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str, Any]:
+    """What will be written where, against what is free: states to the store, checkpoints to the home."""
     counts = spec.parameter_counts()
     body = counts["layers"] / spec.num_layers * getattr(recipe.draft, "num_layers", 1)
     markov = 2 * spec.vocab_size * getattr(recipe.draft, "markov_rank", 0)
-    frozen_bytes = 2 if recipe.train.compute_dtype == "bfloat16" else 4
-    return round((body + markov) * 16 + 2 * spec.vocab_size * spec.hidden_size * frozen_bytes)
+    # Weights and two moments in float32; the newest ones, the best one, and one being written.
+    checkpoints = round((body + markov) * 12) * (recipe.run.keep_checkpoints + 2)
+    draft = round((body + markov) * 4) + 2 * spec.vocab_size * spec.hidden_size * 4
+    store, home = states + draft, checkpoints
+    needed_store = store + home if room.one_disk else store
+    needed_home = store + home if room.one_disk else home
+    free = room.store_free_bytes
+    return {
+        "store": {
+            "place": room.store,
+            "needed_bytes": store,
+            "free_bytes": free,
+            "enough": None if free is None else needed_store <= free,
+        },
+        "home": {
+            "place": room.home,
+            "needed_bytes": home,
+            "free_bytes": room.home_free_bytes,
+            "enough": needed_home <= room.home_free_bytes,
+        },
+    }
 
 
-def _hours(gpu: str, num_gpus: int, usd_per_gpu_hour: float | None, work: Mapping[str, float]) -> dict[str, Any]:
-    if gpu.lower() not in GPUS:
-        raise RecipeError(f"{gpu!r} is not a GPU deepspec knows.", where="--gpu", remedy=f"Known: {', '.join(GPUS)}.")
-    rate = GPUS[gpu.lower()].flops * UTILISATION * num_gpus
+def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
+    """The target's weights, without the tables that a draft shares with it."""
+    counts = spec.parameter_counts()
+    return max(0, counts["total"] * _itemsize(recipe.target.dtype) - shared)
+
+
+def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
+    """A forward of the target over so many tokens that keeps the captured layers' outputs.
+
+    At the end these are there apiece, stacked, and as the documents' own; in between a layer's gate, up and product.
+    """
+    layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
+    hidden = spec.hidden_size
+    numbers = max(3 * layers * hidden + 2 * hidden, layers * hidden + 4 * hidden + 3 * spec.intermediate_size)
+    return tokens * numbers * _itemsize(recipe.target.dtype)
+
+
+def _validation_bytes(recipe: Recipe, spec: TargetSpec, lengths: Lengths) -> int:
+    """Keys and values of the requests that a validation decodes at once."""
+    prompt = max(tokens - supervised for tokens, supervised in zip(lengths.tokens, lengths.supervised, strict=True))
+    positions = _VALIDATION_ROWS * (prompt + recipe.train.validation_max_new_tokens)
+    numbers = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in spec.layers)
+    return positions * numbers * _itemsize(recipe.target.dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
+
+
+def _hours(recipe: Recipe, gpu: str, num_gpus: int, price: float | None, work: Mapping[str, float]) -> dict[str, Any]:
+    rate = gpu_named(gpu, where="--gpu").flops * UTILISATION * num_gpus
     hours = {name: flops / rate / 3600 for name, flops in work.items()}
     total = sum(hours.values()) * num_gpus
     return {
@@ -151,5 +404,15 @@ def _hours(gpu: str, num_gpus: int, usd_per_gpu_hour: float | None, work: Mappin
         "assumed_utilisation": UTILISATION,
         "hours": hours,
         "gpu_hours": total,
-        "usd": None if usd_per_gpu_hour is None else total * usd_per_gpu_hour,
+        "usd": None if price is None else total * price,
+        "currency": recipe.run.currency,
     }
+
+
+def in_units(value: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:,.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"

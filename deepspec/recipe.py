@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 import deepspec.data.config
 import deepspec.evaluation.config
@@ -69,11 +69,23 @@ class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Executi
     task_runner: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads", description="Prefect's task runner for those workers; dask and ray need prefect-dask, prefect-ray."
     )
+    gpu: str | None = Field(None, description="Name of the GPUs it runs on (h100, h200 …): for estimates and budgets.")
+    price_per_gpu_hour: float | None = Field(None, ge=0, description="Of one GPU, in run.currency.")
+    price_per_cpu_hour: float | None = Field(None, ge=0, description="Of an hour of processor time, in run.currency.")
+    currency: str = Field("USD", min_length=1, max_length=8, description="What prices are in.")
 
     @property
     def num_shard_workers(self) -> int:
         """Workers that make shards at once."""
         return self.shard_workers or self.num_processes
+
+
+class BudgetConfig(ExecutionSection):
+    """What a run may take; one whose estimate is larger is refused before it starts."""
+
+    max_cost: float | None = Field(None, ge=0, description="In run.currency; needs run.gpu and run.price_per_gpu_hour.")
+    max_gpu_hours: float | None = Field(None, ge=0, description="Of all GPUs together; needs run.gpu.")
+    max_states_bytes: int | None = Field(None, ge=0, description="Of captured states.")
 
 
 class Recipe(Section):
@@ -89,11 +101,22 @@ class Recipe(Section):
     gates: deepspec.gates.config.Config = deepspec.gates.config.Config()
     store: StoreConfig = StoreConfig()
     run: RunConfig = RunConfig()
+    budget: BudgetConfig = BudgetConfig()
     inputs: str | None = Field(
         None,
         description="Shipped description of the inputs that `run` makes first if they are missing (demo-inputs).",
         json_schema_extra={"location": True},
     )
+
+    @model_validator(mode="after")
+    def _reckonable_budget(self) -> "Recipe":
+        limits = {"max_cost": self.budget.max_cost, "max_gpu_hours": self.budget.max_gpu_hours}
+        limited = next((name for name, limit in limits.items() if limit is not None), None)
+        if limited is not None and self.run.gpu is None:
+            raise ValueError(f"budget.{limited} is set, but not run.gpu: hours cannot be estimated")
+        if self.budget.max_cost is not None and self.run.price_per_gpu_hour is None:
+            raise ValueError("budget.max_cost is set, but not run.price_per_gpu_hour: a cost cannot be estimated")
+        return self
 
 
 def shipped() -> list[str]:

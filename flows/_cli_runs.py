@@ -48,8 +48,8 @@ def plan(
         float | None,
         typer.Option(min=1, callback=finite, help="Mean length; default: estimated from the sources."),
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="Estimate hours on this GPU (h200, h100, a100, l40s).")] = None,
-    num_gpus: Annotated[int, typer.Option(min=1, help="How many GPUs.")] = 1,
+    gpu: Annotated[str | None, typer.Option(help="Estimate hours on this GPU: b200, h200, h100, a100 …")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=1, help="How many; default: run.num_processes.")] = None,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, callback=finite, help="Price, for a cost.")] = None,
     as_json: AsJson = False,
 ) -> None:

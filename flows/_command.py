@@ -119,7 +119,7 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
 def _show_plan(
     recipes: Sequence[Recipe], records: "Sequence[StageRecord]", home: Path, *, as_json: bool, console: "Console"
 ) -> None:
-    estimates = [_plan.of_run(local(recipe, home)) for recipe in recipes]
+    estimates = [_plan.of_run(local(recipe, home), home) for recipe in recipes]
     if as_json:
         document = {
             "recipe": [recipe.model_dump(mode="json") for recipe in recipes],

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deepspec.errors import ArtifactDamaged
+from deepspec.errors import ArtifactDamaged, BudgetExceeded
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from flows import _prefect
@@ -170,7 +170,11 @@ def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) 
             if run.algorithm is not None:
                 run.display.say(run.algorithm)
             promotions = _num_promotions(run.store, part.recipe)
-            part.outcome = _carry_out_one(run, flow, part.recipe, part, stack)
+            try:
+                part.outcome = _carry_out_one(run, flow, part.recipe, part, stack)
+            except BudgetExceeded:
+                part.status = "budget_exhausted"
+                raise
             if part.tracking_run is None:
                 _start_tracking(run, part)
             part.status = _status(run, promoted=_num_promotions(run.store, part.recipe) > promotions)
@@ -183,6 +187,7 @@ def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: Ex
         for record in planned.records:
             run.record(record)
         return planned.outcome
+    _refuse(run, recipe, planned)
     if run.on_lease is None:
         _start(run, part, stack)
     elif part.tracking_run is None:
@@ -191,6 +196,22 @@ def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: Ex
         run.lease(artifact.kind, artifact.key)
     run.recipe = local(recipe, run.home)
     return _rebuilding(run, flow, recipe)
+
+
+def _refuse(run: Run[Any], recipe: Any, planned: Run[Any]) -> None:
+    """Refuse what is over budget, or certainly has no room, before anything of it is made."""
+    from deepspec.recipe import Recipe
+    from flows._plan import refuse
+
+    if not isinstance(recipe, Recipe):
+        return  # inputs of the demo
+    try:
+        refuse(local(recipe, run.home), run.home, planned.records)
+    except BudgetExceeded:
+        for record in planned.records:
+            found = record.status in ("hit", "skipped")
+            run.record(record if found else StageRecord(record.name, "skipped", kind=record.kind, why="over budget"))
+        raise
 
 
 def _algorithm(recipes: "Sequence[Recipe]", recipe: Any) -> str | None:

@@ -139,7 +139,8 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
     if mode == "auto":
         if not isinstance(tokens, Artifact):
             return None
-        size = states_bytes(run.recipe, int(tokens.manifest.counts["splits"]["train"]["tokens"]))
+        train = tokens.manifest.counts["splits"]["train"]
+        size = states_bytes(run.recipe, int(train["tokens"]), int(train["supervised_tokens"]))
         mode = "offline" if size <= settings.max_bytes else "online"
     if mode == "offline":
         return None

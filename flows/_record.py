@@ -116,9 +116,13 @@ def _file(outcome: Mapping[str, Artifact], name: str, file: str) -> Any:
     return outcome[name].json(file) if name in outcome else None
 
 
-def _cost(result: Result) -> dict[str, float]:
-    """What this run used; what it found ready cost nothing."""
+def _cost(result: Result) -> dict[str, Any]:
+    """What this run used; what it found ready cost nothing.
+
+    An amount of money stands there where the (first) recipe has prices.
+    """
     written, tokens, gpu_seconds = 0.0, 0, 0.0
+    states, peak = 0, 0
     for record in result.run.records:
         if record.status not in ("ran", "rebuilt"):
             continue
@@ -128,9 +132,22 @@ def _cost(result: Result) -> dict[str, float]:
         written += artifact.manifest.cost.get("bytes_written", 0.0)
         gpu_seconds += float(artifact.manifest.counts.get("gpu_seconds", 0.0))
         tokens += int(artifact.manifest.counts.get("tokens", 0)) if record.name == "tokens" else 0
+        states += int(artifact.manifest.counts.get("bytes", 0)) if record.name == "states" else 0
+        if record.name == "train":
+            peak = max(peak, int((artifact.manifest.counts.get("memory_bytes") or {}).get("peak", 0)))
+    prices = result.parts[0].recipe.run
+    amounts = {
+        "gpu": (gpu_seconds, prices.price_per_gpu_hour),
+        "cpu": (result.cpu_seconds, prices.price_per_cpu_hour),
+    }
+    priced = [seconds / 3600 * price for seconds, price in amounts.values() if price is not None]
+    money: dict[str, Any] = {"amount": round(sum(priced), 4), "currency": prices.currency} if priced else {}
     return {
         "cpu_seconds": round(result.cpu_seconds, 1),
-        "gpu_seconds": gpu_seconds,
+        "gpu_seconds": round(gpu_seconds, 1),
         "bytes_written": int(written),
         "tokens": tokens,
+        "states_bytes": states,
+        "training_peak_bytes": peak,
+        **money,
     }

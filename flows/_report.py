@@ -56,6 +56,9 @@ def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: P
         outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
         tags = keys.artifact_tags({item.kind: (item.key, item.digest) for item in outcome.values()})
         tags |= {keys.STATUS: part.status, keys.RUN_ID: run.run_id}
+        if "currency" in record["cost"]:
+            tags[keys.CURRENCY] = str(record["cost"]["currency"])
+        run.tracking.writer(part.tracking_run).metrics(keys.cost_metrics(record["cost"]))
         run.tracking.finish(part.tracking_run, _ends(result, part), tags=tags)
     return page
 

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from deepspec.errors import BudgetExceeded
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
 
@@ -33,7 +34,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[A
         overrides: `field=value`, as after `--set`.
 
     Returns:
-        a completed state that is called by the outcome: Promoted, Refused or NoChange. Cache policy: the artifact
+        a completed state that is called by the outcome: Promoted, Refused, NoChange, or
+        BudgetExhausted if nothing was begun. Cache policy: the artifact
         store's keys; a stage whose artifact is there ends as Cached. Requires: DEEPSPEC_STORE, MLFLOW_TRACKING_URI and
         what they need in the worker's environment, and DEEPSPEC_HOME for what a killed run is resumed from.
 
@@ -46,7 +48,7 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[A
     os.environ["DEEPSPEC_HOME"] = str(home)
     loaded = load_recipe(recipe, overrides or [])
     result, record, _ = carry_out([loaded], home, LogDisplay(), name=loaded.name)
-    if result.error is not None:
+    if result.error is not None and not isinstance(result.error, BudgetExceeded):
         raise result.error
     create_markdown_artifact(_summary(record), key="retrain-summary", description=f"What became of {loaded.name}.")
     return Completed(name=_NAMES[result.status], message=_sentence(record))

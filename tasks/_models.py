@@ -23,13 +23,14 @@ class Pair:
 
 
 def device_of(run: Run[Any]) -> str:
-    """`run.device`, with "auto" resolved to a GPU if there is one."""
+    """`run.device`, with "auto" resolved to a GPU if there is one; the stage's time on it is noted."""
     import torch
 
-    wanted = str(run.section("run.device"))
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(run.section("run.device"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    run.num_gpus = max(run.num_gpus, int(device == "cuda"))
+    return device
 
 
 def load_target(run: Run[Any], folder: Path, layer_ids: tuple[int, ...] = ()) -> "Target":

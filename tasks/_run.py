@@ -120,6 +120,7 @@ class Run(Generic[RecipeT]):
         current: the stage that is being made.
         tracking, tracking_run: the experiment tracker and this run's id in it; None while planning.
         outcome: what the flow returned, where it was planned.
+        num_gpus: how many GPUs the current stage computes on.
         served: whether it runs on a Prefect server that others see, too; what is reused is shown there as well.
     """
 
@@ -140,6 +141,7 @@ class Run(Generic[RecipeT]):
     dry: bool = False
     algorithm: str | None = None
     served: bool = False
+    num_gpus: int = 0
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:

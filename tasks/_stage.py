@@ -210,8 +210,11 @@ def execute(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mappi
     if found is None:
         paths = {name: _handed(item, streamed=name in stage.streams) for name, item in inputs.items()}
         with run.store.write(stage.name, ingredients, _parents(inputs)) as writing:
+            run.num_gpus, started = 0, time.monotonic()
             try:
                 writing.counts = stage.function(run, writing.directory, **paths)
+                if run.num_gpus:
+                    writing.counts |= {"gpu_seconds": round((time.monotonic() - started) * run.num_gpus, 3)}
             except DataError as error:
                 _keep_quarantine(run, stage.name, writing.directory, error)
                 raise

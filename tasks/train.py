@@ -52,4 +52,6 @@ def train(
             if not unit.endswith("/s"):
                 file.write(json.dumps({"step": step, "name": name, "value": value, "unit": unit}) + "\n")
 
-        return launch(job, work_dir=run.work_folder, metrics=sink, progress=run.progress)
+        done = launch(job, work_dir=run.work_folder, metrics=sink, progress=run.progress)
+    run.num_gpus = recipe.run.num_processes if done["device"] == "cuda" else 0
+    return done

@@ -67,6 +67,8 @@ INPUT_DIGEST = "deepspec.digest"
 CHAMPION = "champion"
 MACRO = "macro"
 GATE = "gate"
+CURRENCY = "deepspec.currency"
+COST = "cost/{what}"
 LONG_VALUES = "long-values.json"
 
 KEYS: tuple[Entry, ...] = (
@@ -77,6 +79,13 @@ KEYS: tuple[Entry, ...] = (
     Entry(Place.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
     Entry(Place.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
     Entry(Place.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
+    Entry(Place.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),
+    Entry(
+        Place.RUN,
+        Sort.METRIC,
+        COST,
+        "what the whole run used, as `cost` in `run.json`: gpu_seconds, cpu_seconds, bytes_written, tokens, amount …",
+    ),
     Entry(Place.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
     Entry(Place.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
     Entry(Place.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
@@ -166,6 +175,11 @@ def artifact_tags(artifacts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         tags[mlflow_name(KEY.format(stage=stage))] = key
         tags[mlflow_name(DIGEST.format(stage=stage))] = digest
     return tags
+
+
+def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
+    """What a run used, in the form of `run.json`, as metrics."""
+    return {COST.format(what=name): float(value) for name, value in cost.items() if _is_number(value)}
 
 
 def taus(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

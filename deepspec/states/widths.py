@@ -79,3 +79,24 @@ def bytes_per_token(codec: str, num_layers: int, hidden_size: int) -> int:
     """What a shard holds of a token at most: the captured layers and, where a draft learns from it, the final state."""
     counts = {"states": num_layers, "final": 1}
     return sum(sum(WIDTHS[codec][name].widths(count, hidden_size).values()) for name, count in counts.items())
+
+
+_TOKEN_BYTES = 2.5
+"""A token's id, whose it is and whether it is supervised, as Parquet packs them: 2 to 3 bytes were measured."""
+
+
+def files_bytes(codec: str, num_layers: int, hidden_size: int, *, tokens: int, supervised_tokens: int) -> int:
+    """What the files of captured states take.
+
+    Args:
+        codec: name of the codec.
+        num_layers: captured layers.
+        hidden_size: numbers per vector.
+        tokens: of all documents.
+        supervised_tokens: of these, how many the draft learns to predict.
+    """
+    states, final = (
+        sum(WIDTHS[codec][name].widths(count, hidden_size).values())
+        for name, count in zip(VALUE_COLUMNS, (num_layers, 1), strict=True)
+    )
+    return round(tokens * (states + _TOKEN_BYTES) + supervised_tokens * final)

@@ -57,7 +57,7 @@ def attend(
     """
     if queries_RHQd.is_meta:
         # Of tensors without content torch takes the kernel apart, and would seem to keep all scores.
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001  # how torch names it
         kept: tuple[Tensor, Tensor] = kernel(
             queries_RHQd, keys_RHKd, values_RHKd, 0.0, causal, attn_mask=mask, scale=scale
         )

@@ -9,12 +9,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts inside its `with` block; each operation costs some microseconds more, and no result changes.
 
     Attributes:
@@ -28,7 +27,7 @@ class LiveBytes(TorchDispatchMode):
         return False
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.now = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
@@ -52,7 +51,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _note(self, tensor: Tensor, *, new: bool) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage._cdata  # noqa: SLF001  # the storage itself: what Python holds of it may be made anew
         if key in self._known:
             return
         size = storage.nbytes() if new else 0  # what is only read, or written to, was there before
@@ -68,12 +67,12 @@ class LiveBytes(TorchDispatchMode):
 
 def bytes_held(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages of `tensors`, each once."""
-    return sum({id_: size for id_, size in map(_storage, tensors)}.values())
+    return sum(dict(map(_storage, tensors)).values())
 
 
 def _storage(tensor: Tensor) -> tuple[int, int]:
     storage = tensor.untyped_storage()
-    return storage._cdata, storage.nbytes()
+    return storage._cdata, storage.nbytes()  # noqa: SLF001  # see above
 
 
 def _tensors(items: Iterable[Any]) -> Iterator[Tensor]:

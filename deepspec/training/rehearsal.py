@@ -5,7 +5,8 @@ lie on torch's meta device, which knows shapes and holds nothing. So whatever a 
 micro-batch, dtype, recomputed activations) is counted as this code computes it. Integers are real: who sees whom, and
 how many rows there are, is known before a forward.
 
-Not counted: what kernels take within a call, the allocator's rounding, libraries' workspaces, and what a compiler saves.
+Not counted: what kernels take within a call, the allocator's rounding and libraries' workspaces. A compiler's savings
+are not taken off.
 """
 
 from collections.abc import Sequence
@@ -151,16 +152,20 @@ class _Step:
         )
 
 
-class _Rehearsal(LiveBytes):
+_READ = torch.ops.aten._local_scalar_dense.default  # noqa: SLF001  # torch's names of `item()`
+_COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # and of `to()`
+
+
+class _Rehearsal(LiveBytes):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts; and lets real integers meet tensors without content, whose numbers are all 1 where one is read."""
 
     def compute(self, func: Any, args: Any, kwargs: Any, given: Sequence[Tensor]) -> Any:
         num_meta = sum(tensor.is_meta for tensor in given)
         if num_meta == 0:
             return func(*args, **kwargs)
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is _READ:
             return 1.0
-        if func is torch.ops.aten._to_copy.default and torch.device(kwargs.get("device") or "meta").type == "cpu":
+        if func is _COPY and torch.device(kwargs.get("device") or "meta").type == "cpu":
             return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if num_meta < len(given):
             args, kwargs = tree_map_only(Tensor, _without_content, (args, kwargs))
@@ -186,8 +191,8 @@ class _Whole:
 _WHOLE: Backend = _Whole()
 
 
-def _whole(queries_NHd: Tensor, keys_KHd: Tensor, values_KHd: Tensor, *, scale: float) -> Tensor:
-    queries, keys, values = (x.transpose(0, 1)[None] for x in (queries_NHd, keys_KHd, values_KHd))
+def _whole(queries_THd: Tensor, keys_THd: Tensor, values_THd: Tensor, *, scale: float) -> Tensor:
+    queries, keys, values = (x.transpose(0, 1)[None] for x in (queries_THd, keys_THd, values_THd))
     return attend(queries, keys, values, None, scale=scale, causal=False)[0].transpose(0, 1)
 
 

@@ -107,13 +107,12 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
         checkpoint_every_steps=job.execution.checkpoint_every_steps,
         sharding=Sharding(job.execution.num_shards) if job.execution.parallel == "fsdp" else None,
         # Counting tensors would take compiled regions apart, and divided weights are no plain tensors.
-        watch_memory=placement.device.type == "cuda"
-        or not (job.execution.compile or job.execution.parallel == "fsdp"),
+        watch_memory=placement.device.type == "cuda" or not (job.execution.compile or job.execution.parallel == "fsdp"),
         stop=stop.is_set,
         started=started,
     )
     if first:
-        _finish(job, attempt, objective, outcome)
+        _finish(job, attempt, objective, outcome, placement.device.type)
     _leave(placement)
     lock.release()
     return 0 if outcome.finished else EXIT_STOPPED
@@ -160,7 +159,7 @@ def _leave(placement: "Placement") -> None:
         torch.distributed.destroy_process_group()
 
 
-def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "Outcome") -> None:
+def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "Outcome", device: str) -> None:
     standing = outcome.standing
     result = {
         "status": "done" if outcome.finished else "stopped",
@@ -169,6 +168,7 @@ def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "O
         "best_score": standing.best_score,
         "resumed_step": outcome.resumed_step,
         "num_tokens": outcome.num_tokens,
+        "device": device,
         "memory_bytes": dict(outcome.memory),
     }
     if outcome.finished:

@@ -22,7 +22,13 @@ class Home:
 
     path: Path
 
-    def run(self, *arguments: str, code: int | None = 0, environment: dict[str, str] | None = None) -> "Finished":
+    def run(
+        self,
+        *arguments: str,
+        code: int | None = 0,
+        environment: dict[str, str] | None = None,
+        seconds: float = 240,
+    ) -> "Finished":
         """Call `deepspec`; fail if it ends with another exit code (None: promoted or refused, 0 or 3)."""
         done = subprocess.run(
             [sys.executable, "-m", "flows.cli", *arguments],
@@ -30,7 +36,7 @@ class Home:
             text=True,
             check=False,
             env=self.environment(environment),
-            timeout=240,
+            timeout=seconds,
         )
         expected = (0, 3) if code is None else (code,)
         assert done.returncode in expected, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"

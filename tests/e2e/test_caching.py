@@ -178,5 +178,7 @@ def test_dry_run_writes_nothing(warm: Home) -> None:
     assert planned["states"] == "hit"
     assert planned["train"] == "would_run"
     shown = json.loads(warm.run("plan", "tiny", "--set", "train.seed=5", "--json").out)
+    for estimate in (document["estimate"], shown):
+        del estimate["room"]  # what is free changes meanwhile
     assert document["estimate"] == shown
     assert shown["states"]["bytes"]["int8"] > 0

@@ -1,0 +1,184 @@
+"""How long conversations are, from a sample: what a plan needs to know before a run makes tokens.
+
+A seeded sample of rows is parsed, split and tokenised as a run would do it. Answers that the target will give anew are
+taken to be as long as those in the rows, up to the recipe's limit; where rows have none, `ASSUMED_ANSWER_TOKENS` long.
+Small sources are read whole, of large ones a few places. Not here: anything that a run keeps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepspec.data.config import Config
+
+if TYPE_CHECKING:
+    from deepspec.data.chat import Renderer
+    from deepspec.data.rows import Message
+    from deepspec.data.sources import Source
+
+ASSUMED_ANSWER_TOKENS = 700
+"""Of an answer that nobody has given yet; public mixtures for drafts have 600 to 900 in the mean."""
+ASSUMED_SUPERVISED_SHARE = 0.75
+"""Of a conversation's tokens, where only their number is said."""
+_MOST_ROWS = 2048
+_MOST_TOKENISED = 512
+_WHOLE_BYTES = 16 << 20
+_PLACES = 64
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Sampled conversations of the training split.
+
+    Args:
+        tokens: of each, cut as a run cuts them.
+        supervised: of these, how many the target generates.
+        train_share: of all conversations, how many are trained on.
+    """
+
+    tokens: tuple[int, ...]
+    supervised: tuple[int, ...]
+    train_share: float
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean of `tokens`."""
+        return sum(self.tokens) / len(self.tokens)
+
+    @property
+    def supervised_share(self) -> float:
+        """Of all tokens, how many are supervised."""
+        return sum(self.supervised) / sum(self.tokens)
+
+    @classmethod
+    def uniform(cls, config: Config, mean_tokens: float) -> "Lengths":
+        """What is known where nothing but the mean is."""
+        tokens = max(1, round(min(mean_tokens, config.max_length_tokens)))
+        return cls((tokens,), (max(1, round(tokens * ASSUMED_SUPERVISED_SHARE)),), nominal_train_share(config))
+
+
+def nominal_train_share(config: Config) -> float:
+    """What `data.splits` leaves for training."""
+    return 1.0 - config.splits.validation - config.splits.calibration - config.splits.gate
+
+
+def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
+    """Lengths of a sample of `data.source`; None if no sampled row can be used, or reading takes `datasets`.
+
+    Args:
+        config: the recipe's data section, with local sources.
+        renderer: of the target's tokenizer.
+
+    Raises:
+        DataError: a source cannot be read.
+    """
+    import numpy as np
+
+    from deepspec.data.conversations import split_of
+    from deepspec.data.parsing import prompt_hash
+    from deepspec.data.sources import find_sources
+
+    sources = find_sources([entry.path for entry in config.source])
+    if any(source.kind not in ("jsonl", "parquet") for source in sources):
+        return None
+    whole = sum(Path(source.path).stat().st_size for source in sources) <= _WHOLE_BYTES
+    rows: list[list[Message]] = []
+    trained = 0
+    for messages in _rows(config, sources, whole=whole):
+        is_trained = split_of(prompt_hash(messages), config) == "train"
+        trained += is_trained
+        rows.append(messages if is_trained else [])
+    candidates = [messages for messages in rows if messages]
+    if len(candidates) > _MOST_TOKENISED:
+        chosen = np.random.default_rng(config.seed).choice(len(candidates), _MOST_TOKENISED, replace=False)
+        candidates = [candidates[place] for place in np.sort(chosen)]
+    found = list(_lengths(config, candidates, renderer))
+    kept = [(tokens, supervised) for tokens, supervised in found if supervised >= config.min_supervised_tokens]
+    if not kept:
+        return None
+    # Which rows of a small source are trained on is known; of a large one what the recipe says is more exact.
+    share = trained / len(rows) if whole and len(rows) < _MOST_ROWS else nominal_train_share(config)
+    tokens, supervised = zip(*kept, strict=True)
+    return Lengths(tokens, supervised, share * len(kept) / len(found))
+
+
+def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[list[Message]]":
+    """Parsed conversations: all of them up to the limit, or those from a few places of each source."""
+    from deepspec.data.parsing import parse_row
+    from deepspec.data.rows import RowRejected
+
+    raw = (row for source in sources for row in _some_rows(config, source, len(sources), whole=whole))
+    for value in islice(raw, _MOST_ROWS):
+        try:
+            yield parse_row(value, max_row_bytes=config.max_row_bytes, system_prompt=config.system_prompt)
+        except RowRejected:
+            continue
+
+
+def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: bool) -> Iterator[object]:
+    if whole:
+        from deepspec.data.sources import read_rows
+
+        rows = read_rows(source, max_row_bytes=config.max_row_bytes)
+        yield from (row.value for row in rows if row.rejection is None)
+    elif source.kind == "jsonl":
+        yield from _lines_at_places(config, source.path, max(1, _MOST_ROWS // num_sources))
+    else:
+        yield from _first_rows_of_groups(config, source.path, max(1, _MOST_ROWS // num_sources))
+
+
+def _lines_at_places(config: Config, path: str, count: int) -> Iterator[object]:
+    """Lines behind seeded places of a file: reading all of it would take as long as its disk needs."""
+    import json
+
+    import numpy as np
+
+    size = Path(path).stat().st_size
+    places = np.sort(np.random.default_rng(config.seed).integers(0, size, min(_PLACES, count)))
+    with Path(path).open("rb") as file:
+        for place in places.tolist():
+            file.seek(place)
+            file.readline(config.max_row_bytes)
+            for _ in range(-(-count // len(places))):
+                line = file.readline(config.max_row_bytes)
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
+
+
+def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[object]:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        groups = np.random.default_rng(config.seed).permutation(file.num_row_groups)[:_PLACES].tolist()
+        for group in groups:
+            batch = next(file.iter_batches(batch_size=-(-count // len(groups)), row_groups=[group]), None)
+            yield from batch.to_pylist() if batch is not None else ()
+
+
+def _lengths(config: Config, rows: "Sequence[list[Message]]", renderer: "Renderer") -> Iterator[tuple[int, int]]:
+    """Tokens and supervised tokens of each conversation, cut as a run does it."""
+    from deepspec.data.rows import RowRejected
+
+    answered = [messages for messages in rows if messages[-1]["role"] == "assistant"]
+    rendered = []
+    for messages in answered:
+        try:
+            rendered.append(renderer.render(messages, mask=config.mask))
+        except RowRejected:
+            continue
+    found = [(len(one.input_ids), int(one.mask.sum())) for one in renderer.encode(rendered)]
+    for messages in rows:
+        if messages[-1]["role"] != "assistant":
+            answers = sum(message["role"] == "user" for message in messages) * ASSUMED_ANSWER_TOKENS
+            found.append((len(renderer.prompt_ids(messages)) + answers, answers))
+    generated = config.responses.mode == "regenerate"
+    for tokens, supervised in found:
+        limit = config.responses.max_new_tokens if generated else supervised
+        kept = min(supervised, limit)
+        cut = max(0, tokens - (supervised - kept) - config.max_length_tokens)
+        yield tokens - (supervised - kept) - cut, max(0, kept - cut)
