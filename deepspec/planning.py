@@ -374,11 +374,18 @@ def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
 def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
     """A forward of the target over so many tokens that keeps the captured layers' outputs.
 
-    At the end these are there apiece, stacked, and as the documents' own; in between a layer's gate, up and product.
+    Its worst moment is in a late layer: where queries and keys are normed and rotated, while those of the layer before
+    are still held, or in the MLP, which holds what its own layer's attention was made of. Or it is the end, when the
+    captured outputs are there apiece, stacked, and as the documents' own.
     """
-    layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
-    hidden = spec.hidden_size
-    numbers = max(3 * layers * hidden + 2 * hidden, layers * hidden + 4 * hidden + 3 * spec.intermediate_size)
+    captured = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec)) * spec.hidden_size
+    queries = spec.num_attention_heads * spec.head_dim
+    keys = spec.num_key_value_heads * spec.head_dim
+    rotated, projected = queries + keys, queries + 2 * keys
+    held = captured + rotated + projected + queries
+    attention = held + 2 * spec.hidden_size + projected + 4 * rotated + 4 * spec.head_dim
+    mlp = held + queries + 4 * spec.hidden_size + 3 * spec.intermediate_size + 2 * spec.head_dim
+    numbers = max(3 * captured + 2 * spec.hidden_size, attention, mlp)
     return tokens * numbers * _itemsize(recipe.target.dtype)
 
 

@@ -93,6 +93,8 @@ def test_registry_holds_the_draft_with_its_lineage(cold: Home, monkeypatch: pyte
     children = {run.data.tags["deepspec.stage"]: run for run in runs}
     assert set(children) == {"train", "evaluate"}
     assert parent.data.params["train.lr"] == "0.002"
+    assert parent.data.metrics["cost/training_peak_bytes"] == record["cost"]["training_peak_bytes"] > 0
+    assert keys.undocumented(keys.Place.RUN, keys.Sort.METRIC, parent.data.metrics) == []
     assert {item.dataset.name for item in children["train"].inputs.dataset_inputs} >= {"states", "tokens", "target"}
     assert len(client.get_metric_history(children["train"].info.run_id, "loss")) > 1
     assert "arithmetic/tau" in children["evaluate"].data.metrics

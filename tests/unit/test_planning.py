@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deepspec.data.chat import Renderer
 from deepspec.data.lengths import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
@@ -16,8 +17,10 @@ from deepspec.recipe import Recipe, load_recipe
 from deepspec.states.config import Config as StatesConfig
 from deepspec.states.widths import WIDTHS, files_bytes
 from deepspec.states.writer import write_states
+from deepspec.targets.capture import capture
 from deepspec.targets.model import Target
 from deepspec.targets.qwen3 import FAMILY
+from deepspec.training.live_bytes import LiveBytes
 from flows._plan import document, refuse
 from tasks._run import StageRecord
 from tests.fixtures.targets import tiny_qwen3
@@ -192,6 +195,17 @@ def test_memory_says_what_it_consists_of_and_whether_it_fits(small: Recipe) -> N
         device="cuda",
     )
     assert narrow["training"]["target"] > 0, "a validation loads the target"
+
+
+def test_a_capture_takes_what_is_estimated(small: Recipe) -> None:
+    layers = (-1, 0)
+    target = Target.load(small.target.path, layer_ids=layers)
+    recipe = small.model_copy(update={"run": small.run.model_copy(update={"capture_batch_tokens": 1024})})
+    found = memory(recipe, conversations=200, lengths=Lengths((64,), (40,), 1.0), device="cpu")["capture_bytes"]
+    weights = target.spec.parameter_counts()["total"] * 4
+    with LiveBytes() as live:
+        capture(target, [torch.zeros(64, dtype=torch.int64)] * 16)
+    assert found - weights == pytest.approx(live.peak, rel=0.1)
 
 
 @pytest.mark.parametrize("codec", WIDTHS)

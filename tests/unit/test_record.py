@@ -122,3 +122,21 @@ def test_an_older_record_is_read_and_a_newer_one_refused(tmp_path: Path) -> None
         ArtifactError, match=r"last-run\.json: This record of a run has format 2; .*Upgrade deepspec, or"
     ):
         read_record(tmp_path)
+
+
+def test_a_run_with_prices_says_what_it_cost(tmp_path: Path) -> None:
+    result = result_of(tmp_path, "demo")
+    prices = ["run.price_per_gpu_hour=3.6", "run.price_per_cpu_hour=0.36", "run.currency=EUR"]
+    result.parts[0].recipe = load_recipe("demo", prices)
+    counts = {"gpu_seconds": 1000.0, "memory_bytes": {"peak": 77}}
+    made_of = ingredients("train")
+    with result.run.store.write("train", made_of) as writing:
+        (writing.directory / "draft").write_bytes(b"1")
+        writing.counts = counts
+    artifact = writing.artifact
+    result.run.record(StageRecord("train", "ran", 1.0, "train", artifact.key))
+    result.cpu_seconds = 2000.0
+    cost = run_json(result)["cost"]
+    assert (cost["gpu_seconds"], cost["training_peak_bytes"]) == (1000.0, 77)
+    assert (cost["amount"], cost["currency"]) == (1.2, "EUR")
+    assert "amount" not in run_json(result_of(tmp_path, "demo"))["cost"]
