@@ -127,6 +127,25 @@ def layer_ids(run: "Run[Recipe]") -> Value | Pending:
     return Value(list(algorithm(run).layer_ids(recipe.draft, TargetSpec.read(recipe.target.path))))
 
 
+def captured_files(run: "Run[Recipe]") -> dict[str, Reference]:
+    """The states that an engine has captured, as the input `captured` of the stage; nothing where the target is run.
+
+    Raises:
+        DataError: there are none.
+    """
+    wanted = run.recipe.states.captured
+    if wanted is None:
+        return {}
+    if not any(Path(wanted).rglob("*.safetensors")):
+        raise DataError("there are no captured files (*.safetensors).", where=f"states.captured {wanted}")
+    # Names do not count, and neither does order: which file is whose is told by its content.
+    return {"captured": _external("captured", wanted, lambda: digest_of(sorted(_fingerprints(run, Path(wanted)))))}
+
+
+def _fingerprints(run: "Run[Recipe]", folder: Path) -> list[str]:
+    return [run.fingerprints.file(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+
 def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
     """What training without captured states hangs on, or None where they are to be captured first.
 
@@ -135,7 +154,7 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
     from deepspec.planning import states_bytes
 
     settings = run.recipe.states
-    mode = settings.mode
+    mode = "offline" if settings.captured is not None else settings.mode
     if mode == "auto":
         if not isinstance(tokens, Artifact):
             return None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from deepspec.recipe import Recipe
 from flows._inputs import (
     benchmarks_of,
+    captured_files,
     champion_to_beat,
     layer_ids,
     live_states,
@@ -50,7 +51,7 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
     tokenised = tokens(run, responses=answered, target=target)
     captured: Reference | None = live_states(run, tokenised)
     if captured is None:
-        captured = states(run, tokens=tokenised, target=target, layer_ids=layer_ids(run))
+        captured = states(run, tokens=tokenised, target=target, layer_ids=layer_ids(run), **captured_files(run))
     else:
         run.skip(states, "captured live, while training")
 

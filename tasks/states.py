@@ -11,29 +11,44 @@ from tasks._stage import stage
 
 
 @stage(version=2, reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"), computes=True)
-def states(run: Run[Recipe], out: Path, *, tokens: Path, target: Path, layer_ids: list[int]) -> dict[str, Any]:
+def states(
+    run: Run[Recipe], out: Path, *, tokens: Path, target: Path, layer_ids: list[int], captured: Path | None = None
+) -> dict[str, Any]:
     """Run the target over the training tokens and keep the outputs of the layers that the draft reads.
 
     Finished shards stay in the run's work folder until all are there: a capture that was interrupted goes on.
+    With `captured`, the states are those of an engine's files, and the target is not run.
     """
-    from deepspec.states.writer import write_states
+    from deepspec.states.captured import CapturedFiles
+    from deepspec.states.writer import RunTarget, StateOrigin, write_states
 
-    how, config = run.recipe.run, run.recipe.states
-    work, tokens_file, layers = run.work_folder / "shards", tokens / "train.parquet", tuple(layer_ids)
-    if how.num_shard_workers == 1:
-        return write_states(
-            tokens_file,
-            out,
-            target=load_target(run, target, layers),
-            config=config,
-            work=work,
-            batch_tokens=how.capture_batch_tokens,
-            progress=run.progress,
-        )
+    how, layers = run.recipe.run, tuple(layer_ids)
+    if captured is None and how.num_shard_workers > 1:
+        return _in_parts(run, out, tokens / "train.parquet", target, layers)
+    origin: StateOrigin
+    if captured is not None:
+        origin = CapturedFiles(captured, target, layers, dtype=run.recipe.target.dtype)
+    else:
+        origin = RunTarget(load_target(run, target, layers), how.capture_batch_tokens)
+    return write_states(
+        tokens / "train.parquet",
+        out,
+        origin=origin,
+        config=run.recipe.states,
+        work=run.work_folder / "shards",
+        progress=run.progress,
+    )
+
+
+def _in_parts(
+    run: Run[Recipe], out: Path, tokens_file: Path, target: Path, layer_ids: tuple[int, ...]
+) -> dict[str, Any]:
+    """The same by several workers, which load the target each."""
     from deepspec.states.parts import TargetPlace, capture_part, parts_of
     from deepspec.states.writer import Survey, finished_tokens, gather_shards
     from deepspec.targets.family import TargetSpec
 
+    how, config, work = run.recipe.run, run.recipe.states, run.work_folder / "shards"
     survey = Survey.of(tokens_file, config)
     run.progress.start(survey.num_tokens, "tokens")
     told = 0
@@ -43,15 +58,14 @@ def states(run: Run[Recipe], out: Path, *, tokens: Path, target: Path, layer_ids
         run.progress.advance(-told + (told := finished_tokens(survey, work)))
 
     look()
-    place = TargetPlace(target, layers, device_of(run), run.recipe.target.dtype, how.num_threads)
     parts = parts_of(
         survey,
         work,
-        target=place,
+        target=TargetPlace(target, layer_ids, device_of(run), run.recipe.target.dtype, how.num_threads),
         num_workers=how.num_shard_workers,
         config=config,
         batch_tokens=how.capture_batch_tokens,
     )
     in_parts(run, "states part", capture_part, parts, look=look)
     hidden_size = TargetSpec.read(target).hidden_size
-    return gather_shards(survey, work, out, layer_ids=layers, hidden_size=hidden_size, config=config)
+    return gather_shards(survey, work, out, layer_ids=layer_ids, hidden_size=hidden_size, config=config)

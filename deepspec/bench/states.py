@@ -36,7 +36,7 @@ from deepspec.states.config import Config
 from deepspec.states.layout import has_final
 from deepspec.states.order import pack
 from deepspec.states.reader import StateReader
-from deepspec.states.writer import Survey, TokenDocument, gather_shards, write_shards, write_states
+from deepspec.states.writer import RunTarget, Survey, TokenDocument, gather_shards, write_shards, write_states
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.model import Target, TargetOutput
 
@@ -323,7 +323,7 @@ def _capture(target: _Timed, sizes: Sizes, folder: Path) -> tuple[float, float]:
     with tempfile.TemporaryDirectory(dir=folder) as out:
         target.seconds = 0.0
         start = time.perf_counter()
-        write_states(tokens, Path(out), target=target, config=Config(), batch_tokens=_BATCH_TOKENS)
+        write_states(tokens, Path(out), origin=RunTarget(target, _BATCH_TOKENS), config=Config())
         seconds = time.perf_counter() - start
     return target.seconds / seconds, sizes.capture_tokens / seconds
 

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from deepspec.config import Section
+from deepspec.config import Section, location_field
 
 
 class Config(Section):
@@ -21,3 +21,15 @@ class Config(Section):
     )
     shard_tokens: int = Field(65536, ge=1, description="Tokens per file.")
     block_tokens: int = Field(4096, ge=1, description="Tokens per row group, the unit of reading and of shuffling.")
+    captured: str | None = location_field(
+        None,
+        min_length=1,
+        description="Folder of files that vLLM's extract_hidden_states wrote of these tokens, taken instead of running "
+        "the target. Their content is part of the key.",
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Config":
+        if self.captured is not None and self.mode == "online":
+            raise ValueError("captured names files, which mode online would not read: take offline or auto")
+        return self

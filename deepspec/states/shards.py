@@ -120,7 +120,7 @@ class ShardWriter:
         for field in self._schema:
             if field.name not in columns:
                 data = np.concatenate([d.columns[field.name] for d in documents])
-                crc32[field.name] = zlib.crc32((data[has_final_T] if field.nullable else data).tobytes())
+                crc32[field.name] = zlib.crc32((data[has_final_T] if field.nullable else data).data)
                 columns[field.name] = pa.FixedSizeBinaryArray.from_buffers(
                     field.type, len(data), [kept if field.nullable else None, pa.py_buffer(data)]
                 )

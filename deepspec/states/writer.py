@@ -119,23 +119,21 @@ def write_states(
     tokens_file: Path,
     out: Path,
     *,
-    target: Target,
+    origin: StateOrigin,
     config: Config,
     work: Path | None = None,
-    batch_tokens: int = 4096,
     fingerprint: str = "",
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Run `target` over every document of a tokens file and keep the outputs of its captured layers.
+    """Keep the states of every document of a tokens file.
 
     Args:
         tokens_file: what `write_tokens` wrote for a split.
         out: existing folder that is written to.
-        target: captures the layers that are wanted (`layer_ids`).
+        origin: where the states come from: `RunTarget`, or `captured.CapturedFiles`.
         config: codec and sizes of the files.
         work: folder of finished shards, created; what an earlier capture of the same left there is used. None: shards
             are made in `out`.
-        batch_tokens: tokens per forward, padding included; a longer document is alone.
         fingerprint: of the target, noted in `states.json`.
         progress: told tokens.
 
@@ -143,11 +141,10 @@ def write_states(
         counts: documents, tokens, supervised_tokens, bytes, bytes_per_token, shards, blocks.
 
     Raises:
-        DataError: the target gives infinite or undefined states (names layer and row), or there are no documents.
+        DataError: states are infinite or undefined (names layer and row) or not there, or there are no documents.
         StoreFull: there is no room left; finished shards stay in `work`.
     """
     survey = Survey.of(tokens_file, config)
-    origin = RunTarget(target, batch_tokens)
     progress.start(survey.num_tokens, "tokens")
     write_shards(survey, work or out, range(survey.places.num_shards), origin=origin, config=config, progress=progress)
     return gather_shards(

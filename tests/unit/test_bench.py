@@ -130,6 +130,23 @@ def test_tokens_says_that_its_reference_is_missing():
     assert "the package `datasets` is not installed here" in done.stdout
 
 
+def test_states():
+    sizes = ["--tokens", "3000", "--hidden", "64", "--layers", "2", "--capture-tokens", "600"]
+    done = run(("deepspec.bench",), *sizes, "--repeat", "1", "--threads", "1", "--json", bench="states")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["sizes"]["tokens"] == 3000
+    ratio = document["ratio"]
+    assert set(ratio) == {"bytes_int8", "bytes_int4", "read_to_cat", "read_to_cat_int8", "read_to_cat_int4"}
+    # Bytes are no measurement: with vectors of 64 numbers, whose groups are half as large, they are a little more.
+    assert 0.5 < ratio["bytes_int8"] < 0.6
+    assert 0.3 < ratio["bytes_int4"] < 0.4
+    assert all(document[side]["read_bytes_per_second"]["int4"] > 0 for side in ("ours", "reference"))
+    assert 0 < document["capture_target_share"] < 1
+    assert 0 < document["quality"]["tv_int8"] < document["quality"]["tv_int4"] < 0.2
+    assert document["ours"]["read_extra_peak_bytes"] >= 0
+
+
 def test_people_get_a_table_on_stderr():
     done = run(("deepspec.bench",), *SIZES)
     assert done.returncode == 0, done.stderr
@@ -159,6 +176,7 @@ def test_choosing_imports_nothing_of_the_pipeline():
     """It must run where only the light set is installed."""
     code = (
         "import sys\nfrom deepspec.bench import attention, loss, measuring, tokens, train_step, __main__\n"
+        "import sys\nfrom deepspec.bench import attention, loss, measuring, states, train_step, __main__\n"
         "heavy = ('prefect', 'mlflow', 'boto3', 'rich', 'typer', 'datasets', 'matplotlib', 'flows', 'tasks')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

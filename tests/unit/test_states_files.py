@@ -23,7 +23,9 @@ from deepspec.states.layout import has_final
 from deepspec.states.live import LiveStates
 from deepspec.states.reader import StateReader
 from deepspec.states.writer import RunTarget, Survey, gather_shards, write_shards, write_states
+from deepspec.store import Ingredients, open_store
 from deepspec.targets.model import Target
+from tests.fixtures.s3 import S3Server
 from tests.fixtures.targets import tiny_qwen3
 
 torch.set_num_threads(1)
@@ -56,7 +58,7 @@ def capture(folder: Path, target: Any, lengths: tuple[int, ...] = LENGTHS, **con
     folder.mkdir()
     write_tokens_file(folder.parent / "train.parquet", lengths)
     settings = Config(**{"shard_tokens": 128, "block_tokens": 48, **config})
-    return write_states(folder.parent / "train.parquet", folder, target=target, config=settings, batch_tokens=100)
+    return write_states(folder.parent / "train.parquet", folder, origin=RunTarget(target, 100), config=settings)
 
 
 @functools.cache
@@ -120,9 +122,8 @@ def test_the_batch_budget_moves_no_document(tmp_path: Path, target: Target) -> N
     write_states(
         tmp_path / "train.parquet",
         tmp_path / "large",
-        target=target,
+        origin=RunTarget(target, 3),
         config=Config(shard_tokens=128, block_tokens=48),
-        batch_tokens=3,
     )
     one, two = (tmp_path / name / "documents.parquet" for name in ("states", "large"))
     assert one.read_bytes() == two.read_bytes()
@@ -236,7 +237,7 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path, target: Target) -> 
     table = pa.table({"input_ids": [[1, 2, 3]], "mask_runs": [[1, 1]]})
     pq.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"train.parquet:0: the mask covers 2 of 3 tokens"):
-        write_states(tmp_path / "train.parquet", tmp_path, target=target, config=Config())
+        write_states(tmp_path / "train.parquet", tmp_path, origin=RunTarget(target), config=Config())
 
 
 def test_a_full_disk_is_named(tmp_path: Path, target: Target) -> None:
@@ -257,7 +258,7 @@ def test_live_states_are_those_of_files_in_the_same_order(
     config = Config(shard_tokens=shard_tokens, block_tokens=block_tokens)
     write_tokens_file(tmp_path / "train.parquet", LENGTHS)
     (tmp_path / "states").mkdir()
-    write_states(tmp_path / "train.parquet", tmp_path / "states", target=target, config=config, batch_tokens=100)
+    write_states(tmp_path / "train.parquet", tmp_path / "states", origin=RunTarget(target, 100), config=config)
     reader = StateReader(tmp_path / "states")
     live = LiveStates(tmp_path / "train.parquet", target, config, batch_tokens=100)
     for seed in (0, 1):
@@ -299,10 +300,9 @@ def resumable(folder: Path, target: Any) -> dict[str, Any]:
     return write_states(
         folder.parent / "train.parquet",
         folder / "out",
-        target=target,
+        origin=RunTarget(target, 100),
         config=Config(shard_tokens=128, block_tokens=48),
         work=folder / "work",
-        batch_tokens=100,
     )
 
 
@@ -403,3 +403,25 @@ def test_memory_is_flat_in_the_data(tmp_path: Path, codec: str) -> None:
     times, grown_mib = map(float, done.stdout.split())
     assert times == 50
     assert grown_mib < 64
+
+
+def test_states_in_a_bucket_are_read_by_range_and_checked(
+    tmp_path: Path, target: Target, moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto.enter(monkeypatch)
+    store = open_store(f"s3://{moto.bucket}/{tmp_path.name}", cache=tmp_path / "cache")
+    with store.write("states", Ingredients("states", 1, {}, {}), {}) as writing:
+        write_tokens_file(tmp_path / "train.parquet")
+        config = Config(shard_tokens=128, block_tokens=48, codec="int8")
+        write_states(tmp_path / "train.parquet", writing.directory, origin=RunTarget(target, 100), config=config)
+    local = StateReader(writing.artifact.directory())
+    streamed = StateReader(writing.artifact.location(), cache_bytes=0)
+    order = [4, 0, 11, 7, 2, 9]
+    for found, expected in (
+        (streamed.batch(order), local.batch(order)),
+        (streamed.token_batch(order), local.token_batch(order)),
+    ):
+        assert torch.equal(found.loss_mask_T, expected.loss_mask_T)
+        assert torch.equal(found.states_TLD, expected.states_TLD)
+        assert torch.equal(found.final_TD.isnan(), expected.final_TD.isnan())
+        assert torch.equal(found.final_TD.nan_to_num(), expected.final_TD.nan_to_num())
