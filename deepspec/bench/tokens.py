@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from deepspec.bench import measuring
 from deepspec.data.chat import CHATML
 from deepspec.data.config import SPLITS, Config
@@ -120,8 +122,9 @@ class _Problem:
         directory = options.tokenizer or _trained(folder / "tokenizer", rows)
         self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(directory)
         (folder / "responses").mkdir()
+        schema = pa.schema([RESPONSES_SCHEMA.field(name) for name in rows[0]])
         for split in SPLITS:
-            with TableWriter(folder / "responses" / f"{split}.parquet", RESPONSES_SCHEMA) as writer:
+            with TableWriter(folder / "responses" / f"{split}.parquet", schema) as writer:
                 for row in rows if split == SPLITS[0] else ():
                     writer.write(row)
         # Rows longer than any limit are kept whole: the reference cuts nothing.

@@ -200,8 +200,9 @@ def make_rich(folder: Path, tokenizer: Any, rows: list[Row], **fields: Any) -> d
     given = {"source": "given", "max_length_tokens": 400, "min_supervised_tokens": 1, "max_quarantined": 0.0, **fields}
     for name in ("responses", "tokens"):
         (folder / name).mkdir(parents=True)
+    schema = pa.schema([with_tools(RESPONSES_SCHEMA).field(name) for name in rows[0]])
     for split in SPLITS:
-        with TableWriter(folder / "responses" / f"{split}.parquet", with_tools(RESPONSES_SCHEMA)) as writer:
+        with TableWriter(folder / "responses" / f"{split}.parquet", schema) as writer:
             for row in rows if split == "train" else ():
                 writer.write(row)
     config = Config.model_validate(given)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deepspec.data.chat import Renderer
+from deepspec.data.config import SourceEntry
 from deepspec.data.lengths import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
 from deepspec.data.tokenizer import load_tokenizer
 from deepspec.errors import BudgetExceeded, RecipeError
@@ -16,7 +17,7 @@ from deepspec.planning import GPUS, Room, estimate, largest_micro_batch, memory
 from deepspec.recipe import Recipe, load_recipe
 from deepspec.states.config import Config as StatesConfig
 from deepspec.states.widths import WIDTHS, files_bytes
-from deepspec.states.writer import write_states
+from deepspec.states.writer import RunTarget, write_states
 from deepspec.targets.capture import capture
 from deepspec.targets.model import Target
 from deepspec.targets.qwen3 import FAMILY
@@ -164,7 +165,11 @@ def test_a_large_source_is_sampled_without_being_read(
 def test_prompts_without_answers_get_assumed_ones(small: Recipe, tmp_path: Path) -> None:
     rows = [json.dumps({"turns": [f"How many are {n}?"]}) for n in range(20)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(rows))
-    source = {"source": (str(tmp_path / "prompts.jsonl"),), "max_length_tokens": 4096, "responses": _long(small)}
+    source = {
+        "source": (SourceEntry(path=str(tmp_path / "prompts.jsonl")),),
+        "max_length_tokens": 4096,
+        "responses": _long(small),
+    }
     found = sample_lengths(small.data.model_copy(update=source), renderer(small))
     assert found is not None
     assert set(found.supervised) == {ASSUMED_ANSWER_TOKENS}
@@ -213,9 +218,8 @@ def test_files_take_what_is_estimated(tmp_path: Path, codec: str) -> None:
     inputs = write_inputs(tmp_path)
     target = Target.load(inputs / "target", layer_ids=(0, 1, 2))
     (tmp_path / "out").mkdir()
-    counts = write_states(
-        inputs / "train.parquet", tmp_path / "out", target=target, config=StatesConfig.model_validate({"codec": codec})
-    )
+    config = StatesConfig.model_validate({"codec": codec})
+    counts = write_states(inputs / "train.parquet", tmp_path / "out", origin=RunTarget(target), config=config)
     shard = sum(path.stat().st_size for path in (tmp_path / "out").glob("states-*.parquet"))
     found = files_bytes(codec, 3, 32, tokens=counts["tokens"], supervised_tokens=counts["supervised_tokens"])
     # Of so few tokens, the file's own description (some 4 kB) is the larger part of the difference.
