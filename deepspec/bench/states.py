@@ -1,11 +1,11 @@
 """Bench "states": bytes, reading and capture of target states.
 
 Three parts. Files of random states, larger in a few channels as real ones are, in every codec: their bytes, and how
-fast they are read in the order of a training and decoded to bfloat16, against `cat` of the same files; the page cache
-is dropped before each run of either. (They lie in the current folder: where that is in memory, nothing is measured.)
-Capture by a target shaped like the demo's: which share of the time is the
-target's forward. And what codecs cost: total variation between the target's distributions from exact final states and
-from decoded ones.
+fast they are read and decoded to bfloat16, against `cat` of the same files; the page cache is dropped before each run
+of either. `read_to_cat` reads them in the order of the files, as `cat` does, `read_to_cat_shuffled` in a training's.
+(They lie in the current folder: where that is in memory, nothing is measured.) Capture by a target shaped like the
+demo's: which share of the time is the target's forward. And what codecs cost: total variation between the target's
+distributions from exact final states and from decoded ones, at tokens that the target itself has drawn.
 
 Shapes: T tokens of a document, L layers, D hidden, N tokens.
 """
@@ -45,6 +45,7 @@ _PROMPT_SHARE = 0.25
 _OUTLIERS = 8
 _OUTLIER_FACTOR = 100.0
 _BATCH_TOKENS = 4096
+_DRAWN_ROWS = 32
 _DEMO: Mapping[str, Any] = {
     "model_type": "qwen3",
     "num_hidden_layers": 20,
@@ -85,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--capture-tokens", type=measuring.positive, default=32768, help="tokens that are captured (%(default)s)"
     )
     parser.add_argument(
-        "--target", default="random", help="directory of the target that is captured; default: a random one"
+        "--target", help="directory of the target that is captured; default: the demo's, or a random one"
     )
 
 
@@ -97,7 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             hidden=options.hidden,
             layers=options.layers,
             capture_tokens=options.capture_tokens,
-            target=options.target,
+            target=options.target or _demo_target(),
             device=options.device,
             folder=folder,
         )
@@ -112,6 +113,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         quality = _total_variation(target, sizes)
     bytes_of = {codec: made.size for codec, made in files.items()}
     rates = {codec: (median["ours"], median["reference"]) for codec, median in read.items()}
+    shuffled = (read["bf16"]["shuffled"], read["bf16"]["reference"])
     kept = {name: value for name, value in asdict(sizes).items() if name not in ("device", "folder")}
     return {
         "bench": "states",
@@ -129,6 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "bytes_int4": measuring.ratio(bytes_of["int4"], bytes_of["bf16"]),
             "read_to_cat": measuring.ratio(*rates["bf16"]),
             "read_to_cat_int8": measuring.ratio(*rates["int8"]),
+            "read_to_cat_shuffled": measuring.ratio(*shuffled),
             "read_to_cat_int4": measuring.ratio(*rates["int4"]),
         },
         "capture_target_share": round(statistics.median(share for share, _ in shares), 4),
@@ -212,7 +215,8 @@ def _write_tokens(path: Path, num_tokens: int, *, vocab_size: int) -> list[npt.N
 def _read_and_cat(files: RandomFiles, repeat: int) -> dict[str, float]:
     """Bytes per second of both sides, medians of runs that take turns; each starts without cached pages."""
     sides: dict[str, tuple[int, Callable[[], None]]] = {
-        "ours": (files.decoded, lambda: _read(files.folder)),
+        "ours": (files.decoded, lambda: _read(files.folder, shuffled=False)),
+        "shuffled": (files.decoded, lambda: _read(files.folder, shuffled=True)),
         "reference": (files.size, lambda: _cat(files.paths())),
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
@@ -226,11 +230,18 @@ def _read_and_cat(files: RandomFiles, repeat: int) -> dict[str, float]:
     return {side: size / statistics.median(seconds[side]) for side, (size, _) in sides.items()}
 
 
-def _read(folder: Path) -> None:
+def _read(folder: Path, *, shuffled: bool) -> None:
+    """Every document once, in the order of the files as `cat` reads them, or in that of a training."""
     reader = StateReader(folder)
-    documents = reader.order(0).documents(0, reader.num_documents).tolist()
-    for places in pack([int(reader.num_tokens_of[number]) for number in documents], _BATCH_TOKENS):
-        reader.batch([documents[place] for place in places])
+    documents = list(range(reader.num_documents))
+    if shuffled:
+        documents = reader.order(0).documents(0, reader.num_documents).tolist()
+    lengths = [int(reader.num_tokens_of[number]) for number in documents]
+    batches = [[documents[place] for place in places] for places in pack(lengths, _BATCH_TOKENS)]
+    reader.read_ahead(batches[0])
+    for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        reader.read_ahead(following)
+        reader.batch(batch)
 
 
 def _cat(paths: list[Path]) -> None:
@@ -255,7 +266,7 @@ def _drop_cached_pages(paths: list[Path]) -> None:
 def prepare(sizes: Sizes, side: str) -> measuring.Run:
     """One pass over the bf16 files in `sizes.folder`, for the measurement of memory."""
     del side
-    return lambda: _read(Path(sizes.folder) / "bf16")
+    return lambda: _read(Path(sizes.folder) / "bf16", shuffled=True)
 
 
 class _Timed(Target):
@@ -270,6 +281,12 @@ class _Timed(Target):
         measuring.finish(str(self.device))
         self.seconds += time.perf_counter() - start
         return output
+
+
+def _demo_target() -> str:
+    """The demo's target in the home folder, or "random" where there is none."""
+    path = Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")) / "demo" / "target"
+    return str(path) if (path / "config.json").is_file() else "random"
 
 
 def _load_target(sizes: Sizes) -> _Timed:
@@ -311,8 +328,7 @@ def _write_random_target(folder: Path) -> None:
         for name, shape in matrices.items():
             weights[f"{below}.{name}.weight"] = torch.randn(shape, generator=generator) * shape[1] ** -0.5
         weights |= {f"{below}.{name}.weight": torch.ones(size) for name, size in norms.items()}
-    # Logits of about the spread that a trained target's have.
-    weights["model.embed_tokens.weight"] *= 3.0 * width**-0.5
+    weights["model.embed_tokens.weight"] *= width**-0.5  # as the demo's target begins
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -330,11 +346,8 @@ def _capture(target: _Timed, sizes: Sizes, folder: Path) -> tuple[float, float]:
 
 def _total_variation(target: Target, sizes: Sizes) -> dict[str, float]:
     """Mean over positions of ½ Σ_v |p_v - p'_v|, p from the final states and p' from decoded ones."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (8, min(_BATCH_TOKENS, sizes.capture_tokens) // 8 or 1)
-    ids_BQ = torch.randint(0, target.spec.vocab_size, shape, generator=generator).to(target.device)
     with torch.no_grad():
-        final_N1D = target.forward(ids_BQ).final_BQD.flatten(0, 1).unsqueeze(1).bfloat16()
+        final_N1D = _drawn_states(target, min(_BATCH_TOKENS, sizes.capture_tokens)).unsqueeze(1).bfloat16()
         exact_NV = target.logits(final_N1D[:, 0].to(target.dtype)).float().softmax(-1)
         found = {}
         for name in ("int8", "int4"):
@@ -344,6 +357,21 @@ def _total_variation(target: Target, sizes: Sizes) -> dict[str, float]:
             other_NV = target.logits(decoded_N1D[:, 0].to(target.device, target.dtype)).float().softmax(-1)
             found[f"tv_{name}"] = round(float((exact_NV - other_NV).abs().sum(-1).mean()) / 2, 6)
     return found
+
+
+def _drawn_states(target: Target, num_tokens: int) -> torch.Tensor:
+    """Final states [N, D] at tokens that the target drew after a random first one: what it is made for."""
+    rows = min(_DRAWN_ROWS, num_tokens)
+    generator = torch.Generator(device=target.device).manual_seed(0)
+    ids_B1 = torch.randint(0, target.spec.vocab_size, (rows, 1), generator=generator, device=target.device)
+    steps = max(1, num_tokens // rows)
+    cache = target.allocate_cache(rows, steps)
+    found = []
+    for _ in range(steps):
+        final_BD = target.forward(ids_B1, cache=cache).final_BQD[:, -1]
+        found.append(final_BD)
+        ids_B1 = torch.multinomial(target.logits(final_BD).float().softmax(-1), 1, generator=generator)
+    return torch.cat(found)
 
 
 def lines(document: Mapping[str, Any]) -> list[list[str]]:

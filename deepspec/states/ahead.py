@@ -1,4 +1,4 @@
-"""Fetching what is needed next, in a thread of its own, while what is here is used.
+"""Fetching what is needed next, in threads, while what is here is used.
 
 Not here: what is fetched, and how long it is kept once it has been taken.
 """
@@ -11,16 +11,17 @@ from typing import Generic, TypeVar
 KeyT = TypeVar("KeyT", bound=Hashable)
 ItemT = TypeVar("ItemT")
 
+_AT_ONCE = 2
 _AHEAD = 4
 
 
 class ReadAhead(Generic[KeyT, ItemT]):
-    """Fetches the next few of a list of items, one after the other.
+    """Fetches the next few of a list of items.
 
     One thread calls its methods.
 
     Args:
-        fetch: gets an item; called in a thread of its own, and nowhere else.
+        fetch: gets an item; called in threads, two at a time.
         ahead: most items that are fetched and not taken yet; they are in memory.
     """
 
@@ -29,7 +30,7 @@ class ReadAhead(Generic[KeyT, ItemT]):
         self._num_ahead = ahead
         self._wanted: OrderedDict[KeyT, None] = OrderedDict()
         self._begun: dict[KeyT, Future[ItemT]] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="read-ahead")
 
     def want(self, keys: Iterable[KeyT]) -> None:
         """Say what will be taken, in this order, after what was said before; again is no matter."""
@@ -39,11 +40,11 @@ class ReadAhead(Generic[KeyT, ItemT]):
     def take(self, key: KeyT) -> ItemT:
         """An item: fetched before, awaited, or fetched now; the errors are those of `fetch`."""
         self._wanted.pop(key, None)
-        begun = self._begun.pop(key, None) or self._thread.submit(self._fetch, key)
+        begun = self._begun.pop(key, None) or self._threads.submit(self._fetch, key)
         self._begin()
         return begun.result()
 
     def _begin(self) -> None:
         while self._wanted and len(self._begun) < self._num_ahead:
             key, _ = self._wanted.popitem(last=False)
-            self._begun[key] = self._thread.submit(self._fetch, key)
+            self._begun[key] = self._threads.submit(self._fetch, key)

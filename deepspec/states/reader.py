@@ -10,6 +10,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +29,7 @@ from deepspec.store.files import ParquetTable, open_files
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _CACHE_BYTES = 1 << 30
+_READING_THREADS = 2
 _FINALS_BEFORE = "finals_before"
 
 
@@ -67,8 +69,9 @@ class StateReader:
         self._global_blocks = self._first_blocks[self._shards] + self._blocks
         self._files: dict[int, ParquetTable] = {}
         self._checksums: dict[int, list[BlockChecksums]] = {}
-        # Its thread alone uses the files: what it reads and checks comes while others are decoded.
+        # What its threads read and check comes while other blocks are decoded or trained on.
         self._ahead: ReadAhead[tuple[int, int, bool], dict[bool, Columns]] = ReadAhead(lambda key: self._load(*key))
+        self._one_at_a_time = Lock()
         self._cache: OrderedDict[tuple[int, int, bool], Columns] = OrderedDict()
         self._cached_bytes = 0
         self._cache_bytes = cache_bytes
@@ -98,9 +101,8 @@ class StateReader:
         return DataOrder(self._global_blocks, seed=seed)
 
     def read_ahead(self, documents: Sequence[int]) -> None:
-        """See `StateSource.read_ahead`; what lies on this machine is soon read when it is needed."""
-        if self._at.by_range:
-            self._expect([self._block_of(number) for number in documents], values=True)
+        """See `StateSource.read_ahead`."""
+        self._expect([self._block_of(number) for number in documents], values=True)
 
     def batch(self, documents: Sequence[int]) -> PackedStates:
         """Some documents with their states, packed in this order, on the CPU in bfloat16.
@@ -193,19 +195,21 @@ class StateReader:
         return found[values]
 
     def _load(self, shard: int, block: int, values: bool) -> dict[bool, Columns]:  # noqa: FBT001  # part of a key
-        """Read and check a block, in the reader's own thread: its tokens, and its values if they are asked for.
+        """Read and check a block: its tokens, and its values if they are asked for.
 
         Where a block is fetched as a whole, the values come along anyway.
         """
-        file = self._file(shard)
-        table = file.row_group(block, TOKEN_COLUMNS[1:])
-        tokens = {name: table.column(name).to_numpy() for name in TOKEN_COLUMNS[1:]}
-        if not values and not self._at.by_range:
-            return {False: tokens}
+        with self._one_at_a_time:
+            file = self._file(shard)
+            table = file.row_group(block, TOKEN_COLUMNS[1:])
+            tokens = {name: table.column(name).to_numpy() for name in TOKEN_COLUMNS[1:]}
+            if not values and not self._at.by_range:
+                return {False: tokens}
+            names = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
+            chunks = file.raw(block, names)
         checksums = self._checksums[shard][block]
-        names = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
         columns: Columns = {}
-        for name, chunk in file.raw(block, names).items():
+        for name, chunk in chunks.items():
             rows = checksums.num_final if self._schema.field(name).nullable else table.num_rows
             # The values are the end of the column's only page, whatever stands in its header.
             size = rows * self._schema.field(name).type.byte_width

@@ -137,7 +137,14 @@ def test_states():
     document = json.loads(done.stdout)
     assert document["sizes"]["tokens"] == 3000
     ratio = document["ratio"]
-    assert set(ratio) == {"bytes_int8", "bytes_int4", "read_to_cat", "read_to_cat_int8", "read_to_cat_int4"}
+    assert set(ratio) == {
+        "bytes_int8",
+        "bytes_int4",
+        "read_to_cat",
+        "read_to_cat_shuffled",
+        "read_to_cat_int8",
+        "read_to_cat_int4",
+    }
     # Bytes are no measurement: with vectors of 64 numbers, whose groups are half as large, they are a little more.
     assert 0.5 < ratio["bytes_int8"] < 0.6
     assert 0.3 < ratio["bytes_int4"] < 0.4
