@@ -5,7 +5,7 @@ largest numbers of a group ("peaks") are kept apart in bfloat16, the others as i
 Hidden states have a few channels a hundred times larger than the rest, and without keeping peaks apart each would wipe
 out its whole group. `int4` gives the final state five bits: with four, the target's distribution is off by 2 % (total
 variation, the demo's target), with five by 1 %; there is one of them to several captured layers.
-@@MEASURED@@
+Bytes against bf16: int8 0.53; int4 0.29 for `states`, 0.36 for `final`. All numbers are little-endian.
 
 Shapes: N tokens, C vectors per token (layers), D numbers per vector; G groups per token, g numbers and P peaks in each.
 """

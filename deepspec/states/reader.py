@@ -6,6 +6,8 @@ Not here: in which order (order.py), and what is learned from them (drafts).
 """
 
 import json
+import math
+import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,6 +32,8 @@ Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _CACHE_BYTES = 1 << 30
 _READING_THREADS = 2
+_PIECES = 6
+_UNUSED = 3
 _FINALS_BEFORE = "finals_before"
 
 
@@ -72,6 +76,7 @@ class StateReader:
         # What its threads read and check comes while other blocks are decoded or trained on.
         self._ahead: ReadAhead[tuple[int, int, bool], dict[bool, Columns]] = ReadAhead(lambda key: self._load(*key))
         self._one_at_a_time = Lock()
+        self._memory = _Memory()
         self._cache: OrderedDict[tuple[int, int, bool], Columns] = OrderedDict()
         self._cached_bytes = 0
         self._cache_bytes = cache_bytes
@@ -126,8 +131,8 @@ class StateReader:
         num_layers, hidden_size = (len(self.layer_ids), self.hidden_size) if with_states else (0, 0)
         input_ids_T = np.empty(num_tokens, dtype=np.int64)
         loss_mask_T = np.empty(num_tokens, dtype=np.bool_)
-        states_TLD = _empty(num_tokens, num_layers, hidden_size)
-        final_T1D = _empty(num_tokens, 1, hidden_size)
+        states_TLD = self._memory.empty(num_tokens, num_layers, hidden_size)
+        final_T1D = self._memory.empty(num_tokens, 1, hidden_size)
         # Block by block, so that each is read once even when the cache holds few.
         order = sorted(range(len(documents)), key=lambda place: self._block_of(documents[place]))
         self._expect([self._block_of(documents[place]) for place in order], values=with_states)
@@ -170,7 +175,7 @@ class StateReader:
             out_T1D[:begin] = float("nan")
             out_T1D[end:] = float("nan")
             return
-        found_M1D = _empty(stored.stop - stored.start, *out_T1D.shape[1:])
+        found_M1D = self._memory.empty(stored.stop - stored.start, *out_T1D.shape[1:])
         self._decode(values, "final", stored, found_M1D)
         out_T1D.fill_(float("nan"))
         out_T1D[torch.from_numpy(kept_T)] = found_M1D
@@ -257,9 +262,28 @@ class StateReader:
         return self._files[shard]
 
 
-def _empty(*shape: int) -> torch.Tensor:
-    """An uninitialised bfloat16 tensor; numpy asks for large pages, which are ready three times sooner than torch's."""
-    return torch.from_numpy(np.empty(shape, dtype=np.int16)).view(torch.bfloat16)
+class _Memory:
+    """Memory for batches, used again once nobody holds a batch that lies in it.
+
+    Memory that is new to the process is cleared by the kernel first: that took a third of a reader's time. What is new
+    comes from numpy, which asks for large pages; they are ready three times sooner than torch's.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[npt.NDArray[np.int16]] = []
+
+    def empty(self, *shape: int) -> torch.Tensor:
+        """An uninitialised bfloat16 tensor."""
+        size = math.prod(shape)
+        for place in range(len(self._pieces)):
+            piece = self._pieces[place]
+            # One reference from the list, one from this name, one from the question: no tensor has any.
+            if piece.size >= size > piece.size // 4 and sys.getrefcount(piece) == _UNUSED:
+                self._pieces.append(self._pieces.pop(place))
+                return torch.from_numpy(piece[:size].reshape(shape)).view(torch.bfloat16)
+        piece = np.empty(size, dtype=np.int16)
+        self._pieces = [*self._pieces[-(_PIECES - 1) :], piece]
+        return torch.from_numpy(piece.reshape(shape)).view(torch.bfloat16)
 
 
 def _checksums(file: ParquetTable, where: str) -> list[BlockChecksums]:

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import resource
 import subprocess
 import sys
@@ -425,3 +426,56 @@ def test_states_in_a_bucket_are_read_by_range_and_checked(
         assert torch.equal(found.states_TLD, expected.states_TLD)
         assert torch.equal(found.final_TD.isnan(), expected.final_TD.isnan())
         assert torch.equal(found.final_TD.nan_to_num(), expected.final_TD.nan_to_num())
+
+
+def test_a_batch_that_is_held_is_never_written_over(tmp_path: Path, target: Target) -> None:
+    capture(tmp_path / "states", target)
+    reader = StateReader(tmp_path / "states")
+    held = [reader.batch([number]) for number in range(len(LENGTHS))]
+    views = [batch.states_TLD[1:] for batch in held]
+    expected = [batch.states_TLD.clone() for batch in held]
+    del held
+    for number in (*range(len(LENGTHS)), *range(len(LENGTHS))):
+        assert torch.equal(reader.batch([number]).states_TLD, expected[number])
+    for view, tensor in zip(views, expected, strict=True):
+        assert torch.equal(view, tensor[1:])
+    place = reader.batch([4]).states_TLD.data_ptr()
+    assert place in [
+        reader.batch([4]).states_TLD.data_ptr() for _ in range(4)
+    ]  # and one that is not held is used again
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+def test_the_page_is_followed_with_pyarrow_alone(tmp_path: Path, target: Target, codec: str) -> None:
+    """As the docstring of `states.layout` says, without our code."""
+    capture(tmp_path / "states", target, codec=codec)
+    layout = json.loads((tmp_path / "states/states.json").read_text())
+    layers, size = len(layout["layer_ids"]), layout["hidden_size"]
+    documents = pq.read_table(tmp_path / "states/documents.parquet").to_pylist()
+    number, at = 7, 2
+    place = documents[number]
+    file = pq.ParquetFile(
+        tmp_path / "states" / layout["shards"][place["shard"]]["file"], page_checksum_verification=True
+    )
+    row = file.read_row_group(place["block"]).slice(place["first_row"] + at, 1)
+    assert row["document"][0].as_py() == place["document"] == number
+
+    def bfloat16(column: pa.ChunkedArray) -> np.ndarray:
+        return (np.frombuffer(column[0].as_py(), dtype="<u2").astype("<u4") << 16).view("<f4")
+
+    if codec == "bf16":
+        values = bfloat16(row["states"]).reshape(layers, size)
+    else:
+        levels = np.frombuffer(row["states"][0].as_py(), dtype="i1").reshape(-1, 32)  # no larger group divides 32
+        values = levels * bfloat16(row["states_scale"])[:, None]
+        index = np.frombuffer(row["states_peak_index"][0].as_py(), dtype="u1").astype(np.int64)
+        np.put_along_axis(values, index.reshape(-1, 2), bfloat16(row["states_peak"]).reshape(-1, 2), axis=1)
+        values = values.reshape(layers, size)
+    expected = StateReader(tmp_path / "states").batch([number]).states_TLD[at].float().numpy()
+    # The product of a level and a scale is rounded to bfloat16 by ours.
+    np.testing.assert_allclose(values, expected, rtol={"bf16": 0, "int8": 2**-8}[codec])
+    supervised = file.read_row_group(place["block"], ["supervised"]).column(0).to_numpy()
+    finals = file.read_row_group(place["block"], ["final"]).column(0).is_valid().to_numpy()
+    own = slice(place["first_row"], place["first_row"] + place["num_tokens"])
+    behind = np.concatenate([[False], supervised[own][:-1]])
+    assert finals[own].tolist() == (supervised[own] | behind).tolist()
