@@ -42,10 +42,8 @@ def content(home: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (home / "out").iterdir()}
 
 
-@pytest.mark.parametrize(
-    "task_runner",
-    ["threads", pytest.param("processes", marks=pytest.mark.full)],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("task_runner", ["threads", "processes"])
 def test_one_and_four_workers_make_the_same_files(tmp_path: Path, path: Path, task_runner: str) -> None:
     write_tokens_file(tmp_path / "train.parquet")
     captured(tmp_path, path, tmp_path / "one")
@@ -69,14 +67,6 @@ def test_what_a_worker_finds_wrong_is_told(tmp_path: Path, path: Path, task_runn
     said = captured(tmp_path, broken, tmp_path / "home", *options, code=1)
     assert said.startswith("DataError: row ")
     assert "the target's layer 1 is not finite at position 0" in said
-
-
-def test_a_task_runner_that_is_not_installed_is_named(tmp_path: Path, path: Path) -> None:
-    write_tokens_file(tmp_path / "train.parquet")
-    said = captured(tmp_path, path, tmp_path / "home", "run.shard_workers=2", "run.task_runner=ray", code=1)
-    assert said.startswith(
-        "RecipeError: run.task_runner: The task runner ray is not installed. `pip install prefect-ray`"
-    )
 
 
 @pytest.mark.full

@@ -1,0 +1,21 @@
+"""Which of Prefect's task runners a recipe names; what they do is in integration/test_sharded.py."""
+
+import sys
+
+import pytest
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+
+from deepspec.errors import RecipeError
+from tasks._sharded import _task_runner
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("threads", ThreadPoolTaskRunner), ("processes", ProcessPoolTaskRunner)])
+def test_runners_that_come_with_prefect(kind: str, expected: type) -> None:
+    assert isinstance(_task_runner(kind, 2), expected)
+
+
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_one_that_is_not_installed_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"prefect_{kind}", None)
+    with pytest.raises(RecipeError, match=rf"The task runner {kind} is not installed. `pip install prefect-{kind}`"):
+        _task_runner(kind, 2)
