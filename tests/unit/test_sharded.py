@@ -9,7 +9,9 @@ from deepspec.errors import RecipeError
 from tasks._sharded import _task_runner
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("threads", ThreadPoolTaskRunner), ("processes", ProcessPoolTaskRunner)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("threads", ThreadPoolTaskRunner), ("processes", ProcessPoolTaskRunner)]
+)
 def test_runners_that_come_with_prefect(kind: str, expected: type) -> None:
     assert isinstance(_task_runner(kind, 2), expected)
 
