@@ -1,4 +1,4 @@
-"""Which of Prefect's task runners a recipe names; what they do is in integration/test_sharded.py."""
+"""Which of Prefect's task runners a recipe names; what they do is in integration/test_states_in_parts.py."""
 
 import sys
 
