@@ -38,6 +38,7 @@ def test_estimates_for_tiny_are_what_it_took(cold: Home) -> None:
 
 
 @pytest.mark.full  # the demo's inputs take minutes
+@pytest.mark.timeout(2400)
 def test_estimates_for_the_demo_are_what_it_took(tmp_path: Path) -> None:
     home = Home(tmp_path)
     short = ["--set", "train.num_steps=100", "--set", "evaluate.max_new_tokens=16"]

@@ -20,6 +20,7 @@ def tau(home: Home, codec: str, seed: int) -> float:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(2400)  # fifteen trainings
 def test_codecs_cost_no_acceptance_beyond_noise(warm: Home) -> None:
     exact = [tau(warm, "bf16", seed) for seed in SEEDS]
     for codec in ("int8", "int4"):
