@@ -270,7 +270,9 @@ def _sampled(recipe: Recipe) -> Lengths | None:
     from deepspec.planning import spec_of
     from deepspec.targets import family_of
 
-    renderer = Renderer(load_tokenizer(recipe.target.path), family_of(spec_of(recipe)).chat)
+    renderer = Renderer(
+        load_tokenizer(recipe.target.path), family_of(spec_of(recipe)).chat, thinking=recipe.data.thinking
+    )
     return sample_lengths(recipe.data, renderer)
 
 

@@ -38,6 +38,7 @@ def in_parts(
         LaunchError: a worker died.
         RecipeError: the task runner is not installed.
     """
+    import httpx
     from prefect import task
     from prefect.cache_policies import NO_CACHE
     from prefect.futures import wait
@@ -52,8 +53,8 @@ def in_parts(
         for future in futures:
             try:
                 future.result(raise_on_failure=True)
-            except DeepspecError:
-                raise
+            except (DeepspecError, httpx.HTTPError):
+                raise  # an error of our own, or of Prefect's server, which is named where the flow is run
             except Exception as error:
                 raise LaunchError(
                     f"A worker of {name} failed: {' '.join(str(error).split()) or type(error).__name__}.",

@@ -39,7 +39,7 @@ def slot(run: Run[Any], stage: "Stage") -> Iterator[None]:
     if wanted > limit:
         raise RecipeError(
             f"{stage.name} needs {wanted} slots of Prefect's concurrency limit {name!r}, which has {limit}.",
-            where="run.num_processes",
+            where=workers,
             remedy=f"Use fewer processes, or `prefect gcl update {name} --limit {wanted}`.",
         )
     if taken + wanted > limit:

@@ -33,15 +33,14 @@ from deepspec.data.mixture import (
     sample_key,
 )
 from deepspec.data.near_duplicates import NearDuplicate, NearDuplicates
-from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash
+from deepspec.data.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.positions import PositionWriter
 from deepspec.data.quarantine import Quarantine
 from deepspec.data.rows import Position, RowRejected, excerpt_of, source_name
-from deepspec.data.sources import TOO_LONG, Source, find_sources, read_rows, source_bytes
+from deepspec.data.sources import Source, find_sources, read_rows, source_bytes
 from deepspec.data.spills import Spills
 from deepspec.data.statistics import Statistics, name_of
 from deepspec.data.tables import MESSAGES, TOOLS, TableWriter, with_tools, write_summary
-from deepspec.data.tool_calls import parse_tools
 from deepspec.errors import DataError
 from deepspec.progress import SILENT, Progress
 
@@ -260,15 +259,7 @@ class _Making:
             try:
                 if row.rejection is not None:
                     raise row.rejection
-                messages = parse_row(
-                    row.value,
-                    max_row_bytes=config.max_row_bytes,
-                    system_prompt=config.system_prompt,
-                    thoughts=config.thinking != "off",
-                )
-                tools = parse_tools(row.value)
-                if tools is not None and len(tools.encode()) > config.max_row_bytes:
-                    raise RowRejected(TOO_LONG)
+                messages, tools = parse_conversation(row.value, config)
             except RowRejected as rejection:
                 self._statistics.count(source.entry, "quarantined")
                 excerpt = row.excerpt if row.rejection is not None else _excerpt(row.value)

@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from deepspec.data.config import Config
 from deepspec.data.rows import Message, RowRejected, excerpt_of
 from deepspec.data.sources import COLUMNS, TOO_LONG
-from deepspec.data.tool_calls import linked, parse_calls
+from deepspec.data.tool_calls import linked, parse_calls, parse_tools
 
 _ROLES = {name: name for name in ("system", "user", "assistant", "tool")} | {"human": "user", "gpt": "assistant"}
 _ID_CHARACTERS = 32  # 128 bits of SHA-256: no two of a billion conversations collide
@@ -53,6 +54,24 @@ def parse_row(
     if system_prompt is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages
+
+
+def parse_conversation(value: object, config: Config) -> tuple[list[Message], str | None]:
+    """The conversation in a row as a recipe's data section wants it, and its tools; see `parse_row`.
+
+    Raises:
+        RowRejected: saying why it is not a conversation that can be used.
+    """
+    messages = parse_row(
+        value,
+        max_row_bytes=config.max_row_bytes,
+        system_prompt=config.system_prompt,
+        thoughts=config.thinking != "off",
+    )
+    tools = parse_tools(value)
+    if tools is not None and len(tools.encode()) > config.max_row_bytes:
+        raise RowRejected(TOO_LONG)
+    return messages, tools
 
 
 def conversation_hash(messages: Iterable[Message], tools: str | None = None) -> str:

@@ -16,12 +16,11 @@ import numpy.typing as npt
 from deepspec.data.chat import ChatFormat, Encoded, Rendered, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import split_of
-from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash
+from deepspec.data.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.rows import RowRejected
 from deepspec.data.sources import find_sources, read_rows
 from deepspec.data.tables import TOOLS, read_table
 from deepspec.data.tokens import cut_to_length, generated_or_rendered, runs_to_mask
-from deepspec.data.tool_calls import parse_tools
 from deepspec.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -133,13 +132,7 @@ def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[
             try:
                 if raw.rejection is not None:
                     raise raw.rejection
-                messages = parse_row(
-                    raw.value,
-                    max_row_bytes=config.max_row_bytes,
-                    system_prompt=config.system_prompt,
-                    thoughts=config.thinking != "off",
-                )
-                tools = parse_tools(raw.value)
+                messages, tools = parse_conversation(raw.value, config)
             except RowRejected as rejection:
                 passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
                 continue
