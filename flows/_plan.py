@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.data.lengths import Lengths
-from deepspec.errors import BudgetExceeded, DataError, DeepspecError, RecipeError
+from deepspec.errors import BudgetExceeded, DataError, DeepspecError, RecipeError, StoreFull
 from deepspec.planning import CODECS, Room, estimate, in_units, memory
 from deepspec.recipe import Recipe, load_recipe
 from flows._locations import local
@@ -63,7 +63,7 @@ def refuse(recipe: Recipe, home: Path, records: "Iterable[StageRecord]") -> None
 
     Raises:
         BudgetExceeded: naming the limit and the estimate.
-        RecipeError: no room.
+        StoreFull: no room.
     """
     would_run = {record.name for record in records if record.status == "would_run"}
     if not would_run & {"states", "train"}:
@@ -104,9 +104,9 @@ def refuse(recipe: Recipe, home: Path, records: "Iterable[StageRecord]") -> None
             )
     free = room.staging_free_bytes
     if size * _CERTAIN > free:
-        raise RecipeError(
-            f"the states would take {in_units(size)}, and only {in_units(free)} are free in {room.staging}.",
-            where="states",
+        raise StoreFull(
+            f"no room left for the target's states: they would take {in_units(size)}, and {in_units(free)} are free.",
+            where=room.staging,
             remedy="Free some space, or choose a smaller states.codec, or states.mode=online.",
         )
 

@@ -53,6 +53,18 @@ def start(job: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", LAUNCH, str(job), str(job.parent / "work")])
 
 
+def begun(job: Path) -> list[Path]:
+    """What the attempts wrote that came as far as their first step."""
+    return sorted((job.parent / "work" / "attempts").glob("*/ready.json"))
+
+
+def wait_for_training(job: Path, launcher: "subprocess.Popen[bytes]") -> None:
+    before = len(begun(job))
+    while len(begun(job)) == before:
+        assert launcher.poll() is None, "the training ended before its first step"
+        time.sleep(0.05)
+
+
 def kill_all(launcher: "subprocess.Popen[bytes]") -> None:
     """SIGKILL for the launcher and everything below it, the training process in its own session included."""
     processes = [*psutil.Process(launcher.pid).children(recursive=True), psutil.Process(launcher.pid)]
@@ -66,16 +78,15 @@ def test_twenty_kills_change_no_bit(cold: Home, tmp_path: Path, monkeypatch: pyt
     whole, parts = write_job(cold, tmp_path / "whole"), write_job(cold, tmp_path / "parts")
     assert start(whole).wait(timeout=300) == 0
     moments = random.Random(0)
-    for _ in range(NUM_KILLS):
+    for number in range(NUM_KILLS):
         launcher = start(parts)
-        time.sleep(moments.uniform(1.0, 4.0))
+        if number % 4:  # the others may be killed while they start
+            wait_for_training(parts, launcher)
+        time.sleep(moments.uniform(0.0, 3.0))
         assert launcher.poll() is None, "the training ended before it could be killed"
         kill_all(launcher)
     assert start(parts).wait(timeout=300) == 0
-    resumed = [
-        json.loads(file.read_text())["step"]
-        for file in sorted((parts.parent / "work" / "attempts").glob("*/ready.json"))
-    ]
+    resumed = [json.loads(file.read_text())["step"] for file in begun(parts)]
     assert resumed[-1] > 0  # it did not simply start anew
     assert resumed == sorted(resumed)
     drafts = [(folder / "draft" / "model.safetensors").read_bytes() for folder in (whole.parent, parts.parent)]

@@ -12,7 +12,7 @@ from deepspec.data.chat import Renderer
 from deepspec.data.config import SourceEntry
 from deepspec.data.lengths import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
 from deepspec.data.tokenizer import load_tokenizer
-from deepspec.errors import BudgetExceeded, RecipeError
+from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
 from deepspec.planning import GPUS, Room, estimate, largest_micro_batch, memory
 from deepspec.recipe import Recipe, load_recipe
 from deepspec.states.config import Config as StatesConfig
@@ -254,7 +254,7 @@ def test_over_budget_is_refused_naming_the_limit(
 
 def test_a_disk_without_room_is_refused(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(RecipeError, match=r"only 1.0 kB are free"):
+    with pytest.raises(StoreFull, match=r"1.0 kB are free"):
         refuse(small, tmp_path, WOULD_RUN)
     refuse(small, tmp_path, [StageRecord("states", "hit"), StageRecord("train", "would_run")])
 
