@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from deepspec.bench import measuring
-from deepspec.data.chat import CHATML
+from deepspec.data.chat_formats import CHATML
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.responses import RESPONSES_SCHEMA
 from deepspec.data.tables import TableWriter, read_table

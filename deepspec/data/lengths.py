@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from deepspec.data.rows import Message
     from deepspec.data.sources import Source
 
+    Row = tuple[list[Message], str | None]
+
 ASSUMED_ANSWER_TOKENS = 700
 """Of an answer that nobody has given yet; public mixtures for drafts have 600 to 900 in the mean."""
 ASSUMED_SUPERVISED_SHARE = 0.75
@@ -84,13 +86,13 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     if any(source.kind not in ("jsonl", "parquet") for source in sources):
         return None
     whole = sum(Path(source.path).stat().st_size for source in sources) <= _WHOLE_BYTES
-    rows: list[list[Message]] = []
-    trained = 0
-    for messages in _rows(config, sources, whole=whole):
-        is_trained = split_of(prompt_hash(messages), config) == "train"
-        trained += is_trained
-        rows.append(messages if is_trained else [])
-    candidates = [messages for messages in rows if messages]
+    candidates: list[Row] = []
+    num_rows = 0
+    for messages, tools in _rows(config, sources, whole=whole):
+        num_rows += 1
+        if split_of(prompt_hash(messages, tools), config) == "train":
+            candidates.append((messages, tools))
+    trained = len(candidates)
     if len(candidates) > _MOST_TOKENISED:
         chosen = np.random.default_rng(config.seed).choice(len(candidates), _MOST_TOKENISED, replace=False)
         candidates = [candidates[place] for place in np.sort(chosen)]
@@ -99,20 +101,20 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     if not kept:
         return None
     # Which rows of a small source are trained on is known; of a large one what the recipe says is more exact.
-    share = trained / len(rows) if whole and len(rows) < _MOST_ROWS else nominal_train_share(config)
+    share = trained / num_rows if whole and num_rows < _MOST_ROWS else nominal_train_share(config)
     tokens, supervised = zip(*kept, strict=True)
     return Lengths(tokens, supervised, share * len(kept) / len(found))
 
 
-def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[list[Message]]":
-    """Parsed conversations: all of them up to the limit, or those from a few places of each source."""
-    from deepspec.data.parsing import parse_row
+def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[Row]":
+    """Parsed conversations and their tools: all of them up to the limit, or those from a few places of each source."""
+    from deepspec.data.parsing import parse_conversation
     from deepspec.data.rows import RowRejected
 
     raw = (row for source in sources for row in _some_rows(config, source, len(sources), whole=whole))
     for value in islice(raw, _MOST_ROWS):
         try:
-            yield parse_row(value, max_row_bytes=config.max_row_bytes, system_prompt=config.system_prompt)
+            yield parse_conversation(value, config)
         except RowRejected:
             continue
 
@@ -160,22 +162,25 @@ def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[obj
             yield from batch.to_pylist() if batch is not None else ()
 
 
-def _lengths(config: Config, rows: "Sequence[list[Message]]", renderer: "Renderer") -> Iterator[tuple[int, int]]:
+def _lengths(config: Config, rows: "Sequence[Row]", renderer: "Renderer") -> Iterator[tuple[int, int]]:
     """Tokens and supervised tokens of each conversation, cut as a run does it."""
     from deepspec.data.rows import RowRejected
 
-    answered = [messages for messages in rows if messages[-1]["role"] == "assistant"]
+    answered = [row for row in rows if row[0][-1]["role"] == "assistant"]
     rendered = []
-    for messages in answered:
+    for messages, tools in answered:
         try:
-            rendered.append(renderer.render(messages, mask=config.mask))
+            rendered.append(renderer.render(messages, mask=config.mask, tools=tools))
         except RowRejected:
             continue
     found = [(len(one.input_ids), int(one.mask.sum())) for one in renderer.encode(rendered)]
-    for messages in rows:
+    for messages, tools in rows:
         if messages[-1]["role"] != "assistant":
             answers = sum(message["role"] == "user" for message in messages) * ASSUMED_ANSWER_TOKENS
-            found.append((len(renderer.prompt_ids(messages)) + answers, answers))
+            try:
+                found.append((len(renderer.prompt_ids(messages, tools=tools)) + answers, answers))
+            except RowRejected:
+                continue
     generated = config.responses.mode == "regenerate"
     for tokens, supervised in found:
         limit = config.responses.max_new_tokens if generated else supervised

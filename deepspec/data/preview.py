@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deepspec.data.chat import ChatFormat, Encoded, Rendered, Renderer
+from deepspec.data.chat import Encoded, Rendered, Renderer
+from deepspec.data.chat_formats import ChatFormat
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import split_of
 from deepspec.data.parsing import conversation_hash, parse_conversation, prompt_hash

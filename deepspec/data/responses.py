@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from deepspec import __version__
-from deepspec.data.chat import ChatFormat, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import ChatFormat
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.journal import Journal, journal_key
 from deepspec.data.positions import Positions

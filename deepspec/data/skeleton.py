@@ -16,7 +16,7 @@ from deepspec.data.rows import RowRejected
 from deepspec.errors import UnsupportedTarget
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import ChatFormat
+    from deepspec.data.chat_formats import ChatFormat
 
 _SLOT = re.compile(r"q7slot(\d+)(thought|answer|call)q7")
 _KINDS = ("thought", "answer", "call")

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from deepspec.data.chat import ChatFormat, Encoded, Rendered, Renderer
+from deepspec.data.chat import Encoded, Rendered, Renderer
+from deepspec.data.chat_formats import ChatFormat
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.positions import Positions
 from deepspec.data.quarantine import Quarantine, check_splits

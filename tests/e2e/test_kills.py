@@ -14,14 +14,14 @@ from tests.e2e.conftest import Home
 
 pytestmark = pytest.mark.full
 
-NUM_KILLS, NUM_STEPS = 20, 4000
+NUM_KILLS, NUM_STEPS, MOST_STEPS = 20, 2500, 75
 LAUNCH = """
 import pathlib, sys
 from deepspec.training.job import TrainJob
 from deepspec.training.launch import launch
 
 job, work = map(pathlib.Path, sys.argv[1:])
-lines = open(work.parent / "lines.txt", "w")
+lines = open(work.parent / "lines.txt", "w", buffering=1)
 launch(TrainJob.read(job), work_dir=work, metrics=lambda step, name, value, unit: print(step, name, value, file=lines))
 """
 
@@ -58,11 +58,19 @@ def begun(job: Path) -> list[Path]:
     return sorted((job.parent / "work" / "attempts").glob("*/ready.json"))
 
 
-def wait_for_training(job: Path, launcher: "subprocess.Popen[bytes]") -> None:
-    before = len(begun(job))
-    while len(begun(job)) == before:
-        assert launcher.poll() is None, "the training ended before its first step"
-        time.sleep(0.05)
+def reached(job: Path) -> int:
+    """The step whose loss was reported last."""
+    file = job.parent / "lines.txt"
+    lines = file.read_text().splitlines()[:-1] if file.exists() else []  # the last may be cut
+    return int(lines[-1].split()[0]) if lines else 0
+
+
+def wait_for_training(job: Path, launcher: "subprocess.Popen[bytes]", num_steps: int) -> None:
+    """Until this attempt has made so many steps more than all before it."""
+    before, wanted = len(begun(job)), reached(job) + num_steps
+    while len(begun(job)) == before or reached(job) < wanted:
+        assert launcher.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.02)
 
 
 def kill_all(launcher: "subprocess.Popen[bytes]") -> None:
@@ -81,9 +89,8 @@ def test_twenty_kills_change_no_bit(cold: Home, tmp_path: Path, monkeypatch: pyt
     for number in range(NUM_KILLS):
         launcher = start(parts)
         if number % 4:  # the others may be killed while they start
-            wait_for_training(parts, launcher)
-        time.sleep(moments.uniform(0.0, 3.0))
-        assert launcher.poll() is None, "the training ended before it could be killed"
+            wait_for_training(parts, launcher, moments.randint(0, MOST_STEPS))
+        time.sleep(moments.uniform(0.0, 0.5 if number % 4 else 4.0))
         kill_all(launcher)
     assert start(parts).wait(timeout=300) == 0
     resumed = [json.loads(file.read_text())["step"] for file in begun(parts)]

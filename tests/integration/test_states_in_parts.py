@@ -71,7 +71,7 @@ def test_what_a_worker_finds_wrong_is_told(tmp_path: Path, path: Path, task_runn
 
 @pytest.mark.full
 def test_a_killed_worker_is_told_and_a_later_capture_goes_on(tmp_path: Path, path: Path) -> None:
-    write_tokens_file(tmp_path / "train.parquet", tuple([60] * 1200))
+    write_tokens_file(tmp_path / "train.parquet", tuple([60] * 400))
     home, options = tmp_path / "home", ("run.shard_workers=2", "run.task_runner=processes")
     work = home / "work" / "capture" / "shards"
     with start(tmp_path, path, home, *options) as process:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepspec.data.chat import CHATML, GEMMA4, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import CHATML, GEMMA4
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import write_conversations
 from deepspec.data.decontamination import BenchmarkPrompt, Benchmarks

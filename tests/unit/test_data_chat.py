@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.chat import CHATML, ChatFormat, Rendered, Renderer
+from deepspec.data.chat import Rendered, Renderer
+from deepspec.data.chat_formats import CHATML, ChatFormat
 from deepspec.data.rows import Message, RowRejected
 from deepspec.errors import UnsupportedTarget
 

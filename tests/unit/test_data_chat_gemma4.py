@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.chat import GEMMA4, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import GEMMA4
 from deepspec.data.rows import Message
 from deepspec.data.tokenizer import load_tokenizer
 from deepspec.errors import UnsupportedTarget

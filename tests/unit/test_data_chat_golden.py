@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.chat import CHATML, GEMMA4, ChatFormat, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import CHATML, GEMMA4, ChatFormat
 from deepspec.data.tokenizer import load_tokenizer
 from tests.fixtures.chat_templates import readable_tokenizer
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import deepspec.data.responses
-from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import CHATML
 from deepspec.data.config import Config, Responses
 from deepspec.data.conversations import write_conversations
 from deepspec.data.endpoint_protocol import Vocabulary, words_of

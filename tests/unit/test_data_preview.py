@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepspec.data.chat import CHATML
+from deepspec.data.chat_formats import CHATML
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import split_of, write_conversations
 from deepspec.data.preview import rendered, stored

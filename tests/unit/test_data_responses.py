@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import deepspec.data.responses
-from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import CHATML
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations import write_conversations
 from deepspec.data.parsing import prompt_hash

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import CHATML
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.responses import RESPONSES_SCHEMA

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deepspec.data.chat import CHATML, Renderer
+from deepspec.data.chat import Renderer
+from deepspec.data.chat_formats import CHATML
 from deepspec.data.tokenizer import load_tokenizer
 from deepspec.demo.config import Config, Corpus, Tokenizer
 from deepspec.demo.corpus import HELD_OUT, read_conversations, write_corpus

@@ -24,6 +24,7 @@ from deepspec.targets.qwen3 import FAMILY
 from deepspec.training.live_bytes import LiveBytes
 from flows._plan import document, refuse
 from tasks._run import StageRecord
+from tests.fixtures.chat_templates import readable_tokenizer
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer
 from tests.fixtures.training import write_inputs
@@ -173,6 +174,34 @@ def test_prompts_without_answers_get_assumed_ones(small: Recipe, tmp_path: Path)
     found = sample_lengths(small.data.model_copy(update=source), renderer(small))
     assert found is not None
     assert set(found.supervised) == {ASSUMED_ANSWER_TOKENS}
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_tools_and_thoughts_count_where_a_run_reads_them(small: Recipe, tmp_path: Path, answered: bool) -> None:
+    tokenizer = load_tokenizer(readable_tokenizer(tmp_path / "tokenizer", "qwen3", ["a"]))
+    add = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    answer = {"role": "assistant", "content": "Four is what they make.", "reasoning_content": "Easy, easy."}
+    question = {"role": "user", "content": "How much are 2 and 2?"}
+
+    def tokens(row: dict[str, Any], thinking: str) -> list[int]:
+        rows = [{**row, "messages": [*row["messages"], question, answer][: None if answered else -1]} for _ in range(9)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        changed = {
+            "source": (SourceEntry(path=str(tmp_path / "rows.jsonl")),),
+            "thinking": thinking,
+            "max_length_tokens": 4096,
+        }
+        splits = small.data.splits.model_copy(update=dict.fromkeys(("validation", "calibration", "gate"), 0.0))
+        config = small.data.model_copy(update={**changed, "splits": splits, "responses": _keeping(small)})
+        found = sample_lengths(config, Renderer(tokenizer, FAMILY.chat, thinking=config.thinking))
+        assert found is not None
+        return [round(found.mean_tokens), round(found.mean_tokens * found.supervised_share)]
+
+    plain, tools = tokens({"messages": []}, "off"), tokens({"messages": [], "tools": [add]}, "off")
+    assert tools[0] > plain[0] + 10
+    assert tools[1] == plain[1]
+    if answered:
+        assert tokens({"messages": []}, "keep")[1] > plain[1]
 
 
 def _long(recipe: Recipe) -> Any:
