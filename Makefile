@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # A file's tests share what they set up, and stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# Those of the full tier wait a good deal, for servers and for what is slow on purpose: one more than there are cores.
+PYTEST_FULL := $(BIN)/python -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
+
 .PHONY: demo test test-full lint format golden constraints stack stack-down stack-status clean help
 
 help:  ## list the targets
@@ -26,7 +29,7 @@ test: $(READY)  ## unit, property, parity and end-to-end tests
 
 test-full: $(READY)  ## all tests: also kills, the browser and statistics
 	bash infra/install_services.sh browser services
-	$(PYTEST)
+	$(PYTEST_FULL) --durations 40
 
 lint: $(READY)  ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .

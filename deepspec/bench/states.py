@@ -11,6 +11,7 @@ Shapes: T tokens of a document, L layers, D hidden, N tokens.
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -46,6 +47,8 @@ _OUTLIERS = 8
 _OUTLIER_FACTOR = 100.0
 _BATCH_TOKENS = 4096
 _DRAWN_ROWS = 32
+_WEIGHTY_BYTES = 1 << 20
+_DROPS = 20
 _DEMO: Mapping[str, Any] = {
     "model_type": "qwen3",
     "num_hidden_layers": 20,
@@ -253,14 +256,39 @@ def _drop_cached_pages(paths: list[Path]) -> None:
     """Make the kernel forget what it keeps of these files; pages that are not on the disk yet would stay.
 
     Raises:
-        DeepspecError: this system cannot be asked to.
+        DeepspecError: this system cannot be asked to, or keeps them all the same.
     """
     if not hasattr(os, "posix_fadvise"):
         raise DeepspecError("cached pages of a file cannot be dropped here.", remedy="Measure on Linux.")
+    gc.collect()  # pages that a reader nobody uses any more still maps would stay
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
+            for _ in range(_DROPS):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if path.stat().st_size < _WEIGHTY_BYTES or not _is_cached(file.fileno()):
+                    break
+                time.sleep(0.05)  # a page that is on its way stays until it has arrived
+            else:
+                raise DeepspecError(
+                    "the kernel keeps pages of a file that it was told to drop.",
+                    where=str(path),
+                    remedy="Measure in a folder that is on a disk.",
+                )
+    time.sleep(0.05)
+    for path in paths:  # the question itself makes the kernel read ahead
+        with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _is_cached(file: int) -> bool:
+    """Whether the middle of a file can be read without waiting for its disk."""
+    try:
+        return os.preadv(file, [bytearray(1)], os.fstat(file).st_size // 2, os.RWF_NOWAIT) > 0
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that cannot tell
+        return False
 
 
 def prepare(sizes: Sizes, side: str) -> measuring.Run:
