@@ -1,11 +1,15 @@
 """Bench "states": bytes, reading and capture of target states.
 
-Three parts. Files of random states, larger in a few channels as real ones are, in every codec: their bytes, and how
-fast they are read and decoded to bfloat16, against `cat` of the same files; the page cache is dropped before each run
-of either. `read_to_cat` reads them in the order of the files, as `cat` does, `read_to_cat_shuffled` in a training's.
-(They lie in the current folder: where that is in memory, nothing is measured.) Capture by a target shaped like the
-demo's: which share of the time is the target's forward. And what codecs cost: total variation between the target's
-distributions from exact final states and from decoded ones, at tokens that the target itself has drawn.
+Three parts.
+
+* Files of random states, larger in a few channels as real ones are, in every codec: their bytes, and how fast they are
+  read and decoded to bfloat16, against `cat` of the same files; the page cache is dropped before each run of either.
+  `read_to_cat` reads them in the order of the files, as `cat` does, `read_to_cat_shuffled` in a training's. They lie
+  in the current folder: where that is in memory, nothing is measured, and small ones may come from a memory that the
+  disk itself has, which is sooner than anybody can check and decode them.
+* Capture by a target shaped like the demo's: which share of the time is the target's forward.
+* What codecs cost: total variation between the target's distributions from exact final states and from decoded ones,
+  at tokens that the target itself has drawn.
 
 Shapes: T tokens of a document, L layers, D hidden, N tokens.
 """
@@ -82,7 +86,7 @@ class Sizes:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sizes of this bench."""
-    parser.add_argument("--tokens", type=measuring.positive, default=32768, help="tokens in the files (%(default)s)")
+    parser.add_argument("--tokens", type=measuring.positive, default=131072, help="tokens in the files (%(default)s)")
     parser.add_argument("--hidden", type=measuring.positive, default=1024, help="numbers per state (%(default)s)")
     parser.add_argument("--layers", type=measuring.positive, default=5, help="captured layers (%(default)s)")
     parser.add_argument(
