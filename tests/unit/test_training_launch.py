@@ -128,8 +128,12 @@ def test_ctrl_c_returns_at_once_and_the_training_saves_by_itself(tmp_path: Path)
         interrupted = time.monotonic()
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Watcher(3, interrupt), sleep_seconds=0.3, every=1000)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, Watcher(3, interrupt), sleep_seconds=0.3, every=1000)
+    finally:
+        signal.signal(signal.SIGINT, before)
     returned = time.monotonic() - interrupted
     # The next launch finds the first one still saving, waits for it, and goes on from there.
     result = run(tmp_path, every=1000)
