@@ -91,6 +91,7 @@ def test_twenty_kills_change_no_bit(cold: Home, tmp_path: Path, monkeypatch: pyt
         if number % 4:  # the others may be killed while they start
             wait_for_training(parts, launcher, moments.randint(0, MOST_STEPS))
         time.sleep(moments.uniform(0.0, 0.5 if number % 4 else 4.0))
+        assert launcher.poll() is None, "the training ended before it could be killed"
         kill_all(launcher)
     assert start(parts).wait(timeout=300) == 0
     resumed = [json.loads(file.read_text())["step"] for file in begun(parts)]

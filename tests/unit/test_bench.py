@@ -1,12 +1,15 @@
 """The benches' documents, from both commands. Times and ratios are measured, never asserted."""
 
 import json
+import mmap
 import subprocess
 import sys
 
 import pytest
 
 from deepspec.bench import __main__ as bench
+from deepspec.bench import states
+from deepspec.errors import DeepspecError
 
 SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--slots", "3", "--rank", "4", "--repeat", "1"]
 
@@ -189,3 +192,13 @@ def test_choosing_imports_nothing_of_the_pipeline():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[]"
+
+
+def test_pages_that_stay_are_no_cold_reading(tmp_path):
+    path = tmp_path / "states"
+    path.write_bytes(bytes(4 << 20))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert sum(mapped[:: mmap.PAGESIZE]) == 0
+        with pytest.raises(DeepspecError, match="keeps pages"):
+            states._drop_cached_pages([path])
+    states._drop_cached_pages([path])

@@ -183,9 +183,9 @@ def test_tools_and_thoughts_count_where_a_run_reads_them(small: Recipe, tmp_path
     answer = {"role": "assistant", "content": "Four is what they make.", "reasoning_content": "Easy, easy."}
     question = {"role": "user", "content": "How much are 2 and 2?"}
 
-    def tokens(row: dict[str, Any], thinking: str) -> list[int]:
-        rows = [{**row, "messages": [*row["messages"], question, answer][: None if answered else -1]} for _ in range(9)]
-        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    def tokens(thinking: str, **fields: Any) -> list[int]:
+        row = json.dumps({"messages": [question, answer] if answered else [question], **fields})
+        (tmp_path / "rows.jsonl").write_text("\n".join([row] * 9))
         changed = {
             "source": (SourceEntry(path=str(tmp_path / "rows.jsonl")),),
             "thinking": thinking,
@@ -197,11 +197,11 @@ def test_tools_and_thoughts_count_where_a_run_reads_them(small: Recipe, tmp_path
         assert found is not None
         return [round(found.mean_tokens), round(found.mean_tokens * found.supervised_share)]
 
-    plain, tools = tokens({"messages": []}, "off"), tokens({"messages": [], "tools": [add]}, "off")
+    plain, tools = tokens("off"), tokens("off", tools=[add])
     assert tools[0] > plain[0] + 10
     assert tools[1] == plain[1]
     if answered:
-        assert tokens({"messages": []}, "keep")[1] > plain[1]
+        assert tokens("keep")[1] > plain[1]
 
 
 def _long(recipe: Recipe) -> Any:
