@@ -92,12 +92,13 @@ class Draws:
         token_R = draw(probs_RV, self._draft_uniforms_R[slot]).clamp_(max=self._vocab_size - 1)
         return token_R, probs_RV
 
-    def verify(self, logits_RQV: Tensor, proposal: Proposal) -> Tensor:
+    def verify(self, logits_RQV: Tensor, proposal: Proposal, num_proposed_R: Tensor | None = None) -> Tensor:
         """Judge a proposal.
 
         Args:
             logits_RQV: the target's logits after anchor and drafts.
-            proposal: made with this round's `sample`.
+            proposal: made with this round's `sample`, cut to its first Q - 1 slots.
+            num_proposed_R: int64, how many of them are judged; None: all.
 
         Returns:
             int64 [R, 2 + K]: accepted drafts (-1: the draft's numbers are NaN, or it did not return the distribution
@@ -106,7 +107,7 @@ class Draws:
         """
         drafted_RK = proposal.tokens_RK
         if self._sampling.greedy:
-            verdict = verify_greedy(likeliest(logits_RQV), drafted_RK)
+            verdict = verify_greedy(likeliest(logits_RQV), drafted_RK, num_proposed_R)
             broken_R = None if self._doubt is None else self._doubt.isnan()
         else:
             if proposal.probs_RKV is None:
@@ -115,8 +116,9 @@ class Draws:
                 probabilities(logits_RQV, self._sampling),
                 proposal.probs_RKV,
                 drafted_RK,
-                self._uniforms_RQU[:, :-1, Purpose.ACCEPT],
-                self._uniforms_RQU[..., Purpose.BONUS],
+                self._uniforms_RQU[:, : drafted_RK.shape[1], Purpose.ACCEPT],
+                self._uniforms_RQU[:, : drafted_RK.shape[1] + 1, Purpose.BONUS],
+                num_proposed_R,
             )
             q_RK = proposal.probs_RKV.gather(-1, drafted_RK.unsqueeze(-1)).squeeze(-1)
             broken_R = (q_RK > 0).all(dim=1).logical_not()

@@ -14,7 +14,8 @@ Rows that run stand in front of the cache (`slot`), so that a step works on a vi
 and in the table of random numbers (`lane`) never changes.
 
 Legend: R running rows, K draft slots, Q = K+1 verified positions, V vocabulary, G rows prefilled together.
-Not here: prompts as text, metrics, choosing how many drafts to verify.
+A scheduler may have fewer drafts verified, or none drafted at a high load (scheduler.py); by default all are.
+Not here: prompts as text, metrics, how a scheduler chooses.
 """
 
 import time
@@ -27,12 +28,14 @@ from torch import Tensor
 
 from deepspec.decoding.completion import Completion, FinishReason, Request, Round, Seconds
 from deepspec.decoding.config import Sampling
+from deepspec.decoding.contexts import Contexts
 from deepspec.decoding.draws import Draws
+from deepspec.decoding.scheduler import Scheduler
 from deepspec.decoding.verify import commit
 from deepspec.drafts.algorithm import Drafter, Proposal
 from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
 from deepspec.targets.cache import RowCache
-from deepspec.targets.model import Target
+from deepspec.targets.model import Target, real_positions
 
 PREFILL_TOKENS = 4096
 """Most padded positions of prompts that go through the target together."""
@@ -69,6 +72,7 @@ class Engine:
     Args:
         target: captures exactly the drafter's layers, if there is a drafter.
         drafter: proposes tokens; None decodes plainly.
+        scheduler: chooses how much of what is drafted is verified; None: all of it.
         rows: most requests decoded at once.
         sampling: how tokens are drawn; its seed is not used here, requests bring their own.
         stop_ids: tokens that end an answer; None takes the target's.
@@ -84,6 +88,7 @@ class Engine:
         target: Target,
         drafter: Drafter | None = None,
         *,
+        scheduler: Scheduler | None = None,
         rows: int = 1,
         sampling: Sampling | None = None,
         stop_ids: Iterable[int] | None = None,
@@ -94,6 +99,8 @@ class Engine:
             _check_fit(target, drafter)
         self._target = target
         self._drafter = drafter
+        self._scheduler = scheduler
+        self._contexts = Contexts(drafter) if drafter is not None else None
         self._max_rows = rows
         self._num_slots = drafter.num_draft_tokens if drafter is not None else 0
         self._stop_ids = frozenset(target.eos_token_ids if stop_ids is None else stop_ids)
@@ -137,7 +144,7 @@ class Engine:
             while queue and None in slots:
                 first, group = _next_group(slots, queue, requests)
                 slots[first : first + len(group)] = group
-                self._prefill(first, group)
+                self._prefill(first, group, len(slots) - slots.count(None))
                 yield from self._release(slots)
             running = self._compact(slots)
             if not running:
@@ -184,11 +191,11 @@ class Engine:
             return
         self._cache = self._target.allocate_cache(num_rows, self._capacity)
         self._front = {}
-        if self._drafter is not None:
-            self._drafter.allocate(num_rows, self._capacity)
+        if self._contexts is not None:
+            self._contexts.allocate(num_rows, self._capacity)
 
     @torch.inference_mode()
-    def _prefill(self, first: int, rows: Sequence[_Row]) -> None:
+    def _prefill(self, first: int, rows: Sequence[_Row], num_running: int) -> None:
         """Take prompts through the target and draw each answer's first token; `rows` stand at `first` onwards."""
         started = self._now()
         cache = self._all_rows().view(first, len(rows))
@@ -208,10 +215,10 @@ class Engine:
             self._check_token(token, row)
             row.output.append(token)
             row.stopped = token in self._stop_ids
-        if self._drafter is not None:
-            for lane in lanes:
-                self._drafter.reset(lane)
-            self._drafter.advance(lanes, output.states_BQLD, ids_GT, [0] * len(rows), lengths)
+        if self._contexts is not None:
+            self._contexts.reset(lanes)
+            at_once = self._drafts(num_running)
+            self._contexts.extend(lanes, output.states_BQLD, ids_GT, [0] * len(rows), lengths, at_once=at_once)
         share = (self._now() - started) / len(rows)
         for row in rows:
             row.prefill_seconds = share
@@ -227,33 +234,67 @@ class Engine:
         anchor_R = torch.tensor([row.output[-1] for row in rows], device=self._target.device)
         proposal = self._propose(rows, lanes, offsets, anchor_R)
         drafted = self._now()
+        proposal, num_proposed_R, counts = self._scheduled(proposal)
         ids_RQ = anchor_R.unsqueeze(1)
         if proposal is not None:
             ids_RQ = torch.cat([ids_RQ, proposal.tokens_RK], dim=1)
         cache = self._rows_in_front(len(rows))
-        output = self._target.forward(ids_RQ, cache=cache)
-        logits_RQV = self._target.logits(output.final_BQD)
+        output = self._target.forward(ids_RQ, cache=cache, counts_B=counts)
+        logits_RQV = self._logits(output.final_BQD, counts)
         if proposal is None:
             verdicts = [[0, token] for token in self._draws.plain(lanes, offsets, logits_RQV).tolist()]
             confidences: list[list[float]] | None = None
         else:
-            verdicts = self._draws.verify(logits_RQV, proposal).tolist()
+            verdicts = self._draws.verify(logits_RQV, proposal, num_proposed_R).tolist()
             confidences = proposal.confidence_RK.tolist() if proposal.confidence_RK is not None else None
         verified = self._now()
         for index, (row, (accepted, bonus, *tokens)) in enumerate(zip(rows, verdicts, strict=True)):
             self._check_draft(accepted, row)
             self._check_token(bonus, row)
-            self._commit(row, tokens, accepted, bonus, confidences[index] if confidences is not None else None)
+            kept = tokens if counts is None else tokens[: counts[index] - 1]
+            self._commit(row, kept, accepted, bonus, confidences[index] if confidences is not None else None)
         cache.crop([row.position if not row.finished else 0 for row in rows])
         committed = self._now()
         self._extend_contexts(rows, ids_RQ, output.states_BQLD)
         self._account(len(rows), started, drafted, verified, committed)
 
     def _propose(self, rows: Sequence[_Row], lanes: list[int], offsets: list[int], anchor_R: Tensor) -> Proposal | None:
-        if self._drafter is None:
+        if self._drafter is None or self._contexts is None or not self._drafts(len(rows)):
             return None
+        self._contexts.catch_up(lanes)
         sample = self._draws.start(lanes, offsets, self._num_slots)
         return self._drafter.propose(lanes, anchor_R, [row.position for row in rows], sample)
+
+    def _drafts(self, num_rows: int) -> bool:
+        """Whether a step over so many rows drafts."""
+        return self._scheduler is None or self._scheduler.drafts(num_rows)
+
+    def _scheduled(self, proposal: Proposal | None) -> tuple[Proposal | None, Tensor | None, list[int] | None]:
+        """A proposal cut to its longest verified row, each row's verified length, and with its anchor as a list."""
+        if proposal is None or self._scheduler is None:
+            return proposal, None, None
+        num_proposed_R = self._scheduler.lengths(proposal)
+        counts = [length + 1 for length in num_proposed_R.tolist()]
+        slots = max(counts) - 1
+        if slots == 0:
+            return None, None, None
+        probs_RKV, confidence_RK = proposal.probs_RKV, proposal.confidence_RK
+        cut = Proposal(
+            proposal.tokens_RK[:, :slots],
+            probs_RKV if probs_RKV is None else probs_RKV[:, :slots],
+            confidence_RK if confidence_RK is None else confidence_RK[:, :slots],
+        )
+        return cut, num_proposed_R, counts
+
+    def _logits(self, final_RQD: Tensor, counts: list[int] | None) -> Tensor:
+        """The target's logits [R, Q, V]; where few positions are real, zeros at the others."""
+        rows, queries, _ = final_RQD.shape
+        real_N = None if counts is None else real_positions(counts, queries, final_RQD.device)
+        if real_N is None:
+            return self._target.logits(final_RQD)
+        logits_NV = self._target.logits(final_RQD.flatten(0, 1)[real_N])
+        spread = logits_NV.new_zeros(rows * queries, logits_NV.shape[-1]).index_copy_(0, real_N, logits_NV)
+        return spread.view(rows, queries, -1)
 
     def _commit(self, row: _Row, tokens: list[int], accepted: int, bonus: int, confidence: list[float] | None) -> None:
         outcome = commit(tokens, accepted, bonus, self._stop_ids)
@@ -263,10 +304,13 @@ class Engine:
         row.stopped = outcome.stopped
 
     def _extend_contexts(self, rows: Sequence[_Row], ids_RQ: Tensor, states_RQLD: Tensor) -> None:
-        """Hand the drafter the states of what was just committed, for the rows that go on."""
-        if self._drafter is None:
+        """Hand over the states of what was just committed, for the rows that go on."""
+        if self._contexts is None:
             return
         going = [index for index, row in enumerate(rows) if not row.finished]
+        for row in rows:
+            if row.finished:
+                self._contexts.drop(row.lane)
         if not going:
             return
         if len(going) < len(rows):
@@ -275,7 +319,7 @@ class Engine:
         lanes = [rows[index].lane for index in going]
         starts = [rows[index].rounds[-1].position for index in going]
         counts = [rows[index].rounds[-1].committed for index in going]
-        self._drafter.advance(lanes, states_RQLD, ids_RQ, starts, counts)
+        self._contexts.extend(lanes, states_RQLD, ids_RQ, starts, counts, at_once=self._drafts(len(going)))
 
     def _release(self, slots: list[_Row | None]) -> Iterator[Completion]:
         """Empty the slots of finished rows and hand out their answers."""

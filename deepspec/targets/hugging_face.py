@@ -109,8 +109,8 @@ def _check_weights(model: nn.Module, body: nn.Module, loading: Mapping[str, Any]
 
 def runner(
     body: Any, layer_ids: tuple[int, ...]
-) -> Callable[[Tensor, Tensor, RowCache | None, Masks, int], tuple[Tensor, dict[int, Tensor]]]:
-    """The forward of a `Target` over Hugging Face's body."""
+) -> Callable[[Tensor, Tensor, RowCache | None, Masks, int, Tensor | None], tuple[Tensor, dict[int, Tensor]]]:
+    """The forward of a `Target` over Hugging Face's body; computes all positions."""
     captured: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -125,7 +125,12 @@ def runner(
         module.register_forward_hook(keep(layer))
 
     def run(
-        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, masks: Masks, _limit: int
+        input_ids_BQ: Tensor,
+        position_ids_BQ: Tensor,
+        cache: RowCache | None,
+        masks: Masks,
+        _limit: int,
+        _real_N: Tensor | None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         captured.clear()
         output = body(

@@ -8,7 +8,7 @@ Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabu
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ from deepspec.targets.rotary import Rotary
 from deepspec.targets.weights import Weights, read_tables
 
 Captured = dict[int, Tensor]
-Runner = Callable[[Tensor, Tensor, RowCache | None, Masks, int], tuple[Tensor, Captured]]
+Runner = Callable[[Tensor, Tensor, RowCache | None, Masks, int, "Tensor | None"], tuple[Tensor, Captured]]
+
+PACKED_BELOW = 0.8
+"""A batch is packed when so few of its positions are real: packing costs four copies a layer."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class Target:
 
     Args:
         spec: what it is.
-        run: the forward of its body: (ids, positions, cache, masks, bound of the positions) -> final states, captured.
-            The masks are by the layers' windows, each as in `causal_mask`.
+        run: the forward of its body: (ids, positions, cache, masks, bound of the positions, which positions of the
+            flattened batch are real or None for all) -> final states, captured. The masks are by the layers' windows,
+            each as in `causal_mask`. A body that cannot leave positions out computes all of them.
         embedding_VD, head_VD: its tables.
         layer_ids: decoder layers whose outputs `forward` returns; -1 is the embedding.
     """
@@ -131,6 +135,7 @@ class Target:
         position_ids_BQ: Tensor | None = None,
         cache: RowCache | None = None,
         attention_mask: Tensor | None = None,
+        counts_B: Sequence[int] | None = None,
     ) -> TargetOutput:
         """Run the target over new positions.
 
@@ -140,6 +145,8 @@ class Target:
             cache: rows to read and extend; every row becomes Q longer (crop afterwards what is not kept).
             attention_mask: bool [B, 1, Q, K], True = visible; None: causal behind what each row has in the cache.
                 Layers with a window see of it what lies in their window.
+            counts_B: how many of the Q positions of each row are real, left-aligned; None: all. What is computed of the
+                others is not to be used; where few are real they cost next to nothing.
         """
         num_queries = input_ids_BQ.shape[1]
         limit = num_queries if cache is None else cache.capacity
@@ -162,7 +169,8 @@ class Target:
                 position_ids_BQ = position_ids_BQ + cache.starts()
         elif cache is None:
             limit = self.spec.max_position_embeddings
-        final_BQD, captured = self._run(input_ids_BQ, position_ids_BQ, cache, masks, limit)
+        real_N = None if counts_B is None else real_positions(counts_B, num_queries, self.device)
+        final_BQD, captured = self._run(input_ids_BQ, position_ids_BQ, cache, masks, limit, real_N)
         if self.layer_ids:
             states_BQLD = torch.stack([captured[layer] for layer in self.layer_ids], dim=2)
         else:
@@ -199,26 +207,59 @@ def _fused_runner(
     wanted = frozenset(layer_ids)
 
     def run(
-        input_ids_BQ: Tensor, position_ids_BQ: Tensor, cache: RowCache | None, masks: Masks, limit: int
+        input_ids_BQ: Tensor,
+        position_ids_BQ: Tensor,
+        cache: RowCache | None,
+        masks: Masks,
+        limit: int,
+        real_N: Tensor | None,
     ) -> tuple[Tensor, Captured]:
+        rows, queries = input_ids_BQ.shape
+        if real_N is not None:
+            # As one row of N tokens: all but attention goes token by token.
+            input_ids_BQ, position_ids_BQ = (x.reshape(-1)[real_N][None] for x in (input_ids_BQ, position_ids_BQ))
         x_BQD = F.embedding(input_ids_BQ, embedding_VD)
         if spec.embedding_scale != 1.0:
             x_BQD = x_BQD * torch.tensor(spec.embedding_scale, dtype=x_BQD.dtype, device=x_BQD.device)
         cos, sin = rotary.lookup(position_ids_BQ, x_BQD.dtype, limit=limit)
-        causal = masks[None] is None and input_ids_BQ.shape[1] > 1
+        causal = masks[None] is None and queries > 1
         mask = additive(masks[None], x_BQD.dtype)
         captured: Captured = {-1: x_BQD} if -1 in wanted else {}
         for index, layer in enumerate(layers):
-            queries, keys, values = layer.project(x_BQD, cos, sin)
+            asked, keys, values = layer.project(x_BQD, cos, sin)
+            if real_N is not None:
+                asked, keys, values = (
+                    _spread(x.transpose(1, 2), real_N, rows, queries).transpose(1, 2) for x in (asked, keys, values)
+                )
             if cache is not None:
                 keys, values = cache.update(keys, values, index)
-            attended = attend(queries, keys, values, mask, scale=spec.attention_scale, causal=causal)
+            attended = attend(asked, keys, values, mask, scale=spec.attention_scale, causal=causal)
+            if real_N is not None:
+                attended = attended.transpose(1, 2).flatten(0, 1)[real_N][None].transpose(1, 2)
             x_BQD = layer.finish(x_BQD, attended)
             if index in wanted:
                 captured[index] = x_BQD
-        return rms_norm(x_BQD, norm_weight, spec.rms_norm_eps, casts_first=family.norm_casts_first), captured
+        final_BQD = rms_norm(x_BQD, norm_weight, spec.rms_norm_eps, casts_first=family.norm_casts_first)
+        if real_N is None:
+            return final_BQD, captured
+        spread = {layer: _spread(x, real_N, rows, queries) for layer, x in captured.items()}
+        return _spread(final_BQD, real_N, rows, queries), spread
 
     return run
+
+
+def real_positions(counts_B: Sequence[int], num_queries: int, device: torch.device) -> Tensor | None:
+    """Places of the real positions in the flattened [B·Q] batch, int64 [N]; None if it is not worth packing them."""
+    if sum(counts_B) >= PACKED_BELOW * len(counts_B) * num_queries:
+        return None
+    places = [row * num_queries + column for row, count in enumerate(counts_B) for column in range(count)]
+    return torch.tensor(places, device=device)
+
+
+def _spread(x_1N: Tensor, real_N: Tensor, rows: int, queries: int) -> Tensor:
+    """[1, N, …] -> [B, Q, …], zeros where nothing is real."""
+    rest = x_1N.shape[2:]
+    return x_1N.new_zeros(rows * queries, *rest).index_copy_(0, real_N, x_1N[0]).view(rows, queries, *rest)
 
 
 def stop_token_ids(path: Path, family: Family) -> tuple[int, ...]:

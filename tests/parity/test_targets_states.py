@@ -134,6 +134,28 @@ def test_a_row_starts_anew_while_others_go_on(target, reference, close):
 
 
 @torch.no_grad()
+@torch.inference_mode()
+def test_a_batch_of_which_little_is_real_computes_the_same_at_what_is(target, close):
+    """Few real positions are packed where the family allows it; the caches go on as if nothing had been left out."""
+    draws = torch.Generator().manual_seed(5)
+    ids = torch.randint(0, target.spec.vocab_size, (4, 12), generator=draws)
+    counts = [5, 1, 1, 2]
+    found = {}
+    for packed in (False, True):
+        cache = target.allocate_cache(4, 12)
+        target.forward(ids[:, :4], cache=cache)
+        cache.crop([4, 1, 3, 2])
+        output = target.forward(ids[:, 4:9], cache=cache, counts_B=counts if packed else None)
+        cache.crop([start + count for start, count in zip([4, 1, 3, 2], counts, strict=True)])
+        after = target.forward(ids[:, 9:10], cache=cache)
+        real = [(row, column) for row, count in enumerate(counts) for column in range(count)]
+        found[packed] = [
+            torch.stack([tensor[at] for at in real]) for tensor in (output.final_BQD, output.states_BQLD)
+        ] + [after.final_BQD]
+    for ours, whole in zip(found[True], found[False], strict=True):
+        close(ours, whole)
+
+
 def test_rows_know_nothing_of_each_other(target):
     mine = ids(20, 41)
     found = []

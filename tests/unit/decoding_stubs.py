@@ -92,14 +92,16 @@ class StubDrafter:
     def propose(self, rows, anchor_ids_R, positions_R, sample) -> Proposal:
         texts = [[*self._texts[row], anchor] for row, anchor in zip(rows, anchor_ids_R.tolist(), strict=True)]
         assert [len(text) - 1 for text in texts] == list(positions_R)
-        tokens, probs = [], []
+        tokens, probs, confidences = [], [], []
         for slot in range(self.num_draft_tokens):
+            # Known before the slot's token is drawn, as a confidence head's is.
+            confidences.append(torch.tensor([random.Random(len(text) * 100 + text[-1]).random() for text in texts]))
             token_R, probs_RV = sample(self._opinions(texts), slot)
             tokens.append(token_R)
             probs.append(probs_RV)
             for text, token in zip(texts, token_R.tolist(), strict=True):
                 text.append(token)
-        confidence_RK = torch.full((len(texts), self.num_draft_tokens), 0.5) if self._with_confidence else None
+        confidence_RK = torch.stack(confidences, 1) if self._with_confidence else None
         greedy = probs[0] is None
         return Proposal(torch.stack(tokens, 1), None if greedy else torch.stack(probs, 1), confidence_RK)
 

@@ -16,11 +16,14 @@ from decoding_stubs import (
     some_requests,
 )
 
+from deepspec.decoding import contexts
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.random import Purpose, uniforms
 from deepspec.decoding.sampling import draw, probabilities
+from deepspec.decoding.scheduler import FixedLength, PrefixScheduler, Scheduler, StaticThreshold
+from deepspec.decoding.step_costs import Curve, StepCosts
 from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
 from deepspec.targets.model import Target
 
@@ -140,6 +143,75 @@ def test_tokens_depend_on_the_request_alone(target: Target, sampling: Sampling) 
     assert len(found[0]) == 24
 
 
+COSTS = StepCosts(
+    verify=Curve.fitted([(1, 1.0), (8, 1.2), (16, 2.0), (64, 8.0)]),
+    draft=Curve.fitted([(1, 0.3), (16, 0.9)]),
+    plain=Curve.fitted([(1, 1.0), (16, 2.0)]),
+)
+SCHEDULERS = {
+    "threshold": StaticThreshold(0.4),
+    "fixed": FixedLength(2),
+    "scheduled": PrefixScheduler(COSTS, (0.8, 1.0, 1.3)),
+    "stops drafting": PrefixScheduler(COSTS, (0.8, 1.0, 1.3), most_rows=3),
+    "never drafts": PrefixScheduler(COSTS, (1.0, 1.0, 1.0), most_rows=0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize("rows", [1, 8])
+def test_scheduled_greedy_speculation_equals_plain_greedy(
+    target: Target, kind: str, scheduler: Scheduler, rows: int
+) -> None:
+    requests = some_requests(16, seed=5)
+    plain = decode(Engine(target, rows=rows, sampling=GREEDY), requests)
+    drafter = StubDrafter(target, kind, with_confidence=True)
+    found = decode(Engine(target, drafter, scheduler=scheduler, rows=rows, sampling=GREEDY), requests)
+    assert {name: one.output_ids for name, one in found.items()} == {
+        name: one.output_ids for name, one in plain.items()
+    }
+
+
+def test_thresholded_answers_depend_on_the_request_alone(target: Target) -> None:
+    requests = some_requests(64, seed=6)
+    found = []
+    for rows in (1, 3, 16):
+        shuffled = random.Random(rows).sample(requests, len(requests))
+        drafter = StubDrafter(target, "partly", with_confidence=True)
+        engine = Engine(target, drafter, scheduler=StaticThreshold(0.4), rows=rows, sampling=Sampling())
+        found.append({name: (one.output_ids, one.rounds) for name, one in decode(engine, shuffled).items()})
+    assert found[0] == found[1] == found[2]
+    proposed = {one.proposed for _, rounds in found[0].values() for one in rounds}
+    assert proposed == {0, 1, 2, 3}
+
+
+def test_what_is_not_scheduled_is_not_counted_as_proposed(target: Target) -> None:
+    drafter = StubDrafter(target, "always", with_confidence=True)
+    engine = Engine(target, drafter, scheduler=FixedLength(1), rows=4, sampling=GREEDY, stop_ids=())
+    rounds = [one for completion in decode(engine, some_requests(8)).values() for one in completion.rounds]
+    assert {(one.proposed, one.accepted, one.committed) for one in rounds} == {(1, 1, 2)}
+    assert all(len(one.confidence) == 1 for one in rounds)
+
+
+def test_a_scheduler_that_needs_confidences_says_so(target: Target) -> None:
+    engine = Engine(target, StubDrafter(target, "always"), scheduler=StaticThreshold(0.5), stop_ids=())
+    with pytest.raises(IncompatibleDraft, match="no confidence head"):
+        decode(engine, some_requests(2))
+
+
+def test_contexts_that_waited_are_handed_over_without_a_gap(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows stop drafting at a load of four and more and go on when others have ended; little may wait."""
+    monkeypatch.setattr(contexts, "MOST_WAITING", 30)
+    scheduler = PrefixScheduler(COSTS, (1.0, 1.0, 1.0), most_rows=3)
+    drafter = StubDrafter(target, "always", with_confidence=True)
+    requests = some_requests(24, seed=8, most_new=30)
+    found = decode(Engine(target, drafter, scheduler=scheduler, rows=8, sampling=GREEDY), requests)
+    rounds = [one for completion in found.values() for one in completion.rounds]
+    assert any(one.proposed == 0 for one in rounds)
+    assert all(one.accepted == one.proposed for one in rounds)
+    assert sum(one.accepted for one in rounds) > 0
+
+
 def test_a_draft_that_is_the_target_is_never_rejected(target: Target) -> None:
     found = decode(Engine(target, StubDrafter(target, "always"), rows=2, sampling=Sampling()), some_requests(8))
     rounds = [one for completion in found.values() for one in completion.rounds]
@@ -186,10 +258,15 @@ def test_the_drafter_gets_the_states_of_a_plain_forward(target: Target) -> None:
 
 def test_confidences_belong_to_effective_proposals(target: Target) -> None:
     drafter = StubDrafter(target, "always", with_confidence=True)
-    found = decode(Engine(target, drafter, rows=2, sampling=GREEDY), some_requests(12))
-    rounds = [one for completion in found.values() for one in completion.rounds]
-    assert all(one.confidence == (0.5,) * one.proposed for one in rounds)
-    assert any(one.proposed < 3 for one in rounds)
+    requests = some_requests(12)
+    found = decode(Engine(target, drafter, rows=2, sampling=GREEDY), requests)
+    for request in requests:
+        # The last round may overrun the answer: what it committed beyond is not to be seen.
+        text = [*request.prompt_ids, *found[request.id].output_ids]
+        for one in found[request.id].rounds[:-1]:
+            said = [random.Random((at + 1) * 100 + text[at]).random() for at in range(one.position, len(text))]
+            assert one.confidence == pytest.approx(said[: one.proposed])
+    assert any(one.proposed < 3 for completion in found.values() for one in completion.rounds)
 
 
 def test_stop_ids_can_be_switched_off(target: Target) -> None:
@@ -302,14 +379,18 @@ def test_a_draft_of_another_target_is_refused(folder: Path, target: Target) -> N
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("scheduler", [None, StaticThreshold(0.4), SCHEDULERS["stops drafting"]])
 @pytest.mark.parametrize("kind", ["never", "partly"])
-def test_sampled_speculation_is_distributed_as_the_target(target: Target, kind: str) -> None:
+def test_sampled_speculation_is_distributed_as_the_target(
+    target: Target, kind: str, scheduler: Scheduler | None
+) -> None:
     """Second and third tokens of 3,000 answers to one prompt, against the exact joint distribution."""
     num_answers, prompt = 3000, (7, 8, 9)
     sampling = Sampling(temperature=0.7, top_k=3)
     requests = [Ask(str(seed), prompt, 3, seed) for seed in range(num_answers)]
-    drafter = StubDrafter(target, kind, num_draft_tokens=2)
-    found = decode(Engine(target, drafter, rows=64, sampling=sampling, stop_ids=()), requests)
+    drafter = StubDrafter(target, kind, num_draft_tokens=2, with_confidence=True)
+    engine = Engine(target, drafter, scheduler=scheduler, rows=64, sampling=sampling, stop_ids=())
+    found = decode(engine, requests)
     observed: dict[tuple[int, ...], int] = {}
     for completion in found.values():
         observed[completion.output_ids] = observed.get(completion.output_ids, 0) + 1

@@ -1,0 +1,196 @@
+"""How many drafted tokens of each row are worth verifying, decided in ways that keep decoding lossless.
+
+A scheduler may look at everything but the token whose verification it decides on, and what was drawn after it. Each of
+these keeps to that:
+
+* `StaticThreshold` keeps the slots before the first one whose confidence is too low. The confidence of slot k was
+  computed before token k was drawn.
+* `PrefixScheduler` (the paper's Algorithm 1) admits slots of all rows in the order of their probability of survival,
+  and stops at the first that does not pay. Whether slot k is admitted depends on slots with a higher probability only:
+  earlier ones of its own row, and other rows', whose randomness is their own. Choosing the best of all prefixes instead
+  would look at confidences that token k had a say in, and change what is committed.
+* Its second rule, `most_rows`, looks at the number of rows alone: from some load on drafting costs more than it brings,
+  and the step is a plain one. What is drafted is not even looked at, so this is lossless as well.
+
+With sampling, a scheduled answer is drawn from the same distribution as an unscheduled one, but need not be the same
+draw: which random number decides about a position depends on whether its draft was verified. Greedy answers are equal.
+
+Legend: R rows, K draft slots, B tokens of a verification. Source: the DSpark paper (arXiv 2607.05147), Algorithm 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepspec.decoding.step_costs import Floats, StepCosts
+from deepspec.drafts.algorithm import Proposal
+from deepspec.errors import IncompatibleDraft
+
+_EDGE = 1e-7  # as in evaluation.calibration: fp32 sigmoids saturate, and infinite logits cannot be tempered
+_SAMPLES = 16
+
+
+class Scheduler(Protocol):
+    """Decides what of a step's proposals is verified."""
+
+    def drafts(self, num_rows: int) -> bool:
+        """Whether a step over so many rows drafts at all; may depend on nothing else."""
+
+    def lengths(self, proposal: Proposal) -> Tensor:
+        """How many slots of each row are verified: int64 [R], 0 … K.
+
+        Args:
+            proposal: of R rows. Whether slot k is verified must not depend on token k or on what was drawn after it.
+
+        Raises:
+            IncompatibleDraft: the draft says nothing about its confidence, and this scheduler needs to know.
+        """
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """Verifies the first `length` slots of every row, whatever the draft thinks of them; asks for no confidence."""
+
+    length: int
+
+    def drafts(self, num_rows: int) -> bool:
+        """See `Scheduler.drafts`."""
+        del num_rows
+        return True
+
+    def lengths(self, proposal: Proposal) -> Tensor:
+        """See `Scheduler.lengths`."""
+        rows, slots = proposal.tokens_RK.shape
+        return torch.full((rows,), min(self.length, slots), dtype=torch.int64, device=proposal.tokens_RK.device)
+
+
+@dataclass(frozen=True)
+class StaticThreshold:
+    """Keeps the slots before the first whose raw confidence is below `threshold`; of none, the anchor is verified."""
+
+    threshold: float
+
+    def drafts(self, num_rows: int) -> bool:
+        """See `Scheduler.drafts`."""
+        del num_rows
+        return True
+
+    def lengths(self, proposal: Proposal) -> Tensor:
+        """See `Scheduler.lengths`."""
+        return (confidence_of(proposal) >= self.threshold).cumprod(dim=1).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class PrefixScheduler:
+    """Algorithm 1, with costs measured on this machine.
+
+    Attributes:
+        costs: seconds of a step.
+        temperatures: of each slot's confidence (Sequential Temperature Scaling).
+        most_rows: with more rows than this a step is a plain one; None: always drafts.
+    """
+
+    costs: StepCosts
+    temperatures: tuple[float, ...]
+    most_rows: int | None = None
+    _rates: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def drafts(self, num_rows: int) -> bool:
+        """See `Scheduler.drafts`."""
+        return self.most_rows is None or num_rows <= self.most_rows
+
+    def lengths(self, proposal: Proposal) -> Tensor:
+        """See `Scheduler.lengths`; O(n log n) in n = R·K, without a loop."""
+        confidence_RK = confidence_of(proposal)
+        rows, slots = confidence_RK.shape
+        temperatures_K = torch.tensor(self.temperatures, dtype=torch.float64, device=confidence_RK.device)
+        survival_RK = survival(confidence_RK, temperatures_K)
+        return admitted(survival_RK, self._steps_per_second(rows, slots, confidence_RK.device))
+
+    def _steps_per_second(self, rows: int, slots: int, device: torch.device) -> Tensor:
+        key = (rows, slots, device)
+        if key not in self._rates:
+            rates = self.costs.steps_per_second(rows, np.arange(rows, rows * (slots + 1) + 1, dtype=np.float64))
+            self._rates[key] = torch.from_numpy(rates).to(device)
+        return self._rates[key]
+
+
+def confidence_of(proposal: Proposal) -> Tensor:
+    """Its confidences [R, K]; IncompatibleDraft if it has none."""
+    if proposal.confidence_RK is None:
+        raise IncompatibleDraft(
+            "The draft has no confidence head, and its proposals cannot be scheduled by confidence.",
+            remedy="Verify all of them, or use a draft with a confidence head (DSpark).",
+        )
+    return proposal.confidence_RK
+
+
+def survival(confidence_RK: Tensor, temperatures_K: Tensor) -> Tensor:
+    """a_k: the probability that slots 1 … k are all accepted, fp64 [R, K].
+
+    Args:
+        confidence_RK: raw conditional confidences, 0 … 1.
+        temperatures_K: what their logits are divided by.
+    """
+    logits_RK = torch.logit(confidence_RK.double(), eps=_EDGE)
+    return torch.sigmoid(logits_RK / temperatures_K).cumprod(dim=1)
+
+
+def admitted(survival_RK: Tensor, steps_per_second: Tensor) -> Tensor:
+    """Algorithm 1: how many slots of each row are verified, int64 [R].
+
+    Slots are admitted by falling probability of survival (ties: earlier slots first, then earlier rows), as long as
+    each raises the expected tokens per second; the first that does not ends it, and is left out.
+
+    Args:
+        survival_RK: as from `survival`; falls along K.
+        steps_per_second: SPS at B = R, R+1, …, R·(K+1); [R·K + 1].
+    """
+    rows = survival_RK.shape[0]
+    # Slot-major, so that a stable sort leaves equal ones in the order of their slots.
+    value_N, order_N = survival_RK.t().reshape(-1).sort(descending=True, stable=True)
+    expected_N = rows + torch.cat((value_N.new_zeros(1), value_N.cumsum(0)))
+    throughput_N = expected_N * steps_per_second.to(expected_N.dtype)
+    pays_N = (throughput_N[1:] > throughput_N[:-1]) & (value_N > 0)
+    taken_N = pays_N.to(torch.int64).cumprod(0)
+    return torch.zeros(rows, dtype=torch.int64, device=order_N.device).index_add_(0, order_N % rows, taken_N)
+
+
+def most_rows_worth_drafting(
+    costs: StepCosts, survival_NK: Floats, candidates: Sequence[int], *, seed: int = 0
+) -> int | None:
+    """The load up to which drafting is expected to beat plain decoding.
+
+    For each candidate the expected tokens per second of a scheduled step are averaged over a few draws of R rounds
+    from held-out ones, and compared with those of a plain step. Depends on nothing that is being decoded.
+
+    Args:
+        costs: of this machine.
+        survival_NK: calibrated probabilities of survival of N held-out rounds.
+        candidates: numbers of rows, in any order.
+        seed: of the draws.
+
+    Returns:
+        The last candidate before the first at which plain decoding is at least as fast; 0 if that is the first one;
+        None if none is: drafting always pays.
+    """
+    draws = np.random.default_rng(seed)
+    slots = survival_NK.shape[1]
+    last = 0
+    for rows in sorted(candidates):
+        tokens = np.arange(rows, rows * (slots + 1) + 1, dtype=np.float64)
+        rates = torch.from_numpy(costs.steps_per_second(rows, tokens))
+        found = []
+        for _ in range(_SAMPLES):
+            drawn_RK = torch.from_numpy(survival_NK[draws.integers(len(survival_NK), size=rows)])
+            length_R = admitted(drawn_RK, rates)
+            kept_RK = torch.arange(slots) < length_R[:, None]
+            found.append((rows + float(drawn_RK[kept_RK].sum())) * float(rates[int(length_R.sum())]))
+        if float(np.mean(found)) <= rows / float(costs.plain(float(rows))):
+            return last
+        last = rows
+    return None
