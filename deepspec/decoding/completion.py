@@ -78,6 +78,7 @@ class Completion:
         finish_reason: "stop", or "length": cut off at `max_new_tokens` or at the end of the target's context.
         rounds: in order; the prefill and its token are in none. One per step in plain decoding.
         seconds: of this request.
+        elapsed_seconds: that passed from its prefill to its end; queueing is not in it.
     """
 
     id: str
@@ -85,3 +86,4 @@ class Completion:
     finish_reason: FinishReason
     rounds: tuple[Round, ...]
     seconds: Seconds
+    elapsed_seconds: float = 0.0

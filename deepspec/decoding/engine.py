@@ -20,7 +20,7 @@ Not here: prompts as text, metrics, how a scheduler chooses.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +52,7 @@ class _Row:
     lane: int
     output: list[int] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
+    started: float = 0.0
     prefill_seconds: float = 0.0
     shares_before: Seconds = field(default_factory=Seconds)
     stopped: bool = False
@@ -66,6 +67,30 @@ class _Row:
         return self.stopped or len(self.output) >= self.limit
 
 
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """One step of an engine.
+
+    Attributes:
+        rows: that it decoded.
+        tokens: that the target verified, anchors included.
+        draft: seconds of proposing, and of taking in the states of committed tokens.
+        verify: of the target's forward and the verdict.
+        other: of the rest.
+    """
+
+    rows: int
+    tokens: int
+    draft: float
+    verify: float
+    other: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.draft + self.verify + self.other
+
+
 class Engine:
     """Batched lossless decoding.
 
@@ -78,6 +103,7 @@ class Engine:
         stop_ids: tokens that end an answer; None takes the target's.
         capacity: positions per row to reserve at least; grown when requests need more.
         exact_times: on a GPU, wait at every phase boundary so that `Seconds` splits truly; costs a little.
+        on_step: told the times of every step.
 
     Raises:
         IncompatibleDraft: the drafter reads other layers, or has another vocabulary, than the target.
@@ -94,6 +120,7 @@ class Engine:
         stop_ids: Iterable[int] | None = None,
         capacity: int = 0,
         exact_times: bool = False,
+        on_step: Callable[[StepTimes], None] | None = None,
     ) -> None:
         if drafter is not None:
             _check_fit(target, drafter)
@@ -109,10 +136,11 @@ class Engine:
         self._cache: RowCache | None = None
         self._front: dict[int, RowCache] = {}
         self._shares = Seconds()
+        self._on_step = on_step
         self._waits = exact_times and target.device.type == "cuda"
         self._running = False
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def run(self, requests: Sequence[Request]) -> Generator[Completion]:
         """Decode requests; yields each as it finishes, in no particular order.
 
         Args:
@@ -221,7 +249,7 @@ class Engine:
             self._contexts.extend(lanes, output.states_BQLD, ids_GT, [0] * len(rows), lengths, at_once=at_once)
         share = (self._now() - started) / len(rows)
         for row in rows:
-            row.prefill_seconds = share
+            row.started, row.prefill_seconds = started, share
             row.shares_before = self._shares
 
     @torch.inference_mode()
@@ -256,7 +284,8 @@ class Engine:
         cache.crop([row.position if not row.finished else 0 for row in rows])
         committed = self._now()
         self._extend_contexts(rows, ids_RQ, output.states_BQLD)
-        self._account(len(rows), started, drafted, verified, committed)
+        num_tokens = ids_RQ.numel() if counts is None else sum(counts)
+        self._account(len(rows), num_tokens, started, drafted, verified, committed)
 
     def _propose(self, rows: Sequence[_Row], lanes: list[int], offsets: list[int], anchor_R: Tensor) -> Proposal | None:
         if self._drafter is None or self._contexts is None or not self._drafts(len(rows)):
@@ -335,7 +364,8 @@ class Engine:
         seconds = Seconds(
             row.prefill_seconds, now.draft - before.draft, now.verify - before.verify, now.other - before.other
         )
-        return Completion(row.request.id, output, reason, tuple(row.rounds), seconds)
+        elapsed = time.perf_counter() - row.started
+        return Completion(row.request.id, output, reason, tuple(row.rounds), seconds, elapsed)
 
     def _compact(self, slots: list[_Row | None]) -> list[_Row]:
         """Move rows so that those that run stand in front; returns them in order."""
@@ -361,15 +391,20 @@ class Engine:
             view = self._front[count] = self._all_rows().view(0, count)
         return view
 
-    def _account(self, num_rows: int, started: float, drafted: float, verified: float, committed: float) -> None:
-        ended = self._now()
+    def _account(
+        self, num_rows: int, num_tokens: int, started: float, drafted: float, verified: float, committed: float
+    ) -> None:
+        draft = drafted - started + self._now() - committed
+        step = StepTimes(num_rows, num_tokens, draft, verified - drafted, committed - verified)
         shares = self._shares
         self._shares = Seconds(
             0.0,
-            shares.draft + (drafted - started + ended - committed) / num_rows,
-            shares.verify + (verified - drafted) / num_rows,
-            shares.other + (committed - verified) / num_rows,
+            shares.draft + step.draft / num_rows,
+            shares.verify + step.verify / num_rows,
+            shares.other + step.other / num_rows,
         )
+        if self._on_step is not None:
+            self._on_step(step)
 
     def _now(self) -> float:
         if self._waits:

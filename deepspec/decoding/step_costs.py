@@ -1,12 +1,13 @@
 """What a decoding step costs on the machine at hand, as a function of its load: the scheduler's `SPS` table.
 
-A step over R rows that verifies B tokens (anchors included) takes draft(R) + verify(B) seconds; a plain step over R
-rows, plain(R). All three are measured at a few loads (`measured_costs`), made monotone (a measured table is jagged, and
-Algorithm 1 stops at the first admission that does not pay), and read by interpolation. With R rows the steps per second
-are SPS(B) = 1 / (draft(R) + verify(B)): what is spent on drafting is in them, because it is spent by the time that a
-length is chosen.
+The paper's table has one argument, the tokens B of a verification. What a step takes hangs on its rows as well: each
+is drafted for, each has a context to attend to, each is kept books on. So a curve over B is measured for several
+numbers of rows R, drafting included (it is spent by the time that a length is chosen), and steps per second are read
+between them: SPS(B | R). Curves over B are made monotone and convex: a measured table is jagged, and Algorithm 1 stops
+at the first admission that does not pay; under convex costs there is nothing better behind that one. Plain steps, for
+the rule that stops drafting, are a curve over R.
 
-Numpy only. Legend: R rows, B tokens of a verification, N measurements.
+Numpy only; measuring is in profiling.py. Legend: R rows, B tokens of a verification (anchors included).
 Source: the DSpark paper (arXiv 2607.05147), Algorithm 1, for the table's use.
 """
 
@@ -49,6 +50,15 @@ class Curve:
         means = [float(np.mean(by_load[load])) for load in loads]
         return cls(tuple(loads), tuple(_isotonic(means, [len(by_load[load]) for load in loads])))
 
+    def convex(self) -> Self:
+        """The largest convex curve that is nowhere above this one."""
+        kept: list[tuple[float, float]] = []
+        for load, seconds in zip(self.loads, self.seconds, strict=True):
+            while len(kept) > 1 and _slope(kept[-2], (load, seconds)) <= _slope(kept[-2], kept[-1]):
+                kept.pop()
+            kept.append((load, seconds))
+        return type(self)(tuple(load for load, _ in kept), tuple(seconds for _, seconds in kept))
+
     def __call__(self, loads: Sequence[float] | Floats | float) -> Floats:
         """Seconds at each load; beyond what was measured the last slope goes on, before it the first value holds."""
         at = np.asarray(loads, dtype=np.float64)
@@ -72,35 +82,54 @@ class Curve:
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Seconds of a step's parts.
+    """Seconds of steps.
 
     Attributes:
-        verify: by tokens B of a verification: the target's forward, the verdict, and the bookkeeping.
-        draft: by rows R: proposing, and taking in the states of what was committed.
-        plain: by rows R: a whole step of plain decoding.
+        drafting: R -> seconds of a step that drafts for R rows, by the tokens B it verifies; R increasing.
+        plain: seconds of a step of plain decoding, by R.
     """
 
-    verify: Curve
-    draft: Curve
+    drafting: Mapping[int, Curve]
     plain: Curve
 
-    def steps_per_second(self, num_rows: int, num_tokens: Sequence[int] | Floats) -> Floats:
-        """SPS at each B, for a step that drafts for R rows."""
-        rates: Floats = 1.0 / (self.draft(float(num_rows)) + self.verify(num_tokens))
+    def steps_per_second(self, num_rows: int, num_tokens: Sequence[float] | Floats) -> Floats:
+        """SPS(B | R) at each B.
+
+        Between two measured numbers of rows, the curves are read at the same tokens per row; beyond the last one the
+        time grows in proportion to the rows.
+        """
+        per_row = np.asarray(num_tokens, dtype=np.float64) / num_rows
+        measured = sorted(self.drafting)
+        above = next((rows for rows in measured if rows >= num_rows), None)
+        below = max((rows for rows in measured if rows <= num_rows), default=measured[0])
+        seconds = self.drafting[below](per_row * below)
+        if above is None:
+            seconds = seconds * (num_rows / below)
+        elif above != below:
+            share = (num_rows - below) / (above - below)
+            seconds = (1.0 - share) * seconds + share * self.drafting[above](per_row * above)
+        rates: Floats = 1.0 / seconds
         return rates
 
-    def to_json(self) -> dict[str, dict[str, float]]:
+    def table(self) -> dict[str, float]:
+        """The paper's table: steps per second by B alone, monotone, over everything that was measured."""
+        measured = [pair for curve in self.drafting.values() for pair in zip(curve.loads, curve.seconds, strict=True)]
+        return {load: 1.0 / seconds for load, seconds in Curve.fitted(measured).to_json().items()}
+
+    def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "verify_seconds": self.verify.to_json(),
-            "draft_seconds": self.draft.to_json(),
-            "plain_seconds": self.plain.to_json(),
-        }
+        drafting = {str(rows): curve.to_json() for rows, curve in sorted(self.drafting.items())}
+        return {"drafting_seconds": drafting, "plain_seconds": self.plain.to_json()}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Mapping[str, float]]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
-        return cls(*(Curve.from_json(content[f"{part}_seconds"]) for part in ("verify", "draft", "plain")))
+        drafting = {int(rows): Curve.from_json(curve) for rows, curve in content["drafting_seconds"].items()}
+        return cls(dict(sorted(drafting.items())), Curve.from_json(content["plain_seconds"]))
+
+
+def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:
+    return (end[1] - start[1]) / (end[0] - start[0])
 
 
 def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:

@@ -134,7 +134,7 @@ def scheduled(scheduler: Scheduler, head: Callable[[Tensor], Tensor]) -> Lengths
     return lengths
 
 
-COSTS = StepCosts(Curve((2.0, 6.0), (1.0, 1.6)), Curve((1.0,), (0.2,)), Curve((1.0,), (1.0,)))
+COSTS = StepCosts({2: Curve((2.0, 6.0), (1.2, 1.8))}, Curve((1.0,), (1.0,)))
 SCHEDULERS = [StaticThreshold(0.45), PrefixScheduler(COSTS, (1.0, 1.0)), FixedLength(1)]
 
 

@@ -144,9 +144,7 @@ def test_tokens_depend_on_the_request_alone(target: Target, sampling: Sampling) 
 
 
 COSTS = StepCosts(
-    verify=Curve.fitted([(1, 1.0), (8, 1.2), (16, 2.0), (64, 8.0)]),
-    draft=Curve.fitted([(1, 0.3), (16, 0.9)]),
-    plain=Curve.fitted([(1, 1.0), (16, 2.0)]),
+    drafting={1: Curve((1, 4), (1.3, 1.4)), 8: Curve((8, 16, 32), (1.8, 2.6, 4.7))}, plain=Curve((1, 16), (1.0, 2.0))
 )
 SCHEDULERS = {
     "threshold": StaticThreshold(0.4),

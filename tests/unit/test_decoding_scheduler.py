@@ -18,9 +18,9 @@ from deepspec.decoding.step_costs import Curve, StepCosts
 from deepspec.drafts.algorithm import Proposal
 from deepspec.errors import IncompatibleDraft
 
-FLAT = StepCosts(Curve((1.0,), (1.0,)), Curve((1.0,), (0.1,)), Curve((1.0,), (1.0,)))
+FLAT = StepCosts({1: Curve((1.0,), (1.1,)), 64: Curve((1.0,), (1.1,))}, Curve((1.0,), (1.0,)))
 """Verifying costs the same whatever is verified."""
-LINEAR = StepCosts(Curve((1.0, 101.0), (1.0, 101.0)), Curve((1.0,), (0.1,)), Curve((1.0, 101.0), (1.0, 101.0)))
+LINEAR = StepCosts({1: Curve((1.0, 101.0), (1.1, 101.1))}, Curve((1.0, 101.0), (1.0, 101.0)))
 """Every token costs as much as a step of one."""
 
 
@@ -67,7 +67,7 @@ def test_what_costs_nothing_is_all_verified_and_what_costs_a_step_nothing() -> N
 
 
 def test_the_surer_row_is_verified_further() -> None:
-    costs = StepCosts(Curve((2.0, 8.0), (1.0, 2.2)), Curve((1.0,), (0.1,)), Curve((1.0,), (1.0,)))
+    costs = StepCosts({2: Curve((2.0, 8.0), (1.1, 2.3))}, Curve((1.0,), (1.0,)))
     lengths = PrefixScheduler(costs, (1.0, 1.0, 1.0)).lengths(proposal([[0.95, 0.95, 0.95], [0.3, 0.9, 0.9]]))
     assert lengths.tolist() == [3, 0]
 
@@ -102,8 +102,10 @@ def test_without_confidences_there_is_nothing_to_go_by() -> None:
 def test_drafting_stops_where_it_costs_more_than_it_brings() -> None:
     survival_NK = np.tile([0.8, 0.6, 0.4], (20, 1))
     costs = StepCosts(
-        Curve((1.0, 8.0, 1000.0), (1.0, 1.0, 125.0)),
-        Curve((1.0, 64.0), (0.2, 12.8)),
+        {
+            rows: Curve.fitted([(rows * n, 0.2 * rows + max(1.0, rows * n / 8)) for n in (1, 2, 4)])
+            for rows in (1, 8, 64)
+        },
         Curve((1.0, 8.0, 64.0), (1, 1, 8)),
     )
     found = most_rows_worth_drafting(costs, survival_NK, [1, 2, 4, 8, 16, 32, 64])
@@ -134,6 +136,25 @@ def test_what_is_no_measurement_is_refused(measured: list[tuple[int, float]]) ->
         Curve.fitted(measured)
 
 
+@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 10)), min_size=1, max_size=12))
+def test_convex_curves_are_convex_monotone_and_nowhere_above(measured: list[tuple[int, float]]) -> None:
+    curve = Curve.fitted(measured)
+    loads = np.arange(min(curve.loads), max(curve.loads) + 1)
+    convex = curve.convex()(loads)
+    assert (convex <= curve(loads) + 1e-9).all()
+    assert (np.diff(convex) >= -1e-9).all()
+    assert (np.diff(convex, n=2) >= -1e-9).all()
+    assert convex[[0, -1]] == pytest.approx(curve(loads)[[0, -1]])
+
+
 def test_costs_survive_json() -> None:
     assert StepCosts.from_json(LINEAR.to_json()) == LINEAR
     assert LINEAR.steps_per_second(1, [1.0, 2.0]) == pytest.approx([1 / 1.1, 1 / 2.1])
+
+
+def test_costs_are_read_between_numbers_of_rows_at_the_same_tokens_per_row() -> None:
+    costs = StepCosts({2: Curve((2.0, 8.0), (1.0, 4.0)), 4: Curve((4.0, 16.0), (3.0, 9.0))}, Curve((1.0,), (1.0,)))
+    assert costs.steps_per_second(2, [2.0, 5.0, 8.0]) == pytest.approx([1.0, 1 / 2.5, 1 / 4])
+    assert costs.steps_per_second(3, [3.0, 12.0]) == pytest.approx([1 / 2, 1 / 6.5])
+    assert costs.steps_per_second(8, [8.0, 32.0]) == pytest.approx([1 / 6, 1 / 18])
+    assert costs.table() == pytest.approx({"2": 1.0, "4": 1 / 3, "8": 1 / 4, "16": 1 / 9})
