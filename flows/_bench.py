@@ -1,4 +1,4 @@
-"""The bench that needs a whole pipeline: what a run costs when everything is in the store already."""
+"""Benches behind the command line: those of the library, and the one that needs a whole pipeline."""
 
 import json
 import os
@@ -6,10 +6,51 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deepspec.errors import RecipeError
+
+_DECODE_A_PAIR = ("decode", "sps")
+
+
+def library(name: str, arguments: Sequence[str], home: Path) -> None:
+    """Run a bench of `deepspec.bench`; one that decodes takes the last run's target, draft and prompts by default."""
+    from deepspec.bench.__main__ import main as run_bench
+
+    chosen = any(argument.split("=")[0] in ("--pair", "--target", "-h", "--help") for argument in arguments)
+    if name in _DECODE_A_PAIR and not chosen:
+        arguments = [*_pair_of_last_run(home), *arguments]
+    run_bench([name, *arguments], command="deepspec bench")
+
+
+def _pair_of_last_run(home: Path) -> list[str]:
+    """Options that name what the last run decoded with."""
+    from deepspec.store import Artifact
+    from flows._home import store_of
+    from flows._record import read_record
+
+    record = read_record(home, None)
+    made: dict[str, Artifact] = {}
+    if record is not None:
+        store = store_of(home, record.get("store"))
+        for stage in record["stages"]:
+            artifact = store.find(stage["kind"], stage["key"]) if stage["name"] in ("train", "evaluate") else None
+            if artifact is not None:
+                made.setdefault(stage["name"], artifact)
+    if record is None or len(made) < 2 or "target" not in record:
+        raise RecipeError(
+            f"no run in {home} has evaluated a draft yet.",
+            where="--pair",
+            remedy="Run `deepspec demo`, or name a folder with `target` and `draft`.",
+        )
+    folders = (
+        record["target"],
+        str(made["train"].directory() / "draft"),
+        str(made["evaluate"].path("answers.parquet")),
+    )
+    return [part for pair in zip(("--target", "--draft", "--prompts"), folders, strict=True) for part in pair]
 
 
 def warm(recipe: str, home: Path, *, repeat: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from deepspec.bench.__main__ import BENCHES
 from flows._terminal import AsJson, home, print_json, terminal
 
 app = typer.Typer(help="What this machine can do, measured.\n\nExample: deepspec bench warm", no_args_is_help=True)
@@ -30,45 +31,29 @@ def warm(
         terminal().print(text, highlight=False)
 
 
-@app.command(
-    "loss",
+_EXAMPLES = {
+    "attention": "--context 2048",
+    "decode": "--batch 16 --threads 2",
+    "loss": "--anchors 64 --threads 2",
+    "sps": "--rows 64",
+    "states": "--tokens 32768 --hidden 1024 --layers 5",
+    "tokens": "--rows 2000",
+    "train-step": "--recipe dspark-qwen3-4b --shrink 8",
+}
+
+
+def _add(name: str, purpose: str) -> None:
     # The bench reads its own options, here as in `python -m deepspec.bench`.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
-def loss(context: typer.Context) -> None:
-    """Compare the losses without logits with plain autograd: seconds, peak memory, gradients.
+    @app.command(
+        name,
+        help=f"Measure {purpose}.\n\nExample: deepspec bench {name} {_EXAMPLES[name]} --json",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    )
+    def bench(context: typer.Context) -> None:
+        from flows import _bench
 
-    Example: deepspec bench loss --anchors 64 --threads 2 --json
-    """
-    from deepspec.bench.__main__ import main as run_bench
-
-    run_bench(["loss", *context.args], command="deepspec bench")
-
-
-@app.command(
-    "states",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
-def states(context: typer.Context) -> None:
-    """Measure files of target states: bytes per codec, reading against cat, capture, what codecs cost.
-
-    Example: deepspec bench states --tokens 32768 --hidden 1024 --layers 5 --json
-    """
-    from deepspec.bench.__main__ import main as run_bench
-
-    run_bench(["states", *context.args], command="deepspec bench")
+        _bench.library(name, context.args, home())
 
 
-@app.command(
-    "tokens",
-    # The bench reads its own options, here as in `python -m deepspec.bench`.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)
-def tokens(context: typer.Context) -> None:
-    """Compare the tokens stage with `datasets.map` that renders, tokenises and masks each row by itself.
-
-    Example: deepspec bench tokens --rows 2000 --json
-    """
-    from deepspec.bench.__main__ import main as run_bench
-
-    run_bench(["tokens", *context.args], command="deepspec bench")
+for _name, (_purpose, _) in BENCHES.items():
+    _add(_name, _purpose)

@@ -44,6 +44,9 @@ def run_json(result: Result) -> dict[str, Any]:
         **(parts[0] if len(parts) == 1 else _side_by_side(result, parts)),
         "cost": cost,
         "report": None,
+        # Where what the record speaks of was: later commands (benches, comparisons) find it there.
+        "target": result.parts[0].recipe.target.path,
+        "store": run.store.backend.location,
     }
     if result.error is not None:
         record["error"] = str(result.error) or type(result.error).__name__

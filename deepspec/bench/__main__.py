@@ -36,6 +36,18 @@ def _attention() -> Bench:
     return attention
 
 
+def _decode() -> Bench:
+    from deepspec.bench import decode
+
+    return decode
+
+
+def _sps() -> Bench:
+    from deepspec.bench import sps
+
+    return sps
+
+
 def _states() -> Bench:
     from deepspec.bench import states
 
@@ -57,7 +69,9 @@ def _train_step() -> Bench:
 BENCHES: Mapping[str, tuple[str, Callable[[], Bench]]] = MappingProxyType(
     {
         "attention": ("a draft's block attention, against a dense mask and repeated keys", _attention),
+        "decode": ("the batched engine, against single requests and plain decoding", _decode),
         "loss": ("the losses without logits, against plain autograd over full logits", _loss),
+        "sps": ("what decoding steps cost by rows and verified tokens, for the scheduler", _sps),
         "states": ("target states: bytes, reading against cat, capture, what codecs cost", _states),
         "tokens": ("rendering, tokenising and masking, against `datasets.map` row by row", _tokens),
         "train-step": ("a training step of a recipe's draft, against the straightforward way", _train_step),

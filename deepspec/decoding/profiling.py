@@ -74,7 +74,7 @@ def loads_up_to(most_rows: int, num_draft_tokens: int) -> list[Load]:
 
 def measured_costs(
     target: Target,
-    drafter: Drafter,
+    drafter: Drafter | None,
     prompts: Sequence[Request],
     loads: Sequence[Load],
     *,
@@ -86,7 +86,7 @@ def measured_costs(
     """Decode at each load, and fit the costs.
 
     Args:
-        target, drafter: what decodes.
+        target, drafter: what decodes; without a drafter only plain steps can be measured.
         prompts: typical requests, used again and again; their prompts' length is what the costs hold for.
         loads: as from `loads_up_to`: at least one plain and one that drafts.
         sampling: as it will be used.
@@ -114,7 +114,7 @@ def measured_costs(
 
 
 def _steps(
-    target: Target, drafter: Drafter, prompts: Sequence[Request], load: Load, sampling: Sampling, num_steps: int
+    target: Target, drafter: Drafter | None, prompts: Sequence[Request], load: Load, sampling: Sampling, num_steps: int
 ) -> Iterator[StepTimes]:
     """Steps over exactly `load.rows` rows."""
     found: list[StepTimes] = []
@@ -130,7 +130,7 @@ def _steps(
         on_step=found.append,
     )
     wanted = _SKIPPED_STEPS + num_steps
-    most = wanted * (1 if load.length is None else drafter.num_draft_tokens + 1) + 1
+    most = wanted * (1 if load.length is None or drafter is None else drafter.num_draft_tokens + 1) + 1
     requests = []
     for index in range(load.rows):
         prompt = prompts[index % len(prompts)]

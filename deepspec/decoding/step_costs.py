@@ -112,8 +112,9 @@ class StepCosts:
         return rates
 
     def table(self) -> dict[str, float]:
-        """The paper's table: steps per second by B alone, monotone, over everything that was measured."""
-        measured = [pair for curve in self.drafting.values() for pair in zip(curve.loads, curve.seconds, strict=True)]
+        """The paper's table: steps per second by B alone, monotone; of plain steps if only those were measured."""
+        curves = self.drafting.values() if self.drafting else (self.plain,)
+        measured = [pair for curve in curves for pair in zip(curve.loads, curve.seconds, strict=True)]
         return {load: 1.0 / seconds for load, seconds in Curve.fitted(measured).to_json().items()}
 
     def to_json(self) -> dict[str, Any]:
