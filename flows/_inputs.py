@@ -86,14 +86,11 @@ def _content_of(run: "Run[Recipe]", source: "Source") -> str:
 
 def _commit_of(dataset: str) -> str:
     """The commit that a data set id stands for now."""
-    from httpx import HTTPError
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from deepspec.data.hub import commit_of
 
-    name, _, revision = dataset.partition("@")
     try:
-        return str(HfApi().dataset_info(name, revision=revision or None).sha)
-    except (HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        return commit_of(dataset)
+    except OSError as error:
         raise DataError(
             "This data set cannot be looked up on the hub.",
             where=f"data.source {dataset}",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from deepspec.data.hub import HubPart, local_files, split_id
 from deepspec.data.rows import Position, RawRow, RowRejected, excerpt_of
 from deepspec.data.tables import TOOLS
 from deepspec.errors import DataError
@@ -43,11 +44,13 @@ class Source:
         path: file, folder, or data set id (`owner/name` or `owner/name@revision`).
         kind: how it is read.
         entry: which of the patterns it was found by, from 0: the place of its entry in `data.source`.
+        part: of a data set on the hub, what of it is read; None: `train`, or the only split.
     """
 
     path: str
     kind: Kind
     entry: int = field(default=0, compare=False)
+    part: HubPart | None = None
 
 
 def find_sources(patterns: Sequence[str | Path]) -> tuple[Source, ...]:
@@ -71,12 +74,13 @@ def source_bytes(source: Source) -> int:
     return Path(source.path).stat().st_size if source.kind in {"jsonl", "parquet"} else 0
 
 
-def read_rows(source: Source, *, max_row_bytes: int) -> Iterator[RawRow]:
+def read_rows(source: Source, *, max_row_bytes: int, columns: Sequence[str] = ()) -> Iterator[RawRow]:
     """The rows of one source, in order.
 
     Args:
         source: from `find_sources`.
         max_row_bytes: longer lines of JSON are rejected unread.
+        columns: read of a table that has no column of conversations; without them such a table is an error.
 
     Raises:
         DataError: the source as a whole cannot be read.
@@ -86,9 +90,11 @@ def read_rows(source: Source, *, max_row_bytes: int) -> Iterator[RawRow]:
             case "jsonl":
                 yield from _read_jsonl(source.path, max_row_bytes)
             case "parquet":
-                yield from _read_parquet(source.path)
+                yield from _read_parquet(source.path, columns)
+            case "hub" if source.part is not None and source.part.files:
+                yield from _read_hub_files(source, source.part, max_row_bytes, columns)
             case "folder" | "hub":
-                yield from _read_datasets(source)
+                yield from _read_datasets(source, columns)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot be read: {reason}.", where=source.path, remedy="Check the file.") from error
@@ -190,14 +196,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keyed
 
 
-def _read_parquet(path: str) -> Iterator[RawRow]:
+def _read_parquet(path: str, wanted: Sequence[str]) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            columns = _conversation_columns(file.schema_arrow, path)
+            columns = _columns_to_read(file.schema_arrow, path, wanted)
             num_bytes = Path(path).stat().st_size // max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
                 for row in _batch_rows(batch):
@@ -223,7 +229,15 @@ def _batch_rows(batch: Any) -> Iterator[object]:
             yield from _batch_rows(batch.slice(row, 1))
 
 
-def _conversation_columns(schema: Any, path: str) -> list[str]:
+def _columns_to_read(schema: Any, path: str, wanted: Sequence[str]) -> list[str]:
+    """The columns of conversations or, in a table that has none, those of the wanted ones that there are."""
+    if any(name in schema.names and _fits(schema.field(name).type, name) for name in COLUMNS):
+        return _conversation_columns(schema, path)
+    there = [name for name in wanted if name in schema.names]
+    return there or _conversation_columns(schema, path, wanted)
+
+
+def _conversation_columns(schema: Any, path: str, wanted: Sequence[str] = ()) -> list[str]:
     """The columns that hold conversations, by name and type.
 
     A column of another type beside a good one (a number of `turns`, say) is not read.
@@ -231,6 +245,7 @@ def _conversation_columns(schema: Any, path: str) -> list[str]:
     Args:
         schema: Arrow schema of the file or data set.
         path: for messages.
+        wanted: what could have been there instead, for messages.
 
     Raises:
         DataError: there is no such column, or none has the type that it has to have.
@@ -238,7 +253,7 @@ def _conversation_columns(schema: Any, path: str) -> list[str]:
     named = [name for name in COLUMNS if name in schema.names]
     if not named:
         raise DataError(
-            f"has the columns {', '.join(schema.names) or '(none)'}, but none of {', '.join(COLUMNS)}.",
+            f"has the columns {', '.join(schema.names) or '(none)'}, but none of {', '.join((*COLUMNS, *wanted))}.",
             where=path,
             remedy="Rename the column that holds the conversations.",
         )
@@ -295,7 +310,13 @@ def _is_text(kind: Any) -> bool:
     return any(is_kind(kind) for is_kind in is_text)
 
 
-def _read_datasets(source: Source) -> Iterator[RawRow]:
+def _read_hub_files(source: Source, part: HubPart, max_row_bytes: int, columns: Sequence[str]) -> Iterator[RawRow]:
+    for name, path in local_files(source.path, part):
+        for row in read_rows(Source(path, _kind_of(Path(name))), max_row_bytes=max_row_bytes, columns=columns):
+            yield replace(row, position=Position(f"{source.path}/{name}", row.position.row))
+
+
+def _read_datasets(source: Source, columns: Sequence[str]) -> Iterator[RawRow]:
     import datasets
 
     try:
@@ -315,7 +336,7 @@ def _read_datasets(source: Source) -> Iterator[RawRow]:
                 remedy="Point data.source at one part's folder.",
             )
         loaded = loaded["train" if "train" in names else names[0]]
-    rows = loaded.select_columns(_conversation_columns(loaded.features.arrow_schema, source.path))
+    rows = loaded.select_columns(_columns_to_read(loaded.features.arrow_schema, source.path, columns))
     for number, value in enumerate(rows, start=1):
         yield RawRow(Position(source.path, number), value)
 
@@ -325,6 +346,7 @@ def _load_datasets(source: Source) -> Any:
 
     if source.kind == "folder":
         return datasets.load_from_disk(source.path)
-    name, _, revision = source.path.partition("@")
+    name, revision = split_id(source.path)
+    part = source.part or HubPart()
     logger.info("loading the data set %s", source.path)
-    return datasets.load_dataset(name, revision=revision or None)
+    return datasets.load_dataset(name, part.config, split=part.split, revision=revision)

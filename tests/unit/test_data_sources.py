@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepspec.data.hub import commit_of
 from deepspec.data.rows import RawRow
 from deepspec.data.sources import Source, find_sources, read_rows, source_bytes
 from deepspec.errors import DataError
@@ -181,12 +182,36 @@ def test_data_set_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> N
         list(read_rows(Source("owner/name", "hub"), max_row_bytes=100))
 
 
+def test_a_hub_that_does_not_answer_is_one_type_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client raises the types of whatever HTTP library it is built on."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="openai/gsm8k"):
+        commit_of("openai/gsm8k")
+    with pytest.raises(OSError, match="no/such/id"):
+        commit_of("no/such/id")
+
+
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([{**ROW, "other": 1}, {"messages": None, "other": 2}]), path)
     rows = read(path)
     assert [row.value for row in rows] == [ROW, {"messages": None}]
     assert [row.position.row for row in rows] == [1, 2]
+
+
+def test_parquet_with_columns_that_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"question": ["a"], "answer": ["b"], "turns": [2]}), path)
+    (row,) = read_rows(Source(str(path), "parquet"), max_row_bytes=100, columns=("question", "problem"))
+    assert row.value == {"question": "a"}  # not a number of turns, and nothing that nobody asked for
+    pq.write_table(pa.table({"question": ["a"], "turns": [["b"]]}), path)
+    (row,) = read_rows(Source(str(path), "parquet"), max_row_bytes=100, columns=("question",))
+    assert row.value == {"turns": ["b"]}
+    pq.write_table(pa.table({"answer": ["b"]}), path)
+    with pytest.raises(DataError, match="columns answer, but none of messages, conversations, turns, question"):
+        list(read_rows(Source(str(path), "parquet"), max_row_bytes=100, columns=("question",)))
 
 
 def test_parquet_without_conversations(tmp_path: Path) -> None:
