@@ -4,14 +4,16 @@ Never cached: content is fingerprinted anew each time (a memo by size and time o
 """
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepspec.config import left_out_of_key
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.errors import DataError, UnsupportedTarget
+from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
@@ -22,7 +24,10 @@ from tasks._stage import Pending, Reference, Value
 
 if TYPE_CHECKING:
     from deepspec.data.sources import Source
+    from deepspec.evaluation.config import Benchmark
     from deepspec.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def target_of(run: "Run[Recipe]") -> External | Pending:
@@ -77,14 +82,15 @@ def _external(name: str, location: str, fingerprint: Callable[[], str]) -> Exter
 
 def _content_of(run: "Run[Recipe]", source: "Source") -> str:
     if source.kind == "hub":
-        return _commit_of(source.path)
+        remedy = "Check the id and the network, or download it and name its folder."
+        return _commit_of(source.path, "data.source", remedy)
     path = Path(source.path)
     files = sorted(item for item in path.rglob("*") if item.is_file()) if source.kind == "folder" else [path]
     # Names do not count: a file that is moved or renamed is the same input.
     return run.fingerprints.files(files, named=False)
 
 
-def _commit_of(dataset: str) -> str:
+def _commit_of(dataset: str, where: str, remedy: str) -> str:
     """The commit that a data set id stands for now."""
     from deepspec.data.hub import commit_of
 
@@ -92,26 +98,71 @@ def _commit_of(dataset: str) -> str:
         return commit_of(dataset)
     except OSError as error:
         raise DataError(
-            "This data set cannot be looked up on the hub.",
-            where=f"data.source {dataset}",
-            remedy="Check the id and the network, or download it and name its folder.",
+            "This data set cannot be looked up on the hub.", where=f"{where} {dataset}", remedy=remedy
         ) from error
 
 
+class _NotLookedUp(DataError):
+    """A benchmark's data set that the hub says nothing of."""
+
+
 def benchmarks_of(run: "Run[Recipe]") -> External | Pending:
-    """The benchmarks' files, by content."""
+    """The benchmarks' files (or data sets' commits), by content, and whose rows they have.
+
+    Raises:
+        DataError: one is not there, or is looked up on the hub and cannot be. In a dry run the latter only leaves the
+            stages after it open, for nothing is made from it.
+    """
     recipe = run.recipe
-    paths = {name: Path(item.path) for name, item in recipe.evaluate.benchmarks.items()}
-    if any(_made_first(run, path) for path in paths.values()):
+    benchmarks = recipe.evaluate.benchmarks
+    if any(_made_first(run, Path(item.path)) for item in benchmarks.values()):
         return Pending("the recipe's inputs")
     # What of each file is held out from training; how many of those are decoded is the evaluation's own affair.
-    held_out = {name: [item.share, recipe.evaluate.seed] for name, item in recipe.evaluate.benchmarks.items()}
-    location = ", ".join(str(path) for path in paths.values())
-    return _external(
-        "benchmarks",
-        location,
-        lambda: digest_of([{name: run.fingerprints.file(path) for name, path in paths.items()}, held_out]),
-    )
+    held_out = {
+        name: [item.share, recipe.evaluate.seed, *([item.rows] if item.rows else [])]
+        for name, item in benchmarks.items()
+    }
+    location = ", ".join(item.path for item in benchmarks.values())
+    try:
+        return _external(
+            "benchmarks",
+            location,
+            lambda: digest_of([{name: _benchmark(run, name, item) for name, item in benchmarks.items()}, held_out]),
+        )
+    except _NotLookedUp as error:
+        if not run.dry:
+            raise
+        logger.warning("%s", error)
+        return Pending(f"{error.where} is looked up")
+
+
+def _benchmark(run: "Run[Recipe]", name: str, benchmark: "Benchmark") -> str:
+    """What a benchmark contains: the same for the same file, wherever it lies and however it is named."""
+    from deepspec.evaluation.benchmark_sources import find_benchmark
+
+    found = find_benchmark(name, benchmark.path, benchmark.known(name))
+    if len(found) == 1 and found[0].kind in ("jsonl", "parquet"):
+        return run.fingerprints.file(Path(found[0].path))
+    return digest_of([_benchmark_part(run, name, source) for source in found])
+
+
+def _benchmark_part(run: "Run[Recipe]", name: str, source: "Source") -> list[Any]:
+    if source.kind != "hub":
+        return [_content_of(run, source)]
+    from deepspec.data.hub import HubPart
+
+    field = f"evaluate.benchmarks.{name}"
+    part = source.part or HubPart()
+    try:
+        commit = _commit_of(
+            source.path,
+            field,
+            f"Check the network; or name a folder with {name}.jsonl or {name}.parquet in {VARIABLE}, set {field} to a"
+            " file, or leave the benchmark out (--set evaluate.benchmarks={} for all).",
+        )
+    except DataError as error:
+        raise _NotLookedUp(error.what, where=error.where, remedy=error.remedy) from error
+    return [commit, part.config, part.split, part.files]
 
 
 def layer_ids(run: "Run[Recipe]") -> Value | Pending:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspec.evaluation.known_benchmarks import located
 from deepspec.store.mirror import local_copy
 
 if TYPE_CHECKING:
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
 def local(recipe: Any, home: Path) -> Any:
     """The recipe with every `s3://` location of an input replaced by its local copy's path.
 
+    A known benchmark's name is replaced by what it stands for: a file in DEEPSPEC_BENCHMARKS, or its id on the hub.
+
     Locations are no part of keys: the same content is the same input, wherever it lies. Configurations of other flows
     name no such inputs, and are handed back.
 
     Raises:
-        DataError: a location names nothing; other errors of the object storage as they come.
+        DataError: a location names nothing, or a known benchmark is not in that folder; other errors of the object
+            storage as they come.
     """
     from deepspec.recipe import Recipe
 
@@ -30,7 +34,7 @@ def local(recipe: Any, home: Path) -> Any:
 
 def _local(recipe: "Recipe", copy: Callable[[str, str], str]) -> "Recipe":
     benchmarks = {
-        name: item.model_copy(update={"path": copy(item.path, f"evaluate.benchmarks.{name}")})
+        name: item.model_copy(update={"path": located(name, item.path, copy)})
         for name, item in recipe.evaluate.benchmarks.items()
     }
     return recipe.model_copy(

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING
 from deepspec.data.decontamination import BenchmarkPrompt
 from deepspec.data.parsing import conversation_hash, parse_row, prompt_hashes
 from deepspec.data.rows import Message, RowRejected
-from deepspec.data.sources import find_sources, read_rows
 from deepspec.data.tables import read_conversations
 from deepspec.errors import DataError
+from deepspec.evaluation.benchmark_sources import MAX_ROW_BYTES, find_benchmark, read_benchmark_rows
 from deepspec.evaluation.config import Benchmark, Config
+from deepspec.evaluation.known_benchmarks import KnownBenchmark
 
 if TYPE_CHECKING:
     from deepspec.data.chat import Renderer
-
-MAX_ROW_BYTES = 1 << 24
-"""A benchmark's row may be long (a repository as context); longer ones are an error, like any malformed row."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +72,24 @@ class Encoded:
     skipped: tuple[Mapping[str, str], ...] = ()
 
 
-def read_benchmark(name: str, path: str, *, system_prompt: str | None = None) -> list[Prompt]:
+def read_benchmark(
+    name: str, path: str, *, known: KnownBenchmark | None = None, system_prompt: str | None = None
+) -> list[Prompt]:
     """All different prompts of a benchmark, in the order of its rows.
 
     Args:
         name: for messages.
-        path: file, folder, glob or `datasets` id; rows with `turns`, `messages` or `conversations`.
+        path: file, folder, glob, `datasets` id or a known benchmark's name; rows with `turns`, `messages` or
+            `conversations`.
+        known: the known benchmark whose own rows it may have instead.
         system_prompt: put before rows that have no system message, as `data.system_prompt` is in training.
 
     Raises:
         DataError: the benchmark cannot be read or is empty, or a row is malformed; names benchmark and row.
     """
     prompts: dict[str, Prompt] = {}
-    for source in find_sources([path]):
-        for row in read_rows(source, max_row_bytes=MAX_ROW_BYTES):
+    for source in find_benchmark(name, path, known):
+        for row in read_benchmark_rows(source, known):
             try:
                 if row.rejection is not None:
                     raise row.rejection
@@ -97,7 +99,7 @@ def read_benchmark(name: str, path: str, *, system_prompt: str | None = None) ->
                 raise DataError(
                     f"{rejection.reason}{detail}.",
                     where=f"benchmark {name}, {row.position}",
-                    remedy='A row is {"turns": ["first turn", …]} or {"messages": [{"role": …, "content": …}, …]}.',
+                    remedy=_row_forms(known),
                 ) from rejection
             prompt = replace(_prompt(messages, str(row.position)), row=row.position.row)
             prompts.setdefault(prompt.id, prompt)
@@ -106,6 +108,11 @@ def read_benchmark(name: str, path: str, *, system_prompt: str | None = None) ->
             "The benchmark is empty.", where=f"benchmark {name}, {path}", remedy="Give it rows, or leave it out."
         )
     return list(prompts.values())
+
+
+def _row_forms(known: KnownBenchmark | None) -> str:
+    own = "" if known is None else f", or one of {known.name} as published, with {' or '.join(known.questions)}"
+    return f'A row is {{"turns": ["first turn", …]}} or {{"messages": [{{"role": …, "content": …}}, …]}}{own}.'
 
 
 def held_out(prompts: Iterable[Prompt], name: str, benchmark: Benchmark, seed: int) -> list[Prompt]:
@@ -132,7 +139,10 @@ def held_out_prompts(config: Config, *, system_prompt: str | None = None) -> lis
         BenchmarkPrompt(name, prompt.row, prompt.known_as, prompt.turns)
         for name, benchmark in sorted(config.benchmarks.items())
         for prompt in held_out(
-            read_benchmark(name, benchmark.path, system_prompt=system_prompt), name, benchmark, config.seed
+            read_benchmark(name, benchmark.path, known=benchmark.known(name), system_prompt=system_prompt),
+            name,
+            benchmark,
+            config.seed,
         )
     ]
 
@@ -152,7 +162,7 @@ def select(name: str, benchmark: Benchmark, *, seed: int, system_prompt: str | N
     Raises:
         DataError: as `read_benchmark` and `held_out`.
     """
-    prompts = read_benchmark(name, benchmark.path, system_prompt=system_prompt)
+    prompts = read_benchmark(name, benchmark.path, known=benchmark.known(name), system_prompt=system_prompt)
     return _first(held_out(prompts, name, benchmark, seed), benchmark.num_prompts, seed)
 
 

@@ -1,22 +1,31 @@
 """What a draft is judged on, and how; the section `evaluate` of a recipe. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from deepspec.config import Section
+from deepspec.config import Section, later_field
 from deepspec.decoding.config import Sampling
+from deepspec.evaluation.known_benchmarks import KNOWN, Domain, KnownBenchmark, known_at, unknown_name
 
 GATE = "gate"
 """What the run's own held-out split is called beside the benchmarks."""
 
 
 class Benchmark(Section):
-    """A set of prompts that no draft is trained on; a plain path in the recipe stands for `{path: …}`."""
+    """A set of prompts that no draft is trained on; a plain path in the recipe stands for `{path: …}`.
+
+    The path may be the name of a known benchmark (or its id on the hub), which then has DeepSpec's number of prompts
+    unless another is given. `rows` and `domain` need not be said of a benchmark that is called like a known one.
+
+    In the keys: `rows`, because it decides what is asked, also of what the conversations stage holds out. `domain`
+    decides nothing that is decoded, but results are grouped by it, so it is in the evaluation's key and in no other.
+    """
 
     path: str = Field(
         min_length=1,
-        description="JSON lines, Parquet or a `datasets` id, with `turns` or `messages`",
+        description="JSON lines, Parquet or a `datasets` id, with `turns` or `messages`; or a known benchmark's name",
         json_schema_extra={"location": True},
     )
     share: float = Field(
@@ -26,11 +35,40 @@ class Benchmark(Section):
         description="seeded share of the rows, by content, that is held out; the rest may be trained on",
     )
     num_prompts: int | None = Field(None, ge=1, description="a seeded choice of at most so many of the held-out rows")
+    domain: Domain | None = later_field(
+        None, key_absent=None, description="what it is counted to; none: that of the known benchmark"
+    )
+    rows: str | None = later_field(
+        None, key_absent=None, description="the known benchmark whose own rows it has; none: the one of its name"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _path_alone(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = {"path": value}
+        if isinstance(value, Mapping) and "num_prompts" not in value and isinstance(value.get("path"), str):
+            known = known_at(value["path"])
+            return value if known is None else {**value, "num_prompts": known.num_prompts}
+        return value
+
+    @field_validator("rows")
+    @classmethod
+    def _known_rows(cls, value: str | None) -> str | None:
+        if value is not None and value not in KNOWN:
+            raise ValueError(f"{value!r} is no benchmark that is known by name. {unknown_name(value)}")
+        return value
+
+    def known(self, name: str) -> KnownBenchmark | None:
+        """The known benchmark whose rows these are, of a benchmark that the recipe calls `name`."""
+        if self.rows is not None:
+            return KNOWN[self.rows]
+        return known_at(self.path) or KNOWN.get(name)
+
+    def domain_of(self, name: str) -> Domain | None:
+        """What a benchmark that the recipe calls `name` is counted to; None: to nothing."""
+        known = self.known(name)
+        return self.domain or (known.domain if known is not None else None)
 
 
 class Calibration(Section):
@@ -54,7 +92,7 @@ class Config(Section):
     """Benchmarks, splits, sampling and sizes of an evaluation."""
 
     seed: int = Field(0, ge=0, description="of held-out shares, of the choice of prompts and of resampling")
-    benchmarks: dict[str, Benchmark] = Field({}, description="name -> prompts")
+    benchmarks: dict[str, Benchmark] = Field({}, description="name -> prompts; or a list of known benchmarks' names")
     num_gate_prompts: int = Field(64, ge=1, description="prompts of the gate split that decide about promotion")
     num_calibration_prompts: int = Field(128, ge=2, description="prompts of the calibration split that are decoded")
     num_warmup_prompts: int = Field(2, ge=0, description="decoded first, both ways, and not counted")
@@ -66,6 +104,19 @@ class Config(Section):
     num_bootstrap_samples: int = Field(1000, ge=100, description="resamples of prompts behind each interval")
     calibration: Calibration = Calibration()
 
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _names_alone(cls, value: object) -> object:
+        """`[gsm8k, math500]` stands for `{gsm8k: gsm8k, math500: math500}`."""
+        if not isinstance(value, list | tuple):
+            return value
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{name!r} is no name; a list has names of known benchmarks, a mapping takes more")
+            if name not in KNOWN:
+                raise ValueError(f"{name!r} is no benchmark that is known by name. {unknown_name(name)}")
+        return {name: name for name in value}
+
     @field_validator("benchmarks")
     @classmethod
     def _usable_names(cls, value: dict[str, Benchmark]) -> dict[str, Benchmark]:
@@ -74,4 +125,17 @@ class Config(Section):
                 raise ValueError(f"{name!r} is no name: letters, digits, dot, dash and underscore")
             if name == GATE:
                 raise ValueError(f"{GATE!r} is the name of the run's own held-out split")
-        return value
+        return {name: _said_once(name, benchmark) for name, benchmark in value.items()}
+
+
+def _said_once(name: str, benchmark: Benchmark) -> Benchmark:
+    """The benchmark with what its name says already left out, and with what only its path says put in.
+
+    So it means the same when its path is replaced by the file's, and has the same key as one that names the file.
+    """
+    known = benchmark.known(name)
+    if known is None:
+        return benchmark
+    domain = None if benchmark.domain == known.domain else benchmark.domain
+    rows = None if known.name == name else known.name
+    return benchmark.model_copy(update={"domain": domain, "rows": rows})
