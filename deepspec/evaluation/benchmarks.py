@@ -3,12 +3,14 @@
 Choices go by content hash: they depend on neither the order of a file nor on its other rows. What is held out of
 training is decided by `share` alone, so that evaluating more or fewer prompts never changes the training data.
 
-Only a row's first user turn is asked now, with its system message if it has one. Not here: decoding.
+A benchmark's prompt is all of a row's user turns, asked one after the other: a later one behind the answers that the
+target has given to the earlier ones, not behind those that the row may have. Of a split only the first turn is asked.
+Equal first turns are one prompt. Not here: decoding, and finding files (benchmark_sources.py).
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,17 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question.
+    """What is asked: one question, or several in turn.
 
     Attributes:
         id: hash of the first user turn: equal questions are one prompt.
-        messages: what the target is asked: that turn, after a system message if there is one.
+        messages: what the target is asked first: that turn, after a system message if there is one.
         place: file and row, or split.
         known_as: hashes under which the whole row, with all its turns, is recognised among training conversations.
         tools: what the target may call, as the data have it, or None.
         thinks: whether the target is asked to think; None: as `data.thinking` has it for what has no thought.
         row: of the file or data set, from 1.
-        turns: of the user, all of them.
+        turns: of the user, all that the row has: what is recognised in training conversations.
+        later: those of them that are asked after the first.
     """
 
     id: str
@@ -48,15 +51,48 @@ class Prompt:
     thinks: bool | None = None
     row: int = 0
     turns: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A question as the target reads it: ready to be answered."""
+    """A turn of a prompt as the target reads it: ready to be answered.
+
+    Attributes:
+        id: the prompt's, and of later turns `<prompt's>-<turn>`: what an answer's randomness depends on.
+        prompt_ids: up to where the answer begins.
+        place: file and row, or split.
+        turn: which, from 0.
+        asked: the prompt that it is a turn of, if it has later ones.
+    """
 
     id: str
     prompt_ids: tuple[int, ...]
     place: str
+    turn: int = 0
+    asked: Prompt | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A turn that cannot be asked. With it, the prompt's later turns cannot be either.
+
+    Attributes:
+        prompt: the prompt's id.
+        place: file and row, or split.
+        reason: why.
+        turn: which, from 0.
+    """
+
+    prompt: str
+    place: str
+    reason: str
+    turn: int = 0
+
+    def entry(self) -> dict[str, str]:
+        """As it stands in a report: the turn is told where it is not the first."""
+        told = {"turn": str(self.turn)} if self.turn else {}
+        return {"prompt": self.prompt, **told, "place": self.place, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -64,7 +100,7 @@ class Encoded:
     """Prompts of one benchmark or split, ready to be decoded.
 
     Attributes:
-        prompts: those that fit.
+        prompts: first turns of those that fit.
         skipped: the others, as {"prompt": id, "place": …, "reason": …}.
     """
 
@@ -101,7 +137,7 @@ def read_benchmark(
                     where=f"benchmark {name}, {row.position}",
                     remedy=_row_forms(known),
                 ) from rejection
-            prompt = replace(_prompt(messages, str(row.position)), row=row.position.row)
+            prompt = replace(_prompt(messages, str(row.position)), row=row.position.row, later=_later(messages))
             prompts.setdefault(prompt.id, prompt)
     if not prompts:
         raise DataError(
@@ -113,6 +149,12 @@ def read_benchmark(
 def _row_forms(known: KnownBenchmark | None) -> str:
     own = "" if known is None else f", or one of {known.name} as published, with {' or '.join(known.questions)}"
     return f'A row is {{"turns": ["first turn", …]}} or {{"messages": [{{"role": …, "content": …}}, …]}}{own}.'
+
+
+def _later(messages: Sequence[Message]) -> tuple[str, ...]:
+    """The user's turns behind the first, up to a tool's result: nobody is here to run the target's own calls."""
+    end = next((index for index, message in enumerate(messages) if message["role"] == "tool"), len(messages))
+    return tuple(message["content"] for message in messages[:end] if message["role"] == "user")[1:]
 
 
 def held_out(prompts: Iterable[Prompt], name: str, benchmark: Benchmark, seed: int) -> list[Prompt]:
@@ -196,7 +238,7 @@ def select_split(
 
 
 def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, context: int, max_skipped: float) -> Encoded:
-    """Render prompts with the target's chat template.
+    """Render the first turns of prompts with the target's chat template.
 
     Args:
         name: of the benchmark or split, for messages.
@@ -210,15 +252,11 @@ def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, contex
     """
     encoded, skipped = [], []
     for prompt in prompts:
-        try:
-            ids = renderer.prompt_ids(prompt.messages, tools=prompt.tools, thinks=prompt.thinks)
-        except RowRejected as rejection:
-            raise DataError(f"{rejection.reason}.", where=f"benchmark {name}, {prompt.place}") from rejection
-        if len(ids) < context:
-            encoded.append(EncodedPrompt(prompt.id, ids, prompt.place))
+        turn = encode_turn(name, prompt, (), renderer, context=context)
+        if isinstance(turn, EncodedPrompt):
+            encoded.append(turn)
         else:
-            reason = f"{len(ids)} tokens, but the target's context holds {context}"
-            skipped.append({"prompt": prompt.id, "place": prompt.place, "reason": reason})
+            skipped.append(turn.entry())
     if len(skipped) > max_skipped * len(prompts) or (skipped and not encoded):
         raise DataError(
             f"{len(skipped)} of {len(prompts)} prompts don't fit into the target's context; the first is"
@@ -227,6 +265,62 @@ def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, contex
             remedy="Leave the benchmark out, or raise evaluate.max_skipped.",
         )
     return Encoded(tuple(encoded), tuple(skipped))
+
+
+def num_turns(prompt: Prompt) -> int:
+    """How many turns of a prompt are asked."""
+    return 1 + len(prompt.later)
+
+
+def encode_turn(
+    name: str, prompt: Prompt, answers: Sequence[str | Message], renderer: "Renderer", *, context: int
+) -> EncodedPrompt | Skipped:
+    """Render the next turn of a prompt, behind the answers that were given so far.
+
+    Args:
+        name: of the benchmark or split, for messages.
+        prompt: what is asked.
+        answers: to its turns before this one, in order; their number is the turn, less than `num_turns(prompt)`. As
+            texts, or as messages (`answer_message`).
+        renderer: the target's tokenizer and chat format.
+        context: positions that the target has; a turn that fills it is skipped.
+
+    Raises:
+        DataError: the template refuses the conversation; names benchmark, row and turn.
+    """
+    turn = len(answers)
+    messages = list(prompt.messages)
+    for answer, question in zip(answers, prompt.later[:turn], strict=True):
+        messages.append({"role": "assistant", "content": answer} if isinstance(answer, str) else answer)
+        messages.append({"role": "user", "content": question})
+    thinks = prompt.thinks if turn == 0 else _thinks(prompt, renderer)
+    try:
+        ids = renderer.prompt_ids(messages, tools=prompt.tools, thinks=thinks)
+    except RowRejected as rejection:
+        where = f"benchmark {name}, {prompt.place}" + (f", turn {turn + 1}" if turn else "")
+        raise DataError(f"{rejection.reason}.", where=where) from rejection
+    if len(ids) >= context:
+        reason = f"{len(ids)} tokens, but the target's context holds {context}"
+        return Skipped(prompt.id, prompt.place, reason, turn)
+    turn_id = f"{prompt.id}-{turn}" if turn else prompt.id
+    return EncodedPrompt(turn_id, ids, prompt.place, turn, prompt if prompt.later else None)
+
+
+def answer_message(prompt: Prompt, output_ids: Sequence[int], renderer: "Renderer") -> Message:
+    """The assistant's message that an answer to a prompt's turn is, as the turns after it have it before them.
+
+    It is what regenerated conversations have: text without the token that ended it; a thought that was asked for is
+    told apart (`reasoning_content`), and the chat template leaves it out of turns that are past, as in serving.
+    """
+    said = list(output_ids)
+    while said and said[-1] in renderer.end_of_turn_ids:  # not every tokenizer counts it to its special tokens
+        said.pop()
+    return renderer.answer(said, thinks=_thinks(prompt, renderer), has_tools=prompt.tools is not None)
+
+
+def _thinks(prompt: Prompt, renderer: "Renderer") -> bool:
+    """Whether the target thinks: as at the first turn, whatever its answers look like."""
+    return renderer.thinks(prompt.messages) if prompt.thinks is None else prompt.thinks
 
 
 def by_rank(ids: Iterable[str], seed: int, purpose: str) -> Iterator[str]:

@@ -123,6 +123,7 @@ def test_a_published_row_becomes_the_users_turns(tmp_path: Path, name: str, suff
     (prompt,) = select(name, Benchmark(path=str(path)), seed=0)
     assert list(prompt.turns) == turns
     assert prompt.messages == ({"role": "user", "content": turns[0]},)
+    assert prompt.later == tuple(turns[1:])
     assert prompt.place == f"{path}:1"
 
 
