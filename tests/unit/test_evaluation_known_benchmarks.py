@@ -22,7 +22,7 @@ from deepspec.evaluation.benchmark_sources import find_benchmark, read_benchmark
 from deepspec.evaluation.benchmarks import held_out_prompts, read_benchmark, select
 from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KNOWN, VARIABLE
-from deepspec.recipe import Recipe, load_recipe
+from deepspec.recipe import Recipe, load_recipe, shipped
 from deepspec.store import open_store, s3
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import canonical
@@ -412,6 +412,14 @@ def test_without_folder_and_network_a_run_ends_early_and_a_dry_run_goes_on(
     missing = load_recipe("tiny", [f"evaluate.benchmarks={{gsm8k: {tmp_path}/missing.jsonl}}"])
     with pytest.raises(DataError, match="no such file"):  # a wrong path is told in a dry run, too
         benchmarks_of(plan_of(missing, tmp_path, dry=True))
+
+
+def test_shipped_recipes_follow_the_published_protocol() -> None:
+    published = [load_recipe(name) for name in shipped() if "qwen3" in name or "gemma4" in name]
+    assert len(published) == 12
+    for recipe in published:
+        assert {name: item.num_prompts for name, item in recipe.evaluate.benchmarks.items()} == PROTOCOL
+        assert all(item.path == name for name, item in recipe.evaluate.benchmarks.items())
 
 
 def test_the_table_imports_nothing_heavy() -> None:
