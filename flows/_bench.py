@@ -45,12 +45,8 @@ def _pair_of_last_run(home: Path) -> list[str]:
             where="--pair",
             remedy="Run `deepspec demo`, or name a folder with `target` and `draft`.",
         )
-    folders = (
-        record["target"],
-        str(made["train"].directory() / "draft"),
-        str(made["evaluate"].path("answers.parquet")),
-    )
-    return [part for pair in zip(("--target", "--draft", "--prompts"), folders, strict=True) for part in pair]
+    draft, answers = made["train"].directory() / "draft", made["evaluate"].path("answers.parquet")
+    return ["--target", record["target"], "--draft", str(draft), "--prompts", str(answers)]
 
 
 def warm(recipe: str, home: Path, *, repeat: int) -> dict[str, Any]:

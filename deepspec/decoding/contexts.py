@@ -7,6 +7,7 @@ Legend: R rows, Q positions, L captured layers, D hidden.
 """
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from deepspec.drafts.algorithm import Drafter
 
 MOST_WAITING = 4096
 """Positions that may wait, of all rows together: 210 MB of bf16 states at five layers of 5,120."""
+
+
+_holders: WeakKeyDictionary[Drafter, "Contexts"] = WeakKeyDictionary()
+"""Whose rows a drafter was last made room for: engines may take turns with one drafter, but not share its rows."""
 
 
 class Contexts:
@@ -32,7 +37,13 @@ class Contexts:
     def allocate(self, rows: int, capacity: int) -> None:
         """Make room; forgets everything."""
         self._drafter.allocate(rows, capacity)
+        _holders[self._drafter] = self
         self._waiting, self._num_waiting = {}, 0
+
+    @property
+    def are_held(self) -> bool:
+        """Whether the drafter's rows are still these: another engine may have used it in between."""
+        return _holders.get(self._drafter) is self
 
     def reset(self, lanes: Sequence[int]) -> None:
         """New requests start in these rows."""

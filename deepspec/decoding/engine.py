@@ -215,6 +215,7 @@ class Engine:
             self._cache is not None
             and self._cache.capacity >= self._capacity
             and len(self._cache.lengths_B) >= num_rows
+            and (self._contexts is None or self._contexts.are_held)
         ):
             return
         self._cache = self._target.allocate_cache(num_rows, self._capacity)

@@ -293,6 +293,16 @@ def test_an_engine_can_run_again_with_longer_and_more_requests(target: Target) -
     assert decode(engine, []) == {}
 
 
+def test_engines_may_take_turns_with_one_drafter(target: Target) -> None:
+    drafter = StubDrafter(target, "partly")
+    one, other = (Engine(target, drafter, rows=rows, sampling=Sampling()) for rows in (4, 2))
+    requests = some_requests(6, seed=9)
+    first = decode(one, requests)
+    decode(other, some_requests(5, seed=10, longest=5))
+    again = decode(one, requests)
+    assert {n: c.rounds for n, c in again.items()} == {n: c.rounds for n, c in first.items()}
+
+
 def test_seconds_add_up_to_less_than_what_passed(target: Target) -> None:
     engine = Engine(target, StubDrafter(target, "partly"), rows=3, sampling=Sampling())
     found = decode(engine, some_requests(7))
