@@ -57,7 +57,9 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
 
     draft = train(run, states=captured, tokens=tokenised, target=target, **warm_start(run))
     calibration = calibrate(run, draft=draft, responses=answered, target=target)
-    evaluation = evaluate(run, draft=draft, responses=answered, target=target, benchmarks=benchmarks)
+    evaluation = evaluate(
+        run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
+    )
 
     registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
     champion = champion_to_beat(run, draft)

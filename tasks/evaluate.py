@@ -10,12 +10,20 @@ from tasks._stage import stage
 from tasks._tracking import tracked
 
 
-@stage(version=2, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
+@stage(version=3, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
 def evaluate(
-    run: Run[Recipe], out: Path, *, draft: Path, responses: Path, target: Path, benchmarks: Path
+    run: Run[Recipe],
+    out: Path,
+    *,
+    draft: Path,
+    calibration: Path,
+    responses: Path,
+    target: Path,
+    benchmarks: Path,
 ) -> dict[str, Any]:
-    """Decode every prompt plainly and speculatively in the same run; keep every round."""
+    """Decode every prompt plainly and speculatively in the same run, under load too; keep every round."""
     from deepspec.evaluation.evaluate import evaluate as measure
+    from deepspec.evaluation.load import Calibrated
     from deepspec.registry.keys import evaluation_metrics
 
     del benchmarks
@@ -29,6 +37,8 @@ def evaluate(
             conversations=responses,
             out=out,
             system_prompt=run.section("data.system_prompt"),
+            calibrated=Calibrated.read(calibration),
+            rows=run.recipe.run.evaluation_rows,
             progress=run.progress,
         )
         writer.metrics(evaluation_metrics(evaluation))

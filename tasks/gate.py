@@ -11,12 +11,26 @@ from tasks._run import Run
 from tasks._stage import stage
 
 
-@stage(version=2, reads=("gates", "evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
+@stage(
+    version=3,
+    reads=(
+        "gates",
+        "evaluate.sampling",
+        "evaluate.seed",
+        "evaluate.max_new_tokens",
+        "evaluate.max_skipped",
+        "evaluate.num_gate_prompts",
+        "evaluate.num_bootstrap_samples",
+        "data.thinking",
+        "target.dtype",
+    ),
+    computes=True,
+)
 def gate(
     run: Run[Recipe], out: Path, *, evaluation: Path, champion: Path | None, draft: Path, responses: Path, target: Path
 ) -> dict[str, Any]:
     """Judge the challenger against the champion on the same gate prompts; the verdict is bound to that champion."""
-    from deepspec.evaluation.evaluate import evaluate
+    from deepspec.evaluation.evaluate import evaluate_gate
     from deepspec.gates.judge import judge
 
     del draft
@@ -25,15 +39,14 @@ def gate(
         pair = load_pair(run, target, champion / "draft")
         folder = out / "champion"
         folder.mkdir()
-        measured = evaluate(
-            run.recipe.evaluate.model_copy(update={"benchmarks": {}}),
+        measured = evaluate_gate(
+            run.recipe.evaluate,
             target=pair.target,
             drafter=pair.drafter,
             renderer=pair.renderer,
             conversations=responses,
             out=folder,
-            system_prompt=run.section("data.system_prompt"),
-            baseline=False,
+            rows=run.recipe.run.evaluation_rows,
             progress=run.progress,
         )["gate"]
     verdict = judge(

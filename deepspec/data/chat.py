@@ -158,6 +158,11 @@ class Renderer:
         text: str = self.tokenizer.decode(output_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say, special tokens included: to be read by people."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
     def answer(self, output_ids: Sequence[int], *, thinks: bool = False, has_tools: bool = False) -> Message:
         """The message that a generated answer is.
 

@@ -16,8 +16,9 @@ from deepspec.errors import DataError
 from deepspec.evaluation.benchmarks import Encoded, by_rank, encode, select_split
 from deepspec.evaluation.calibration import Observations, conditional_auc, fit, judge
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.evaluate import ROUNDS_SCHEMA, requests_for
 from deepspec.evaluation.metrics import mean
+from deepspec.evaluation.playing import requests_for
+from deepspec.evaluation.rounds import ROUNDS_SCHEMA, round_row
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
@@ -82,7 +83,7 @@ def calibrate_prompts(
     with TableWriter(out / "rounds.parquet", ROUNDS_SCHEMA) as file:
         for name, of_prompt in sorted((rounds or {}).items()):
             for index, one in enumerate(of_prompt):
-                file.write(_row(name, index, one))
+                file.write(round_row(SPLIT, name, 0, index, one))
     if rounds is None:
         result: dict[str, Any] = {"applicable": False, "reason": "The draft has no confidence head."}
     else:
@@ -140,16 +141,3 @@ def _observations(rounds: Sequence[Sequence[Round]], num_draft_tokens: int) -> O
     return Observations.of(
         [(one.proposed, one.accepted, one.confidence) for of_prompt in rounds for one in of_prompt], num_draft_tokens
     )
-
-
-def _row(name: str, index: int, one: Round) -> dict[str, Any]:
-    return {
-        "benchmark": SPLIT,
-        "prompt": name,
-        "round": index,
-        "position": one.position,
-        "proposed": one.proposed,
-        "accepted": one.accepted,
-        "committed": one.committed,
-        "confidence": one.confidence,
-    }

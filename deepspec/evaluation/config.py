@@ -88,6 +88,24 @@ class Calibration(Section):
         return self
 
 
+class Load(Section):
+    """The load experiment: plain, fixed-length and scheduled decoding of the same requests at several concurrencies."""
+
+    concurrency: tuple[int, ...] = Field(
+        (1, 2, 4, 8, 16, 32, 64), description="requests decoded at once; none: left out"
+    )
+    num_repeats: int = Field(3, ge=1, description="how often each way takes its turn at each concurrency")
+    requests_per_row: int = Field(2, ge=1, description="requests of a run, per one of its concurrency")
+    max_new_tokens: int = Field(128, ge=1, description="limit of one answer in tokens")
+
+    @field_validator("concurrency")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(rows < 1 for rows in value):
+            raise ValueError("a concurrency is at least 1")
+        return tuple(sorted(set(value)))
+
+
 class Config(Section):
     """Benchmarks, splits, sampling and sizes of an evaluation."""
 
@@ -95,6 +113,9 @@ class Config(Section):
     benchmarks: dict[str, Benchmark] = Field({}, description="name -> prompts; or a list of known benchmarks' names")
     num_gate_prompts: int = Field(64, ge=1, description="prompts of the gate split that decide about promotion")
     num_calibration_prompts: int = Field(128, ge=2, description="prompts of the calibration split that are decoded")
+    num_speed_prompts: int = Field(
+        8, ge=1, description="prompts of each benchmark that are also decoded one at a time, both ways, for the speedup"
+    )
     num_warmup_prompts: int = Field(2, ge=0, description="decoded first, both ways, and not counted")
     max_new_tokens: int = Field(2048, ge=1, description="limit of one answer in tokens")
     sampling: Sampling = Sampling()
@@ -103,6 +124,19 @@ class Config(Section):
     )
     num_bootstrap_samples: int = Field(1000, ge=100, description="resamples of prompts behind each interval")
     calibration: Calibration = Calibration()
+    thresholds: tuple[float, ...] = Field(
+        (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        description="confidences below which drafts are not verified, for the sweep; none: left out",
+    )
+    num_sweep_prompts: int = Field(8, ge=1, description="prompts of each benchmark that every threshold decodes")
+    load: Load = Load()
+
+    @field_validator("thresholds")
+    @classmethod
+    def _probabilities(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.0 <= threshold <= 1.0 for threshold in value):
+            raise ValueError("a threshold is a probability")
+        return tuple(sorted(set(value)))
 
     @field_validator("benchmarks", mode="before")
     @classmethod

@@ -105,6 +105,45 @@ def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) 
     return _interval(samples_S)
 
 
+def macro_interval(tables: Sequence[RoundTable], num_samples: int, seed: int) -> list[float] | None:
+    """95 % percentile-bootstrap interval of the plain mean of several benchmarks' τ.
+
+    Each benchmark's prompts are resampled by themselves: the benchmarks are given, the prompts are a sample.
+
+    Args:
+        tables: of the benchmarks that have rounds; None is returned if none has.
+        num_samples: resamples.
+        seed: of the resampling.
+    """
+    samples = []
+    for place, table in enumerate(table for table in tables if len(table.committed_N)):
+        counts_SP = _resamples(table.num_prompts, num_samples, seed + place)
+        samples.append(_pooled(counts_SP, *table.per_prompt()))
+    return _interval(np.mean(samples, axis=0)) if samples else None
+
+
+def ratio_interval(
+    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, num_samples: int, seed: int
+) -> list[float] | None:
+    """95 % percentile-bootstrap interval of (Σ tokens / Σ seconds of ours) over that of theirs.
+
+    Args:
+        ours: (tokens, seconds) of each prompt.
+        theirs: of the same prompts, in the same order; both are resampled together.
+        num_samples: resamples.
+        seed: of the resampling.
+    """
+    counts_SP = _resamples(len(ours), num_samples, seed)
+    rates = []
+    for pairs in (ours, theirs):
+        tokens_P2 = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rates.append((counts_SP @ tokens_P2[:, 0]) / (counts_SP @ tokens_P2[:, 1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios_S = rates[0] / rates[1]
+    return _interval(ratios_S[np.isfinite(ratios_S)])
+
+
 def paired_difference(
     challenger: Mapping[str, tuple[int, int]], champion: Mapping[str, tuple[int, int]], num_samples: int, seed: int
 ) -> dict[str, Any]:

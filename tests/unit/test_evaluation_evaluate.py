@@ -11,17 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from decoding_stubs import VOCAB_SIZE, StubDrafter, next_logits, save_tiny_target
+from decoding_stubs import VOCAB_SIZE, Ask, StubDrafter, next_logits, save_tiny_target
 
 from deepspec.data.rows import Message
+from deepspec.decoding.engine import Engine
+from deepspec.decoding.random import derive_seed
 from deepspec.drafts.algorithm import Proposal
 from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.evaluation.calibrate import calibrate
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.evaluate import evaluate
+from deepspec.evaluation.evaluate import evaluate, evaluate_gate
 from deepspec.targets.model import Target, TargetOutput
 
-TIMES = ("seconds", "per_second", "speedup")
+TIMES = ("seconds", "per_second", "speedup", "speedup_ci95")
 
 
 class Letters:
@@ -32,6 +34,9 @@ class Letters:
 
     def thinks(self, messages: Sequence[Message]) -> bool:
         return False
+
+    def text(self, ids: Sequence[int]) -> str:
+        return "".join(chr(97 + token) for token in ids)
 
 
 class Confident(StubDrafter):
@@ -68,22 +73,30 @@ def inputs(tmp_path: Path) -> Path:
 
 def config_for(inputs: Path, **fields: Any) -> Config:
     benchmarks = {name: str(inputs / f"{name}.jsonl") for name in ("math", "chat")}
-    return Config(**{"benchmarks": benchmarks, "max_new_tokens": 12, "num_bootstrap_samples": 100, **fields})
+    small = {"max_new_tokens": 12, "num_bootstrap_samples": 100, "thresholds": (), "load": {"concurrency": ()}}
+    return Config(**{"benchmarks": benchmarks, **small, **fields})
 
 
 def run(
-    config: Config, target: Target, drafter: StubDrafter, inputs: Path, name: str = "out", *, baseline: bool = True
+    config: Config,
+    target: Target,
+    drafter: StubDrafter,
+    inputs: Path,
+    name: str = "out",
+    *,
+    measure: Any = evaluate,
+    **options: Any,
 ) -> dict[str, Any]:
     out = inputs / name
     out.mkdir()
-    return evaluate(
+    return measure(
         config,
         target=target,
         drafter=drafter,
         renderer=Letters(),
         conversations=inputs,
         out=out,
-        baseline=baseline,
+        **options,
     )
 
 
@@ -98,13 +111,16 @@ def test_evaluation_has_what_run_json_promises(target: Target, inputs: Path) -> 
     assert list(found["benchmarks"]) == ["chat", "math"]
     assert json.loads((inputs / "out" / "evaluation.json").read_text()) == found
     for entry in (*found["benchmarks"].values(), found["gate"]):
+        assert entry["skipped"] == entry["failed"] == []
         assert 1 <= entry["tau_ci95"][0] <= entry["tau"] <= entry["tau_ci95"][1] <= 4
         assert len(entry["conditional_acceptance"]) == len(entry["prefix_acceptance"]) == 3
         assert 0 < entry["verify_rate"] <= 1
+    for entry in found["benchmarks"].values():
         assert entry["speedup"] == pytest.approx(entry["tokens_per_second"] / entry["plain_tokens_per_second"])
         assert 0 < entry["target_entropy_nats"] < math.log(VOCAB_SIZE)
+        assert entry["speedup_ci95"][0] <= entry["speedup"] <= entry["speedup_ci95"][1]
+        assert entry["speed_prompts"] == entry["prompts"] == entry["turns"]
         assert entry["draft_seconds"] > 0
-        assert entry["skipped"] == entry["failed"] == []
     assert found["benchmarks"]["chat"]["prompts"] == 5
     taus = [entry["tau"] for entry in found["benchmarks"].values()]
     assert found["macro"]["tau"] == pytest.approx(sum(taus) / 2)
@@ -115,16 +131,19 @@ def test_evaluation_has_what_run_json_promises(target: Target, inputs: Path) -> 
     )
 
 
-def test_acceptance_needs_no_baseline(target: Target, inputs: Path) -> None:
-    config = config_for(inputs, benchmarks={})
-    with_plain = run(config, target, StubDrafter(target, "partly"), inputs, "with")
-    without = run(config, target, StubDrafter(target, "partly"), inputs, "without", baseline=False)
-    assert without["benchmarks"] == without_times(with_plain["benchmarks"]) == {}
-    for name in ("tau", "tau_ci95", "per_prompt", "conditional_acceptance", "rounds", "tokens"):
-        assert without["gate"][name] == with_plain["gate"][name]
-    for name in ("speedup", "plain_tokens_per_second", "target_entropy_nats"):
-        assert without["gate"][name] is None
-    assert (inputs / "with" / "rounds.parquet").read_bytes() == (inputs / "without" / "rounds.parquet").read_bytes()
+def test_a_champion_is_measured_as_the_gate_part_of_a_challenger(target: Target, inputs: Path) -> None:
+    config = config_for(inputs)
+    whole = run(config, target, StubDrafter(target, "partly"), inputs, "whole")
+    gate = run(config, target, StubDrafter(target, "partly"), inputs, "gate", measure=evaluate_gate, rows=3)
+    assert gate == {"benchmarks": {}, "gate": whole["gate"]}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_acceptance_depends_on_no_batch(target: Target, inputs: Path, rows: int) -> None:
+    config = config_for(inputs)
+    run(config, target, StubDrafter(target, "partly"), inputs, "many", rows=16)
+    run(config, target, StubDrafter(target, "partly"), inputs, "few", rows=rows)
+    assert (inputs / "many" / "rounds.parquet").read_bytes() == (inputs / "few" / "rounds.parquet").read_bytes()
 
 
 def test_numbers_can_be_recomputed_from_the_rounds(target: Target, inputs: Path) -> None:
@@ -137,7 +156,7 @@ def test_numbers_can_be_recomputed_from_the_rounds(target: Target, inputs: Path)
         assert len(own) == entry["rounds"]
         assert sum(row["committed"] for row in own) / len(own) == pytest.approx(entry["tau"])
         assert sum(len(row["output_ids"]) for row in answers if row["benchmark"] == name) == entry["tokens"]
-        assert all(row["confidence"] == [0.5] * row["proposed"] for row in own)
+        assert all(len(row["confidence"]) == row["proposed"] for row in own)
 
 
 def test_all_but_the_seconds_is_repeatable(target: Target, inputs: Path) -> None:
@@ -155,9 +174,14 @@ def test_all_but_the_seconds_is_repeatable(target: Target, inputs: Path) -> None
 def test_greedy_answers_are_the_plain_ones(target: Target, inputs: Path) -> None:
     config = config_for(inputs, sampling={"temperature": 0})
     found = run(config, target, StubDrafter(target, "partly"), inputs)
-    for row in pq.read_table(inputs / "out" / "answers.parquet").to_pylist():
-        assert row["output_ids"] == row["plain_output_ids"]
-    assert found["benchmarks"]["math"]["tokens"] == found["benchmarks"]["math"]["plain_tokens"]
+    rows = pq.read_table(inputs / "out" / "answers.parquet").to_pylist()
+    assert {row["benchmark"] for row in rows if row["plain_output_ids"]} == {"math", "chat"}
+    for row in rows:
+        if row["benchmark"] == "gate":
+            assert row["plain_output_ids"] is None
+        else:
+            assert row["output_ids"] == row["plain_output_ids"]
+    assert found["benchmarks"]["math"]["stopped"] <= found["benchmarks"]["math"]["turns"]
 
 
 def test_entropy_is_that_of_the_plain_answers(target: Target, inputs: Path) -> None:
@@ -186,7 +210,7 @@ def test_a_target_that_fails_on_one_prompt_does_not_lose_the_others(inputs: Path
             output = super().forward(input_ids_BQ, **options)
             return (
                 replace(output, final_BQD=output.final_BQD * float("nan"))
-                if input_ids_BQ.tolist()[0] in fatal
+                if any(row[: len(prompt)] == prompt for row in input_ids_BQ.tolist() for prompt in fatal)
                 else output
             )
 
@@ -201,6 +225,63 @@ def test_a_target_that_fails_on_one_prompt_does_not_lose_the_others(inputs: Path
         run(config_for(inputs), broken, StubDrafter(broken, "always"), inputs, "strict")
     assert caught.value.where is not None
     assert caught.value.where.startswith("benchmark chat")
+
+
+class Talking(Letters):
+    """Letters that take answers back in: a turn is everything said so far."""
+
+    end_of_turn_ids = (1,)
+
+    def answer(self, output_ids: Sequence[int], **_: Any) -> Message:
+        return {"role": "assistant", "content": self.text(output_ids)}
+
+
+def several_turns(target: Target, inputs: Path, turns: list[str], **fields: Any) -> dict[str, Any]:
+    """An evaluation of one benchmark with one short and one long prompt."""
+    rows = [{"turns": ["one turn"]}, {"turns": turns}]
+    (inputs / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_for(inputs, benchmarks={"talk": str(inputs / "talk.jsonl")}, **fields)
+    out = inputs / "talk"
+    out.mkdir()
+    drafter = StubDrafter(target, "partly")
+    return evaluate(config, target=target, drafter=drafter, renderer=Talking(), conversations=inputs, out=out, rows=2)
+
+
+def test_all_turns_are_played_behind_the_targets_plain_answers(target: Target, inputs: Path) -> None:
+    turns = ["first", "second", "third"]
+    found = several_turns(target, inputs, turns)["benchmarks"]["talk"]
+    assert (found["prompts"], found["turns"]) == (2, 4)
+    rows = [row for row in pq.read_table(inputs / "talk" / "answers.parquet").to_pylist() if row["benchmark"] == "talk"]
+    [talk] = {row["prompt"] for row in rows if row["turn"] == 2}
+    played = [row for row in rows if row["prompt"] == talk]
+    assert [row["turn"] for row in played] == [0, 1, 2]
+    config = config_for(inputs)
+    text = ""
+    for turn, row in zip(turns, played, strict=True):
+        text += turn
+        assert row["prompt_ids"] == list(Letters().prompt_ids([{"role": "user", "content": text}]))
+        name = talk if row["turn"] == 0 else f"{talk}-{row['turn']}"
+        asked = Ask(name, tuple(row["prompt_ids"]), config.max_new_tokens, derive_seed(config.sampling.seed, name))
+        [plain] = Engine(target, sampling=config.sampling).run([asked])
+        said = list(plain.output_ids)
+        text += Talking().text(said[:-1] if said[-1] == 1 else said)
+    rounds = pq.read_table(inputs / "talk" / "rounds.parquet").to_pylist()
+    assert {row["turn"] for row in rounds if row["benchmark"] == "talk"} == {0, 1, 2}
+
+
+def test_a_turn_that_is_too_long_is_counted_and_the_earlier_ones_stay(target: Target, inputs: Path) -> None:
+    found = several_turns(target, inputs, ["first", "x" * 90], max_skipped=0.5)["benchmarks"]["talk"]
+    assert (found["prompts"], found["turns"]) == (2, 2)
+    [skipped] = found["skipped"]
+    assert skipped["turn"] == "1"
+    assert "the target's context holds 96" in skipped["reason"]
+
+
+def test_too_many_turns_that_are_too_long_are_an_error(target: Target, inputs: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 2 prompts failed.*context holds 96") as caught:
+        several_turns(target, inputs, ["first", "x" * 90])
+    assert caught.value.where is not None
+    assert caught.value.where.endswith("talk.jsonl:2")
 
 
 def test_a_draft_that_does_not_fit_fails_the_evaluation(target: Target, inputs: Path) -> None:

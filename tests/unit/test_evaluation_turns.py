@@ -27,7 +27,7 @@ from deepspec.evaluation.benchmarks import (
     select_split,
 )
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.evaluate import requests_for
+from deepspec.evaluation.playing import requests_for
 from tests.fixtures.chat_templates import readable_tokenizer
 
 FORMATS = {"qwen3": CHATML, "gemma4": GEMMA4}

@@ -1,0 +1,200 @@
+"""How plain, fixed-length and scheduled decoding compare under load: the paper's Figure 8.
+
+First the costs of steps are profiled on this machine, then every way decodes the same requests at every concurrency, in
+turns and several times. Throughput is all tokens over wall time, prompts included; a request's speed is its tokens over
+the time from its prefill to its end. Everything here but the tokens depends on the machine, and on what else it does.
+
+Legend: R rows, K draft slots, N rounds. Source: the DSpark paper (arXiv 2607.05147).
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from deepspec.decoding.completion import Completion
+from deepspec.decoding.engine import Engine
+from deepspec.decoding.profiling import loads_up_to, measured_costs
+from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, most_rows_worth_drafting, survival
+from deepspec.decoding.step_costs import StepCosts
+from deepspec.drafts.algorithm import Drafter
+from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.playing import requests_for
+from deepspec.progress import SILENT, Progress
+from deepspec.targets.model import Target
+
+_FEWEST_REQUESTS = 4
+_PROFILE_TURNS = 3
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % for 1 … 9 degrees of freedom; beyond, the normal 1.96 is near enough."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What the scheduler has to know of a draft's confidences.
+
+    Attributes:
+        temperatures: of each slot.
+        confidence_NK: raw, of held-out rounds with full proposals: what loads are judged by.
+    """
+
+    temperatures: tuple[float, ...]
+    confidence_NK: Sequence[Sequence[float]]
+
+    @classmethod
+    def of(cls, calibration: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> "Calibrated | None":
+        """From `calibration.json` and rows of its rounds; None for a draft without a confidence head."""
+        if not calibration.get("applicable"):
+            return None
+        temperatures = tuple(calibration["temperatures"])
+        confidences = [row["confidence"] for row in rounds if len(row["confidence"]) == len(temperatures)]
+        return cls(temperatures, confidences) if confidences else None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Calibrated | None":
+        """From the folder of the calibrate stage; None for a draft without a confidence head."""
+        calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+        return cls.of(calibration, pq.read_table(folder / "rounds.parquet", columns=["confidence"]).to_pylist())
+
+
+def load_experiment(
+    config: Config,
+    *,
+    target: Target,
+    drafter: Drafter,
+    prompts: Sequence[EncodedPrompt],
+    calibrated: Calibrated | None,
+    progress: Progress = SILENT,
+) -> dict[str, Any] | None:
+    """Profile, and decode at each of `config.load.concurrency`.
+
+    Args:
+        config: concurrencies, repeats, sampling.
+        target, drafter: what decodes.
+        prompts: of any benchmarks; used again where more are needed.
+        calibrated: of the draft; None leaves the scheduled way out.
+        progress: told runs.
+
+    Returns:
+        `modes`, `repeats`, `max_new_tokens`, `costs` (`StepCosts.to_json`), `most_rows` (None: drafting pays at every
+        load that was looked at), and `points`: per `concurrency` and mode `tokens_per_second`, `ci95`,
+        `request_tokens_per_second`, `request_ci95` (means over repeats, with Student's interval), `tau` and
+        `mean_proposed`. None where the recipe asks for no concurrency, or there is no prompt.
+    """
+    load = config.load
+    if not load.concurrency or not prompts:
+        return None
+    most = max(load.concurrency)
+    loads = loads_up_to(most, drafter.num_draft_tokens)
+    num_modes = 2 if calibrated is None else 3
+    progress.start(len(loads) * _PROFILE_TURNS + len(load.concurrency) * load.num_repeats * num_modes, "runs")
+    asked = requests_for(config, prompts, load.max_new_tokens)
+    costs = measured_costs(
+        target, drafter, asked, loads, sampling=config.sampling, num_turns=_PROFILE_TURNS, on_load=progress.advance
+    )
+    modes: dict[str, tuple[Drafter | None, Scheduler | None]] = {"plain": (None, None), "fixed": (drafter, None)}
+    most_rows = None
+    if calibrated is not None:
+        scheduler = scheduler_for(costs, calibrated, [one.rows for one in loads], seed=config.seed)
+        most_rows = scheduler.most_rows
+        modes["scheduled"] = (drafter, scheduler)
+    points = []
+    for concurrency in load.concurrency:
+        runs: dict[str, list[_Run]] = {mode: [] for mode in modes}
+        order = list(modes)
+        requests = _requests(config, prompts, concurrency)
+        for _ in range(load.num_repeats):
+            for mode in order:
+                engine = Engine(
+                    target,
+                    modes[mode][0],
+                    scheduler=modes[mode][1],
+                    rows=concurrency,
+                    sampling=config.sampling,
+                    exact_times=False,
+                )
+                runs[mode].append(_timed(engine, requests))
+                progress.advance()
+            order.append(order.pop(0))  # whoever goes first now goes last next time
+        points.append({"concurrency": concurrency, **{mode: _summary(found) for mode, found in runs.items()}})
+    return {
+        "modes": list(modes),
+        "repeats": load.num_repeats,
+        "max_new_tokens": load.max_new_tokens,
+        "threads": torch.get_num_threads(),
+        "device": _device_name(target.device),
+        "most_rows": most_rows,
+        "points": points,
+        "costs": costs.to_json(),
+    }
+
+
+def scheduler_for(costs: StepCosts, calibrated: Calibrated, rows: Sequence[int], *, seed: int) -> PrefixScheduler:
+    """Algorithm 1 with measured costs and calibrated confidences, which stops drafting at the load where it must."""
+    temperatures_K = torch.tensor(calibrated.temperatures, dtype=torch.float64)
+    confidence_NK = torch.tensor(np.asarray(calibrated.confidence_NK))
+    survival_NK = survival(confidence_NK, temperatures_K).numpy()
+    most_rows = most_rows_worth_drafting(costs, survival_NK, sorted(set(rows)), seed=seed)
+    return PrefixScheduler(costs, calibrated.temperatures, most_rows)
+
+
+@dataclass(frozen=True)
+class _Run:
+    seconds: float
+    completions: tuple[Completion, ...]
+
+
+def _requests(config: Config, prompts: Sequence[EncodedPrompt], concurrency: int) -> list[Any]:
+    """So many that rows are refilled, and that one row works for a while."""
+    wanted = max(concurrency * config.load.requests_per_row, _FEWEST_REQUESTS)
+    chosen = [
+        EncodedPrompt(f"{prompts[index % len(prompts)].id}/{index}", prompts[index % len(prompts)].prompt_ids, "")
+        for index in range(wanted)
+    ]
+    return requests_for(config, chosen, config.load.max_new_tokens)
+
+
+def _timed(engine: Engine, requests: Sequence[Any]) -> _Run:
+    started = time.perf_counter()
+    found = tuple(engine.run(requests))
+    return _Run(time.perf_counter() - started, found)
+
+
+def _summary(runs: Sequence[_Run]) -> dict[str, Any]:
+    throughput = [sum(len(one.output_ids) for one in run.completions) / run.seconds for run in runs]
+    speeds = [
+        statistics.mean(len(one.output_ids) / one.elapsed_seconds for one in run.completions if one.elapsed_seconds)
+        for run in runs
+    ]
+    rounds = [one for completion in runs[0].completions for one in completion.rounds]
+    return {
+        "tokens_per_second": statistics.mean(throughput),
+        "ci95": _students_interval(throughput),
+        "request_tokens_per_second": statistics.mean(speeds),
+        "request_ci95": _students_interval(speeds),
+        "tau": sum(one.committed for one in rounds) / len(rounds) if rounds else None,
+        "mean_proposed": sum(one.proposed for one in rounds) / len(rounds) if rounds else None,
+    }
+
+
+def _students_interval(values: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean of few repeats; None for one."""
+    degrees = len(values) - 1
+    if degrees < 1:
+        return None
+    quantile = _T_975[degrees - 1] if degrees <= len(_T_975) else 1.96
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return [statistics.mean(values) - half, statistics.mean(values) + half]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

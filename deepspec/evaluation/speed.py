@@ -1,0 +1,112 @@
+"""How fast one user is answered: plainly and speculatively, one request at a time, in turns, in the same engine.
+
+Legend: P prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepspec.decoding.completion import Completion
+from deepspec.decoding.engine import Engine
+from deepspec.errors import UnsupportedTarget
+from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.metrics import ratio_interval
+from deepspec.evaluation.playing import requests_for
+from deepspec.progress import Progress
+from deepspec.targets.model import Target
+
+PARTS = ("prefill", "draft", "verify", "other")
+_ENTROPY_POSITIONS = 256  # logits of so many positions at once: 156 MB at V = 152k
+
+
+@dataclass(frozen=True)
+class BothWays:
+    """One prompt, answered plainly and speculatively."""
+
+    prompt: EncodedPrompt
+    plain: Completion
+    speculative: Completion
+
+
+def warm_up(config: Config, plain: Engine, speculative: Engine, prompts: Sequence[EncodedPrompt]) -> None:
+    """Decode a few prompts both ways, so that first calls are paid by neither."""
+    for request in requests_for(config, prompts[: config.num_warmup_prompts]):
+        for engine in (plain, speculative):
+            try:
+                list(engine.run([request]))
+            except UnsupportedTarget:  # reported where the prompt is counted
+                continue
+
+
+def both_ways(
+    config: Config, plain: Engine, speculative: Engine, prompts: Sequence[EncodedPrompt], progress: Progress
+) -> list[BothWays]:
+    """Decode prompts both ways; which of the two goes first alternates. Prompts on which the target fails are left."""
+    found = []
+    for index, (prompt, request) in enumerate(zip(prompts, requests_for(config, prompts), strict=True)):
+        engines = (plain, speculative) if index % 2 == 0 else (speculative, plain)
+        try:
+            answers = {engine: next(iter(list(engine.run([request])))) for engine in engines}
+        except UnsupportedTarget:
+            continue
+        finally:
+            progress.advance()
+        found.append(BothWays(prompt, answers[plain], answers[speculative]))
+    return found
+
+
+def speed(pairs: Sequence[BothWays], num_samples: int, seed: int) -> dict[str, Any]:
+    """Tokens per second of both ways, prefill included: what a user waits for.
+
+    Returns:
+        `speedup` and its `speedup_ci95` (by prompt), `speed_prompts`; of speculative decoding `tokens_per_second` and
+        the seconds of its parts, of plain decoding the same with `plain_` before them.
+    """
+    speculative = _rates([pair.speculative for pair in pairs])
+    plain = _rates([pair.plain for pair in pairs])
+    ours, theirs = speculative["tokens_per_second"], plain["tokens_per_second"]
+    sides = [
+        [(len(one.output_ids), one.seconds.total) for one in side]
+        for side in ([pair.speculative for pair in pairs], [pair.plain for pair in pairs])
+    ]
+    return {
+        "speedup": ours / theirs if ours and theirs else None,
+        "speedup_ci95": ratio_interval(*sides, num_samples=num_samples, seed=seed),
+        "speed_prompts": len(pairs),
+        **speculative,
+        **{f"plain_{key}": value for key, value in plain.items()},
+    }
+
+
+def _rates(completions: Sequence[Completion]) -> dict[str, Any]:
+    tokens = sum(len(completion.output_ids) for completion in completions)
+    seconds = {
+        f"{part}_seconds": sum(getattr(completion.seconds, part) for completion in completions) for part in PARTS
+    }
+    total = sum(seconds.values())
+    return {
+        "tokens_per_second": tokens / total if total else None,
+        **seconds,
+    }
+
+
+@torch.inference_mode()
+def mean_entropy(target: Target, pairs: Sequence[BothWays]) -> float | None:
+    """Mean entropy, in nats, of the target's next-token distribution at temperature 1 along its plain answers.
+
+    Printed beside τ: a target that is never in doubt is easy to draft for.
+    """
+    total, count = 0.0, 0
+    for pair in pairs:
+        prompt, output = pair.prompt.prompt_ids, pair.plain.output_ids
+        ids_1T = torch.tensor([(*prompt, *output[:-1])], device=target.device)
+        final_ND = target.forward(ids_1T).final_BQD[0, len(prompt) - 1 :]
+        for part_ND in torch.split(final_ND, _ENTROPY_POSITIONS):
+            log_p_NV = torch.log_softmax(target.logits(part_ND).float(), dim=-1)
+            total -= float((log_p_NV.exp() * log_p_NV).sum())
+        count += len(output)
+    return total / count if count else None

@@ -1,0 +1,70 @@
+"""What a static confidence threshold trades: the paper's Figure 5.
+
+Every threshold decodes the same prompts anew, because what is not verified moves every later round.
+Source: the DSpark paper (arXiv 2607.05147).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepspec.decoding.engine import Engine
+from deepspec.decoding.scheduler import StaticThreshold
+from deepspec.drafts.algorithm import Drafter
+from deepspec.errors import IncompatibleDraft
+from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.metrics import RoundTable, summary
+from deepspec.evaluation.playing import decoded, requests_for
+from deepspec.progress import SILENT, Progress
+from deepspec.targets.model import Target
+
+
+def threshold_sweep(
+    config: Config,
+    *,
+    target: Target,
+    drafter: Drafter,
+    prompts: Sequence[EncodedPrompt],
+    rows: int,
+    progress: Progress = SILENT,
+) -> dict[str, Any] | None:
+    """Decode prompts at each of `config.thresholds`.
+
+    Args:
+        config: thresholds, sampling, limits.
+        target, drafter: what decodes.
+        prompts: of any benchmarks.
+        rows: decoded at once.
+        progress: told prompts.
+
+    Returns:
+        `applicable`: False with a `reason` for a draft without confidences. Else `prompts` and `points`, one per
+        threshold: `tau` and `tau_ci95`, `mean_proposed`, `draft_acceptance` (accepted / proposed; None where nothing
+        was), `verify_rate`, `rounds`. None where the recipe asks for no threshold, or there is no prompt.
+    """
+    if not config.thresholds or not prompts:
+        return None
+    points: list[dict[str, Any]] = []
+    for threshold in config.thresholds:
+        engine = Engine(target, drafter, scheduler=StaticThreshold(threshold), rows=rows, sampling=config.sampling)
+        try:
+            found, _ = decoded(engine, requests_for(config, prompts))
+        except IncompatibleDraft as error:
+            if not points and "confidence head" in error.what:
+                return {"applicable": False, "reason": "The draft has no confidence head."}
+            raise
+        progress.advance(len(prompts))
+        points.append({"threshold": threshold, **_point(config, found.values(), drafter.num_draft_tokens)})
+    return {"applicable": True, "prompts": len(prompts), "points": points}
+
+
+def _point(config: Config, completions: Any, num_draft_tokens: int) -> dict[str, Any]:
+    table = RoundTable.of(
+        [[(one.proposed, one.accepted, one.committed) for one in completion.rounds] for completion in completions]
+    )
+    measured = summary(table, num_draft_tokens, config.num_bootstrap_samples, config.seed)
+    proposed = int(table.proposed_N.sum())
+    return {
+        **{name: measured[name] for name in ("tau", "tau_ci95", "mean_proposed", "verify_rate", "rounds")},
+        "draft_acceptance": int(table.accepted_N.sum()) / proposed if proposed else None,
+    }
