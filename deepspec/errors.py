@@ -110,5 +110,9 @@ class LaunchError(DeepspecError):
     """The training processes could not be started, or died."""
 
 
+class MeasurementError(DeepspecError):
+    """A measurement that would not say what it claims: something else had a part in it."""
+
+
 class TransientError(DeepspecError):
     """A failure that may pass by itself (network, a service starting up): the only kind that is retried."""

@@ -10,6 +10,7 @@ from tasks._models import load_target
 from tasks._run import Run
 
 if TYPE_CHECKING:
+    from deepspec.data.endpoint_protocol import Vocabulary
     from deepspec.data.endpoints import Endpoints
     from deepspec.data.responses import Generate
 
@@ -30,12 +31,7 @@ def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
     Raises:
         RecipeError: no endpoint is named.
     """
-    from deepspec.data.endpoint_protocol import Vocabulary
     from deepspec.data.endpoints import KEY_VARIABLE, Endpoints
-    from deepspec.data.tokenizer import load_tokenizer
-    from deepspec.targets import family_of
-    from deepspec.targets.family import TargetSpec
-    from deepspec.targets.model import stop_token_ids
 
     recipe = run.recipe
     if not recipe.run.endpoints:
@@ -44,18 +40,29 @@ def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
             where="run.endpoints",
             remedy="Name the servers that serve the target: --set 'run.endpoints=[http://host:8000]'.",
         )
-    spec = TargetSpec.read(target)
-    family = family_of(spec)
-    tokenizer = load_tokenizer(target)
-    turn_ends = family.chat.end_of_turn_ids(tokenizer)
-    end_ids = (*turn_ends, *(token for token in stop_token_ids(target, family) if token not in turn_ends))
     return Endpoints(
         recipe.run.endpoints,
         recipe.data.responses,
         model=recipe.target.path.rstrip("/").rpartition("/")[2],
-        vocabulary=Vocabulary(tokenizer, spec.vocab_size, end_ids),
+        vocabulary=vocabulary_of(target),
         max_length_tokens=recipe.data.max_length_tokens,
         concurrency=recipe.run.endpoint_concurrency,
         timeout_seconds=recipe.run.endpoint_timeout_seconds,
         api_key=os.environ.get(KEY_VARIABLE) or None,
     )
+
+
+def vocabulary_of(target: Path) -> "Vocabulary":
+    """The vocabulary of the target in `target`, and what ends its answers; the weights are not loaded."""
+    from deepspec.data.endpoint_protocol import Vocabulary
+    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.targets import family_of
+    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.model import stop_token_ids
+
+    spec = TargetSpec.read(target)
+    family = family_of(spec)
+    tokenizer = load_tokenizer(target)
+    turn_ends = family.chat.end_of_turn_ids(tokenizer)
+    end_ids = (*turn_ends, *(token for token in stop_token_ids(target, family) if token not in turn_ends))
+    return Vocabulary(tokenizer, spec.vocab_size, end_ids)

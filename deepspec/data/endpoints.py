@@ -125,6 +125,7 @@ class Endpoints:
         max_length_tokens: of prompt and answer; endpoints must have room for them.
         concurrency: requests in flight at each.
         timeout_seconds: of one attempt.
+        limit_name: what `max_length_tokens` is, for messages.
         api_key: sent as bearer token; goes into no message.
         patience_seconds: how long no endpoint may have replied before it is given up.
         pause_seconds: mean of the first pause after a failure.
@@ -145,6 +146,7 @@ class Endpoints:
         max_length_tokens: int,
         concurrency: int,
         timeout_seconds: float,
+        limit_name: str = "data.max_length_tokens",
         api_key: str | None = None,
         patience_seconds: float = 300.0,
         pause_seconds: float = 0.5,
@@ -156,15 +158,27 @@ class Endpoints:
         self._max_length_tokens = max_length_tokens
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
+        self._limit_name = limit_name
         self._api_key = api_key
         self._patience_seconds = patience_seconds
         self._pause_seconds = pause_seconds
         self._longest_pause_seconds = _LONGEST_PAUSE_SHARE * patience_seconds
         self._last_sign = 0.0
+        self._num_lost = 0
         self._engine: tuple[_Endpoint, tuple[str, str]] | None = None
         self._in_flight: set[Future[None]] = set()
         self._stack = ExitStack()
         self._portal: Any
+
+    @property
+    def engine(self) -> tuple[str, str]:
+        """Name and version of the endpoints' engine, as they say; known once the context is entered."""
+        return self._engine[1] if self._engine is not None else ("unknown", "unknown")
+
+    @property
+    def num_lost(self) -> int:
+        """Attempts so far that brought nothing and were made again or given up; a server may have worked on them."""
+        return self._num_lost
 
     def generate(self, next_request: NextRequest) -> Iterator[GenerationResult | GenerationFailure]:
         """Answer requests in any order of completion; see `deepspec.data.responses.Generate`.
@@ -405,7 +419,7 @@ class Endpoints:
         room = card.get("max_model_len")
         if isinstance(room, int) and room < self._max_length_tokens:
             raise DataError(
-                f"The endpoint has room for {room} tokens, but data.max_length_tokens is {self._max_length_tokens}.",
+                f"The endpoint has room for {room} tokens, but {self._limit_name} is {self._max_length_tokens}.",
                 where=endpoint.url,
                 remedy="Serve the target with a longer context (vLLM: --max-model-len), or shorten the rows.",
             )
@@ -470,6 +484,7 @@ class Endpoints:
                 self._changed.notify_all()
 
     def _failed(self, endpoint: _Endpoint, failure: GenerationFailure) -> None:
+        self._num_lost += 1
         endpoint.failures += 1
         endpoint.words = f"{failure.reason}: {failure.words}"
         beyond = endpoint.failures - _LEFT_OUT_AFTER

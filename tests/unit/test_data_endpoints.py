@@ -284,6 +284,19 @@ def test_versions_must_be_one(calm: Server, tokenizer_dir: Path, tmp_path: Path,
         pytest.fail("it was entered")
 
 
+def test_endpoints_say_their_engine_and_what_was_lost(tokenizer_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of()
+    made = conversations(tmp_path, config, [[f"lost {n}"] for n in range(6)])
+    (tmp_path / "out").mkdir()
+    with (
+        openai_server(tokenizer_dir, tmp_path / "log", faults=0.5, kinds=("error",), version="0.11.0") as server,
+        endpoints([server.url], config, tokenizer) as asked,
+    ):
+        assert (asked.engine, asked.num_lost) == (("vllm", "0.11.0"), 0)
+        write_responses(config, made, tmp_path / "out", generate=asked.generate, tokenizer=tokenizer, chat=CHATML)
+        assert asked.num_lost == sum(entry["did"] == "error" for entry in server.entries()) > 0
+
+
 def test_a_served_name_of_its_own(tokenizer_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(responses={"served_model": "org/night"})
     made = conversations(tmp_path, config, [["hello"]])
