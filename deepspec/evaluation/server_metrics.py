@@ -1,0 +1,319 @@
+"""Acceptance by a server's own metrics: the difference between two readings of its counters.
+
+A server counts from its start on, for everybody. Only the difference over a time in which nobody else asks is a
+measurement of what was asked; so counters that fell, or moved while nothing of ours ran, end in an error.
+
+What the engines count, read from their public sources and untested against the engines themselves:
+
+* vLLM (V1): `vllm:spec_decode_num_drafts` (rounds in which something was proposed), `…_num_draft_tokens`,
+  `…_num_accepted_tokens`, `…_num_accepted_tokens_per_pos{position}`, each per engine of a server. Accepted tokens are
+  counted before an answer is cut at its end: those behind an accepted stop token count, and so does the bonus token
+  that `1 + accepted / drafts` adds to that round. In process neither does.
+* SGLang: `sglang:spec_verify_calls` (rounds), and the tokens and number of *finished* requests
+  (`sglang:generation_tokens`, `sglang:num_requests`). Nothing is said per position, nor how much was proposed.
+  `sglang:spec_accept_length` and `…_rate` are averages over a recent moment: no difference of them means anything, and
+  a server that has only these is not measured. It has metrics only with `--enable-metrics`.
+
+Names end in `_total` or don't, by the age of the client library. Counters of several engines are summed.
+
+Legend: K draft slots. Rates at k are at 1-based slot k, list index k-1.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from deepspec.data.endpoints import KEY_VARIABLE
+from deepspec.errors import DataError, MeasurementError, TransientError
+
+if TYPE_CHECKING:
+    import httpx
+
+_PER_SLOT = "accepted_at_"
+_COUNTERS: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm:spec_decode_num_drafts": "rounds",
+        "vllm:spec_decode_num_draft_tokens": "proposed",
+        "vllm:spec_decode_num_accepted_tokens": "accepted",
+        "vllm:spec_decode_num_accepted_tokens_per_pos": _PER_SLOT,
+        "vllm:generation_tokens": "tokens",
+        "vllm:request_success": "answers",
+        "sglang:spec_verify_calls": "rounds",
+        "sglang:generation_tokens": "tokens",
+        "sglang:num_requests": "answers",
+    }
+)
+_AVERAGES = ("sglang:spec_accept_length", "sglang:spec_accept_rate")
+_PROCESS_START = "process_start_time_seconds"
+_ATTEMPTS = 5
+_SECONDS = 10.0
+
+_NO_METRICS = "the server has no /metrics; SGLang has them with --enable-metrics"
+_NO_COUNTERS = (
+    "the server has no counters of speculative decoding: it decodes without a draft, or its statistics are switched off"
+)
+_ONLY_AVERAGES = (
+    "the server offers averages only (sglang:spec_accept_length), of which no difference can be taken; newer SGLang"
+    " counts sglang:spec_verify_calls_total"
+)
+_NO_ROUNDS = "the server counted no round of speculative decoding"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A server's counters at one moment.
+
+    Attributes:
+        counts: rounds, proposed, accepted, accepted_at_0 … (0-based, as the server has it), tokens, answers; what it
+            has of them, summed over its engines. A counter that nothing has moved yet may be missing.
+        started: when counters and process began, by name, in seconds since 1970; what the server says of it.
+        reason: why there is no acceptance in it; None if there is.
+    """
+
+    counts: Mapping[str, int]
+    started: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a server did between two readings; None is not counted.
+
+    Attributes:
+        rounds: of speculative decoding.
+        proposed: tokens that the draft proposed.
+        accepted: of these.
+        accepted_at: rounds in which slots 1 … k were accepted, for k = 1 … K; empty: not counted.
+        tokens: generated; the first of each answer comes from its prefill.
+        answers: finished.
+    """
+
+    rounds: int | None
+    proposed: int | None
+    accepted: int | None
+    accepted_at: tuple[int, ...]
+    tokens: int | None
+    answers: int | None
+
+
+def parse(text: str) -> Reading:
+    """The counters in a reply to `GET /metrics`.
+
+    Args:
+        text: in Prometheus' text format.
+
+    Raises:
+        DataError: it is no such text, or a counter is no number.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    counts: dict[str, int] = {}
+    started: dict[str, float] = {}
+    averages = False
+    try:
+        for family in text_string_to_metric_families(text):
+            averages = averages or family.name in _AVERAGES
+            kind = _COUNTERS.get(family.name.removesuffix("_total"))
+            if kind is not None and kind != _PER_SLOT:
+                counts.setdefault(kind, 0)  # declared, and not moved yet
+            for sample in family.samples:
+                _add(sample.name, sample.labels, sample.value, counts, started)
+    except ValueError as error:
+        raise DataError(
+            f"What it says at /metrics are no Prometheus metrics ({str(error)[:80]}).",
+            remedy="Name the base URL of the server itself.",
+        ) from error
+    nothing = _ONLY_AVERAGES if averages else _NO_COUNTERS
+    return Reading(counts, started, None if "rounds" in counts else nothing)
+
+
+def difference(before: Reading, after: Reading) -> Counted:
+    """What happened between two readings of one server.
+
+    Raises:
+        MeasurementError: a counter fell, vanished or began anew in between.
+    """
+    restarted = [name for name, since in before.started.items() if after.started.get(name, since) != since]
+    fallen = [name for name, count in before.counts.items() if after.counts.get(name, -1) < count]
+    if restarted or fallen:
+        raise MeasurementError(
+            f"The server's counters began anew in between ({', '.join(fallen or restarted)}): it was restarted, or"
+            " several servers answer at this address.",
+            remedy="Measure one server at its own address, while it keeps running.",
+        )
+    moved = {name: count - before.counts.get(name, 0) for name, count in after.counts.items()}
+    slots = sum(name.startswith(_PER_SLOT) for name in moved)
+    return Counted(
+        rounds=moved.get("rounds"),
+        proposed=moved.get("proposed"),
+        accepted=moved.get("accepted"),
+        accepted_at=tuple(moved.get(f"{_PER_SLOT}{slot}", 0) for slot in range(slots)),
+        tokens=moved.get("tokens"),
+        answers=moved.get("answers"),
+    )
+
+
+def acceptance(counted: Counted) -> dict[str, Any]:
+    """Acceptance in the words of `metrics.summary`, as far as the server counts it.
+
+    Returns:
+        * `tau`: tokens per round, bonus included: 1 + accepted / rounds, or, where accepted tokens are not counted,
+          `tau_from_tokens`. None without rounds; `not_measured` says why.
+        * `tau_from_tokens`: (tokens - answers) / rounds. Leaves out what the engine accepted behind an answer's end,
+          and also what was cut off at `max_new_tokens`, which τ in process includes: that lies between the two.
+        * `prefix_acceptance` at k: rounds in which slots 1 … k were accepted / all rounds (`prefix_trials`). In process
+          only rounds that proposed so far are in the denominator; engines don't say how many those are.
+        * `conditional_acceptance` at k: the same numerator / that of k-1 (all rounds for k = 1).
+        * `verify_rate`, `mean_proposed`, `rounds`, `proposed`, `accepted`; `tau_ci95` is None: sums have no spread.
+    """
+    rounds, accepted, proposed = counted.rounds or 0, counted.accepted, counted.proposed
+    from_tokens = None
+    if counted.tokens is not None and counted.answers is not None:
+        from_tokens = _ratio(counted.tokens - counted.answers, rounds)
+    from_accepted = _ratio(rounds + accepted, rounds) if accepted is not None else None
+    trials = [rounds, *counted.accepted_at[:-1]] if counted.accepted_at else []
+    verified = None if accepted is None or proposed is None else _ratio(rounds + accepted, rounds + proposed)
+    return {
+        "tau": from_tokens if accepted is None else from_accepted,
+        "tau_from_tokens": from_tokens,
+        "tau_ci95": None,
+        "conditional_acceptance": [_ratio(at, of) for at, of in zip(counted.accepted_at, trials, strict=True)],
+        "conditional_trials": trials,
+        "prefix_acceptance": [_ratio(at, rounds) for at in counted.accepted_at],
+        "prefix_trials": [rounds] * len(counted.accepted_at),
+        "verify_rate": verified,
+        "mean_proposed": _ratio(proposed, rounds) if proposed is not None else None,
+        "rounds": counted.rounds,
+        "proposed": proposed,
+        "accepted": accepted,
+        "not_measured": None if rounds else _NO_ROUNDS,
+    }
+
+
+def not_measured(reason: str) -> dict[str, Any]:
+    """What `acceptance` returns, where there is none: everything None or empty, and why."""
+    nothing = acceptance(Counted(None, None, None, (), None, None))
+    return {**nothing, "not_measured": reason}
+
+
+class ServerMetrics:
+    """Reads one server's counters; a context.
+
+    Args:
+        url: base URL, without credentials.
+        api_key: sent as bearer token; goes into no message.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+        self._url = url
+        self._api_key = api_key
+        self._client: httpx.Client
+
+    def __enter__(self) -> Self:
+        import httpx
+
+        headers = {"User-Agent": "deepspec", "Accept": "text/plain"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        # Both engines mount their metrics as an application of its own, which lies behind a redirect to /metrics/.
+        self._client = httpx.Client(headers=headers, timeout=_SECONDS, follow_redirects=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def read(self) -> Reading:
+        """The counters now.
+
+        Raises:
+            DataError: the server refuses the key, or says something else there.
+            TransientError: it does not answer, time and again.
+        """
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+        again = Retrying(
+            retry=retry_if_exception_type(TransientError),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.5, max=_SECONDS),
+            reraise=True,
+        )
+        return again(self._read)
+
+    def _read(self) -> Reading:
+        import httpx
+
+        try:
+            reply = self._client.get(f"{self._url}/metrics")
+        except httpx.HTTPError as error:
+            raise self._silent(type(error).__name__) from error
+        if reply.status_code in (401, 403):
+            raise DataError(
+                f"The server refuses the key for its metrics (HTTP {reply.status_code}).",
+                where=self._url,
+                remedy=f"Set the environment variable {KEY_VARIABLE}.",
+            )
+        if reply.status_code == 404:
+            return Reading({}, reason=_NO_METRICS)
+        if reply.status_code != 200:
+            raise self._silent(f"HTTP {reply.status_code}")
+        try:
+            return parse(reply.text)
+        except DataError as error:
+            error.where = self._url
+            raise
+
+    def _silent(self, words: str) -> TransientError:
+        return TransientError(
+            f"The server does not say its metrics ({words}).", where=self._url, remedy="Check that it runs."
+        )
+
+
+def settled(read: Callable[[], Reading], *, idle_seconds: float, limit_seconds: float) -> Reading:
+    """The counters, once they stand still: engines write them down a little after they have answered.
+
+    Args:
+        read: e.g. `ServerMetrics.read`.
+        idle_seconds: how long they must not have moved.
+        limit_seconds: how long to wait for that.
+
+    Raises:
+        MeasurementError: they go on moving, while nothing of ours runs: others use the server.
+    """
+    deadline = time.monotonic() + limit_seconds
+    last = read()
+    while True:
+        time.sleep(idle_seconds)
+        now = read()
+        if now.counts == last.counts and now.started == last.started:
+            return now
+        if time.monotonic() > deadline:
+            moved = [name for name in now.counts if now.counts[name] != last.counts.get(name)]
+            raise MeasurementError(
+                f"The server's counters ({', '.join(moved)}) move although nothing is asked of it: others use it.",
+                remedy="Measure while nobody else does.",
+            )
+        last = now
+
+
+def _add(name: str, labels: Mapping[str, str], value: float, counts: dict[str, int], started: dict[str, float]) -> None:
+    """Take in one sample, if it is one of those that count."""
+    kind = _COUNTERS.get(name.removesuffix("_total"))
+    if kind is not None:
+        if kind == _PER_SLOT:
+            kind += str(int(labels.get("position", "")))
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+        counts[kind] = counts.get(kind, 0) + round(value)
+    elif name == _PROCESS_START or _COUNTERS.get(name.removesuffix("_created").removesuffix("_total")) is not None:
+        # Each counter says when it began; of several processes, all do.
+        key = "/".join([name, *(f"{label}={text}" for label, text in sorted(labels.items()))])
+        started[key] = value
+
+
+def _ratio(numerator: int, denominator: int) -> float | None:
+    return numerator / denominator if denominator else None
