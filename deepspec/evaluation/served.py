@@ -1,0 +1,335 @@
+"""Plays the recipe's benchmarks through a server: the same prompts, sampling and seeds as in process.
+
+    document = measure(recipe.evaluate, Server(url, …), renderer=…, vocabulary=…, context=…)
+
+Acceptance comes from the server's own counters (server_metrics.py), as differences around each benchmark; engine and
+version stand beside it, because the same draft's acceptance changes with them. What the server did not count is None,
+and `not_measured` says why. The server has to be ours alone meanwhile: its tokens and answers are compared with those
+that were asked for.
+
+Greedy answers are the target's, here as there (to the rounding of its kernels); sampled ones are drawn by the engine's
+own generator, so that of these only means can be compared.
+
+Not here: what is asked of the server and what its replies mean (deepspec.data.endpoints), tables.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from deepspec.data.config import Responses
+from deepspec.data.endpoint_protocol import Vocabulary
+from deepspec.data.endpoints import Endpoints
+from deepspec.data.responses import GenerationRequest, GenerationResult
+from deepspec.errors import DeepspecError, MeasurementError, RecipeError, TransientError
+from deepspec.evaluation import server_metrics
+from deepspec.evaluation.benchmarks import Encoded, EncodedPrompt, encode, select
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.evaluate import requests_for
+from deepspec.evaluation.metrics import mean
+from deepspec.evaluation.server_metrics import Counted, Reading, ServerMetrics
+from deepspec.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from deepspec.data.chat import Renderer
+
+logger = logging.getLogger(__name__)
+
+NextTurn = Callable[[EncodedPrompt, Sequence[GenerationResult]], EncodedPrompt | None]
+"""The prompt that follows on a prompt and the answers to it so far, or None after the last turn. Each turn's `id` is
+its own: an answer's randomness hangs on it."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Which server, and how it is asked.
+
+    Attributes:
+        url: base URL, without `/v1` and without credentials.
+        model: the target's name; the server must serve it.
+        served_model: the name under which it does so; None: `model`.
+        concurrency: requests in flight.
+        timeout_seconds: of one answer.
+        patience_seconds: how long the server may be silent before it is given up.
+        api_key: sent as bearer token.
+    """
+
+    url: str
+    model: str
+    served_model: str | None = None
+    concurrency: int = 1
+    timeout_seconds: float = 600.0
+    patience_seconds: float = 300.0
+    api_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long counters must have stood still to be read, and how long that is waited for, in seconds."""
+
+    idle_seconds: float = 1.0
+    limit_seconds: float = 30.0
+
+
+@dataclass
+class _Played:
+    """One benchmark, answered."""
+
+    answers: list[GenerationResult] = field(default_factory=list)
+    answered: set[str] = field(default_factory=set)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    num_requests: int = 0
+    seconds: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(answer.output_ids) for answer in self.answers)
+
+
+def first_turns(prompt: EncodedPrompt, answers: Sequence[GenerationResult]) -> EncodedPrompt | None:
+    """Ask nothing after a prompt's first turn: what evaluation in process does."""
+    del prompt, answers
+    return None
+
+
+def measure(
+    config: Config,
+    server: Server,
+    *,
+    renderer: "Renderer",
+    vocabulary: Vocabulary,
+    context: int,
+    system_prompt: str | None = None,
+    next_turn: NextTurn = first_turns,
+    pace: Pace | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Measure a server on the recipe's benchmarks.
+
+    Args:
+        config: the recipe's section `evaluate`.
+        server: where the target is served.
+        renderer: the target's tokenizer and chat format.
+        vocabulary: the target's.
+        context: positions that the target has.
+        system_prompt: `data.system_prompt`.
+        next_turn: what is asked after an answer.
+        pace: of reading counters.
+        progress: told prompts.
+
+    Returns:
+        `endpoint`, `engine`, `engine_version`, `concurrency`, `benchmarks` (name -> as in evaluation.json, as far as
+        the server counts it: see `server_metrics.acceptance`; `seconds` and `tokens_per_second` are wall clock at that
+        concurrency), `macro`, and `problems`: sentences, one for each benchmark that cannot be relied on.
+
+    Raises:
+        RecipeError: the recipe has no benchmarks.
+        DataError: a benchmark is unusable, the server serves another model, has too short a context, or refuses the
+            key.
+        MeasurementError: others use the server before anything is asked.
+        TransientError: the server cannot be reached.
+    """
+    if not config.benchmarks:
+        raise RecipeError("The recipe has no benchmarks to measure on.", where="evaluate.benchmarks")
+    pace = pace or Pace()
+    prompts = {}
+    for name, benchmark in sorted(config.benchmarks.items()):
+        selected = select(name, benchmark, seed=config.seed, system_prompt=system_prompt)
+        prompts[name] = encode(name, selected, renderer, context=context, max_skipped=config.max_skipped)
+    progress.start(sum(len(encoded.prompts) for encoded in prompts.values()), "prompts")
+    with (
+        _endpoints(config, server, vocabulary, _longest(config, prompts, context)) as endpoints,
+        ServerMetrics(server.url, api_key=server.api_key) as metrics,
+    ):
+        player = _Player(config, endpoints, metrics, context, next_turn, pace)
+        player.warm_up([prompt for encoded in prompts.values() for prompt in encoded.prompts])
+        benchmarks, problems = {}, []
+        for name, encoded in prompts.items():
+            benchmarks[name], found = player.benchmark(name, encoded, progress)
+            problems += found
+        engine, version = endpoints.engine
+    return {
+        "endpoint": urlsplit(server.url).netloc.rpartition("@")[2],
+        "engine": engine,
+        "engine_version": version,
+        "concurrency": server.concurrency,
+        "benchmarks": benchmarks,
+        "macro": {"tau": mean([part["tau"] for part in benchmarks.values()])},
+        "problems": problems,
+    }
+
+
+@dataclass
+class _Player:
+    """Asks, and reads the counters around it."""
+
+    config: Config
+    endpoints: Endpoints
+    metrics: ServerMetrics
+    context: int
+    next_turn: NextTurn
+    pace: Pace
+    gone: str | None = None
+
+    def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """Ask for a few answers that do not count, so that first calls are nobody's, and see that the server idles."""
+        self._play(prompts[: self.config.num_warmup_prompts], _Played(), SILENT)
+        self._still()
+
+    def benchmark(self, name: str, encoded: Encoded, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+        """What is said of one benchmark, and what is wrong with it."""
+        played, notes, problems = _Played(), [], []
+        lost = self.endpoints.num_lost
+        try:
+            if self.gone is not None:
+                raise TransientError(self.gone)
+            before = self.metrics.read()
+            self._play(encoded.prompts, played, progress)
+            after = self._still()
+            counted = server_metrics.difference(before, after)
+            notes = _compared(counted, played, self.endpoints.num_lost - lost, self.config.max_new_tokens)
+            found = server_metrics.not_measured(after.reason) if after.reason else server_metrics.acceptance(counted)
+        except (MeasurementError, TransientError) as error:
+            found = server_metrics.not_measured(error.what)
+            problems.append(f"benchmark {name}: {error}")
+            if isinstance(error, TransientError):
+                self.gone = error.what
+        total = len(encoded.prompts)
+        if played.failed and (len(played.failed) > self.config.max_skipped * total or not played.answered):
+            problems.append(
+                f"benchmark {name}: {len(played.failed)} of {total} prompts failed; the first,"
+                f" {played.failed[0]['place']}: {played.failed[0]['reason']}"
+            )
+        return {
+            **found,
+            "prompts": len(played.answered),
+            "requests": played.num_requests,
+            "tokens": played.num_tokens,
+            "stopped": sum(answer.finish_reason == "stop" for answer in played.answers),
+            "seconds": played.seconds,
+            "tokens_per_second": played.num_tokens / played.seconds if played.seconds else None,
+            "skipped": [dict(entry) for entry in encoded.skipped],
+            "failed": played.failed,
+            "notes": notes,
+        }, problems
+
+    def _still(self) -> Reading:
+        return server_metrics.settled(
+            self.metrics.read, idle_seconds=self.pace.idle_seconds, limit_seconds=self.pace.limit_seconds
+        )
+
+    def _play(self, prompts: Sequence[EncodedPrompt], played: _Played, progress: Progress) -> None:
+        """Ask all turns of all prompts, noting what comes; one that fails does not lose the others."""
+        waiting: deque[tuple[EncodedPrompt, EncodedPrompt, list[GenerationResult]]] = deque(
+            (prompt, prompt, []) for prompt in prompts
+        )
+        asked: dict[str, tuple[EncodedPrompt, list[GenerationResult]]] = {}
+
+        def next_request() -> GenerationRequest | None:
+            if not waiting:
+                return None
+            prompt, turn, answers = waiting.popleft()
+            request = self._request(turn)
+            asked[request.id] = (prompt, answers)
+            played.num_requests += 1
+            return request
+
+        started = time.perf_counter()
+        for result in self.endpoints.generate(next_request):
+            prompt, answers = asked.pop(result.id)
+            following = None
+            if isinstance(result, GenerationResult):
+                answers.append(result)
+                played.answers.append(result)
+                following = self.next_turn(prompt, answers)
+                if following is not None:
+                    waiting.append((prompt, following, answers))
+                else:
+                    played.answered.add(prompt.id)
+            else:
+                logger.warning("%s: %s (%s)", prompt.place, result.reason, result.words)
+                reason = f"{result.reason}: {result.words}"
+                played.failed.append({"prompt": prompt.id, "place": prompt.place, "reason": reason})
+            if following is None:
+                progress.advance()
+            played.seconds = time.perf_counter() - started
+
+    def _request(self, turn: EncodedPrompt) -> GenerationRequest:
+        [request] = requests_for(self.config, [turn])
+        # A server refuses what would not fit; in process the answer ends there as well.
+        room = self.context - len(request.prompt_ids)
+        return GenerationRequest(request.id, request.prompt_ids, min(request.max_new_tokens, room), request.seed)
+
+
+def _endpoints(config: Config, server: Server, vocabulary: Vocabulary, longest: int) -> Endpoints:
+    sampling = config.sampling
+    return Endpoints(
+        [server.url],
+        Responses(
+            engine="endpoint",
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            served_model=server.served_model,
+        ),
+        model=server.model,
+        vocabulary=vocabulary,
+        max_length_tokens=longest,
+        limit_name="the longest prompt with evaluate.max_new_tokens",
+        concurrency=server.concurrency,
+        timeout_seconds=server.timeout_seconds,
+        patience_seconds=server.patience_seconds,
+        api_key=server.api_key,
+    )
+
+
+def _longest(config: Config, prompts: Mapping[str, Encoded], context: int) -> int:
+    """Positions that the longest prompt and its answer take."""
+    lengths = [len(prompt.prompt_ids) for encoded in prompts.values() for prompt in encoded.prompts]
+    return min(max(lengths, default=0) + config.max_new_tokens, context)
+
+
+def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: int) -> list[str]:
+    """Whether the server did what it was asked for, and nothing else.
+
+    Returns:
+        What has to be said beside the numbers.
+
+    Raises:
+        MeasurementError: others were answered as well.
+    """
+    spare = num_lost + len(played.failed)  # worked on, perhaps, without an answer that counts here
+    notes = []
+    if spare:
+        notes.append(
+            f"{spare} attempts brought no answer; what the server did for them may be in its counters, and their"
+            " prompts in there twice"
+        )
+    if counted.answers is None and counted.tokens is None:
+        return [*notes, "the server counts neither answers nor tokens: others' could not be told from ours"]
+    extra_answers = 0 if counted.answers is None else counted.answers - len(played.answers)
+    if not 0 <= extra_answers <= spare:
+        raise _others(f"finished {counted.answers} answers", f"{len(played.answers)} of them")
+    if counted.tokens is None:
+        return notes
+    if any(answer.ids_from == "text" for answer in played.answers):
+        return [*notes, "the server said its answers as text: its tokens could not be compared with ours"]
+    extra_tokens = counted.tokens - played.num_tokens
+    if not extra_tokens:
+        return notes
+    # Whether the token that ends an answer is counted is not the same everywhere.
+    ends = sum(answer.finish_reason == "stop" for answer in played.answers)
+    if not -ends <= extra_tokens <= ends + spare * max_new_tokens:
+        raise _others(f"generated {counted.tokens} tokens", f"{played.num_tokens} of them")
+    return [*notes, f"the server generated {counted.tokens} tokens, and our answers have {played.num_tokens}"]
+
+
+def _others(did: str, ours: str) -> DeepspecError:
+    return MeasurementError(
+        f"The server {did}, and only {ours} were ours: others used it.",
+        remedy="Measure while nobody else does.",
+    )
