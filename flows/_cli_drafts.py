@@ -1,11 +1,12 @@
-"""The commands about a draft's own files: `export`."""
+"""The commands about a draft outside its run: `export`, `measure`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows._terminal import artifact_store, fail, home, terminal
+from flows._cli_runs import Overrides, RecipeName
+from flows._terminal import AsJson, artifact_store, fail, home, print_json, terminal
 
 
 def export(
@@ -37,3 +38,40 @@ def export(
         fail(2, "Name a DRAFT and --out DIR, or --check DIR.")
     _export.write(draft, format_name, out, target, home=home(), store=artifact_store())
     console.print(f"Written: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def measure(
+    recipe: RecipeName,
+    endpoint: Annotated[str, typer.Option(metavar="URL", help="Base URL of the server that serves the target.")],
+    overrides: Overrides = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON document there, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Play a recipe's benchmarks through a server (vLLM, SGLang), and compare its acceptance with the last run's.
+
+    Acceptance is the difference of the server's own counters: nobody else may use it meanwhile. The key, if it wants
+    one, is in DEEPSPEC_ENDPOINT_API_KEY.
+
+    Example: deepspec measure dspark-qwen3-4b --endpoint http://gpu1:8000 --set target.path=/models/qwen3-4b
+    """
+    from flows import _measure
+    from flows._display import progress_of
+
+    _measure.check_out(out)
+    console = terminal()
+    with progress_of(console, "measure") as progress:
+        document = _measure.document(
+            recipe, overrides or [], endpoint=endpoint, concurrency=concurrency, home=home(), progress=progress
+        )
+    if out is not None:
+        _measure.save(document, out)
+    if as_json:
+        print_json(document)
+    else:
+        _measure.show(document, console)
+    if document["problems"]:
+        if as_json:
+            for problem in document["problems"]:
+                console.print(problem, highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1)

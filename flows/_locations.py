@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspec.errors import RecipeError
 from deepspec.evaluation.known_benchmarks import located
 from deepspec.store.mirror import local_copy
 
@@ -30,6 +31,22 @@ def local(recipe: Any, home: Path) -> Any:
         if isinstance(recipe, Recipe)
         else recipe
     )
+
+
+def made_target(recipe: "Recipe", name: str, home: Path) -> Path:
+    """The target of a recipe whose inputs are local and there; `name` is what the person called it.
+
+    Raises:
+        RecipeError: the recipe makes its own inputs, and has not yet.
+    """
+    target = Path(recipe.target.path)
+    if recipe.inputs is not None and target.is_relative_to(home) and not target.exists():
+        raise RecipeError(
+            "the recipe's inputs are not made yet.",
+            where=str(target),
+            remedy=f"Run `deepspec run {name}` first.",
+        )
+    return target
 
 
 def _local(recipe: "Recipe", copy: Callable[[str, str], str]) -> "Recipe":

@@ -8,7 +8,7 @@ from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe, load_recipe
 from flows import _execute
 from flows._home import store_of
-from flows._locations import local
+from flows._locations import local, made_target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,11 +37,7 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
     recipe = load_recipe(name, overrides)
     preview.check_split(split)
     recipe = local(recipe, home)
-    target = Path(recipe.target.path)
-    if recipe.inputs is not None and target.is_relative_to(home) and not target.exists():
-        raise RecipeError(
-            "the recipe's inputs are not made yet.", where=str(target), remedy=f"Run `deepspec run {name}` first."
-        )
+    target = made_target(recipe, name, home)
     chat = family_of(TargetSpec.read(target)).chat
     tokenizer = load_tokenizer(target)
     key = _tokens_key(recipe, home)

@@ -32,6 +32,7 @@ for command in (
     _cli_models.promote,
     _cli_models.rollback,
     _cli_drafts.export,
+    _cli_drafts.measure,
     _cli_backup.backup,
 ):
     app.command()(command)

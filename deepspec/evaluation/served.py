@@ -10,13 +10,15 @@ that were asked for.
 Greedy answers are the target's, here as there (to the rounding of its kernels); sampled ones are drawn by the engine's
 own generator, so that of these only means can be compared.
 
+Later turns stand behind the server's own answers.
+
 Not here: what is asked of the server and what its replies mean (deepspec.data.endpoints), tables.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,10 +29,19 @@ from deepspec.data.endpoints import Endpoints
 from deepspec.data.responses import GenerationRequest, GenerationResult
 from deepspec.errors import DeepspecError, MeasurementError, RecipeError, TransientError
 from deepspec.evaluation import server_metrics
-from deepspec.evaluation.benchmarks import Encoded, EncodedPrompt, encode, select
+from deepspec.evaluation.benchmarks import (
+    Encoded,
+    EncodedPrompt,
+    Skipped,
+    answer_message,
+    encode,
+    encode_turn,
+    num_turns,
+    select,
+)
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.evaluate import requests_for
 from deepspec.evaluation.metrics import mean
+from deepspec.evaluation.playing import requests_for
 from deepspec.evaluation.server_metrics import Counted, Reading, ServerMetrics
 from deepspec.progress import SILENT, Progress
 
@@ -38,10 +49,6 @@ if TYPE_CHECKING:
     from deepspec.data.chat import Renderer
 
 logger = logging.getLogger(__name__)
-
-NextTurn = Callable[[EncodedPrompt, Sequence[GenerationResult]], EncodedPrompt | None]
-"""The prompt that follows on a prompt and the answers to it so far, or None after the last turn. Each turn's `id` is
-its own: an answer's randomness hangs on it."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +89,13 @@ class _Played:
     answers: list[GenerationResult] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
     failed: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
     num_requests: int = 0
     seconds: float = 0.0
 
     @property
     def num_tokens(self) -> int:
         return sum(len(answer.output_ids) for answer in self.answers)
-
-
-def first_turns(prompt: EncodedPrompt, answers: Sequence[GenerationResult]) -> EncodedPrompt | None:
-    """Ask nothing after a prompt's first turn: what evaluation in process does."""
-    del prompt, answers
-    return None
 
 
 def measure(
@@ -104,7 +106,6 @@ def measure(
     vocabulary: Vocabulary,
     context: int,
     system_prompt: str | None = None,
-    next_turn: NextTurn = first_turns,
     pace: Pace | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -117,7 +118,6 @@ def measure(
         vocabulary: the target's.
         context: positions that the target has.
         system_prompt: `data.system_prompt`.
-        next_turn: what is asked after an answer.
         pace: of reading counters.
         progress: told prompts.
 
@@ -145,7 +145,7 @@ def measure(
         _endpoints(config, server, vocabulary, _longest(config, prompts, context)) as endpoints,
         ServerMetrics(server.url, api_key=server.api_key) as metrics,
     ):
-        player = _Player(config, endpoints, metrics, context, next_turn, pace)
+        player = _Player(config, endpoints, metrics, context, renderer, pace)
         player.warm_up([prompt for encoded in prompts.values() for prompt in encoded.prompts])
         benchmarks, problems = {}, []
         for name, encoded in prompts.items():
@@ -171,7 +171,7 @@ class _Player:
     endpoints: Endpoints
     metrics: ServerMetrics
     context: int
-    next_turn: NextTurn
+    renderer: "Renderer"
     pace: Pace
     gone: str | None = None
 
@@ -212,7 +212,7 @@ class _Player:
             "stopped": sum(answer.finish_reason == "stop" for answer in played.answers),
             "seconds": played.seconds,
             "tokens_per_second": played.num_tokens / played.seconds if played.seconds else None,
-            "skipped": [dict(entry) for entry in encoded.skipped],
+            "skipped": [*(dict(entry) for entry in encoded.skipped), *played.skipped],
             "failed": played.failed,
             "notes": notes,
         }, problems
@@ -245,7 +245,7 @@ class _Player:
             if isinstance(result, GenerationResult):
                 answers.append(result)
                 played.answers.append(result)
-                following = self.next_turn(prompt, answers)
+                following = self._next_turn(prompt, answers, played)
                 if following is not None:
                     waiting.append((prompt, following, answers))
                 else:
@@ -257,6 +257,20 @@ class _Player:
             if following is None:
                 progress.advance()
             played.seconds = time.perf_counter() - started
+
+    def _next_turn(
+        self, prompt: EncodedPrompt, answers: Sequence[GenerationResult], played: _Played
+    ) -> EncodedPrompt | None:
+        """What is asked behind the server's own answers; None after the last turn, and where the next is too long."""
+        asked = prompt.asked
+        if asked is None or len(answers) == num_turns(asked):
+            return None
+        history = [answer_message(asked, answer.output_ids, self.renderer) for answer in answers]
+        turn = encode_turn(prompt.place, asked, history, self.renderer, context=self.context)
+        if isinstance(turn, Skipped):
+            played.skipped.append(turn.entry())
+            return None
+        return turn
 
     def _request(self, turn: EncodedPrompt) -> GenerationRequest:
         [request] = requests_for(self.config, [turn])

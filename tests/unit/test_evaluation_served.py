@@ -18,7 +18,6 @@ from deepspec.data.endpoint_protocol import Vocabulary
 from deepspec.data.tokenizer import load_tokenizer
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, MeasurementError, RecipeError
-from deepspec.evaluation.benchmarks import EncodedPrompt
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate
 from deepspec.evaluation.served import Pace, Server, measure
@@ -71,12 +70,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_benchmarks(folder: Path, *later: str) -> None:
+    """Two benchmarks; every prompt has these later turns."""
+    for name, count in (("math", 6), ("chat", 5)):
+        rows = [{"turns": [f"{name} question {index}: how many apples?", *later]} for index in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
     """Two benchmarks of the words that the fixture's tokenizer knows, and a gate split."""
-    for name, count in (("math", 6), ("chat", 5)):
-        rows = [{"turns": [f"{name} question {index}: how many apples?", "and then?"]} for index in range(count)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_benchmarks(tmp_path)
     asked = [{"messages": [{"role": "user", "content": "gate"}]}]
     pq.write_table(pa.Table.from_pylist(asked), tmp_path / "gate.parquet")
     return tmp_path
@@ -111,7 +115,8 @@ def engine(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 def test_served_acceptance_is_that_in_process(engine: str, pair: Path, inputs: Path) -> None:
-    config = config_of(inputs)
+    write_benchmarks(inputs, "and then?")
+    config = config_of(inputs, thresholds=(), load={"concurrency": ()})
     tokenizer = load_tokenizer(pair / "tiny")
     served = play(config, engine, tokenizer)
     algorithm = ALGORITHMS["dspark"]
@@ -127,7 +132,6 @@ def test_served_acceptance_is_that_in_process(engine: str, pair: Path, inputs: P
         renderer=Renderer(tokenizer, CHATML),
         conversations=inputs,
         out=out,
-        baseline=False,
     )
     assert served["problems"] == []
     for name, expected in found["benchmarks"].items():
@@ -252,24 +256,18 @@ def test_repeated_attempts_are_told_beside_the_numbers(tokenizer_dir: Path, inpu
     }
 
 
-def test_all_turns_are_asked_where_there_are_more(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
-    def twice(prompt: EncodedPrompt, answers: Any) -> EncodedPrompt | None:
-        if len(answers) == 2:
-            return None
-        return EncodedPrompt(f"{prompt.id}/2", (*prompt.prompt_ids, *answers[0].output_ids), prompt.place)
-
-    played = {"next_turn": twice, "server": {"concurrency": 2}}
-    found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), played=played)
+def test_all_turns_are_asked_behind_the_servers_answers(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
+    write_benchmarks(inputs, "and then?")
+    found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), played={"server": {"concurrency": 2}})
     for part, count in ((found["benchmarks"]["math"], 6), (found["benchmarks"]["chat"], 5)):
         assert (part["prompts"], part["requests"]) == (count, 2 * count)
         assert part["notes"] == []
     entries = [json.loads(line)["body"] for line in (inputs / "log").read_text().splitlines()]
-    starts = {tuple(entry["prompt"]) for entry in entries}
-    continued = 0
-    for entry in entries:
-        answer = tokenizer(answer_of(entry["prompt"], entry["seed"]), add_special_tokens=False)["input_ids"]
-        continued += any(start[: len(entry["prompt"]) + 3] == (*entry["prompt"], *answer[:3]) for start in starts)
-    assert continued >= 11
+    texts = [tokenizer.decode(entry["prompt"]) for entry in entries]
+    answers = {answer_of(entry["prompt"], entry["seed"]) for entry in entries}
+    later = [text for text in texts if "and then?" in text]
+    assert len(later) >= 11
+    assert all(any(answer in text for answer in answers) for text in later)
 
 
 def test_prompts_leave_room_within_the_context(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:

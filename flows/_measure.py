@@ -1,0 +1,192 @@
+"""What the command `measure` does: play a recipe's benchmarks through a server, beside the last run's evaluation."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.errors import RecipeError
+from deepspec.progress import SILENT, Progress
+from deepspec.recipe import Recipe, load_recipe
+from flows._locations import local, made_target
+from flows._record import read_record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def document(
+    name: str,
+    overrides: Sequence[str],
+    *,
+    endpoint: str,
+    concurrency: int,
+    home: Path,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """What was measured, as one JSON document: that of `deepspec.evaluation.served.measure`, with
+
+    `recipe`, `sampling`, `max_new_tokens`, and `in_process`: `run_id`, `benchmarks` and `macro` of the last run in this
+    home that evaluated this recipe, or None.
+
+    Args:
+        name, overrides: the recipe.
+        endpoint: the server's base URL.
+        concurrency: requests in flight.
+        home: where runs, and the recipe's inputs, are.
+        progress: told prompts.
+
+    Raises:
+        RecipeError: there is no such recipe, the endpoint is no plain URL, or the recipe's inputs are not made yet.
+        DeepspecError: as `deepspec.evaluation.served.measure`.
+    """
+    from deepspec.data.chat import Renderer
+    from deepspec.data.endpoints import KEY_VARIABLE
+    from deepspec.evaluation.served import Server, measure
+    from deepspec.targets import family_of
+    from deepspec.targets.family import TargetSpec
+    from tasks._answering import vocabulary_of
+
+    # As a field of the recipe it is checked like one: no password, no query.
+    recipe = load_recipe(name, [*overrides, f"run.endpoints={json.dumps([endpoint])}"])
+    target_name = recipe.target.path.rstrip("/").rpartition("/")[2]
+    recipe = local(recipe, home)
+    target = made_target(recipe, name, home)
+    spec = TargetSpec.read(target)
+    vocabulary = vocabulary_of(target)
+    renderer = Renderer(vocabulary.tokenizer, family_of(spec).chat, thinking=recipe.data.thinking)
+    found = measure(
+        recipe.evaluate,
+        Server(
+            recipe.run.endpoints[0],
+            target_name,
+            served_model=recipe.data.responses.served_model,
+            concurrency=concurrency,
+            timeout_seconds=recipe.run.endpoint_timeout_seconds,
+            api_key=os.environ.get(KEY_VARIABLE) or None,
+        ),
+        renderer=renderer,
+        vocabulary=vocabulary,
+        context=spec.max_position_embeddings,
+        system_prompt=recipe.data.system_prompt,
+        progress=progress,
+    )
+    return {
+        "recipe": recipe.name,
+        "sampling": recipe.evaluate.sampling.model_dump(mode="json"),
+        "max_new_tokens": recipe.evaluate.max_new_tokens,
+        **found,
+        "in_process": last_evaluation(recipe, home),
+    }
+
+
+def last_evaluation(recipe: Recipe, home: Path) -> dict[str, Any] | None:
+    """`run_id`, `benchmarks` and `macro` of the last run that evaluated this recipe; None if there is none.
+
+    A run's record does not repeat the recipe's fields: the run may have had others than are asked for now.
+    """
+    for folder in sorted((home / "runs").glob("*"), reverse=True):
+        record = read_record(home, folder.name)
+        if record is None or record.get("recipe") != recipe.name:
+            continue
+        said = record.get("evaluation")
+        parts = said if isinstance(said, list) else [said]
+        for part in parts:
+            if part and part.get("algorithm", recipe.draft.algorithm) == recipe.draft.algorithm:
+                return {"run_id": record["run_id"], "benchmarks": part["benchmarks"], "macro": part["macro"]}
+    return None
+
+
+def save(found: Mapping[str, Any], out: Path) -> None:
+    """Write the document to a file."""
+    out.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def check_out(out: Path | None) -> None:
+    """Say before anything is measured that it could not be written.
+
+    Raises:
+        RecipeError: there is no such folder, or it is a folder itself.
+    """
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise RecipeError("No file can be written there.", where=f"--out {out}", remedy="Name a file in a folder.")
+
+
+def show(found: Mapping[str, Any], console: "Console") -> None:
+    """In-process and served acceptance side by side, and what has to be known of them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from deepspec.evaluation.report import MACRO, number
+
+    engine = f"{found['engine']} {found['engine_version']}"
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", overflow="fold")
+    for column in ("τ in process", "τ served", "accepted at k, %", "tokens/s", "prompts"):
+        table.add_column(column, justify="left" if column.startswith("accepted") else "right", no_wrap=True)
+    beside = found["in_process"] or {"benchmarks": {}, "macro": {}}
+    for name, part in found["benchmarks"].items():
+        ours = beside["benchmarks"].get(name, {})
+        counts = [
+            part["prompts"],
+            *([ours["prompts"]] if ours.get("prompts", part["prompts"]) != part["prompts"] else []),
+        ]
+        table.add_row(
+            Text(name),
+            number(ours.get("tau"), 3),
+            number(part["tau"], 3),
+            " ".join(number(None if rate is None else 100 * rate, 0) for rate in part["conditional_acceptance"]),
+            number(part["tokens_per_second"], 1),
+            " of ".join(map(str, counts)),
+        )
+    if len(found["benchmarks"]) > 1:
+        served = number(found["macro"]["tau"], 3)
+        table.add_row(MACRO, number(beside["macro"].get("tau"), 3), served, "", "", "", style="bold")
+    console.print(table)
+    for line in _remarks(found, engine):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _remarks(found: Mapping[str, Any], engine: str) -> list[str]:
+    where = f"Served by {engine} at {found['endpoint']}, {found['concurrency']} at once."
+    if found["in_process"] is None:
+        beside = "This home has no evaluation of this recipe to stand beside it."
+    else:
+        beside = f"In process: run {found['in_process']['run_id']}."
+    lines = [f"{where} {beside}", "τ: tokens per round, bonus included. Accepted at k: given that all before were."]
+    lines += _other_counts(found["benchmarks"])
+    for name, part in found["benchmarks"].items():
+        reason = part["not_measured"]
+        said = [reason] if reason and not any(reason in problem for problem in found["problems"]) else []
+        if part["failed"]:
+            said.append(f"{len(part['failed'])} requests failed; the first: {part['failed'][0]['reason']}")
+        lines += [f"{name}: {text.rstrip('.')}." for text in (*said, *part["notes"])]
+    return [*lines, *found["problems"]]
+
+
+def _other_counts(benchmarks: Mapping[str, Any]) -> list[str]:
+    """Where the engine counts otherwise than evaluation in process does, and how much that can be."""
+    from deepspec.evaluation.report import number
+
+    lines = []
+    wider = {
+        name: number(part["tau_from_tokens"], 3)
+        for name, part in benchmarks.items()
+        if part["stopped"] and part["tau_from_tokens"] is not None and part["tau_from_tokens"] < part["tau"]
+    }
+    if wider:
+        said = ", ".join(f"{name} {tau}" for name, tau in wider.items())
+        lines.append(
+            f"By the answers' tokens alone τ served is {said}: without what the engine accepted behind an answer's end."
+            " As τ in process is counted, it lies between."
+        )
+    if any(
+        part["tau"] is not None and part["accepted"] is None and part["stopped"] < part["requests"]
+        for part in benchmarks.values()
+    ):
+        lines.append(
+            "This engine counts answers' tokens, not accepted ones: what was cut off at evaluate.max_new_tokens is in"
+            " τ in process, and not in τ served."
+        )
+    return lines

@@ -1,0 +1,103 @@
+"""What `deepspec measure` puts beside what it measured, and how it is shown."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from deepspec.errors import RecipeError
+from deepspec.evaluation.server_metrics import Counted, acceptance, not_measured
+from deepspec.recipe import load_recipe
+from flows._measure import check_out, last_evaluation, show
+
+
+def leave_run(home: Path, run_id: str, recipe: str, evaluation: Any) -> None:
+    folder = home / "runs" / run_id
+    folder.mkdir(parents=True)
+    record = {"format": 1, "run_id": run_id, "recipe": recipe, "evaluation": evaluation}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def evaluated(tau: float, **fields: Any) -> dict[str, Any]:
+    return {"benchmarks": {"math": {"tau": tau, "prompts": 16}}, "macro": {"tau": tau}, **fields}
+
+
+def test_the_last_evaluation_of_the_recipe_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    recipe = load_recipe("tiny")
+    assert last_evaluation(recipe, tmp_path) is None
+    leave_run(tmp_path, "20260101-1", "tiny", evaluated(2.0))
+    leave_run(tmp_path, "20260101-2", "tiny", evaluated(3.0))
+    leave_run(tmp_path, "20260101-3", "tiny", None)  # it did not come so far
+    leave_run(tmp_path, "20260101-4", "other", evaluated(4.0))
+    found = last_evaluation(recipe, tmp_path)
+    assert found is not None
+    assert (found["run_id"], found["macro"]["tau"]) == ("20260101-2", 3.0)
+    several = [evaluated(5.0, algorithm="eagle3"), evaluated(6.0, algorithm="dspark")]
+    leave_run(tmp_path, "20260101-5", "tiny", several)
+    found = last_evaluation(recipe, tmp_path)
+    assert found is not None
+    assert found["macro"]["tau"] == 6.0
+
+
+def shown(part: dict[str, Any], *, in_process: dict[str, Any] | None, problems: list[str], stopped: int = 0) -> str:
+    counts: dict[str, Any] = {"prompts": 12, "requests": 12, "tokens": 300, "tokens_per_second": 88.4}
+    counts |= {"failed": [], "notes": ["a note"], "stopped": stopped}
+    found = {
+        "endpoint": "gpu1:8000",
+        "engine": "vllm",
+        "engine_version": "0.10.2",
+        "concurrency": 8,
+        "benchmarks": {"math": {**part, **counts}, "chat": {**part, **counts}},
+        "macro": {"tau": part["tau"]},
+        "problems": problems,
+        "in_process": in_process,
+    }
+    console = Console(width=80, file=io.StringIO(), record=True)
+    show(found, console)
+    return console.export_text()
+
+
+def test_both_numbers_stand_side_by_side() -> None:
+    part = acceptance(Counted(rounds=100, proposed=300, accepted=150, accepted_at=(80, 50, 20), tokens=262, answers=12))
+    text = shown(part, in_process={**evaluated(2.75), "run_id": "20260101-2"}, problems=[])
+    [line] = [line for line in text.splitlines() if line.startswith("math ")]
+    assert line.split() == ["math", "2.750", "2.500", "80", "62", "40", "88.4", "12", "of", "16"]
+    assert "Served by vllm 0.10.2 at gpu1:8000, 8 at once. In process: run 20260101-2." in text
+    assert "math: a note." in text
+    assert all(len(line) <= 80 for line in text.splitlines()[:4])
+
+
+def test_where_an_engine_counts_otherwise_is_said() -> None:
+    counted = Counted(rounds=100, proposed=300, accepted=150, accepted_at=(80, 50, 20), tokens=262, answers=22)
+    text = shown(acceptance(counted), in_process=None, problems=[], stopped=3)
+    assert "By the answers' tokens alone τ served is math 2.400, chat 2.400: without what" in text
+    counted = Counted(rounds=100, proposed=None, accepted=None, accepted_at=(), tokens=262, answers=22)
+    text = shown(acceptance(counted), in_process=None, problems=[], stopped=3)
+    assert "not in τ served" in text
+    assert "tokens alone" not in text
+    assert "not in τ served" not in shown(acceptance(counted), in_process=None, problems=[], stopped=12)
+
+
+def test_what_was_not_measured_is_said() -> None:
+    text = shown(not_measured("the server offers averages only"), in_process=None, problems=["benchmark math: oh"])
+    assert "no evaluation of this recipe" in text
+    assert "math: the server offers averages only." in text
+    assert "benchmark math: oh" in text
+
+
+def test_what_is_wrong_is_said_once() -> None:
+    problems = [f"benchmark {name}: counters began anew. Measure again." for name in ("math", "chat")]
+    text = shown(not_measured("counters began anew."), in_process=None, problems=problems)
+    assert text.count("began anew") == 2
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_first(tmp_path: Path) -> None:
+    check_out(None)
+    check_out(tmp_path / "new.json")
+    for out in (tmp_path, tmp_path / "no" / "file.json"):
+        with pytest.raises(RecipeError, match="No file can be written there"):
+            check_out(out)
