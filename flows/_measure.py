@@ -118,7 +118,7 @@ def show(found: Mapping[str, Any], console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from deepspec.evaluation.report import MACRO, number
+    from deepspec.evaluation.formatting import MACRO, number
 
     engine = f"{found['engine']} {found['engine_version']}"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -167,7 +167,7 @@ def _remarks(found: Mapping[str, Any], engine: str) -> list[str]:
 
 def _other_counts(benchmarks: Mapping[str, Any]) -> list[str]:
     """Where the engine counts otherwise than evaluation in process does, and how much that can be."""
-    from deepspec.evaluation.report import number
+    from deepspec.evaluation.formatting import number
 
     lines = []
     wider = {

@@ -15,6 +15,8 @@ from flows._execute import Part, Result
 from flows._record import part_json
 from tasks._stage import Reference
 
+SAMPLES = "samples.json"
+
 
 def write(result: Result, record: Mapping[str, Any]) -> str | None:
     """Write the page, log it, and end the tracker's runs.
@@ -78,12 +80,20 @@ def _data(result: Result, part: Part, record: Mapping[str, Any]) -> dict[str, An
         "recipe_name": part.recipe.name,
         "recipe": part.recipe.model_dump(mode="json"),
         **content,
+        "samples": samples_of(part.outcome.get("evaluation")),
         "champion": _champion(result, part, content["verdict"]),
         "training_metrics": _training(part.outcome.get("draft")),
         "stages": [stage for stage in record["stages"] if stage.get("algorithm") in whose],
         "lineage": _lineage(result, part),
         "cost": record["cost"],
     }
+
+
+def samples_of(evaluation: Reference | None) -> list[dict[str, Any]] | None:
+    """Answers token by token, with what came of the draft; None of an evaluation that kept none."""
+    if not isinstance(evaluation, Artifact) or all(entry.path != SAMPLES for entry in evaluation.manifest.files):
+        return None
+    return list(evaluation.json(SAMPLES))
 
 
 def _champion(result: Result, part: Part, verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspec.evaluation.report import MACRO, interval, number, style, template, times
+from deepspec.evaluation.formatting import MACRO, interval, number, times
+from deepspec.evaluation.rendering import render
 
 
 def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str, str]) -> Path:
@@ -21,7 +22,6 @@ def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str,
     page = out_dir / "report.html"
     content = {
         "title": record["recipe"],
-        "style": style(),
         "run_id": record["run_id"],
         "status": record["status"],
         "parts": [
@@ -30,7 +30,7 @@ def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str,
             if part["algorithm"] in pages
         ],
     }
-    page.write_text(template("overview.html.j2").render(content), encoding="utf-8")
+    page.write_text(render("overview.html.j2", content), encoding="utf-8")
     return page
 
 

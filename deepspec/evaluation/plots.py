@@ -100,16 +100,22 @@ def acceptance_lengths(benchmarks: Mapping[str, Mapping[str, Any]], num_draft_to
     return Drawing("acceptance-length", (6.4, 0.9 + 0.38 * len(rows)), draw)
 
 
-def acceptance_by_slot(benchmarks: Mapping[str, Mapping[str, Any]], which: str) -> Drawing | None:
-    """`conditional` or `prefix` acceptance at slots 1 … K, one line per benchmark; None if nothing was measured."""
-    lines = {name: part.get(f"{which}_acceptance") or [] for name, part in benchmarks.items()}
+def acceptance_by_slot(parts: Mapping[str, Mapping[str, Any]], which: str, name: str | None = None) -> Drawing | None:
+    """Acceptance at slots 1 … K, one line per part; None if nothing was measured.
+
+    Args:
+        parts: label -> metrics: benchmarks of one draft, or drafts on one benchmark.
+        which: `conditional` or `prefix`.
+        name: the drawing's name; default: after `which`.
+    """
+    lines = {label: part.get(f"{which}_acceptance") or [] for label, part in parts.items()}
     if not any(rate is not None for rates in lines.values() for rate in rates):
         return None
 
     def draw(axes: Any) -> None:
         longest = max(len(rates) for rates in lines.values())
-        for style, (name, rates) in zip(_styles(), lines.items(), strict=False):
-            axes.plot(range(1, len(rates) + 1), _gaps(rates), label=_short(name), **style)
+        for style, (label, rates) in zip(line_styles(), lines.items(), strict=False):
+            axes.plot(range(1, len(rates) + 1), _gaps(rates), label=_short(label), **style)
         axes.set_xticks(range(1, longest + 1))
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("draft slot k")
@@ -117,7 +123,7 @@ def acceptance_by_slot(benchmarks: Mapping[str, Mapping[str, Any]], which: str) 
         axes.grid(alpha=0.18)
         axes.legend(frameon=False, fontsize="small")
 
-    return Drawing(f"{which}-acceptance", (6.4, 3.6), draw)
+    return Drawing(name or f"{which}-acceptance", (6.4, 3.6), draw)
 
 
 def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: str) -> Drawing | None:
@@ -136,7 +142,7 @@ def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: 
     def draw(axes: Any) -> None:
         largest = max(part["rounds"] for bins in lines.values() for part in bins)
         axes.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1, alpha=0.6)
-        for style, (slot, bins) in zip(_styles(), lines.items(), strict=False):
+        for style, (slot, bins) in zip(line_styles(), lines.items(), strict=False):
             predicted, observed = [part["confidence"] for part in bins], [part["observed"] for part in bins]
             sizes = [6 + 60 * part["rounds"] / largest for part in bins]
             axes.plot(predicted, observed, color=style["color"], linewidth=1.2, label=f"k = {slot}")
@@ -168,7 +174,7 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]], name: str, label: 
         return None
 
     def draw(axes: Any) -> None:
-        for style, (metric, points) in zip(_styles(), lines.items(), strict=False):
+        for style, (metric, points) in zip(line_styles(), lines.items(), strict=False):
             kept = points[:: thinning(points)]
             few = {"marker": style["marker"]} if len(kept) <= 20 else {}
             axes.plot(*zip(*kept, strict=True), label=_short(metric), linewidth=1.4, color=style["color"], **few)
@@ -185,7 +191,7 @@ def thinning(points: Sequence[Any]) -> int:
     return -(-len(points) // _MAX_POINTS) if points else 1
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def line_styles() -> Iterator[dict[str, Any]]:
     """Colour and marker per line, without end; told apart without colours, too."""
     place = 0
     while True:

@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deepspec.evaluation.report import MACRO, NOT_MEASURED, num_draft_tokens, number, times
+from deepspec.evaluation.formatting import MACRO, NOT_MEASURED, number, times
+from deepspec.evaluation.sections import means, num_draft_tokens
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,9 +62,7 @@ def _tables(evaluations: Sequence[Mapping[str, Any]]) -> "list[RenderableType]":
     table.add_column("speedup", justify="right", no_wrap=True)
     table.add_column("entropy", justify="right", no_wrap=True)
     for evaluation in evaluations:
-        rows = list(evaluation["benchmarks"].items())
-        if len(rows) > 1:
-            rows.append((MACRO, evaluation.get("macro") or {}))
+        rows = [*evaluation["benchmarks"].items(), *means(evaluation)]
         for name, part in rows:
             cells: list[Text | str] = [Text(str(evaluation["algorithm"]))] if several else []
             # Beside an algorithm's name 80 columns have no room for the longer one.

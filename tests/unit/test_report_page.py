@@ -3,9 +3,8 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -14,77 +13,23 @@ import pytest
 from rich.console import Console
 
 from deepspec.evaluation import plots
+from deepspec.evaluation.formatting import interval, number, quantity, times
 from deepspec.evaluation.overview import write_overview
-from deepspec.evaluation.report import interval, number, quantity, times, write_report
+from deepspec.evaluation.report import write_report
 from deepspec.evaluation.report_terminal import summary_table
-from deepspec.gates import Config, judge
+from tests.fixtures.reports import HOSTILE, Page, benchmark, everything, one_page
 
 K = 3
 TIMES = "\N{MULTIPLICATION SIGN}"
-HOSTILE = '<img src=x onerror="alert(1)">&"\'</script><script>alert(2)</script>$\\frac{1}{0}$'
-SECTIONS = ("verdict", "results", "positions", "calibration", "training", "cost", "lineage", "recipe")
-
-
-def benchmark(tau: float, name: str = "") -> dict[str, Any]:
-    return {
-        "tau": tau,
-        "tau_ci95": [tau - 0.25, tau + 0.25],
-        "conditional_acceptance": [0.91, 0.82, None],
-        "conditional_trials": [1200, 1090, 0],
-        "prefix_acceptance": [0.91, 0.75, None],
-        "prefix_trials": [1200, 1200, 0],
-        "speedup": 2.25,
-        "tokens_per_second": 410.0,
-        "plain_tokens_per_second": 182.0,
-        "rounds": 1200,
-        "prompts": 48,
-        "target_entropy_nats": 0.432,
-        **{f"{way}{part}_seconds": 1.5 for way in ("", "plain_") for part in ("prefill", "draft", "verify", "other")},
-        "skipped": [{"prompt": name, "reason": "too long"}],
-        "failed": [],
-    }
-
-
-def bins(offset: float) -> list[list[dict[str, float]]]:
-    return [
-        [{"confidence": x / 10, "observed": min(1.0, x / 10 + offset), "rounds": 40 + x} for x in range(10)]
-    ] * 2 + [[]]
-
-
-def everything(steps: int = 60) -> dict[str, Any]:
-    evaluation = {
-        "benchmarks": {"arithmetic": benchmark(3.1), "chat": benchmark(2.4)},
-        "macro": {"tau": 2.75, "speedup": 2.25},
-        "gate": {**benchmark(2.9), "per_prompt": {"p": [3, 1]}},
-    }
-    verdict = judge({"tau": 2.9}, {"tau": 2.6}, Config(), challenger_digest="a" * 64, champion_digest="c" * 64)
-    return {
-        "run_id": "20261123-100000-abc",
-        "recipe_name": "tiny",
-        "recipe": {"name": "tiny", "train": {"lr": 0.0006}},
-        "evaluation": evaluation,
-        "calibration": {
-            "applicable": True,
-            "temperatures": [1.1, 0.9, 1.0],
-            "trials": [850, 850, 0],
-            "ece_before": [0.0571, 0.081, None],
-            "ece_after": [0.0191, 0.017, None],
-            "auc_before": [0.9, 0.8, None],
-            "reliability_before": bins(0.1),
-            "reliability_after": bins(0.0),
-        },
-        "verdict": verdict.to_json(),
-        "champion": {"name": "tiny", "version": "6", "digest": "c" * 64},
-        "training_metrics": [
-            {"step": step, "name": name, "value": 1.0 / (step + 1), "unit": "nats"}
-            for step in range(steps)
-            for name in ("loss", "tau_probabilistic", "accept_rate@1", "lr")
-        ],
-        "stages": [{"name": "train", "status": "ran", "seconds": 61.25, "why": "train.lr changed 0.0006 -> 0.0003"}],
-        "lineage": [{"stage": "tokens", "key": "k" * 64, "digest": "d" * 64}],
-        "model": {"name": "tiny", "version": "7", "aliases": ["champion"], "uri": "models:/tiny/7"},
-        "cost": {"cpu_seconds": 301.26, "gpu_seconds": 0.0, "bytes_written": 3 * 1024**2, "tokens": 70123},
-    }
+SECTIONS = (
+    "verdict", "results", "positions", "calibration", "threshold", "load", "samples", "training", "cost", "lineage",
+    "recipe",
+)  # fmt: skip
+FIGURES = {
+    "acceptance-length", "conditional-acceptance", "prefix-acceptance", "reliability-before", "reliability-after",
+    "threshold-rates", "threshold-lengths", "load-throughput", "load-trade-off",
+    "training-loss", "training-tau", "training-acceptance",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -99,7 +44,7 @@ class Written:
     folder: Path
     data: dict[str, Any]
     text: str
-    page: "Page"
+    page: Page
 
 
 @pytest.fixture(scope="module")
@@ -108,37 +53,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return Written(folder, data, *one_page(folder, data))
 
 
-class Page(HTMLParser):
-    """Tags with attributes, and the text outside of markup."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def references(page: Page) -> Iterator[str]:
-    for _, attributes in page.tags:
-        for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset", "style"):
-            if attributes.get(name):
-                yield str(attributes[name])
-
-
-def one_page(folder: Path, data: Mapping[str, Any]) -> tuple[str, Page]:
-    text = write_report(folder, data).read_text(encoding="utf-8")
-    return text, Page(text)
-
-
 def test_the_page_is_self_contained(written: Written) -> None:
     text, page = written.text, written.page
-    assert not [ref for ref in references(page) if "//" in ref or ("url(" in ref and "url(#" not in ref)]
+    assert not [ref for ref in page.references() if "//" in ref or ("url(" in ref and "url(#" not in ref)]
     assert not re.search(r"@import|url\((?!#)", text)
     assert {"script", "link", "iframe", "object", "embed", "form"}.isdisjoint(tag for tag, _ in page.tags)
     policy = [
@@ -165,29 +82,25 @@ def test_it_says_what_was_measured_and_on_how_much(written: Written) -> None:
 
 def test_figures_stand_in_the_page_and_beside_it(written: Written) -> None:
     text, page = written.text, written.page
-    names = {
-        "acceptance-length", "conditional-acceptance", "prefix-acceptance", "reliability-before", "reliability-after",
-        "training-loss", "training-tau", "training-acceptance",
-    }  # fmt: skip
-    assert {path.stem for path in (written.folder / "plots").glob("*.svg")} == names
-    assert {path.stem for path in (written.folder / "plots").glob("*.png")} == names
-    assert sum(tag == "svg" for tag, _ in page.tags) == len(names)
+    assert {path.stem for path in (written.folder / "plots").glob("*.svg")} == FIGURES
+    assert {path.stem for path in (written.folder / "plots").glob("*.png")} == FIGURES
+    assert sum(tag == "svg" for tag, _ in page.tags) == len(FIGURES)
     for path in (written.folder / "plots").glob("*.svg"):
         ET.fromstring(path.read_bytes())  # noqa: S314  our own file
     for path in (written.folder / "plots").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    used = set(re.findall(r"url\(#([^)]+)\)", text)) | {ref[1:] for ref in references(page) if ref.startswith("#")}
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | {ref[1:] for ref in page.references() if ref.startswith("#")}
     assert used
     assert used <= set(ids)
-    assert text.count("currentColor") > len(names)
+    assert text.count("currentColor") > len(FIGURES)
 
 
 def test_equal_data_give_equal_bytes(written: Written, tmp_path: Path) -> None:
     write_report(tmp_path, written.data)
     paths = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(paths) == 2 + 2 * 8
+    assert len(paths) == 2 + 2 * len(FIGURES)
     assert [path for path in paths if (tmp_path / path).read_bytes() != (written.folder / path).read_bytes()] == []
 
 
@@ -226,7 +139,7 @@ def test_every_missing_part_is_said_to_be_missing(tmp_path: Path, data: dict[str
     assert write_report(tmp_path / "empty", {}).read_text() == text
 
 
-@pytest.mark.parametrize(("part", "times_said"), [("evaluation", 3), ("calibration", 2), ("verdict", 2)])
+@pytest.mark.parametrize(("part", "times_said"), [("evaluation", 5), ("calibration", 2), ("verdict", 2)])
 def test_one_missing_part_leaves_the_others(tmp_path: Path, data: dict[str, Any], part: str, times_said: int) -> None:
     _, page = one_page(tmp_path, {**data, "training_metrics": None, part: None})
     assert page.text.count("is missing from this report") == times_said
@@ -277,6 +190,8 @@ def test_the_terminal_table_reads_at_80_columns(data: dict[str, Any]) -> None:
         "macro",
         "average",
         "2.75",
+        "[2.60,",
+        "2.90]",
         f"2.25{TIMES}",
         "—",
     ]

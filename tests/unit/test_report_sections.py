@@ -1,0 +1,186 @@
+"""What a page says of one draft's evaluation: every section present, absent and not applicable; answers by round."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.evaluation.rendering import Figures
+from deepspec.evaluation.samples_section import samples
+from deepspec.evaluation.sections import evaluated, means
+from tests.fixtures.reports import HOSTILE, benchmark, evaluation, everything, load, one_page, sample, threshold_sweep
+
+
+def page_text(tmp_path: Path, **parts: Any) -> str:
+    _, page = one_page(tmp_path, parts)
+    return re.sub(r"\s+", " ", page.text)
+
+
+def section(tmp_path: Path, name: str, **parts: Any) -> str:
+    text, _ = one_page(tmp_path, parts)
+    return text.split(f'<section id="{name}">')[1].split("</section>")[0]
+
+
+def test_results_say_what_was_proposed_and_verified(tmp_path: Path) -> None:
+    said = page_text(tmp_path, evaluation=evaluation())
+    for text in ("verify rate", "0.775", "proposed", "2.96", "2.05 to 2.45", "2.60 to 2.90", "math", "turns", "56"):
+        assert text in said, text
+
+
+def test_an_older_evaluation_has_dashes_for_what_it_lacks(tmp_path: Path) -> None:
+    old = evaluation()
+    for name in ("domains", "threshold_sweep", "load"):
+        del old[name]
+    for part in old["benchmarks"].values():
+        for name in ("domain", "turns", "speedup_ci95", "speed_prompts", "batch", "verify_rate", "mean_proposed"):
+            del part[name]
+    del old["macro"]["tau_ci95"]
+    said = page_text(tmp_path, evaluation=old)
+    assert "The sweep over confidence thresholds is missing" in said
+    assert "The measurement under load is missing" in said
+    assert "3.100" in said
+
+
+def test_domains_of_several_benchmarks_have_a_row() -> None:
+    found = evaluation()
+    assert [name for name, _ in means(found)] == ["macro average"]
+    found["benchmarks"]["algebra"] = benchmark(3.5, domain="math")
+    found["domains"]["math"] = {
+        "tau": 3.3,
+        "tau_ci95": [3.1, 3.5],
+        "speedup": 2.2,
+        "benchmarks": ["arithmetic", "algebra"],
+    }
+    assert [name for name, _ in means(found)] == ["math (2)", "macro average"]
+    results = evaluated({"evaluation": found}, Figures())["results"]
+    assert [(row["tau"], row["interval"]) for row in results["means"]] == [
+        ("3.300", "3.10 to 3.50"),
+        ("2.750", "2.60 to 2.90"),
+    ]
+    assert [row["speedup"] for row in results["mean_speeds"]] == [
+        "2.20\N{MULTIPLICATION SIGN}",
+        "2.25\N{MULTIPLICATION SIGN}",
+    ]
+    found["benchmarks"] = {"algebra": found["benchmarks"]["algebra"]}
+    assert means(found) == []
+
+
+def test_the_threshold_sweep_is_drawn_and_tabled(tmp_path: Path) -> None:
+    said = section(tmp_path, "threshold", evaluation=evaluation())
+    assert said.count("<svg") == 2
+    assert said.count("<tr>") == 1 + 10
+    for text in ("measured on 48 prompts", "0.952", "1.480", "1.28 to 1.68"):
+        assert text in re.sub(r"\s+", " ", said)
+
+
+def test_a_sweep_that_does_not_apply_says_why(tmp_path: Path) -> None:
+    reason = f"The draft has no confidence head {HOSTILE}"
+    said = page_text(tmp_path, evaluation={**evaluation(), "threshold_sweep": {"applicable": False, "reason": reason}})
+    assert f"Not applicable: {reason}" in said
+    assert "The sweep over confidence thresholds is missing" not in said
+
+
+def test_a_sweep_may_lack_values() -> None:
+    sweep = {**threshold_sweep(), "points": [{"threshold": 0.5, "tau": None}, {"threshold": 0.9}]}
+    found = evaluated({"evaluation": {"threshold_sweep": sweep}}, Figures())["threshold"]
+    assert found["figures"] == []
+    assert found["rows"][0]["tau"] == "—"
+    assert (
+        evaluated({"evaluation": {"threshold_sweep": {"applicable": True, "points": []}}}, Figures())["threshold"]
+        is None
+    )
+
+
+def test_load_is_drawn_and_tabled_per_way_of_decoding(tmp_path: Path) -> None:
+    said = section(tmp_path, "load", evaluation=evaluation())
+    assert said.count("<svg") == 2
+    text = re.sub(r"\s+", " ", said)
+    assert "drafts nothing while more than 12 requests are decoded at once." in text
+    assert "at most 128 new tokens. Every point is the mean of 5 runs" in text
+    assert "Measured on: cpu with 2 threads." in text
+    assert said.count('<th scope="row">scheduled</th>') == 5
+    costs = [re.findall(r">([^<]*)</td>", row) for row in said.split("step with a draft")[1].split("<tr>")[1:]]
+    assert costs == [
+        ["1", "3.00", "2", "4.00"],
+        ["1", "", "4", "5.00"],
+        ["16", "9.00", "32", "11.00"],
+        ["16", "", "64", "16.00"],
+    ]
+
+
+def test_load_without_a_confidence_head_has_no_scheduled_line() -> None:
+    measured = load()
+    measured["modes"].remove("scheduled")
+    for point in measured["points"]:
+        del point["scheduled"]
+    del measured["costs"]
+    found = evaluated({"evaluation": {"load": {**measured, "most_rows": None}}}, Figures())["load"]
+    assert {row["mode"] for row in found["rows"]} == {"plain", "fixed"}
+    assert "scheduled" not in found["caption"]
+    assert "drafts nothing" not in found["caption"]
+    assert found["costs"] is None
+
+
+def test_load_may_lack_points_and_intervals() -> None:
+    points = [{"concurrency": 1, "plain": {"tokens_per_second": 9.0}}, {"concurrency": 2, "fixed": None}]
+    found = evaluated({"evaluation": {"load": {"modes": ["plain", "fixed"], "points": points}}}, Figures())["load"]
+    assert [(row["mode"], row["speed"], row["interval"]) for row in found["rows"]] == [("plain", "9", "—")]
+    assert len(found["figures"]) == 1  # speed per request is not known
+
+
+def test_every_token_stands_in_its_round(tmp_path: Path) -> None:
+    answer = [
+        {"text": "To", "round": 0, "kind": "prefill"},
+        {"text": " be", "round": 1, "kind": "accepted"},
+        {"text": " or", "round": 1, "kind": "accepted"},
+        {"text": " not", "round": 1, "kind": "bonus"},
+        {"text": "\n", "round": 2, "kind": "bonus"},
+        {"text": ".", "round": 3, "kind": "accepted"},
+    ]
+    (found,) = samples([{"benchmark": "chat", "prompt": "Say\nit", "answer": answer}]) or []
+    assert [(part["tone"], part["title"]) for part in found["rounds"]] == [
+        ("prefill", "prefill: the answer's first token"),
+        ("odd", "round 1: 2 accepted, 1 bonus"),
+        ("even", "round 2: 1 bonus"),
+        ("odd", "round 3: 1 accepted"),
+    ]
+    assert found["tally"] == "6 tokens; 5 of them in 3 rounds, 1.67 per round."
+    said = section(tmp_path, "samples", samples=[{"benchmark": "chat", "prompt": "Say\nit", "answer": answer}])
+    assert '<b class="t"> not</b>' in said
+    assert '<b class="t"><i class="mark">↵</i>\n</b>' in said
+    assert ">Say\nit</pre>" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("ab", [("", "ab")]),
+        (" ", [("·", "")]),
+        (" a", [("", " a")]),
+        ("a  b", [("", "a"), ("··", ""), ("", "b")]),
+        ("\r\n", [("↵", "\n")]),
+        ("\ta", [("⇥", "\t"), ("", "a")]),
+        ("a\u202eb", [("", "a"), ("⟨U+202E⟩", ""), ("", "b")]),
+        ("\x00", [("⟨U+0000⟩", "")]),
+        ("", []),
+    ],
+)
+def test_what_is_invisible_is_shown(text: str, pieces: list[tuple[str, str]]) -> None:
+    (found,) = samples([{"prompt": "", "answer": [{"text": text, "round": 1, "kind": "accepted"}]}]) or []
+    assert [(piece["mark"], piece["text"]) for piece in found["rounds"][0]["tokens"][0]["pieces"]] == pieces
+
+
+def test_hostile_prompts_and_answers_stay_text(tmp_path: Path) -> None:
+    hostile = {**sample(HOSTILE, HOSTILE, HOSTILE), "answer": [{"text": HOSTILE, "round": 1, "kind": HOSTILE}]}
+    text, page = one_page(tmp_path, {**everything(), "samples": [hostile]})
+    assert "<script" not in text
+    assert "<img" not in text
+    assert text.count("</style>") == text.count("<style")
+    assert page.text.count(HOSTILE) == 3
+
+
+def test_an_answer_without_rounds_is_told(tmp_path: Path) -> None:
+    answer = [{"text": "Yes", "round": 0, "kind": "prefill"}]
+    said = page_text(tmp_path, samples=[{"benchmark": "chat", "prompt": "?", "answer": answer}])
+    assert "1 token, all of it from the prefill." in said
