@@ -1,4 +1,4 @@
-"""The commands about a draft outside its run: `export`, `measure`."""
+"""The commands about a draft outside its run: `compare`, `export`, `measure`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,36 @@ import typer
 
 from flows._cli_runs import Overrides, RecipeName
 from flows._terminal import AsJson, artifact_store, fail, home, print_json, terminal
+
+
+def compare(
+    drafts: Annotated[
+        list[str],
+        typer.Argument(metavar="DRAFT…", help="Each a directory, train/<key>, models:/<name>/<version> or …@champion."),
+    ],
+    recipe: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="What they are judged by; default: that of the last run.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the page there, not into the home.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate drafts on a recipe's prompts, and show them side by side, with paired differences from the first.
+
+    What was evaluated before is reused. The recipe must have been run once: its target's answers are taken from there.
+
+    Example: deepspec compare models:/demo@champion models:/demo/2 --recipe demo
+    """
+    from deepspec.evaluation.comparison_terminal import comparison_table
+    from flows import _compare
+    from flows._display import display_on
+
+    console = terminal()
+    document = _compare.compare(drafts, recipe, overrides or [], home=home(), out=out, display=display_on(console))
+    if as_json:
+        print_json(document)
+    else:
+        console.print(comparison_table(document))
 
 
 def export(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.errors import DeepspecError, GateFailed, RecipeError
 from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
 from flows import _execute, _plan, _record
-from flows._display import PlainDisplay, TerminalDisplay, lines_of
+from flows._display import display_on, lines_of
 from flows._execute import Flow, Result
 from flows._home import store_of
 from flows._locations import local
@@ -52,8 +52,7 @@ def run(
         records = _execute.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
         _show_plan(recipes, records, home, as_json=as_json, console=console)
         return 0
-    display: Display = TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
-    result, record, path = carry_out(recipes, home, display, name=together or recipes[0].name)
+    result, record, path = carry_out(recipes, home, display_on(console), name=together or recipes[0].name)
     if as_json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)

@@ -83,6 +83,11 @@ class TerminalDisplay:
             self._progress = None
 
 
+def display_on(console: Console) -> "TerminalDisplay | PlainDisplay":
+    """What shows a run's stages on that console."""
+    return TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
+
+
 @contextmanager
 def progress_of(console: Console, name: str) -> Iterator[Told]:
     """The progress of one piece of work that is no stage: a bar on a terminal, lines elsewhere."""

@@ -30,6 +30,8 @@ from tasks._stage import Reference
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
+    from deepspec.registry.runs import RunWriter
+    from deepspec.registry.tracking import Status as TrackedStatus
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +157,37 @@ def execute(
         run.fingerprints.save()
         measure()
     return result
+
+
+@contextmanager
+def apart(
+    flow: Flow, recipe: "Recipe", store: Store, home: Path, *, display: Display
+) -> "Iterator[tuple[Run[Any], Mapping[str, Reference], RunWriter | None]]":
+    """Run a flow that makes no draft: no record of a run is left, and errors of stages are raised.
+
+    Args:
+        flow, recipe, store, home, display: see `execute`.
+
+    Yields:
+        the run, what the flow returned, and the tracker's run (None where all was found, and nothing is tracked). What
+        the flow returned is protected from collectors, and the tracker's run goes on, until the block ends.
+    """
+    run: Run[Any] = Run(recipe, store, home, plan=False, display=display, served=_prefect.is_configured())
+    part = Part(recipe)
+    ended: TrackedStatus = "FAILED"
+    try:
+        with _prompt_back_soon(lambda: None), ExitStack() as stack:
+            part.outcome = _carry_out_one(run, flow, recipe, part, stack)
+            tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
+            yield run, part.outcome, tracked or None
+        ended = "FINISHED"
+    except KeyboardInterrupt:
+        ended = "KILLED"
+        raise
+    finally:
+        run.fingerprints.save()
+        if run.tracking is not None and part.tracking_run is not None:
+            run.tracking.finish(part.tracking_run, ended)
 
 
 def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) -> None:

@@ -31,6 +31,7 @@ for command in (
     _cli_runs.explain,
     _cli_models.promote,
     _cli_models.rollback,
+    _cli_drafts.compare,
     _cli_drafts.export,
     _cli_drafts.measure,
     _cli_backup.backup,

@@ -100,13 +100,16 @@ def acceptance_lengths(benchmarks: Mapping[str, Mapping[str, Any]], num_draft_to
     return Drawing("acceptance-length", (6.4, 0.9 + 0.38 * len(rows)), draw)
 
 
-def acceptance_by_slot(parts: Mapping[str, Mapping[str, Any]], which: str, name: str | None = None) -> Drawing | None:
+def acceptance_by_slot(
+    parts: Mapping[str, Mapping[str, Any]], which: str, name: str | None = None, *, title: str | None = None
+) -> Drawing | None:
     """Acceptance at slots 1 … K, one line per part; None if nothing was measured.
 
     Args:
         parts: label -> metrics: benchmarks of one draft, or drafts on one benchmark.
         which: `conditional` or `prefix`.
         name: the drawing's name; default: after `which`.
+        title: above a figure that stands beside others; such a one is small.
     """
     lines = {label: part.get(f"{which}_acceptance") or [] for label, part in parts.items()}
     if not any(rate is not None for rates in lines.values() for rate in rates):
@@ -120,10 +123,45 @@ def acceptance_by_slot(parts: Mapping[str, Mapping[str, Any]], which: str, name:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("draft slot k")
         axes.set_ylabel(f"{which} acceptance")
+        if title is not None:
+            axes.set_title(_short(title), fontsize="medium")
         axes.grid(alpha=0.18)
         axes.legend(frameon=False, fontsize="small")
 
-    return Drawing(name or f"{which}-acceptance", (6.4, 3.6), draw)
+    return Drawing(name or f"{which}-acceptance", (6.4, 3.6) if title is None else (4.2, 3.4), draw)
+
+
+def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawing | None:
+    """Differences in τ with their intervals, a row per label and a mark per draft; None if there is none.
+
+    Args:
+        labels: of the rows, from the top.
+        drafts: draft -> label -> `difference` and `ci95`.
+    """
+    shown = [label for label in labels if any(_known(parts, label) for parts in drafts.values())]
+    if not shown:
+        return None
+
+    def draw(axes: Any) -> None:
+        axes.axvline(0, color=_INK, linewidth=1, alpha=0.6)
+        step = 0.6 / max(1, len(drafts))
+        for nth, (style, (draft, parts)) in enumerate(zip(line_styles(), drafts.items(), strict=False)):
+            rows = [(place, parts[label]) for place, label in enumerate(shown) if _known(parts, label)]
+            places = [place + step * (nth - (len(drafts) - 1) / 2) for place, _ in rows]
+            axes.plot([part["difference"] for _, part in rows], places, linestyle="none", label=_short(draft), **style)
+            for at, (_, part) in zip(places, rows, strict=True):
+                if part.get("ci95"):
+                    axes.plot(
+                        part["ci95"], [at, at], color=style["color"], linewidth=3, alpha=0.5, solid_capstyle="butt"
+                    )
+        axes.set_yticks(range(len(shown)), [_short(label) for label in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlabel("difference in τ, tokens per round")
+        axes.grid(axis="x", alpha=0.18)
+        axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
+
+    height = 1.2 + 0.2 * len(drafts) + len(shown) * max(0.38, 0.2 * len(drafts))
+    return Drawing("differences", (6.4, height), draw)
 
 
 def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: str) -> Drawing | None:
@@ -197,6 +235,10 @@ def line_styles() -> Iterator[dict[str, Any]]:
     while True:
         yield {"color": PALETTE[place % len(PALETTE)], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 5}
         place += 1
+
+
+def _known(parts: Mapping[str, Mapping[str, Any]], label: str) -> bool:
+    return (parts.get(label) or {}).get("difference") is not None
 
 
 def _gaps(rates: Sequence[float | None]) -> list[float]:

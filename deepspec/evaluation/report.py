@@ -62,7 +62,7 @@ def _page(data: Mapping[str, Any], figures: Figures) -> dict[str, Any]:
         "title": str(data.get("recipe_name") or "draft model"),
         "run_id": data.get("run_id") or NOT_MEASURED,
         "recipe_name": data.get("recipe_name"),
-        "recipe": _recipe(data.get("recipe")),
+        "recipe": recipe_text(data.get("recipe")),
         "model": _fields(data.get("model"), "name", "version", "aliases", "uri"),
         "verdict": _verdict(data.get("verdict")),
         "champion": _champion(data),
@@ -129,7 +129,8 @@ def _items(value: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     return list((value or {}).items())
 
 
-def _recipe(recipe: Any) -> str | None:
+def recipe_text(recipe: Any) -> str | None:
+    """The resolved recipe as people write it; text is taken as it is."""
     if recipe is None:
         return None
     if isinstance(recipe, str):

@@ -1,0 +1,70 @@
+"""A comparison in the terminal: who is better, where, how surely; at 80 columns, and without colours."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from deepspec.evaluation.comparison_report import compared_differences, compared_rows, tendency
+from deepspec.evaluation.formatting import number, signed, times
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def comparison_table(data: Mapping[str, Any]) -> "RenderableType":
+    """The drafts side by side, a row per benchmark and draft.
+
+    Args:
+        data: as `write_comparison` takes it, with `report`, the page's path.
+
+    Returns:
+        Something for a rich console to print.
+    """
+    drafts = data["drafts"]
+    found = [{}, *(compared_differences(part) for part in data["differences"])]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", overflow="fold")
+    table.add_column("draft", justify="right", no_wrap=True)
+    table.add_column("τ [95 % interval]", no_wrap=True)
+    table.add_column("speedup", justify="right", no_wrap=True)
+    if len(drafts) > 1:
+        table.add_column("against 1 [95 % interval]", no_wrap=True)
+    for label, parts in compared_rows(drafts):
+        for place, part in enumerate(parts):
+            cells: list[Text | str] = [
+                Text(label if place == 0 else ""),
+                str(place + 1),
+                _length(part),
+                times(part.get("speedup")),
+            ]
+            if len(drafts) > 1:
+                cells.append(_difference(found[place].get(label)) if place else "")
+            table.add_row(*cells)
+    names = [Text(f"{place:>2}  {draft['name']}") for place, draft in enumerate(drafts, start=1)]
+    note = "τ: tokens per round, bonus included. Speedup: over plain decoding, batch 1."
+    if len(drafts) > 1:
+        note += "\nDifferences are paired: the same prompts of both drafts. > and <: clearly higher, lower."
+    report = Text.assemble(("Report  ", "bold"), str(data["report"]), no_wrap=True, overflow="ignore")
+    return Group(*names, Text(""), table, Text(note, style="dim"), Text(""), report)
+
+
+def _length(part: Mapping[str, Any]) -> str:
+    return f"{number(part.get('tau'), 2)}{_bounds(part.get('tau_ci95'))}"
+
+
+def _difference(part: Mapping[str, Any] | None) -> Text:
+    found = tendency(part or {})
+    shown = f"{signed((part or {}).get('difference'), 2)}{_bounds((part or {}).get('ci95'), sign=True)}"
+    style = {"higher": "green", "lower": "red"}.get(found, "")
+    mark = {"higher": " >", "lower": " <"}.get(found, "")
+    return Text(shown + mark, style=style)
+
+
+def _bounds(bounds: Any, *, sign: bool = False) -> str:
+    if not bounds:
+        return ""
+    low, high = (signed(bound, 2) if sign else number(bound, 2) for bound in bounds)
+    return f" [{low}, {high}]"

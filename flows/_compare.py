@@ -1,0 +1,188 @@
+"""What the command `compare` does: evaluate drafts by one recipe, and write what that says of them side by side."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from deepspec.drafts import algorithm_of
+from deepspec.drafts.directory_config import check_fits, read_draft_config
+from deepspec.errors import ArtifactError, RecipeError
+from deepspec.recipe import Recipe, load_recipe, validated
+from deepspec.store import Artifact, Store
+from deepspec.store.fingerprint import External, Fingerprints, model_files
+from deepspec.targets.family import TargetSpec
+from flows import _execute
+from flows._drafts import draft_directory, draft_of
+from flows._home import store_of
+from flows._locations import local, made_target
+from flows._record import read_record
+from flows._report import samples_of
+from flows.compare import comparison_of, naming
+from tasks._stage import Reference
+
+if TYPE_CHECKING:
+    from tasks._run import Display
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def compare(
+    names: Sequence[str],
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    *,
+    home: Path,
+    out: Path | None,
+    display: "Display",
+) -> dict[str, Any]:
+    """Evaluate drafts, and write the page about them.
+
+    Args:
+        names: drafts, as a person names them (`_drafts.draft_of`); the first is what the others are compared with.
+        recipe_name, overrides: what they are judged by; None: the recipe of the last run.
+        home: where things are.
+        out: folder for the page; None: one in the home.
+        display: told stages.
+
+    Returns:
+        what the page is written from (`write_comparison`), and `report`, its path.
+
+    Raises:
+        RecipeError: there is no such recipe or draft, a draft is named twice, or the recipe's answers are not there.
+        IncompatibleDraft: a draft does not fit the recipe's target; names the draft.
+    """
+    from deepspec.evaluation.comparison_report import write_comparison
+
+    recipe_name, recipe = _recipe(recipe_name, overrides, home)
+    store = store_of(home, recipe.store.url)
+    with ExitStack() as stack:
+        links = Path(stack.enter_context(TemporaryDirectory(prefix="deepspec-")))
+        drafts = _drafts(names, recipe, recipe_name, home, store, links)
+        flow = comparison_of(drafts, recipe_name)
+        carried_out = _execute.apart(flow, recipe, store, home, display=display)
+        run, outcome, tracked = stack.enter_context(carried_out)
+        data = {
+            "comparison_id": run.run_id,
+            "recipe_name": recipe.name,
+            "recipe": recipe.model_dump(mode="json"),
+            "drafts": [_part(name, draft, outcome) for name, draft in drafts.items()],
+            "differences": _differences(drafts, outcome, recipe),
+        }
+        page = write_comparison(out or home / "comparisons" / run.run_id, data)
+        if tracked is not None:
+            tracked.artifact(page.parent, "report")
+    return {**data, "report": str(page)}
+
+
+def _recipe(name: str | None, overrides: Sequence[str], home: Path) -> tuple[str, Recipe]:
+    """What a person calls the recipe, and the recipe; by default as the last run in this home resolved it."""
+    if name is not None:
+        return name, load_recipe(name, overrides)
+    record = read_record(home) or {}
+    report = Path(record.get("report") or home)
+    parts = record.get("evaluation")
+    # Of several recipes, which have their inputs and evaluation in common, the first.
+    folder = report.parent / parts[0]["algorithm"] if isinstance(parts, list) and parts else report.parent
+    try:
+        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(
+            f"{home} has no finished run whose recipe could be taken.",
+            where="--recipe",
+            remedy="Name the recipe that the drafts are to be judged by.",
+        ) from error
+    return str(record["recipe"]), validated(Recipe, content, overrides, where=f"recipe of run {record['run_id']}")
+
+
+def _drafts(
+    names: Sequence[str], recipe: Recipe, recipe_name: str, home: Path, store: Store, links: Path
+) -> dict[str, Reference]:
+    """The drafts under short names; each is checked against the target before anything is evaluated."""
+    spec = TargetSpec.read(made_target(local(recipe, home), recipe_name, home))
+    fingerprints = Fingerprints(home / "fingerprints.json")
+    drafts: dict[str, Reference] = {}
+    for place, name in enumerate(names):
+        label = _DIGEST.sub(lambda found: found[0][:12], name)
+        if label in drafts:
+            raise RecipeError("this draft is named twice.", where=name, remedy="Name each draft once.")
+        found = draft_of(name, home, store, model=recipe.name, where="DRAFT")
+        directory = draft_directory(found)
+        with naming(name):
+            algorithm_of(directory)
+            check_fits(read_draft_config(directory), spec, directory)
+        drafts[label] = found if isinstance(found, Artifact) else _outside(directory, links / str(place), fingerprints)
+    fingerprints.save()
+    return drafts
+
+
+def _outside(directory: Path, link: Path, fingerprints: Fingerprints) -> External:
+    """A draft that no store has, by content; stages look for a draft in the folder `draft` of what they are handed."""
+    link.mkdir()
+    (link / "draft").symlink_to(directory.absolute(), target_is_directory=True)
+
+    def fingerprint() -> str:
+        return fingerprints.files(model_files(directory), named=True)
+
+    return External("draft", fingerprint(), str(link), fingerprint)
+
+
+def _part(name: str, draft: Reference, outcome: Mapping[str, Reference]) -> dict[str, Any]:
+    """What the page says of one draft."""
+    evaluation, calibration = _made(outcome, "evaluation", name), _made(outcome, "calibration", name)
+    known = (
+        {"kind": draft.kind, "key": draft.key, "digest": draft.digest}
+        if isinstance(draft, Artifact)
+        else {"kind": "external", "key": None, "digest": getattr(draft, "fingerprint", None)}
+    )
+    return {
+        "name": name,
+        **known,
+        "evaluation_key": evaluation.key,
+        "evaluation": evaluation.json("evaluation.json"),
+        "calibration": calibration.json("calibration.json"),
+        "samples": samples_of(evaluation),
+    }
+
+
+def _differences(
+    drafts: Mapping[str, Reference], outcome: Mapping[str, Reference], recipe: Recipe
+) -> list[dict[str, Any]]:
+    """Every draft but the first against the first."""
+    import pyarrow.parquet as pq
+
+    from deepspec.evaluation.comparison import counts_by_prompt, differences
+
+    settings = recipe.evaluate
+    domains: dict[str, list[str]] = {}
+    for name, benchmark in settings.benchmarks.items():
+        domain = benchmark.domain_of(name)
+        if domain is not None:
+            domains.setdefault(domain, []).append(name)
+    columns = ["benchmark", "prompt", "committed"]
+    counts = {
+        name: counts_by_prompt(
+            pq.read_table(_made(outcome, "evaluation", name).path("rounds.parquet"), columns=columns)
+        )
+        for name in drafts
+    }
+    first, *others = counts
+    return [
+        {
+            "name": name,
+            **differences(
+                counts[name], counts[first], domains, num_samples=settings.num_bootstrap_samples, seed=settings.seed
+            ),
+        }
+        for name in others
+    ]
+
+
+def _made(outcome: Mapping[str, Reference], kind: str, name: str) -> Artifact:
+    found = outcome[f"{kind}/{name}"]
+    if not isinstance(found, Artifact):
+        raise ArtifactError(f"The {kind} of {name} was not made.")
+    return found
