@@ -17,6 +17,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved recip
 def demo(
     overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all", help="Train a draft of each algorithm, and compare them.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="With --all: train each with so many seeds.")] = 3,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +28,7 @@ def demo(
     from deepspec.demo.recipes import ALL
 
     if every:
-        _run(ALL, overrides, dry_run=dry_run, as_json=as_json, together="demo")
+        _run(ALL, overrides, dry_run=dry_run, as_json=as_json, together="demo", num_seeds=seeds)
     else:
         _run(["demo"], overrides, dry_run=dry_run, as_json=as_json)
 
@@ -93,7 +94,13 @@ def explain(
 
 
 def _run(
-    names: Sequence[str], overrides: list[str] | None, *, dry_run: bool, as_json: bool, together: str | None = None
+    names: Sequence[str],
+    overrides: list[str] | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    together: str | None = None,
+    num_seeds: int = 1,
 ) -> None:
     from flows import _command
 
@@ -105,6 +112,7 @@ def _run(
         as_json=as_json,
         console=terminal(),
         together=together,
+        num_seeds=num_seeds,
     )
     if code:
         raise typer.Exit(code)

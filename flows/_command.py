@@ -33,6 +33,7 @@ def run(
     as_json: bool,
     console: "Console",
     together: str | None = None,
+    num_seeds: int = 1,
 ) -> int:
     """Run (or only plan) recipes, show it, and leave its record; return the exit code.
 
@@ -42,6 +43,7 @@ def run(
         home, console: where things are, where people are told.
         dry_run, as_json: the command line's options.
         together: what several recipes are called in the record.
+        num_seeds: with how many seeds of training several recipes are compared.
     """
     from flows.retrain import retrain
 
@@ -52,7 +54,10 @@ def run(
         records = _execute.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
         _show_plan(recipes, records, home, as_json=as_json, console=console)
         return 0
-    result, record, path = carry_out(recipes, home, display_on(console), name=together or recipes[0].name)
+    display = display_on(console)
+    result, record, path = carry_out(recipes, home, display, name=together or recipes[0].name)
+    if num_seeds > 1 and result.error is None and len(result.parts) > 1:
+        record, path = _over_seeds(result, record, num_seeds, home, display)
     if as_json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
@@ -89,6 +94,18 @@ def carry_out(
     if result.error is not None:
         record["error"] = str(result.error) or type(result.error).__name__
     return result, record, _record.write_record(record, home)
+
+
+def _over_seeds(
+    result: Result, record: dict[str, Any], num_seeds: int, home: Path, display: "Display"
+) -> tuple[dict[str, Any], Path]:
+    """Train the recipes of a finished run with further seeds; the record and the report say what came of it."""
+    from flows._report import write_overview_of
+    from flows._seeds import study
+
+    record["seeds"] = study(result, num_seeds, home, display)
+    record["report"] = write_overview_of(result, record)
+    return record, _record.write_record(record, home)
 
 
 def _check_apart(recipes: Sequence[Recipe]) -> None:

@@ -28,12 +28,16 @@ def write(result: Result, record: Mapping[str, Any]) -> str | None:
     if len(result.parts) == 1:
         page = _write_part(result, result.parts[0], record, folder)
         return str(page) if page is not None else None
-    pages = {}
     for part in result.parts:
-        algorithm = part.recipe.draft.algorithm
-        page = _write_part(result, part, record, folder / algorithm)
-        if page is not None:
-            pages[algorithm] = page.relative_to(folder).as_posix()
+        _write_part(result, part, record, folder / part.recipe.draft.algorithm)
+    return write_overview_of(result, record)
+
+
+def write_overview_of(result: Result, record: Mapping[str, Any]) -> str | None:
+    """Write the page that leads to the reports of a run's several recipes; None if none of them has one."""
+    folder = result.run.folder / "report"
+    algorithms = [part.recipe.draft.algorithm for part in result.parts]
+    pages = {name: f"{name}/report.html" for name in algorithms if (folder / name / "report.html").is_file()}
     if not pages:
         return None
     from deepspec.evaluation.overview import write_overview

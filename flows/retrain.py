@@ -34,15 +34,11 @@ from tasks.tokens import tokens
 from tasks.train import train
 
 
-def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
-    """Retrain, judge and ship one draft.
-
-    Args:
-        run: the run; `run.recipe` is a `Recipe`.
+def measured(run: Run[Recipe]) -> tuple[Mapping[str, Reference], Reference]:
+    """Train, calibrate and evaluate one draft: all of a retraining before anything is registered.
 
     Returns:
-        the artifacts a run is reported by: evaluation, calibration, registration, verdict, and promotion if there was
-        one. Cache policy: the artifact store's keys. Requires: the target and the sources named by the recipe.
+        draft, calibration and evaluation; and the answers that the splits come from.
     """
     target, source, benchmarks = target_of(run), source_of(run), benchmarks_of(run)
 
@@ -60,17 +56,27 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
     evaluation = evaluate(
         run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
     )
+    return {"draft": draft, "calibration": calibration, "evaluation": evaluation}, answered
 
-    registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
+
+def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
+    """Retrain, judge and ship one draft.
+
+    Args:
+        run: the run; `run.recipe` is a `Recipe`.
+
+    Returns:
+        the artifacts a run is reported by: evaluation, calibration, registration, verdict, and promotion if there was
+        one. Cache policy: the artifact store's keys. Requires: the target and the sources named by the recipe.
+    """
+    made, answered = measured(run)
+    draft, evaluation = made["draft"], made["evaluation"]
+    target = target_of(run)
+
+    registration = register(run, draft=draft, calibration=made["calibration"], evaluation=evaluation)
     champion = champion_to_beat(run, draft)
     verdict = gate(run, evaluation=evaluation, champion=champion, draft=draft, responses=answered, target=target)
-    outcome: dict[str, Reference] = {
-        "draft": draft,
-        "calibration": calibration,
-        "evaluation": evaluation,
-        "registration": registration,
-        "verdict": verdict,
-    }
+    outcome: dict[str, Reference] = {**made, "registration": registration, "verdict": verdict}
     if refused(verdict):
         run.skip(promote, "the gate refused")
     else:

@@ -32,7 +32,10 @@ def small(home: Home) -> list[str]:
         "evaluate.num_gate_prompts": 4,
         "evaluate.num_calibration_prompts": 8,
         "evaluate.num_warmup_prompts": 1,
+        "evaluate.num_speed_prompts": 1,
         "evaluate.max_new_tokens": 24,
+        "evaluate.thresholds": "[0.5]",
+        "evaluate.load": "{concurrency: [2], num_repeats: 1, max_new_tokens: 8}",
     }
     return [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
 
@@ -40,7 +43,7 @@ def small(home: Home) -> list[str]:
 @pytest.mark.full  # three trainings in processes of their own: half a minute
 def test_three_drafts_in_one_run(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    finished = home.run("demo", "--all", *small(home), "--json")
+    finished = home.run("demo", "--all", "--seeds", "2", *small(home), "--json")
     record = json.loads(finished.out)
     assert record == home.record()
     assert record["status"] == "promoted"
@@ -55,6 +58,14 @@ def test_three_drafts_in_one_run(tmp_path: Path) -> None:
     assert all(item["aliases"] == ["champion"] for item in record["model"])
     assert all(item["benchmarks"]["arithmetic"]["tau"] >= 1 for item in record["evaluation"])
     assert [item["applicable"] for item in record["calibration"]] == [False, False, True]
+    study = record["seeds"]
+    assert (study["seeds"], list(study["tau"])) == ([0, 1], ALGORITHMS)
+    for part, item in zip(study["tau"].values(), record["evaluation"], strict=True):
+        assert part["arithmetic"]["by_seed"][0] == pytest.approx(item["benchmarks"]["arithmetic"]["tau"])
+        assert part["arithmetic"]["ci95"][0] <= part["arithmetic"]["tau"] <= part["arithmetic"]["ci95"][1]
+    assert len(study["differences"]) == 3
+    assert all(len(of_seeds["cpu_seconds"]) == 2 for of_seeds in study["budget"].values())
+    assert "over training seeds 0, 1" in Path(record["report"]).read_text()
     folder = Path(record["report"]).parent
     assert all((folder / algorithm / "report.html").is_file() for algorithm in ALGORITHMS)
 

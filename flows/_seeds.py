@@ -1,0 +1,89 @@
+"""Several algorithms over several training seeds: what `demo --all` does once each has been judged and shipped.
+
+The first seed is the run's own. Each further one is trained, calibrated and evaluated by the same stages (and so found
+again by the next run), but neither registered nor judged: it says how much a result owes to chance.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from deepspec.evaluation.comparison import counts_by_prompt
+from deepspec.evaluation.seeds import side_by_side
+from deepspec.recipe import Recipe
+from deepspec.store import Artifact
+from flows import _execute
+from flows._execute import Result
+from flows.retrain import measured
+from tasks._run import Run
+from tasks._stage import Reference
+
+if TYPE_CHECKING:
+    from tasks._run import Display
+
+_COLUMNS = ["benchmark", "prompt", "committed"]
+
+
+def study(result: Result, num_seeds: int, home: Path, display: "Display") -> dict[str, Any]:
+    """Train every recipe of a finished run with further seeds, and put the algorithms side by side.
+
+    Args:
+        result: the run, with an evaluation of every recipe.
+        num_seeds: the run's own included.
+        home: where things are.
+        display: told stages.
+
+    Returns:
+        `seeds`, `budget` (algorithm -> what each seed's training took: `epochs`, `steps`, `cpu_seconds`), and what
+        `deepspec.evaluation.seeds.side_by_side` returns.
+    """
+    store = result.run.store
+    counts: dict[str, list[Any]] = {}
+    budget: dict[str, dict[str, Any]] = {}
+    seeds: list[int] = []
+    for part in result.parts:
+        algorithm = part.recipe.draft.algorithm
+        outcomes = [part.outcome]
+        seeds = [part.recipe.train.seed + offset for offset in range(num_seeds)]
+        for seed in seeds[1:]:
+            display.say(f"{algorithm}, seed {seed}")
+            with _execute.apart(_flow, _with_seed(part.recipe, seed), store, home, display=display) as (_, outcome, _):
+                outcomes.append(outcome)
+        counts[algorithm] = [_counts(outcome["evaluation"]) for outcome in outcomes]
+        budget[algorithm] = {
+            "epochs": part.recipe.train.num_epochs,
+            "steps": [_training(outcome["draft"])["steps"] for outcome in outcomes],
+            "cpu_seconds": [_training(outcome["draft"])["cpu_seconds"] for outcome in outcomes],
+        }
+    evaluate = result.parts[0].recipe.evaluate
+    compared = side_by_side(counts, num_samples=evaluate.num_bootstrap_samples, seed=evaluate.seed)
+    return {"seeds": seeds, "budget": budget, **compared}
+
+
+def _flow(run: Run[Recipe]) -> Mapping[str, Reference]:
+    made, _ = measured(run)
+    return made
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with another seed of training, evaluated for its acceptance alone."""
+    load = recipe.evaluate.load.model_copy(update={"concurrency": ()})
+    evaluate = recipe.evaluate.model_copy(update={"thresholds": (), "load": load, "num_speed_prompts": 1})
+    train = recipe.train.model_copy(update={"seed": seed})
+    return recipe.model_copy(update={"train": train, "evaluate": evaluate})
+
+
+def _counts(evaluation: Reference) -> dict[str, dict[str, tuple[int, int]]]:
+    if not isinstance(evaluation, Artifact):
+        raise TypeError("the evaluation is an artifact")
+    return counts_by_prompt(pq.read_table(evaluation.path("rounds.parquet"), columns=_COLUMNS))
+
+
+def _training(draft: Reference) -> dict[str, float]:
+    if not isinstance(draft, Artifact):
+        raise TypeError("the draft is an artifact")
+    steps = [json.loads(line)["step"] for line in draft.path("metrics.jsonl").read_text("utf-8").splitlines()]
+    return {"steps": max(steps, default=0), "cpu_seconds": round(draft.manifest.cost.get("cpu_seconds", 0.0), 1)}

@@ -1,0 +1,65 @@
+"""Algorithms over seeds: means, and intervals that are paired in prompts and seeds."""
+
+import numpy as np
+import pytest
+
+from deepspec.evaluation.seeds import side_by_side
+
+
+def counts(taus: list[float], rounds: int = 10) -> dict[str, tuple[int, int]]:
+    return {f"p{index}": (round(tau * rounds), rounds) for index, tau in enumerate(taus)}
+
+
+def test_tau_is_the_mean_over_seeds_of_pooled_rounds() -> None:
+    measured = {
+        "one": [{"math": counts([2, 4]), "chat": counts([1, 1])}, {"math": counts([3, 5]), "chat": counts([2, 2])}],
+        "other": [{"math": counts([2, 2]), "chat": counts([1, 1])}, {"math": counts([2, 2]), "chat": counts([1, 1])}],
+    }
+    found = side_by_side(measured, num_samples=200, seed=0)
+    assert found["tau"]["one"]["math"]["by_seed"] == [3.0, 4.0]
+    assert found["tau"]["one"]["math"]["tau"] == 3.5
+    assert found["tau"]["one"]["macro"]["by_seed"] == [2.0, 3.0]
+    assert found["tau"]["other"]["macro"] == {"tau": 1.5, "ci95": [1.5, 1.5], "by_seed": [1.5, 1.5]}
+    [pair] = found["differences"]
+    assert (pair["of"], pair["against"]) == ("other", "one")
+    assert pair["benchmarks"]["math"]["difference"] == -1.5
+    low, high = pair["benchmarks"]["math"]["ci95"]
+    assert low < -1.5 < high
+    assert found["prompts"] == {"math": 2, "chat": 2}
+
+
+def test_what_prompts_and_seeds_share_falls_out_of_differences() -> None:
+    draws = np.random.default_rng(0)
+    hard = draws.uniform(1, 6, size=20)
+    luck = [0.0, 0.8, -0.5]
+    measured = {
+        name: [{"math": counts(list(hard + gain + chance), 100)} for chance in luck]
+        for name, gain in (("one", 0.0), ("other", 0.3))
+    }
+    found = side_by_side(measured, num_samples=400, seed=1)
+    low, high = found["tau"]["one"]["math"]["ci95"]
+    assert high - low > 1
+    low, high = found["differences"][0]["benchmarks"]["math"]["ci95"]
+    assert 0.28 < low <= high < 0.32
+
+
+def test_intervals_cover_what_seeds_may_do() -> None:
+    """With prompts that are all alike only the seeds differ: the interval is that of a mean of two draws of two."""
+    measured = {"one": [{"math": counts([2, 2])}, {"math": counts([4, 4])}]}
+    assert side_by_side(measured, num_samples=500, seed=0)["tau"]["one"]["math"]["ci95"] == [2.0, 4.0]
+
+
+def test_only_common_prompts_count_and_the_gate_does_not() -> None:
+    measured = {
+        "one": [{"math": counts([2, 4]), "gate": counts([1])}],
+        "other": [{"math": {"p1": (30, 10), "p9": (90, 10), "p0": (0, 0)}, "gate": counts([1])}],
+    }
+    found = side_by_side(measured, num_samples=100, seed=0)
+    assert found["prompts"] == {"math": 1}
+    assert found["tau"]["one"]["math"]["tau"] == 4.0
+    assert found["tau"]["other"]["math"]["tau"] == 3.0
+
+
+def test_different_numbers_of_seeds_are_refused() -> None:
+    with pytest.raises(ValueError, match="numbers of seeds"):
+        side_by_side({"one": [{}], "other": [{}, {}]}, num_samples=100, seed=0)
