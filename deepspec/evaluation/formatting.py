@@ -11,15 +11,13 @@ def number(value: Any, digits: int) -> str:
     """A number with `digits` decimals and thousands apart; a dash if it was not measured."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NOT_MEASURED
-    return f"{value:,.{digits}f}".replace(",", "\N{THIN SPACE}")
+    return f"{value:,.{digits}f}".replace(",", "\N{THIN SPACE}").replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: Any, digits: int) -> str:
     """A difference, with its sign."""
     text = number(value, digits)
-    if text == NOT_MEASURED or value == 0:
-        return text
-    return f"+{text}" if value > 0 else f"\N{MINUS SIGN}{text.removeprefix('-')}"
+    return f"+{text}" if text != NOT_MEASURED and value > 0 else text
 
 
 def times(value: Any) -> str:

@@ -78,7 +78,7 @@ def throughput(points: Points, modes: Sequence[str]) -> Drawing | None:
         axes.set_xlabel("requests at once")
         axes.set_ylabel("tokens per second, all requests")
         axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        _legend_above(axes)
 
     return Drawing("load-throughput", _SIZE, draw)
 
@@ -117,9 +117,14 @@ def trade_off(points: Points, modes: Sequence[str]) -> Drawing | None:
         axes.set_xlabel("tokens per second, each request")
         axes.set_ylabel("tokens per second, all requests")
         axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        _legend_above(axes)
 
     return Drawing("load-trade-off", _SIZE, draw)
+
+
+def _legend_above(axes: Any) -> None:
+    """Intervals may go anywhere in the figure."""
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def _by_mode(points: Points, modes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -246,8 +246,9 @@ def _gaps(rates: Sequence[float | None]) -> list[float]:
 
 
 def _short(name: str, limit: int = 40) -> str:
-    """A name that leaves room for the figure; a leading underscore would hide it from the legend."""
-    name = name if len(name) <= limit else f"{name[: limit - 1]}…"
+    """A name that leaves room for the figure, its end kept; a leading underscore would hide it from the legend."""
+    start = limit // 3
+    name = name if len(name) <= limit else f"{name[:start]}…{name[start + 1 - limit :]}"
     return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
 
 

@@ -32,11 +32,17 @@ def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tally(tokens: Sequence[Mapping[str, Any]]) -> str:
     drafted = [token for token in tokens if int(token["round"]) > 0]
-    told = f"{len(tokens)} token{'s' if len(tokens) != 1 else ''}"
+    told = _counted(len(tokens), "token")
     if not drafted:
         return f"{told}, all of it from the prefill."
     rounds = len({int(token["round"]) for token in drafted})
-    return f"{told}; {len(drafted)} of them in {rounds} rounds, {number(len(drafted) / rounds, 2)} per round."
+    return (
+        f"{told}; {len(drafted)} of them in {_counted(rounds, 'round')}, {number(len(drafted) / rounds, 2)} per round."
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def _round(place: int, tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

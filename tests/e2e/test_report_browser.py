@@ -1,34 +1,115 @@
-"""The report in a real browser: it renders, asks for nothing, and complains about nothing."""
+"""The pages in a real browser: they ask for nothing, complain about nothing, run nothing, and fit a laptop and a phone.
 
-import shutil
-import subprocess
+Screenshots are left in the test's folder, to be looked at.
+"""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deepspec.evaluation.comparison_report import write_comparison
+from deepspec.evaluation.report import write_report
 from tests.e2e.conftest import Home
+from tests.fixtures.browser import Browser, browser
+from tests.fixtures.reports import HOSTILE, benchmark, comparison, everything
 
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-CLOSED = ("--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0")
+pytestmark = pytest.mark.full
+
+WINDOWS = [(1280, 800), (390, 844)]
+SECTIONS = ("Verdict", "Results", "Acceptance by position", "Calibration", "Under load", "Answers, round by round")
+_WIDER_THAN_WINDOW = """
+[...document.body.querySelectorAll("*")]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".wide, .drawing, pre"))
+  .map(e => e.outerHTML.slice(0, 200))
+"""
 
 
-def browse(page: Path, folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    browser = shutil.which("chromium")
-    assert browser is not None, "chromium is missing: infra/install_services.sh installs it"
-    profile = f"--user-data-dir={folder / 'profile'}"
-    command = [browser, *FLAGS, *CLOSED, profile, *options, f"file://{page}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_renders_without_console_errors(cold: Home, tmp_path: Path, width: int) -> None:
+@pytest.fixture
+def looked_at(tab: Browser, tmp_path: Path) -> Callable[..., str]:
+    """Open a page in a window, check what every page must hold, and return the text that is shown."""
+
+    def look(page: Path, window: tuple[int, int], *, dark: bool = False) -> str:
+        opened = tab.open(page, *window, dark=dark)
+        tab.evaluate('document.querySelectorAll("details").forEach(part => part.open = true)')
+        assert opened.requests == [page.absolute().as_uri()]
+        assert opened.complaints == []
+        assert opened.dialogs == []
+        assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
+        assert tab.evaluate(_WIDER_THAN_WINDOW) == []
+        assert tab.evaluate("document.scripts.length + document.images.length") == 0
+        shot = tmp_path / f"{page.parent.name}-{window[0]}{'-dark' if dark else ''}.png"
+        tab.screenshot(shot)
+        assert shot.stat().st_size > 20_000
+        return str(tab.evaluate("document.body.innerText"))
+
+    return look
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_runs_report(cold: Home, looked_at: Callable[..., str], tab: Browser, window: tuple[int, int]) -> None:
     page = Path(cold.record()["report"])
-    shot = tmp_path / "page.png"
-    done = browse(page, tmp_path, f"--window-size={width},2400", f"--screenshot={shot}", "--hide-scrollbars")
-    assert shot.stat().st_size > 20_000
-    assert "CONSOLE" not in done.stderr, done.stderr
-    shown = browse(page, tmp_path, f"--window-size={width},2400", "--dump-dom").stdout
-    assert "arithmetic" in shown
-    assert "Verdict" in shown
-    assert shown.count("<svg") >= 4
+    said = looked_at(page, window)
+    for text in ("arithmetic", *SECTIONS):
+        assert text in said
+    assert tab.evaluate('document.querySelectorAll("svg").length') >= 10
+    assert "is missing" not in said
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_comparison(cold: Home, looked_at: Callable[..., str], tmp_path: Path, window: tuple[int, int]) -> None:
+    key = next(stage["key"] for stage in cold.record()["stages"] if stage["name"] == "train")
+    out = tmp_path / "comparison"
+    cold.run("compare", "models:/tiny@champion", f"train/{key}", "--recipe", "tiny", "--out", str(out))
+    said = looked_at(out / "report.html", window)
+    for text in ("models:/tiny@champion", f"train/{key[:12]}", "no clear difference", "Under load"):
+        assert text in said
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Both pages, with markup in every name, prompt and answer."""
+    folder = tmp_path_factory.mktemp("hostile")
+    kinds = ("prefill", "accepted", "bonus")
+    answer = [{"text": HOSTILE, "round": nth, "kind": kind} for nth, kind in enumerate(kinds)]
+    told = [{"benchmark": HOSTILE, "prompt": HOSTILE, "answer": answer}]
+    names = {"recipe_name": HOSTILE, "recipe": HOSTILE}
+    data = {**everything(), **names, "run_id": HOSTILE, "samples": told}
+    data["evaluation"]["benchmarks"][HOSTILE] = benchmark(2.0, HOSTILE, HOSTILE)
+    several = comparison(HOSTILE, f"{HOSTILE}/other")
+    for draft in several["drafts"]:
+        draft["samples"] = told
+    return [write_report(folder / "report", data), write_comparison(folder / "comparison", {**several, **names})]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_hostile_text_is_shown_and_runs_nothing(
+    looked_at: Callable[..., str], hostile: list[Path], window: tuple[int, int], *, dark: bool
+) -> None:
+    for page in hostile:
+        assert looked_at(page, window, dark=dark).count(HOSTILE) > 10
+
+
+def test_what_runs_is_noticed(tab: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(f"<body>{HOSTILE}")
+    opened = tab.open(page, 1280, 800)
+    assert set(opened.dialogs) == {"1", "2"}
+
+
+def test_what_a_page_does_is_noticed(tab: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(f"<body><img src='missing.png'><p style='width: 3000px'>wide</p><script>{'x' * 3}()</script>")
+    opened = tab.open(page, 1280, 800)
+    assert [Path(url).name for url in opened.requests] == ["page.html", "missing.png"]
+    assert any("xxx is not defined" in complaint for complaint in opened.complaints)
+    assert any("ERR_FILE_NOT_FOUND" in complaint for complaint in opened.complaints)
+    assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") > 0
+    assert len(tab.evaluate(_WIDER_THAN_WINDOW)) == 1

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from deepspec.evaluation import plots
-from deepspec.evaluation.formatting import interval, number, quantity, times
+from deepspec.evaluation.formatting import interval, number, quantity, signed, signed_interval, times
 from deepspec.evaluation.overview import write_overview
 from deepspec.evaluation.report import write_report
 from deepspec.evaluation.report_terminal import summary_table
@@ -256,6 +256,9 @@ def test_numbers_read_well() -> None:
     assert [number(v, 2) for v in (1234567.891, None, "x", True)] == ["1\u2009234\u2009567.89", "—", "—", "—"]
     assert (times(2.0), times(None)) == (f"2.00{TIMES}", "—")
     assert (interval([1, 2]), interval(None)) == ("1.00 to 2.00", "—")
+    minus = "\N{MINUS SIGN}"
+    assert [signed(value, 1) for value in (-0.25, 0, 0.25, None)] == [f"{minus}0.2", "0.0", "+0.2", "—"]
+    assert (signed_interval([-1, 1]), signed_interval(None)) == (f"{minus}1.00 to +1.00", "—")
     assert quantity("bytes_written", 1536) == "1.5 KiB"
     assert quantity("cpu_seconds", 2.0) == "2.0 s"
     assert quantity("tokens", 70123) == "70\u2009123"
