@@ -1,0 +1,82 @@
+"""Which recipe and which drafts a comparison is about, before anything is evaluated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.errors import ArtifactError, IncompatibleDraft, RecipeError
+from deepspec.recipe import Recipe, load_recipe
+from deepspec.store.fingerprint import Fingerprints
+from flows import _compare
+from flows.compare import naming
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    return tmp_path
+
+
+def left_behind(home: Path, recipes: dict[str, Recipe], evaluation: Any) -> None:
+    """What a finished run leaves: its record, and a report of each recipe, by the folder it lies in."""
+    report = home / "runs" / "r1" / "report"
+    for folder, recipe in recipes.items():
+        (report / folder).mkdir(parents=True, exist_ok=True)
+        (report / folder / "report.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
+    record = {"run_id": "r1", "recipe": "demo", "evaluation": evaluation, "report": str(report / "report.html")}
+    (home / "last-run.json").write_text(json.dumps(record))
+
+
+def test_the_last_runs_recipe_is_taken_as_it_was_resolved(home: Path) -> None:
+    run = load_recipe("tiny", ["evaluate.seed=7", "target.path=/models/t"])
+    left_behind(home, {".": run}, {"benchmarks": {}})
+    assert _compare._recipe(None, (), home) == ("demo", run)
+    _, changed = _compare._recipe(None, ["evaluate.num_gate_prompts=3"], home)
+    assert (changed.evaluate.seed, changed.evaluate.num_gate_prompts) == (7, 3)
+    assert _compare._recipe("tiny", (), home) == ("tiny", load_recipe("tiny"))
+
+
+def test_of_a_run_of_several_algorithms_the_first_recipe_is_taken(home: Path) -> None:
+    first, second = load_recipe("demo-eagle3"), load_recipe("demo")
+    left_behind(home, {"eagle3": first, "dspark": second}, [{"algorithm": "eagle3"}, {"algorithm": "dspark"}])
+    assert _compare._recipe(None, (), home)[1] == first
+
+
+@pytest.mark.parametrize("record", [None, {}, {"report": None, "evaluation": None, "recipe": "demo", "run_id": "r"}])
+def test_without_a_finished_run_the_recipe_has_to_be_named(home: Path, record: Any) -> None:
+    if record is not None:
+        (home / "last-run.json").write_text(json.dumps(record))
+    with pytest.raises(RecipeError, match="no finished run") as raised:
+        _compare._recipe(None, (), home)
+    assert raised.value.where == "--recipe"
+
+
+def test_a_draft_is_the_same_input_wherever_its_directory_lies(tmp_path: Path) -> None:
+    fingerprints = Fingerprints()
+    links = tmp_path / "links"
+    links.mkdir()
+    found = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights")
+        found.append(_compare._outside(folder, links / name, fingerprints))
+    first, second = found
+    assert first.fingerprint == second.fingerprint
+    assert (Path(first.location) / "draft" / "model.safetensors").read_bytes() == b"weights"
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"WEIGHTS!")
+    assert second.again is not None
+    assert second.again() != first.fingerprint
+
+
+def test_an_incompatible_draft_is_told_by_its_name() -> None:
+    with pytest.raises(IncompatibleDraft) as raised, naming("models:/demo/2"):
+        raise IncompatibleDraft("there are no weights.", where="draft/model.safetensors", remedy="Look.")
+    assert str(raised.value) == "models:/demo/2: draft/model.safetensors: there are no weights. Look."
+    with pytest.raises(IncompatibleDraft, match=r"^models:/demo/2: it gives NaN\.$"), naming("models:/demo/2"):
+        raise IncompatibleDraft("it gives NaN.")
+    with pytest.raises(ArtifactError, match=r"^other\.$"), naming("models:/demo/2"):
+        raise ArtifactError("other.")
