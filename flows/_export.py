@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from deepspec.errors import RecipeError
-from deepspec.registry.card import CARD_FILE
 from deepspec.store import Artifact, Store
 from flows._drafts import draft_directory, draft_of
-from flows._models import card_of
+from flows._models import about
 
 
 def write(name: str, format_name: str, out: Path, target_name: str, *, home: Path, store: Store) -> None:
-    """Write the draft that `name` means to the new directory `out`, with its card if it is registered.
+    """Write the draft that `name` means to the new directory `out`, with its card and calibration if it is registered.
 
     Raises:
         RecipeError: no such draft or format, or `out` is there already.
@@ -24,22 +23,21 @@ def write(name: str, format_name: str, out: Path, target_name: str, *, home: Pat
     found = draft_of(name, home, store, model=None, where="DRAFT")
     draft = draft_directory(found)
     FORMATS[format_name].write(draft, out, target_name)
-    card = _card(found, store)
-    if card is not None:
-        (out / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
+    for file, text in _about(found, store).items():
+        (out / file).write_text(text, encoding="utf-8", newline="\n")
 
 
-def _card(found: Artifact | Path, store: Store) -> str | None:
-    """What was last said of a draft when it was registered; None of one that never was, or lies outside the store."""
+def _about(found: Artifact | Path, store: Store) -> dict[str, str]:
+    """What was last said of a draft when it was registered; nothing of one that never was, or is outside the store."""
     if not isinstance(found, Artifact):
-        return None
+        return {}
     registrations = [
         registration
         for registration in store.artifacts("register")
         if registration.manifest.parents["draft"].digest == found.digest
     ]
     last = max(registrations, key=lambda registration: registration.manifest.created_at, default=None)
-    return card_of(last) if last is not None else None
+    return about(last) if last is not None else {}
 
 
 def check(format_name: str, directory: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
-from deepspec.registry.card import CARD_FILE
+from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.registry.tracking import RegisteredVersion, Tracking
 from deepspec.store import Artifact, Store
@@ -110,8 +110,10 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
         run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
         reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
         # A draft that was measured again has several registrations: the last one's tags and card stay.
+        said = about(registration)
+        card = said.pop(CARD_FILE, None)
         version = tracking.register(
-            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card_of(registration)
+            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card, beside=said
         )
         made += [version.version] if version.created else []
     if run_id is not None:
@@ -119,12 +121,17 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
     return made
 
 
-def card_of(registration: Artifact) -> str | None:
-    """The card that was written when a draft was registered; earlier versions of deepspec wrote none."""
-    name = f"{ABOUT}{CARD_FILE}"
-    if all(entry.path != name for entry in registration.manifest.files):
-        return None
-    return registration.path(name).read_text(encoding="utf-8")
+def about(registration: Artifact) -> dict[str, str]:
+    """What was said of a draft when it was registered, by file: its card and its calibration.
+
+    Earlier versions of deepspec wrote no calibration, the first ones no card either.
+    """
+    written = {entry.path for entry in registration.manifest.files}
+    return {
+        name: registration.path(f"{ABOUT}{name}").read_text(encoding="utf-8")
+        for name in (CARD_FILE, CALIBRATION_FILE)
+        if f"{ABOUT}{name}" in written
+    }
 
 
 def _registered_as(registration: Artifact) -> tuple[str, int, str]:

@@ -11,15 +11,14 @@ from tasks._run import Run
 from tasks._stage import stage
 
 
-@stage(version=2, reads=("name", "data.source"))
+@stage(version=3, reads=("name", "data.source"))
 def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, evaluation: Path) -> dict[str, Any]:
-    """Register the draft's directory with its card; the same draft is registered once, its card is kept up to date."""
-    from deepspec.registry.card import CARD_FILE
+    """Register the draft's directory with its card and calibration; the same draft once, what is said of it anew."""
+    from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
     from deepspec.registry.keys import version_tags
     from deepspec.registry.promotions import DraftReference
     from deepspec.store.manifest import ABOUT
 
-    del calibration
     if run.tracking is None or run.tracking_run is None or run.current is None:
         raise RuntimeError("no tracked stage is being made")
     inputs = run.current.inputs
@@ -39,6 +38,8 @@ def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, eva
     card = _card(run, draft / "draft", artifact, made_from.get("conversations"), measured)
     (out / ABOUT).mkdir()  # what is said of a draft does not change what was registered
     (out / ABOUT / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
+    fitted = (calibration / CALIBRATION_FILE).read_text(encoding="utf-8")
+    (out / ABOUT / CALIBRATION_FILE).write_text(fitted, encoding="utf-8", newline="\n")
     version = run.tracking.register(
         draft / "draft",
         run.section("name"),
@@ -46,6 +47,7 @@ def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, eva
         tags,
         draft=DraftReference(kind=artifact.kind, key=artifact.key, digest=artifact.digest),
         card=card,
+        beside={CALIBRATION_FILE: fitted},
     )
     record = {"name": version.name, "version": version.version, "uri": version.uri}
     (out / "registration.json").write_text(json.dumps(record))

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CARD_FILE = "README.md"
+CALIBRATION_FILE = "calibration.json"
+"""Temperatures of the draft's confidences and how good they are, beside its weights: what scheduling reckons with."""
 NOT_SAID = "—"
 
 _SOURCE_COLUMNS = ("name", "domain", "licence", "retention", "conversations", "rows")

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from deepspec.errors import DeepspecError
@@ -175,6 +176,7 @@ class Tracking:
         *,
         draft: DraftReference,
         card: str | None = None,
+        beside: Mapping[str, str] = MappingProxyType({}),
     ) -> RegisteredVersion:
         """Register a draft's directory as a new version of `model_name`.
 
@@ -188,6 +190,7 @@ class Tracking:
             tags: of the version (`keys.version_tags`).
             draft: the artifact that `draft_dir` is.
             card: what is said of it (Markdown): a README.md beside the model's files, and the version's description.
+            beside: further files about it, name -> text, beside the model's; replaced like the card.
 
         Raises:
             TrackingError: MLflow refuses; nothing half-registered is visible as a version.
@@ -195,7 +198,7 @@ class Tracking:
         found = self.find_version(model_name, draft)
         if found is not None:
             self._retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
-            self._replace_card(found, card)
+            self._replace_card(found, card, beside)
             return found
         client = self._server.client
         identity = {keys.DRAFT_KIND: draft.kind, keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
@@ -210,7 +213,7 @@ class Tracking:
             )
             with self._server.transferring():
                 client.log_model_artifacts(model.model_id, str(draft_dir))
-                self._log_card(model.model_id, card)
+                self._log_texts(model.model_id, _with_card(beside, card))
             client.finalize_logged_model(model.model_id, "READY")
             try:
                 client.create_registered_model(model_name)
@@ -237,25 +240,24 @@ class Tracking:
                 if written.get(name) != value:
                     client.set_model_version_tag(version.name, version.version, name, value)
 
-    def _replace_card(self, version: RegisteredVersion, card: str | None) -> None:
-        if card is None:
+    def _replace_card(self, version: RegisteredVersion, card: str | None, beside: Mapping[str, str]) -> None:
+        if card is None and not beside:
             return
         client = self._server.client
         with self._server.named_errors():
             written = client.get_model_version(version.name, version.version)
             # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
             with self._server.transferring():
-                self._log_card(str(written.source).removeprefix(_LOGGED_MODEL), card)
-            if written.description != _description(card):
+                self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(beside, card))
+            if card is not None and written.description != _description(card):
                 client.update_model_version(version.name, version.version, _description(card))
 
-    def _log_card(self, model_id: str, card: str | None) -> None:
-        if card is None:
-            return
+    def _log_texts(self, model_id: str, texts: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / CARD_FILE
-            file.write_text(card, encoding="utf-8", newline="\n")
-            self._server.client.log_model_artifact(model_id, str(file))
+            for name, text in texts.items():
+                file = Path(folder) / name
+                file.write_text(text, encoding="utf-8", newline="\n")
+                self._server.client.log_model_artifact(model_id, str(file))
 
     def find_version(self, model_name: str, draft: DraftReference) -> RegisteredVersion | None:
         """The version that is this draft (its key and digest), or None."""
@@ -335,6 +337,10 @@ class Tracking:
         for alias, version in sorted(dict(aliases).items()):
             by_version.setdefault(str(version), []).append(alias)
         return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
+
+
+def _with_card(beside: Mapping[str, str], card: str | None) -> dict[str, str]:
+    return {**beside, **({CARD_FILE: card} if card is not None else {})}
 
 
 def _description(card: str | None) -> str | None:

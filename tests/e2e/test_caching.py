@@ -95,12 +95,16 @@ def test_a_corrected_licence_is_registered_anew_and_nothing_else_follows(warm: H
     warm.run("run", "tiny", "--set", f"data.source={{path: '{source}', licence: CC-BY-4.0, retention: 90 days}}")
     assert warm.ran() == ["conversations", "register"]
     tracking = Tracking.embedded(warm.path)
-    card = (tracking.download(tracking.list_versions("tiny")[0], tmp_path / "registered") / "README.md").read_text()
+    registered = tracking.download(tracking.list_versions("tiny")[0], tmp_path / "registered")
+    card = (registered / "README.md").read_text()
     num_rows = len(source.read_text().splitlines())
     assert f"| conversations.jsonl | — | CC-BY-4.0 | 90 days | {num_rows} | {num_rows} |" in card
     assert "| arithmetic |" in card
     warm.run("export", "models:/tiny@champion", "--format", "deepspec", "--out", str(tmp_path / "exported"))
     assert (tmp_path / "exported" / "README.md").read_text() == card
+    temperatures = warm.record()["calibration"]["temperatures"]
+    for folder in (registered, tmp_path / "exported"):
+        assert json.loads((folder / "calibration.json").read_text())["temperatures"] == temperatures
 
 
 def test_moved_but_equal_inputs_rerun_nothing(warm: Home, tmp_path: Path) -> None:
