@@ -107,6 +107,11 @@ class PrefixScheduler:
         """See `Scheduler.lengths`; O(n log n) in n = R·K, without a loop."""
         confidence_RK = confidence_of(proposal)
         rows, slots = confidence_RK.shape
+        if slots != len(self.temperatures):
+            raise IncompatibleDraft(
+                f"The draft proposes {slots} tokens, but {len(self.temperatures)} confidences were calibrated.",
+                remedy="Schedule with this draft's own calibration.",
+            )
         temperatures_K = torch.tensor(self.temperatures, dtype=torch.float64, device=confidence_RK.device)
         survival_RK = survival(confidence_RK, temperatures_K)
         return admitted(survival_RK, self._steps_per_second(rows, slots, confidence_RK.device))

@@ -9,6 +9,8 @@ from decoding_stubs import Ask, save_tiny_target, save_windowed_target, some_req
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
+from deepspec.decoding.scheduler import FixedLength, PrefixScheduler, Scheduler, StaticThreshold
+from deepspec.decoding.step_costs import Curve, StepCosts
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Drafter
 from deepspec.targets.model import Target
@@ -56,6 +58,46 @@ def test_greedy_equals_plain_greedy(name: str, family: str, request: pytest.Fixt
     assert {one.id: one.output_ids for one in found.values()} == {one.id: one.output_ids for one in plain.values()}
     rounds = [one for completion in found.values() for one in completion.rounds]
     assert 0 < sum(one.accepted for one in rounds) < sum(one.proposed for one in rounds)
+
+
+COSTS = StepCosts(
+    drafting={1: Curve((1, 4), (1.3, 1.4)), 8: Curve((8, 16, 32), (1.8, 2.6, 4.7))}, plain=Curve((1, 16), (1.0, 2.0))
+)
+SCHEDULERS = {
+    "threshold": StaticThreshold(0.5),
+    "scheduled": PrefixScheduler(COSTS, (0.5, 1.0, 2.0, 1.0)),
+    "stops drafting": PrefixScheduler(COSTS, (0.5, 1.0, 2.0, 1.0), most_rows=2),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize("family", ["target", "windowed"])
+def test_scheduled_greedy_equals_plain_greedy(
+    family: str, scheduler: Scheduler, request: pytest.FixtureRequest
+) -> None:
+    target: Target = request.getfixturevalue(family)
+    requests = some_requests(12, seed=13)
+    plain = decode(target, None, 4, GREEDY, requests)
+    engine = Engine(target, random_draft("dspark", target), scheduler=scheduler, rows=4, sampling=GREEDY)
+    found = {completion.id: completion for completion in engine.run(requests)}
+    assert {one.id: one.output_ids for one in found.values()} == {one.id: one.output_ids for one in plain.values()}
+    assert {one.proposed for completion in found.values() for one in completion.rounds} > {0}
+
+
+@pytest.mark.parametrize("name", ["dflash", "eagle3"])
+def test_drafts_without_confidences_stop_at_a_load_like_others(name: str, target: Target) -> None:
+    """The second rule needs no confidence: it is asked of the load alone."""
+
+    class AllOrNothing(FixedLength):
+        def drafts(self, num_rows: int) -> bool:
+            return num_rows <= 2
+
+    requests = some_requests(12, seed=14)
+    plain = decode(target, None, 4, GREEDY, requests)
+    engine = Engine(target, random_draft(name, target), scheduler=AllOrNothing(3), rows=4, sampling=GREEDY)
+    found = {completion.id: completion for completion in engine.run(requests)}
+    assert {one.id: one.output_ids for one in found.values()} == {one.id: one.output_ids for one in plain.values()}
+    assert {one.proposed for completion in found.values() for one in completion.rounds} >= {0, 3}
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))

@@ -99,6 +99,11 @@ def test_without_confidences_there_is_nothing_to_go_by() -> None:
             scheduler.lengths(proposal(None))
 
 
+def test_another_drafts_calibration_is_refused() -> None:
+    with pytest.raises(IncompatibleDraft, match="proposes 3 tokens, but 2 confidences were calibrated"):
+        PrefixScheduler(FLAT, (1.0, 1.0)).lengths(proposal([[0.5] * 3] * 2))
+
+
 def test_drafting_stops_where_it_costs_more_than_it_brings() -> None:
     survival_NK = np.tile([0.8, 0.6, 0.4], (20, 1))
     costs = StepCosts(

@@ -1,12 +1,18 @@
 """The acceptance rule: by hand, and its output distribution by statistics of 20,000 rounds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.decoding.random import Purpose, uniforms
 from deepspec.decoding.sampling import draw
+from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, StaticThreshold
+from deepspec.decoding.step_costs import Curve, StepCosts
 from deepspec.decoding.verify import Commit, commit, residual, verify_greedy, verify_sampled
+from deepspec.drafts.algorithm import Proposal
 
 
 def test_greedy_accepts_the_longest_matching_prefix() -> None:
@@ -112,3 +118,107 @@ def test_statistics_of_20000_rounds() -> None:
 
 def test_statistics_catch_a_verifier_that_is_too_generous() -> None:
     assert p_value(1.03) < 1e-6
+
+
+VOCABULARY = 704
+LENGTHS = StepCosts({2: Curve((2.0, 6.0), (1.0, 1.9))}, Curve((1.0,), (1.0,)))
+SCHEDULERS = {
+    "all": None,
+    "threshold": StaticThreshold(0.5),
+    "scheduled": PrefixScheduler(LENGTHS, (1.0, 1.0)),
+}
+
+
+def p_value_of_two_slots(scheduler: Scheduler | None, generosity: float) -> float:
+    """Chi-square test of 20,000 seeded rounds of two drafts at a vocabulary of 704: is each committed token as often
+    accepted, and as often a replacement, as it must be, whatever came first and however many drafts were verified?
+
+    Distributions follow from the token before, as a model's do; so does the confidence of slot 2. Each round stands
+    beside another, whose confidence is the same in all.
+
+    Args:
+        scheduler: chooses how much is verified.
+        generosity: 1.03 accepts with 3 % more probability than it should.
+    """
+    num_rounds, draws = 20_000, torch.Generator().manual_seed(1)
+    scale_V = 2.0 * torch.randn(VOCABULARY, generator=draws)
+    p_first_V = torch.softmax(scale_V, 0)
+    q_first_V = torch.softmax(scale_V + 0.2 * torch.randn(VOCABULARY, generator=draws), 0)
+    second_CV = torch.softmax(2.0 * torch.randn(3, VOCABULARY, generator=draws), 1)
+    noisy_CV = torch.softmax(second_CV.log() + 0.2 * torch.randn(3, VOCABULARY, generator=draws), 1)
+    table_RPU = torch.from_numpy(np.stack([uniforms(seed, 3) for seed in range(num_rounds)]))
+    first_R = draw(q_first_V.expand(num_rounds, -1), table_RPU[:, 0, Purpose.DRAFT])
+    second_R = draw(noisy_CV[first_R % 3], table_RPU[:, 1, Purpose.DRAFT])
+    q_RKV = torch.stack([q_first_V.expand(num_rounds, -1), noisy_CV[first_R % 3]], dim=1)
+    p_RQV = torch.stack([p_first_V.expand(num_rounds, -1), second_CV[first_R % 3], second_CV[second_R % 3]], dim=1)
+    lengths_R = None
+    if scheduler is not None:
+        by_token = []
+        for kind in range(3):
+            beside = torch.tensor([[0.6, 0.9], [0.7, (0.9, 0.55, 0.1)[kind]]])
+            by_token.append(int(scheduler.lengths(Proposal(torch.zeros(2, 2, dtype=torch.int64), None, beside))[1]))
+        lengths_R = torch.tensor(by_token)[first_R % 3]
+        assert len(set(by_token)) > 1
+    verdict = verify_sampled(
+        p_RQV,
+        q_RKV,
+        torch.stack([first_R, second_R], 1),
+        table_RPU[:, :2, Purpose.ACCEPT] / generosity,
+        table_RPU[..., Purpose.BONUS],
+        lengths_R,
+    )
+    tables = _ways(first_R, verdict.accepted_R > 0, verdict.bonus_R, p_first_V, q_first_V)
+    for kind in range(3):
+        of_kind_R = (first_R % 3 == kind) & (verdict.accepted_R > 0)
+        again_R = verdict.accepted_R[of_kind_R] > 1
+        if lengths_R is not None and (lengths_R[of_kind_R] < 2).all():
+            # Nothing was verified there: the target's own draw, given the token before.
+            own_V = torch.bincount(verdict.bonus_R[of_kind_R], minlength=VOCABULARY)
+            tables.append((own_V.double(), len(again_R) * second_CV[kind].double()))
+            continue
+        tables += _ways(second_R[of_kind_R], again_R, verdict.bonus_R[of_kind_R], second_CV[kind], noisy_CV[kind])
+    rates = [
+        (torch.stack([seen_V.sum(), replaced_V.sum()]), torch.stack([due_V.sum(), left_V.sum()]))
+        for (seen_V, due_V), (replaced_V, left_V) in pairwise(tables)
+        if (seen_V.sum() + replaced_V.sum() - due_V.sum() - left_V.sum()).abs() < 1e-3
+    ]
+    # Two questions, so the smaller p-value counts twice: which tokens, and how many were accepted.
+    return min(1.0, 2 * min(_p_value(tables, (len(tables) + 1) // 2), _p_value(rates, len(rates))))
+
+
+def _p_value(tables: list[tuple[Tensor, Tensor]], num_constraints: int) -> float:
+    """Chi-square over tables of counts seen and due; what is due less than five times is one cell."""
+    statistic, cells = 0.0, 0
+    for seen_V, due_V in tables:
+        large_V = due_V >= 5
+        seen_C, due_C = seen_V[large_V], due_V[large_V]
+        if not large_V.all():
+            seen_C = torch.cat([seen_C, seen_V[~large_V].sum()[None]])
+            due_C = torch.cat([due_C, due_V[~large_V].sum()[None]]).clamp_min(1e-9)
+        statistic += float(((seen_C - due_C) ** 2 / due_C).sum())
+        cells += len(due_C)
+    degrees = torch.tensor((cells - num_constraints) / 2, dtype=torch.float64)
+    return float(torch.special.gammaincc(degrees, torch.tensor(statistic / 2, dtype=torch.float64)))
+
+
+def _ways(
+    drafted_R: Tensor, accepted_R: Tensor, bonus_R: Tensor, p_V: Tensor, q_V: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """How often each token was committed by being accepted, and as a replacement: seen and due."""
+    covered_V = torch.minimum(p_V, q_V).double()
+    accepted_V = torch.bincount(drafted_R[accepted_R], minlength=VOCABULARY).double()
+    replaced_V = torch.bincount(bonus_R[~accepted_R], minlength=VOCABULARY).double()
+    count = len(drafted_R)
+    return [(accepted_V, count * covered_V), (replaced_V, count * (p_V.double() - covered_V))]
+
+
+@pytest.mark.full  # seconds each
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_statistics_of_20000_rounds_at_a_real_vocabulary(scheduler: Scheduler | None) -> None:
+    assert p_value_of_two_slots(scheduler, 1.0) > 0.01
+
+
+@pytest.mark.full  # seconds each
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_statistics_at_a_real_vocabulary_catch_a_verifier_that_is_too_generous(scheduler: Scheduler | None) -> None:
+    assert p_value_of_two_slots(scheduler, 1.03) < 1e-6
