@@ -68,6 +68,10 @@ class IncompatibleDraft(DeepspecError):
     exit_code = 2
 
 
+class NoConfidence(IncompatibleDraft):
+    """A draft without a confidence head was asked how sure it is."""
+
+
 class ArtifactError(DeepspecError):
     """The artifact store cannot do what was asked."""
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from deepspec.decoding.step_costs import Floats, StepCosts
 from deepspec.drafts.algorithm import Proposal
-from deepspec.errors import IncompatibleDraft
+from deepspec.errors import IncompatibleDraft, NoConfidence
 
 _EDGE = 1e-7  # as in evaluation.calibration: fp32 sigmoids saturate, and infinite logits cannot be tempered
 _SAMPLES = 16
@@ -47,7 +47,7 @@ class Scheduler(Protocol):
             proposal: of R rows. Whether slot k is verified must not depend on token k or on what was drawn after it.
 
         Raises:
-            IncompatibleDraft: the draft says nothing about its confidence, and this scheduler needs to know.
+            NoConfidence: the draft says nothing about its confidence, and this scheduler needs to know.
         """
 
 
@@ -125,9 +125,9 @@ class PrefixScheduler:
 
 
 def confidence_of(proposal: Proposal) -> Tensor:
-    """Its confidences [R, K]; IncompatibleDraft if it has none."""
+    """Its confidences [R, K]; NoConfidence if it has none."""
     if proposal.confidence_RK is None:
-        raise IncompatibleDraft(
+        raise NoConfidence(
             "The draft has no confidence head, and its proposals cannot be scheduled by confidence.",
             remedy="Verify all of them, or use a draft with a confidence head (DSpark).",
         )

@@ -10,7 +10,7 @@ from typing import Any
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.scheduler import StaticThreshold
 from deepspec.drafts.algorithm import Drafter
-from deepspec.errors import IncompatibleDraft
+from deepspec.errors import NoConfidence
 from deepspec.evaluation.benchmarks import EncodedPrompt
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import RoundTable, summary
@@ -49,10 +49,8 @@ def threshold_sweep(
         engine = Engine(target, drafter, scheduler=StaticThreshold(threshold), rows=rows, sampling=config.sampling)
         try:
             found, _ = decoded(engine, requests_for(config, prompts))
-        except IncompatibleDraft as error:
-            if not points and "confidence head" in error.what:
-                return {"applicable": False, "reason": "The draft has no confidence head."}
-            raise
+        except NoConfidence:
+            return {"applicable": False, "reason": "The draft has no confidence head."}
         progress.advance(len(prompts))
         points.append({"threshold": threshold, **_point(config, found.values(), drafter.num_draft_tokens)})
     return {"applicable": True, "prompts": len(prompts), "points": points}
