@@ -90,7 +90,7 @@ def _load_caption(measured: Mapping[str, Any], modes: Sequence[str]) -> str:
     if where:
         threads = f" with {number(measured.get('threads'), 0)} threads" if where == "cpu" else ""
         told.append(f"Measured on: {where}{threads}.")
-    if measured.get("most_rows"):
+    if measured.get("most_rows") is not None:
         told.append(f"Scheduling drafts nothing while more than {measured['most_rows']} requests are decoded at once.")
     return " ".join(told)
 
