@@ -92,10 +92,8 @@ def test_what_cannot_be_compared_is_named(warm: Home, worse: Path, tmp_path: Pat
     for home, arguments, words in (
         (warm, (champion, str(worse)), (str(worse), "hidden_size is 8 in the draft")),
         (warm, (champion, str(torn)), (str(torn), "missing")),
-        (warm, (champion, "models:/tiny/9"), ("models:/tiny/9",)),
         (warm, (champion, champion), (champion, "named twice")),
         (warm, (champion, "--set", "data.responses.top_k=5"), ("Run `deepspec run tiny` first",)),
-        (warm, (champion, "--recipe", "nonsense"), ("There is no recipe 'nonsense'",)),
         (empty, (str(worse),), ("no finished run",)),
         (empty, (str(worse), "--recipe", "tiny"), ("Run `deepspec run tiny` first",)),
     ):
