@@ -88,7 +88,8 @@ def _load_caption(measured: Mapping[str, Any], modes: Sequence[str]) -> str:
         )
     where = measured.get("device")
     if where:
-        threads = f" with {number(measured.get('threads'), 0)} threads" if where == "cpu" else ""
+        count = number(measured.get("threads"), 0)
+        threads = f" with {count} thread{'s' if count != '1' else ''}" if where == "cpu" else ""
         told.append(f"Measured on: {where}{threads}.")
     if measured.get("most_rows") is not None:
         told.append(f"Scheduling drafts nothing while more than {measured['most_rows']} requests are decoded at once.")
