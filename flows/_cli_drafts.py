@@ -37,6 +37,7 @@ def compare(
         print_json(document)
     else:
         console.print(comparison_table(document))
+        console.print(f"Report: {document['report']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def export(

@@ -173,7 +173,8 @@ def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Cons
     from deepspec.evaluation.report_terminal import summary_table
 
     tracking = result.run.tracking
-    console.print(summary_table(record, ui_command=tracking.ui_command if tracking else None))
+    # Paths and commands are longer than some terminals are wide.
+    console.print(summary_table(record, ui_command=tracking.ui_command if tracking else None), crop=False)
     console.print(f"Record: {path}", markup=False, highlight=False, soft_wrap=True)
     return GateFailed.exit_code if result.status == "refused" else 0
 

@@ -18,7 +18,7 @@ def comparison_table(data: Mapping[str, Any]) -> "RenderableType":
     """The drafts side by side, a row per benchmark and draft.
 
     Args:
-        data: as `write_comparison` takes it, with `report`, the page's path.
+        data: as `write_comparison` takes it.
 
     Returns:
         Something for a rich console to print.
@@ -46,9 +46,8 @@ def comparison_table(data: Mapping[str, Any]) -> "RenderableType":
     names = [Text(f"{place:>2}  {draft['name']}") for place, draft in enumerate(drafts, start=1)]
     note = "τ: tokens per round, bonus included. Speedup: over plain decoding, batch 1."
     if len(drafts) > 1:
-        note += "\nDifferences are paired: the same prompts of both drafts. > and <: clearly higher, lower."
-    report = Text.assemble(("Report  ", "bold"), str(data["report"]), no_wrap=True, overflow="ignore")
-    return Group(*names, Text(""), table, Text(note, style="dim"), Text(""), report)
+        note += "\nDifferences are paired, prompt by prompt. > and <: clearly higher, lower."
+    return Group(*names, Text(""), table, Text(note, style="dim"))
 
 
 def _length(part: Mapping[str, Any]) -> str:

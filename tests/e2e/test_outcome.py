@@ -35,7 +35,17 @@ def test_record_has_the_fields_of_the_contract(cold: Home) -> None:
 
 def test_terminal_shows_stages_and_table_and_no_library_noise(cold: Home) -> None:
     shown = (cold.path / "terminal.txt").read_text()
-    for expected in ("conversations", "promote", "arithmetic", "speedup", "entropy", "models:/tiny/1", "mlflow ui"):
+    whole = (cold.record()["report"], str(cold.path / "mlflow.db"))
+    for expected in (
+        *whole,
+        "conversations",
+        "promote",
+        "arithmetic",
+        "speedup",
+        "entropy",
+        "models:/tiny/1",
+        "mlflow ui",
+    ):
         assert expected in shown
     assert not [line for line in shown.splitlines() if any(word in line for word in NOISE)]
 
