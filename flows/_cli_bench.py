@@ -43,16 +43,15 @@ _EXAMPLES = {
 
 
 def _add(name: str, purpose: str) -> None:
-    # The bench reads its own options, here as in `python -m deepspec.bench`.
-    @app.command(
-        name,
-        help=f"Measure {purpose}.\n\nExample: deepspec bench {name} {_EXAMPLES[name]} --json",
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    )
     def bench(context: typer.Context) -> None:
         from flows import _bench
 
         _bench.library(name, context.args, home())
+
+    bench.__doc__ = f"Measure {purpose}.\n\nExample: deepspec bench {name} {_EXAMPLES[name]} --json"
+    # The bench reads its own options, here as in `python -m deepspec.bench`.
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(name, context_settings=settings)(bench)
 
 
 for _name, (_purpose, _) in BENCHES.items():
