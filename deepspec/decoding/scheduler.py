@@ -32,6 +32,9 @@ from deepspec.errors import IncompatibleDraft, NoConfidence
 
 _EDGE = 1e-7  # as in evaluation.calibration: fp32 sigmoids saturate, and infinite logits cannot be tempered
 _SAMPLES = 16
+_PAYS = 1.1
+"""By how much a scheduled step has to beat a plain one: prompts' contexts are not in the costs of steps, and those are
+measured."""
 
 
 class Scheduler(Protocol):
@@ -180,7 +183,7 @@ def most_rows_worth_drafting(
         seed: of the draws.
 
     Returns:
-        The last candidate before the first at which plain decoding is at least as fast; 0 if that is the first one;
+        The last candidate before the first at which drafting does not win by a tenth; 0 if that is the first one;
         None if none is: drafting always pays.
     """
     draws = np.random.default_rng(seed)
@@ -195,7 +198,7 @@ def most_rows_worth_drafting(
             length_R = admitted(drawn_RK, rates)
             kept_RK = torch.arange(slots) < length_R[:, None]
             found.append((rows + float(drawn_RK[kept_RK].sum())) * float(rates[int(length_R.sum())]))
-        if float(np.mean(found)) <= rows / float(costs.plain(float(rows))):
+        if float(np.mean(found)) <= _PAYS * rows / float(costs.plain(float(rows))):
             return last
         last = rows
     return None

@@ -114,12 +114,12 @@ def parse(text: str) -> Reading:
     started: dict[str, float] = {}
     averages = False
     try:
-        for family in text_string_to_metric_families(text):
-            averages = averages or family.name in _AVERAGES
-            kind = _COUNTERS.get(family.name.removesuffix("_total"))
+        for metric in text_string_to_metric_families(text):
+            averages = averages or metric.name in _AVERAGES
+            kind = _COUNTERS.get(metric.name.removesuffix("_total"))
             if kind is not None and kind != _PER_SLOT:
                 counts.setdefault(kind, 0)  # declared, and not moved yet
-            for sample in family.samples:
+            for sample in metric.samples:
                 _add(sample.name, sample.labels, sample.value, counts, started)
     except ValueError as error:
         raise DataError(

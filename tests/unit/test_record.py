@@ -15,7 +15,20 @@ from flows._record import PARTS, read_record, run_json, write_record
 from tasks._run import Run, StageRecord
 from tests.fixtures.store import ingredients, put
 
-FIELDS = {"format", "run_id", "recipe", "status", "seconds", "peak_rss_bytes", "stages", *PARTS, "cost", "report"}
+FIELDS = {
+    "format",
+    "run_id",
+    "recipe",
+    "status",
+    "seconds",
+    "peak_rss_bytes",
+    "stages",
+    *PARTS,
+    "cost",
+    "report",
+    "target",
+    "store",
+}
 
 
 def result_of(home: Path, *names: str) -> Result:
