@@ -108,9 +108,7 @@ def measured_costs(
             plain.append((load.rows, seconds))
         else:
             drafting.setdefault(load.rows, []).append((tokens, seconds))
-    return StepCosts(
-        {rows: Curve.fitted(measured).convex() for rows, measured in drafting.items()}, Curve.fitted(plain)
-    )
+    return StepCosts({rows: Curve.fitted(measured) for rows, measured in drafting.items()}, Curve.fitted(plain))
 
 
 def _steps(

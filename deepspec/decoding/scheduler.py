@@ -9,8 +9,9 @@ these keeps to that:
   and stops at the first that does not pay. Whether slot k is admitted depends on slots with a higher probability only:
   earlier ones of its own row, and other rows', whose randomness is their own. Choosing the best of all prefixes instead
   would look at confidences that token k had a say in, and change what is committed.
-* Its second rule, `most_rows`, looks at the number of rows alone: from some load on drafting costs more than it brings,
-  and the step is a plain one. What is drafted is not even looked at, so this is lossless as well.
+* Its second rule, `modes`, looks at the number of rows alone: at some loads it pays to verify everything, at others
+  drafting costs more than it brings, and the step is a plain one. What is drafted is not even looked at, so this is
+  lossless as well. Which mode a load has is settled before anything is decoded (`modes_by_load`).
 
 With sampling, a scheduled answer is drawn from the same distribution as an unscheduled one, but need not be the same
 draw: which random number decides about a position depends on whether its draft was verified. Greedy answers are equal.
@@ -18,9 +19,9 @@ draw: which random number decides about a position depends on whether its draft 
 Legend: R rows, K draft slots, B tokens of a verification. Source: the DSpark paper (arXiv 2607.05147), Algorithm 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,9 +33,10 @@ from deepspec.errors import IncompatibleDraft, NoConfidence
 
 _EDGE = 1e-7  # as in evaluation.calibration: fp32 sigmoids saturate, and infinite logits cannot be tempered
 _SAMPLES = 16
-_PAYS = 1.1
-"""By how much a scheduled step has to beat a plain one: prompts' contexts are not in the costs of steps, and those are
-measured."""
+_DRAFTING_PAYS = 1.1
+"""By how much drafting has to beat a plain step: costs are measured, and prompts' contexts are not in them."""
+_CHOOSING_PAYS = 1.05
+"""By how much choosing has to beat verifying everything: costs are measured."""
 
 
 class Scheduler(Protocol):
@@ -87,6 +89,10 @@ class StaticThreshold:
         return (confidence_of(proposal) >= self.threshold).cumprod(dim=1).sum(dim=1)
 
 
+Mode = Literal["none", "all", "scheduled"]
+"""What is done at a load: nothing is drafted; all drafts are verified; Algorithm 1 chooses."""
+
+
 @dataclass(frozen=True)
 class PrefixScheduler:
     """Algorithm 1, with costs measured on this machine.
@@ -94,17 +100,25 @@ class PrefixScheduler:
     Attributes:
         costs: seconds of a step.
         temperatures: of each slot's confidence (Sequential Temperature Scaling).
-        most_rows: with more rows than this a step is a plain one; None: always drafts.
+        modes: number of rows -> what is done with so many, and with fewer down to the next one given; with more than
+            the last, the last. None given: Algorithm 1 always chooses.
     """
 
     costs: StepCosts
     temperatures: tuple[float, ...]
-    most_rows: int | None = None
+    modes: Mapping[int, Mode] = field(default_factory=dict)
     _rates: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def mode(self, num_rows: int) -> Mode:
+        """What is done with so many rows."""
+        above = [rows for rows in self.modes if rows >= num_rows]
+        if above:
+            return self.modes[min(above)]
+        return self.modes[max(self.modes)] if self.modes else "scheduled"
 
     def drafts(self, num_rows: int) -> bool:
         """See `Scheduler.drafts`."""
-        return self.most_rows is None or num_rows <= self.most_rows
+        return self.mode(num_rows) != "none"
 
     def lengths(self, proposal: Proposal) -> Tensor:
         """See `Scheduler.lengths`; O(n log n) in n = R·K, without a loop."""
@@ -115,6 +129,8 @@ class PrefixScheduler:
                 f"The draft proposes {slots} tokens, but {len(self.temperatures)} confidences were calibrated.",
                 remedy="Schedule with this draft's own calibration.",
             )
+        if self.mode(rows) == "all":
+            return torch.full((rows,), slots, dtype=torch.int64, device=confidence_RK.device)
         temperatures_K = torch.tensor(self.temperatures, dtype=torch.float64, device=confidence_RK.device)
         survival_RK = survival(confidence_RK, temperatures_K)
         return admitted(survival_RK, self._steps_per_second(rows, slots, confidence_RK.device))
@@ -168,37 +184,41 @@ def admitted(survival_RK: Tensor, steps_per_second: Tensor) -> Tensor:
     return torch.zeros(rows, dtype=torch.int64, device=order_N.device).index_add_(0, order_N % rows, taken_N)
 
 
-def most_rows_worth_drafting(
+def modes_by_load(
     costs: StepCosts, survival_NK: Floats, candidates: Sequence[int], *, seed: int = 0
-) -> int | None:
-    """The load up to which drafting is expected to beat plain decoding.
+) -> dict[int, Mode]:
+    """What to do at each load, by expected tokens per second.
 
-    For each candidate the expected tokens per second of a scheduled step are averaged over a few draws of R rounds
-    from held-out ones, and compared with those of a plain step. Depends on nothing that is being decoded.
+    For each number of rows the expectation is averaged over a few draws of R rounds from held-out ones. Depends on
+    nothing that is being decoded.
 
     Args:
         costs: of this machine.
         survival_NK: calibrated probabilities of survival of N held-out rounds.
-        candidates: numbers of rows, in any order.
+        candidates: numbers of rows.
         seed: of the draws.
 
     Returns:
-        The last candidate before the first at which drafting does not win by a tenth; 0 if that is the first one;
-        None if none is: drafting always pays.
+        By number of rows: "none" unless drafting wins over plain steps by a tenth, "all" unless choosing wins over
+        verifying everything by a twentieth. Once nothing is drafted, nothing is at any higher load.
     """
     draws = np.random.default_rng(seed)
     slots = survival_NK.shape[1]
-    last = 0
+    modes: dict[int, Mode] = {}
+    stopped = False
     for rows in sorted(candidates):
         tokens = np.arange(rows, rows * (slots + 1) + 1, dtype=np.float64)
         rates = torch.from_numpy(costs.steps_per_second(rows, tokens))
-        found = []
+        chosen, everything = [], []
         for _ in range(_SAMPLES):
             drawn_RK = torch.from_numpy(survival_NK[draws.integers(len(survival_NK), size=rows)])
             length_R = admitted(drawn_RK, rates)
             kept_RK = torch.arange(slots) < length_R[:, None]
-            found.append((rows + float(drawn_RK[kept_RK].sum())) * float(rates[int(length_R.sum())]))
-        if float(np.mean(found)) <= _PAYS * rows / float(costs.plain(float(rows))):
-            return last
-        last = rows
-    return None
+            chosen.append((rows + float(drawn_RK[kept_RK].sum())) * float(rates[int(length_R.sum())]))
+            everything.append((rows + float(drawn_RK.sum())) * float(rates[-1]))
+        scheduled, verified = float(np.mean(chosen)), float(np.mean(everything))
+        plain = rows / float(costs.plain(float(rows)))
+        stopped = stopped or max(scheduled, verified) <= _DRAFTING_PAYS * plain
+        choosing = scheduled > _CHOOSING_PAYS * verified
+        modes[rows] = "none" if stopped else "scheduled" if choosing else "all"
+    return modes

@@ -3,9 +3,9 @@
 The paper's table has one argument, the tokens B of a verification. What a step takes hangs on its rows as well: each
 is drafted for, each has a context to attend to, each is kept books on. So a curve over B is measured for several
 numbers of rows R, drafting included (it is spent by the time that a length is chosen), and steps per second are read
-between them: SPS(B | R). Curves over B are made monotone and convex: a measured table is jagged, and Algorithm 1 stops
-at the first admission that does not pay; under convex costs there is nothing better behind that one. Plain steps, for
-the rule that stops drafting, are a curve over R.
+between them: SPS(B | R). Curves over B are made monotone: a measured table is jagged, and Algorithm 1 stops at the
+first admission that does not pay. (Not convex: on a CPU the first few tokens cost most, and a chord would promise savings
+that are not there.) Plain steps are a curve over R.
 
 Numpy only; measuring is in profiling.py. Legend: R rows, B tokens of a verification (anchors included).
 Source: the DSpark paper (arXiv 2607.05147), Algorithm 1, for the table's use.
@@ -49,15 +49,6 @@ class Curve:
         loads = sorted(by_load)
         means = [float(np.mean(by_load[load])) for load in loads]
         return cls(tuple(loads), tuple(_isotonic(means, [len(by_load[load]) for load in loads])))
-
-    def convex(self) -> Self:
-        """The largest convex curve that is nowhere above this one."""
-        kept: list[tuple[float, float]] = []
-        for load, seconds in zip(self.loads, self.seconds, strict=True):
-            while len(kept) > 1 and _slope(kept[-2], (load, seconds)) <= _slope(kept[-2], kept[-1]):
-                kept.pop()
-            kept.append((load, seconds))
-        return type(self)(tuple(load for load, _ in kept), tuple(seconds for _, seconds in kept))
 
     def __call__(self, loads: Sequence[float] | Floats | float) -> Floats:
         """Seconds at each load; beyond what was measured the last slope goes on, before it the first value holds."""
@@ -127,10 +118,6 @@ class StepCosts:
         """What `to_json` gave."""
         drafting = {int(rows): Curve.from_json(curve) for rows, curve in content["drafting_seconds"].items()}
         return cls(dict(sorted(drafting.items())), Curve.from_json(content["plain_seconds"]))
-
-
-def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:
-    return (end[1] - start[1]) / (end[0] - start[0])
 
 
 def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ import torch
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.profiling import loads_up_to, measured_costs
-from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, most_rows_worth_drafting, survival
+from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, modes_by_load, survival
 from deepspec.decoding.step_costs import StepCosts
 from deepspec.drafts.algorithm import Drafter
 from deepspec.evaluation.benchmarks import EncodedPrompt
@@ -85,10 +85,11 @@ def load_experiment(
         progress: told runs.
 
     Returns:
-        `modes`, `repeats`, `max_new_tokens`, `costs` (`StepCosts.to_json`), `most_rows` (None: drafting pays at every
-        load that was looked at), and `points`: per `concurrency` and mode `tokens_per_second`, `ci95`,
-        `request_tokens_per_second`, `request_ci95` (means over repeats, with Student's interval), `tau` and
-        `mean_proposed`. None where the recipe asks for no concurrency, or there is no prompt.
+        `modes`, `repeats`, `max_new_tokens`, `costs` (`StepCosts.to_json`), `by_rows` (number of rows -> what the
+        scheduler does with so many), `most_rows` (with more nothing is drafted; None: at every load something is), and
+        `points`: per `concurrency` and mode `tokens_per_second`, `ci95`, `request_tokens_per_second`, `request_ci95`
+        (means over repeats, with Student's interval), `tau` and `mean_proposed`. None where the recipe asks for no
+        concurrency, or there is no prompt.
     """
     load = config.load
     if not load.concurrency or not prompts:
@@ -102,10 +103,10 @@ def load_experiment(
         target, drafter, asked, loads, sampling=config.sampling, num_turns=_PROFILE_TURNS, on_load=progress.advance
     )
     modes: dict[str, tuple[Drafter | None, Scheduler | None]] = {"plain": (None, None), "fixed": (drafter, None)}
-    most_rows = None
+    by_rows: Mapping[int, str] = {}
     if calibrated is not None:
         scheduler = scheduler_for(costs, calibrated, [one.rows for one in loads], seed=config.seed)
-        most_rows = scheduler.most_rows
+        by_rows = scheduler.modes
         modes["scheduled"] = (drafter, scheduler)
     points = []
     for concurrency in load.concurrency:
@@ -132,19 +133,28 @@ def load_experiment(
         "max_new_tokens": load.max_new_tokens,
         "threads": torch.get_num_threads(),
         "device": _device_name(target.device),
-        "most_rows": most_rows,
+        "by_rows": {str(rows): mode for rows, mode in by_rows.items()},
+        "most_rows": _most_rows(by_rows),
         "points": points,
         "costs": costs.to_json(),
     }
 
 
 def scheduler_for(costs: StepCosts, calibrated: Calibrated, rows: Sequence[int], *, seed: int) -> PrefixScheduler:
-    """Algorithm 1 with measured costs and calibrated confidences, which stops drafting at the load where it must."""
+    """Algorithm 1 with measured costs and calibrated confidences, at the loads where choosing is worth it."""
     temperatures_K = torch.tensor(calibrated.temperatures, dtype=torch.float64)
     confidence_NK = torch.tensor(np.asarray(calibrated.confidence_NK))
     survival_NK = survival(confidence_NK, temperatures_K).numpy()
-    most_rows = most_rows_worth_drafting(costs, survival_NK, sorted(set(rows)), seed=seed)
-    return PrefixScheduler(costs, calibrated.temperatures, most_rows)
+    return PrefixScheduler(
+        costs, calibrated.temperatures, modes_by_load(costs, survival_NK, sorted(set(rows)), seed=seed)
+    )
+
+
+def _most_rows(by_rows: Mapping[int, str]) -> int | None:
+    """The most rows that are drafted for; None if no load stops drafting."""
+    if "none" not in by_rows.values():
+        return None
+    return max((rows for rows, mode in by_rows.items() if mode != "none"), default=0)
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,22 @@ def _load_caption(measured: Mapping[str, Any], modes: Sequence[str]) -> str:
         count = number(measured.get("threads"), 0)
         threads = f" with {count} thread{'s' if count != '1' else ''}" if where == "cpu" else ""
         told.append(f"Measured on: {where}{threads}.")
+    if measured.get("by_rows"):
+        told.append(_rule(measured["by_rows"]))
     if measured.get("most_rows") is not None:
         told.append(f"Scheduling drafts nothing while more than {measured['most_rows']} requests are decoded at once.")
     return " ".join(told)
+
+
+def _rule(by_rows: Mapping[str, str]) -> str:
+    """What the scheduler does at which load."""
+    spelled = {"none": "drafts nothing", "all": "verifies everything", "scheduled": "chooses"}
+    parts = [
+        f"{mode} with {', '.join(rows for rows, chosen in by_rows.items() if chosen == name)}"
+        for name, mode in spelled.items()
+        if name in by_rows.values()
+    ]
+    return f"By the number of requests alone, scheduling {'; '.join(parts)}."
 
 
 def _mode_row(mode: str, part: Mapping[str, Any]) -> dict[str, str]:

@@ -66,7 +66,7 @@ COSTS = StepCosts(
 SCHEDULERS = {
     "threshold": StaticThreshold(0.5),
     "scheduled": PrefixScheduler(COSTS, (0.5, 1.0, 2.0, 1.0)),
-    "stops drafting": PrefixScheduler(COSTS, (0.5, 1.0, 2.0, 1.0), most_rows=2),
+    "stops drafting": PrefixScheduler(COSTS, (0.5, 1.0, 2.0, 1.0), {2: "all", 3: "none"}),
 }
 
 

@@ -150,8 +150,8 @@ SCHEDULERS = {
     "threshold": StaticThreshold(0.4),
     "fixed": FixedLength(2),
     "scheduled": PrefixScheduler(COSTS, (0.8, 1.0, 1.3)),
-    "stops drafting": PrefixScheduler(COSTS, (0.8, 1.0, 1.3), most_rows=3),
-    "never drafts": PrefixScheduler(COSTS, (1.0, 1.0, 1.0), most_rows=0),
+    "stops drafting": PrefixScheduler(COSTS, (0.8, 1.0, 1.3), {1: "all", 3: "scheduled", 4: "none"}),
+    "never drafts": PrefixScheduler(COSTS, (1.0, 1.0, 1.0), {1: "none"}),
 }
 
 
@@ -200,7 +200,7 @@ def test_a_scheduler_that_needs_confidences_says_so(target: Target) -> None:
 def test_contexts_that_waited_are_handed_over_without_a_gap(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows stop drafting at a load of four and more and go on when others have ended; little may wait."""
     monkeypatch.setattr(contexts, "MOST_WAITING", 30)
-    scheduler = PrefixScheduler(COSTS, (1.0, 1.0, 1.0), most_rows=3)
+    scheduler = PrefixScheduler(COSTS, (1.0, 1.0, 1.0), {3: "scheduled", 4: "none"})
     drafter = StubDrafter(target, "always", with_confidence=True)
     requests = some_requests(24, seed=8, most_new=30)
     found = decode(Engine(target, drafter, scheduler=scheduler, rows=8, sampling=GREEDY), requests)

@@ -11,7 +11,7 @@ from deepspec.decoding.scheduler import (
     PrefixScheduler,
     StaticThreshold,
     admitted,
-    most_rows_worth_drafting,
+    modes_by_load,
     survival,
 )
 from deepspec.decoding.step_costs import Curve, StepCosts
@@ -104,21 +104,39 @@ def test_another_drafts_calibration_is_refused() -> None:
         PrefixScheduler(FLAT, (1.0, 1.0)).lengths(proposal([[0.5] * 3] * 2))
 
 
-def test_drafting_stops_where_it_costs_more_than_it_brings() -> None:
-    survival_NK = np.tile([0.8, 0.6, 0.4], (20, 1))
-    costs = StepCosts(
-        {
-            rows: Curve.fitted([(rows * n, 0.2 * rows + max(1.0, rows * n / 8)) for n in (1, 2, 4)])
-            for rows in (1, 8, 64)
-        },
-        Curve((1.0, 8.0, 64.0), (1, 1, 8)),
-    )
-    found = most_rows_worth_drafting(costs, survival_NK, [1, 2, 4, 8, 16, 32, 64])
-    assert found in (2, 4)
-    assert most_rows_worth_drafting(FLAT, survival_NK, [1, 64]) is None
-    assert most_rows_worth_drafting(LINEAR, survival_NK * 0, [1, 64]) == 0
-    scheduler = PrefixScheduler(costs, (1.0, 1.0, 1.0), most_rows=found)
-    assert [scheduler.drafts(rows) for rows in (1, found, found + 1)] == [True, True, False]
+CROWDED = StepCosts(
+    {
+        rows: Curve.fitted([(rows * n, 0.2 * rows + max(1.0, rows * n / 8)) for n in (1, 2, 3, 4)])
+        for rows in (1, 2, 4, 8, 64)
+    },
+    Curve((1.0, 8.0, 64.0), (1, 1, 8)),
+)
+"""A draft costs 0.2 a row; verifying is free up to eight tokens and then costs an eighth each."""
+
+
+def test_what_is_done_follows_from_the_load() -> None:
+    survival_NK = np.array([[0.95, 0.9, 0.85], [0.5, 0.1, 0.01]]).repeat(10, axis=0)
+    found = modes_by_load(CROWDED, survival_NK, [1, 2, 4, 8, 64])
+    assert found == {1: "all", 2: "all", 4: "scheduled", 8: "none", 64: "none"}
+    assert modes_by_load(FLAT, survival_NK, [64, 1]) == {1: "all", 64: "all"}
+    assert modes_by_load(LINEAR, survival_NK, [1]) == {1: "none"}
+
+
+def test_modes_hold_for_fewer_rows_and_the_last_for_more() -> None:
+    scheduler = PrefixScheduler(FLAT, (1.0, 1.0, 1.0), {2: "all", 8: "scheduled", 16: "none"})
+    assert [scheduler.mode(rows) for rows in (1, 2, 3, 8, 9, 99)] == [
+        "all",
+        "all",
+        "scheduled",
+        "scheduled",
+        "none",
+        "none",
+    ]
+    assert [scheduler.drafts(rows) for rows in (1, 8, 9)] == [True, True, False]
+    assert PrefixScheduler(FLAT, (1.0,)).mode(5) == "scheduled"
+    doubtful = proposal([[0.0, 0.0, 0.0]] * 2)
+    assert scheduler.lengths(doubtful).tolist() == [3, 3]
+    assert PrefixScheduler(LINEAR, (1.0, 1.0, 1.0)).lengths(doubtful).tolist() == [0, 0]
 
 
 def test_jagged_measurements_become_monotone() -> None:
@@ -139,17 +157,6 @@ def test_fitted_curves_never_fall(measured: list[tuple[int, float]]) -> None:
 def test_what_is_no_measurement_is_refused(measured: list[tuple[int, float]]) -> None:
     with pytest.raises(ValueError, match=r"measured|duration"):
         Curve.fitted(measured)
-
-
-@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 10)), min_size=1, max_size=12))
-def test_convex_curves_are_convex_monotone_and_nowhere_above(measured: list[tuple[int, float]]) -> None:
-    curve = Curve.fitted(measured)
-    loads = np.arange(min(curve.loads), max(curve.loads) + 1)
-    convex = curve.convex()(loads)
-    assert (convex <= curve(loads) + 1e-9).all()
-    assert (np.diff(convex) >= -1e-9).all()
-    assert (np.diff(convex, n=2) >= -1e-9).all()
-    assert convex[[0, -1]] == pytest.approx(curve(loads)[[0, -1]])
 
 
 def test_costs_survive_json() -> None:

@@ -73,6 +73,8 @@ def test_every_way_is_measured_at_every_concurrency(target: Target) -> None:
         assert point["plain"]["tau"] == 1
         assert point["fixed"]["tau"] > 1
         assert point["plain"]["mean_proposed"] == 0
+    assert set(found["by_rows"]) == {"1", "2", "4"}
+    assert set(found["by_rows"].values()) <= {"none", "all", "scheduled"}
     assert set(found["costs"]["plain_seconds"]) == {"1", "2", "4"}
     assert set(found["costs"]["drafting_seconds"]) == {"1", "2", "4"}
 
