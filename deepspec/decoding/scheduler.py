@@ -33,7 +33,7 @@ from deepspec.errors import IncompatibleDraft, NoConfidence
 
 _EDGE = 1e-7  # as in evaluation.calibration: fp32 sigmoids saturate, and infinite logits cannot be tempered
 _SAMPLES = 16
-_DRAFTING_PAYS = 1.1
+_DRAFTING_PAYS = 1.05
 """By how much drafting has to beat a plain step: costs are measured, and prompts' contexts are not in them."""
 _CHOOSING_PAYS = 1.05
 """By how much choosing has to beat verifying everything: costs are measured."""
@@ -199,8 +199,8 @@ def modes_by_load(
         seed: of the draws.
 
     Returns:
-        By number of rows: "none" unless drafting wins over plain steps by a tenth, "all" unless choosing wins over
-        verifying everything by a twentieth. Once nothing is drafted, nothing is at any higher load.
+        By number of rows: "none" unless drafting wins over plain steps by a twentieth, "all" unless choosing wins over
+        verifying everything by as much. Once nothing is drafted, nothing is at any higher load.
     """
     draws = np.random.default_rng(seed)
     slots = survival_NK.shape[1]

@@ -4,8 +4,8 @@ The paper's table has one argument, the tokens B of a verification. What a step 
 is drafted for, each has a context to attend to, each is kept books on. So a curve over B is measured for several
 numbers of rows R, drafting included (it is spent by the time that a length is chosen), and steps per second are read
 between them: SPS(B | R). Curves over B are made monotone: a measured table is jagged, and Algorithm 1 stops at the
-first admission that does not pay. (Not convex: on a CPU the first few tokens cost most, and a chord would promise savings
-that are not there.) Plain steps are a curve over R.
+first admission that does not pay. (Not convex: on a CPU the first few tokens cost most, and a chord would promise
+savings that are not there.) Plain steps are a curve over R.
 
 Numpy only; measuring is in profiling.py. Legend: R rows, B tokens of a verification (anchors included).
 Source: the DSpark paper (arXiv 2607.05147), Algorithm 1, for the table's use.

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def load_experiment(
     loads = loads_up_to(most, drafter.num_draft_tokens)
     num_modes = 2 if calibrated is None else 3
     progress.start(len(loads) * _PROFILE_TURNS + len(load.concurrency) * load.num_repeats * num_modes, "runs")
-    asked = requests_for(config, prompts, load.max_new_tokens)
+    asked = requests_for(config, _half_answered(prompts, load.max_new_tokens), 1)
     costs = measured_costs(
         target, drafter, asked, loads, sampling=config.sampling, num_turns=_PROFILE_TURNS, on_load=progress.advance
     )
@@ -138,6 +139,16 @@ def load_experiment(
         "points": points,
         "costs": costs.to_json(),
     }
+
+
+def _half_answered(prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> list[EncodedPrompt]:
+    """Prompts as long as they are in the middle of an answer: a step costs more the longer its contexts are."""
+    return [
+        EncodedPrompt(
+            prompt.id, tuple(islice(cycle(prompt.prompt_ids), len(prompt.prompt_ids) + max_new_tokens // 2)), ""
+        )
+        for prompt in prompts
+    ]
 
 
 def scheduler_for(costs: StepCosts, calibrated: Calibrated, rows: Sequence[int], *, seed: int) -> PrefixScheduler:
