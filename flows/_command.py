@@ -55,16 +55,15 @@ def run(
         _show_plan(recipes, records, home, as_json=as_json, console=console)
         return 0
     display = display_on(console)
-    result, record, path = carry_out(recipes, home, display, name=together or recipes[0].name)
-    if num_seeds > 1 and result.error is None and len(result.parts) > 1:
-        record, path = _over_seeds(result, record, num_seeds, home, display)
+    num_seeds = num_seeds if len(recipes) > 1 else 1
+    result, record, path = carry_out(recipes, home, display, name=together or recipes[0].name, num_seeds=num_seeds)
     if as_json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
 
 
 def carry_out(
-    recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str
+    recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str, num_seeds: int = 1
 ) -> tuple[Result, dict[str, Any], Path]:
     """Run recipes, and leave the run's record and report.
 
@@ -78,10 +77,19 @@ def carry_out(
 
     store = store_of(home, recipes[0].store.url)
     before = inputs_of(recipes[0])
+    after = {}
+    if num_seeds > 1:
+        from flows._seeds import further_seeds
+
+        after = further_seeds(recipes, num_seeds)
     result = _execute.execute(
-        retrain, recipes, store, home, name=name, display=display, before=before, interrupted=leave_record
+        retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
     )
     record = _record.run_json(result)
+    if after and result.error is None:
+        from flows._seeds import study
+
+        record["seeds"] = study(result, num_seeds)
     _record.write_record(record, home)
     try:
         record["report"] = _report(result, record)
@@ -94,18 +102,6 @@ def carry_out(
     if result.error is not None:
         record["error"] = str(result.error) or type(result.error).__name__
     return result, record, _record.write_record(record, home)
-
-
-def _over_seeds(
-    result: Result, record: dict[str, Any], num_seeds: int, home: Path, display: "Display"
-) -> tuple[dict[str, Any], Path]:
-    """Train the recipes of a finished run with further seeds; the record and the report say what came of it."""
-    from flows._report import write_overview_of
-    from flows._seeds import study
-
-    record["seeds"] = study(result, num_seeds, home, display)
-    record["report"] = write_overview_of(result, record)
-    return record, _record.write_record(record, home)
 
 
 def _check_apart(recipes: Sequence[Recipe]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepspec.errors import ArtifactDamaged, BudgetExceeded
@@ -62,11 +63,13 @@ class Result:
         name: what the run is called by: its recipe, or what its recipes are together.
         parts: one per recipe, in order; one that was not reached counts as failed.
         error: what ended it early.
+        further: what flows returned that came after the parts, by name.
     """
 
     run: Run[Any]
     name: str
     parts: list[Part]
+    further: dict[str, Mapping[str, Reference]] = field(default_factory=dict)
     error: BaseException | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -113,6 +116,7 @@ def execute(
     name: str,
     display: Display | None = None,
     before: Steps = (),
+    after: Mapping[str, tuple[Flow, Any]] = MappingProxyType({}),
     interrupted: Callable[[Result], None] | None = None,
 ) -> Result:
     """Run a flow.
@@ -125,6 +129,7 @@ def execute(
         name: of the run in its record.
         display: shows progress.
         before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
+        after: by name, flows (with their recipes) that follow on the parts, are tracked, and make no part themselves.
         interrupted: called with what is known when, after Ctrl-C, the process has to be ended in the middle.
 
     Returns:
@@ -149,7 +154,7 @@ def execute(
 
     try:
         with _prompt_back_soon(give_up):
-            _carry_out(run, flow, result.parts, before)
+            _carry_out(run, flow, result, before, after)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # whatever ended it: a run leaves its record
         result.error = error
     finally:
@@ -190,8 +195,9 @@ def apart(
             run.tracking.finish(part.tracking_run, ended)
 
 
-def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) -> None:
-    """What comes before, then the flow for each part; under Prefect from the first flow that has something to do."""
+def _carry_out(run: Run[Any], flow: Flow, result: Result, before: Steps, after: Mapping[str, tuple[Flow, Any]]) -> None:
+    """What comes before, the flow for each part, what comes after; under Prefect once there is something to do."""
+    parts = result.parts
     with ExitStack() as stack:
         for earlier, recipe in before:
             run.recipe = recipe
@@ -211,6 +217,13 @@ def _carry_out(run: Run[Any], flow: Flow, parts: Sequence[Part], before: Steps) 
             if part.tracking_run is None:
                 _start_tracking(run, part)
             part.status = _status(run, promoted=_num_promotions(run.store, part.recipe) > promotions)
+        for name, (later, recipe) in after.items():
+            run.recipe, run.algorithm = recipe, name
+            run.display.say(name)
+            part = Part(recipe)
+            result.further[name] = _carry_out_one(run, later, recipe, part, stack)
+            if run.tracking is not None and part.tracking_run is not None:
+                run.tracking.finish(part.tracking_run, "FINISHED")
 
 
 def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: ExitStack) -> Mapping[str, Reference]:

@@ -5,9 +5,8 @@ again by the next run), but neither registered nor judged: it says how much a re
 """
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -15,52 +14,57 @@ from deepspec.evaluation.comparison import counts_by_prompt
 from deepspec.evaluation.seeds import side_by_side
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from flows import _execute
-from flows._execute import Result
+from flows._execute import Flow, Result
 from flows.retrain import measured
 from tasks._run import Run
 from tasks._stage import Reference
 
-if TYPE_CHECKING:
-    from tasks._run import Display
-
 _COLUMNS = ["benchmark", "prompt", "committed"]
 
 
-def study(result: Result, num_seeds: int, home: Path, display: "Display") -> dict[str, Any]:
-    """Train every recipe of a finished run with further seeds, and put the algorithms side by side.
+def further_seeds(recipes: Sequence[Recipe], num_seeds: int) -> dict[str, tuple[Flow, Recipe]]:
+    """What follows on a run of these recipes: by name, the flow and the recipe of each further seed."""
+    return {
+        _name(recipe, seed): (_flow, _with_seed(recipe, seed))
+        for recipe in recipes
+        for seed in _seeds(recipe, num_seeds)[1:]
+    }
+
+
+def study(result: Result, num_seeds: int) -> dict[str, Any]:
+    """Put the algorithms of a finished run side by side.
 
     Args:
-        result: the run, with an evaluation of every recipe.
+        result: the run, with an evaluation of every recipe and of every further seed.
         num_seeds: the run's own included.
-        home: where things are.
-        display: told stages.
 
     Returns:
         `seeds`, `budget` (algorithm -> what each seed's training took: `epochs`, `steps`, `cpu_seconds`), and what
         `deepspec.evaluation.seeds.side_by_side` returns.
     """
-    store = result.run.store
     counts: dict[str, list[Any]] = {}
     budget: dict[str, dict[str, Any]] = {}
-    seeds: list[int] = []
     for part in result.parts:
-        algorithm = part.recipe.draft.algorithm
-        outcomes = [part.outcome]
-        seeds = [part.recipe.train.seed + offset for offset in range(num_seeds)]
-        for seed in seeds[1:]:
-            display.say(f"{algorithm}, seed {seed}")
-            with _execute.apart(_flow, _with_seed(part.recipe, seed), store, home, display=display) as (_, outcome, _):
-                outcomes.append(outcome)
+        recipe, algorithm = part.recipe, part.recipe.draft.algorithm
+        further = [result.further[_name(recipe, seed)] for seed in _seeds(recipe, num_seeds)[1:]]
+        outcomes = [part.outcome, *further]
         counts[algorithm] = [_counts(outcome["evaluation"]) for outcome in outcomes]
         budget[algorithm] = {
-            "epochs": part.recipe.train.num_epochs,
+            "epochs": recipe.train.num_epochs,
             "steps": [_training(outcome["draft"])["steps"] for outcome in outcomes],
             "cpu_seconds": [_training(outcome["draft"])["cpu_seconds"] for outcome in outcomes],
         }
-    evaluate = result.parts[0].recipe.evaluate
-    compared = side_by_side(counts, num_samples=evaluate.num_bootstrap_samples, seed=evaluate.seed)
-    return {"seeds": seeds, "budget": budget, **compared}
+    first = result.parts[0].recipe
+    compared = side_by_side(counts, num_samples=first.evaluate.num_bootstrap_samples, seed=first.evaluate.seed)
+    return {"seeds": _seeds(first, num_seeds), "budget": budget, **compared}
+
+
+def _seeds(recipe: Recipe, num_seeds: int) -> list[int]:
+    return [recipe.train.seed + offset for offset in range(num_seeds)]
+
+
+def _name(recipe: Recipe, seed: int) -> str:
+    return f"{recipe.draft.algorithm}, seed {seed}"
 
 
 def _flow(run: Run[Recipe]) -> Mapping[str, Reference]:
