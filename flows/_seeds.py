@@ -25,7 +25,7 @@ _COLUMNS = ["benchmark", "prompt", "committed"]
 def further_seeds(recipes: Sequence[Recipe], num_seeds: int) -> dict[str, tuple[Flow, Recipe]]:
     """What follows on a run of these recipes: by name, the flow and the recipe of each further seed."""
     return {
-        _name(recipe, seed): (_flow, _with_seed(recipe, seed))
+        _name(recipe, seed): (further_seed, _with_seed(recipe, seed))
         for recipe in recipes
         for seed in _seeds(recipe, num_seeds)[1:]
     }
@@ -67,7 +67,8 @@ def _name(recipe: Recipe, seed: int) -> str:
     return f"{recipe.draft.algorithm}, seed {seed}"
 
 
-def _flow(run: Run[Recipe]) -> Mapping[str, Reference]:
+def further_seed(run: Run[Recipe]) -> Mapping[str, Reference]:
+    """Train, calibrate and evaluate; the recipe says with which seed."""
     made, _ = measured(run)
     return made
 
