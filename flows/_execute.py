@@ -221,9 +221,13 @@ def _carry_out(run: Run[Any], flow: Flow, result: Result, before: Steps, after: 
             run.recipe, run.algorithm = recipe, name
             run.display.say(name)
             part = Part(recipe)
-            result.further[name] = _carry_out_one(run, later, recipe, part, stack)
-            if run.tracking is not None and part.tracking_run is not None:
-                run.tracking.finish(part.tracking_run, "FINISHED")
+            ended: TrackedStatus = "FAILED"
+            try:
+                result.further[name] = _carry_out_one(run, later, recipe, part, stack)
+                ended = "FINISHED"
+            finally:
+                if run.tracking is not None and part.tracking_run is not None:
+                    run.tracking.finish(part.tracking_run, ended)
 
 
 def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: ExitStack) -> Mapping[str, Reference]:

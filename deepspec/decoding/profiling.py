@@ -15,6 +15,7 @@ from torch import Tensor
 from deepspec.decoding.completion import Request
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine, StepTimes
+from deepspec.decoding.scheduler import DraftsAlways
 from deepspec.decoding.step_costs import Curve, StepCosts
 from deepspec.drafts.algorithm import Drafter, Proposal
 from deepspec.targets.model import Target
@@ -47,14 +48,10 @@ class Repeated:
 
 
 @dataclass(frozen=True)
-class _Uneven:
+class _Uneven(DraftsAlways):
     """Verifies `length` drafts per row on average: of every two rows one more and one fewer."""
 
     length: int
-
-    def drafts(self, num_rows: int) -> bool:
-        del num_rows
-        return True
 
     def lengths(self, proposal: Proposal) -> Tensor:
         rows, slots = proposal.tokens_RK.shape

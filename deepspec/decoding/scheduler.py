@@ -56,16 +56,20 @@ class Scheduler(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class FixedLength:
-    """Verifies the first `length` slots of every row, whatever the draft thinks of them; asks for no confidence."""
-
-    length: int
+class DraftsAlways:
+    """What schedulers share that draft at every load."""
 
     def drafts(self, num_rows: int) -> bool:
         """See `Scheduler.drafts`."""
         del num_rows
         return True
+
+
+@dataclass(frozen=True)
+class FixedLength(DraftsAlways):
+    """Verifies the first `length` slots of every row, whatever the draft thinks of them; asks for no confidence."""
+
+    length: int
 
     def lengths(self, proposal: Proposal) -> Tensor:
         """See `Scheduler.lengths`."""
@@ -74,15 +78,10 @@ class FixedLength:
 
 
 @dataclass(frozen=True)
-class StaticThreshold:
+class StaticThreshold(DraftsAlways):
     """Keeps the slots before the first whose raw confidence is below `threshold`; of none, the anchor is verified."""
 
     threshold: float
-
-    def drafts(self, num_rows: int) -> bool:
-        """See `Scheduler.drafts`."""
-        del num_rows
-        return True
 
     def lengths(self, proposal: Proposal) -> Tensor:
         """See `Scheduler.lengths`."""
