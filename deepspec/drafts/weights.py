@@ -20,12 +20,13 @@ def build(make: Callable[[], Draft]) -> Draft:
     device = torch.get_default_device()
     with torch.device("meta"):
         draft = make()
-    draft.to_empty(device=device)
-    with torch.no_grad():
-        for weight in draft.parameters():
-            weight.fill_(torch.nan)
-        for scalar in draft.buffers():
-            scalar.fill_(1.0)
+    # Not `to_empty`: what it calls imports sympy for tensors without storage, which takes more than a second.
+    for module in draft.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            values = torch.full(weight.shape, torch.nan, dtype=weight.dtype, device=device)
+            setattr(module, name, nn.Parameter(values, requires_grad=weight.requires_grad))
+        for name, scalar in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.ones(scalar.shape, dtype=scalar.dtype, device=device))
     for name in TABLES:
         draft.get_parameter(name).requires_grad_(False)  # noqa: FBT003  # torch names this argument differently in its stubs
     return draft
