@@ -55,7 +55,7 @@ def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: P
     if data.get("evaluation"):
         from deepspec.evaluation.report import write_report
 
-        page = write_report(folder, data)
+        page = write_report(folder, data, earlier=_earlier(folder, run.folder))
     if run.tracking is not None and part.tracking_run is not None:
         if page is not None:
             run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
@@ -67,6 +67,13 @@ def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: P
         run.tracking.writer(part.tracking_run).metrics(keys.cost_metrics(record["cost"]))
         run.tracking.finish(part.tracking_run, _ends(result, part), tags=tags)
     return page
+
+
+def _earlier(folder: Path, run_folder: Path) -> Path | None:
+    """The same report of the run before."""
+    where = folder.relative_to(run_folder)
+    others = [other for other in run_folder.parent.glob(f"*/{where}") if other != folder]
+    return max(others, default=None)  # a run's id begins with its time
 
 
 def _ends(result: Result, part: Part) -> Status:

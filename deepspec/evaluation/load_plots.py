@@ -6,13 +6,14 @@ Sources: the DSpark paper's Figure 5 (static thresholds) and Figure 8 (throughpu
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepspec.evaluation.plots import PALETTE, Drawing, line_styles
+from deepspec.evaluation.plots import PALETTE, Drawing, figure, line_styles
 
 _SIZE = (4.2, 3.3)
 
 Points = Sequence[Mapping[str, Any]]
 
 
+@figure
 def threshold_rates(points: Points) -> Drawing | None:
     """Accepted share of the drafted, and of the verified, by threshold; None if nothing was measured."""
     lines = {
@@ -35,6 +36,7 @@ def threshold_rates(points: Points) -> Drawing | None:
     return Drawing("threshold-rates", _SIZE, draw)
 
 
+@figure
 def threshold_lengths(points: Points) -> Drawing | None:
     """τ with its interval, and the mean proposal, by threshold; None if nothing was measured."""
     measured = [point for point in points if point.get("tau") is not None and point.get("threshold") is not None]
@@ -57,6 +59,7 @@ def threshold_lengths(points: Points) -> Drawing | None:
     return Drawing("threshold-lengths", _SIZE, draw)
 
 
+@figure
 def throughput(points: Points, modes: Sequence[str]) -> Drawing | None:
     """Tokens per second of all requests together by concurrency, one line per way of decoding."""
     lines = _by_mode(points, modes)
@@ -83,6 +86,7 @@ def throughput(points: Points, modes: Sequence[str]) -> Drawing | None:
     return Drawing("load-throughput", _SIZE, draw)
 
 
+@figure
 def trade_off(points: Points, modes: Sequence[str]) -> Drawing | None:
     """Tokens per second of all requests against those of each, one line per way of decoding; right and up is better."""
     lines = {

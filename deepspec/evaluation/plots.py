@@ -7,23 +7,31 @@ Legend: K draft slots, counted from 1.
 """
 
 import io
+import json
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache, wraps
+from hashlib import sha256
+from importlib import resources
+from importlib.metadata import version
+from typing import Any, ParamSpec
 
 PALETTE = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5527f", "#8a6fc9", "#7d8a2e", "#1fa3a3", "#c4503b")
 """Mid tones: legible on white and on near-black."""
 
 _MARKERS = "osD^vP*X"
 _INK = "#0b1e2d"  # stands for the page's text colour until an SVG is written
+_GROUND = '<rect width="100%" height="100%" fill="white"/>'
 _MAX_POINTS = 400
 
 Draw = Callable[[Any], None]
 """Draws into a matplotlib Axes."""
+
+Described = ParamSpec("Described")
 
 
 @dataclass(frozen=True)
@@ -31,14 +39,17 @@ class Rendered:
     """A figure in all its forms.
 
     Attributes:
-        svg: an `<svg>` element for a page: transparent, its ink is `currentColor`, its ids are its own.
-        svg_file: the same as a file, on white.
+        svg_file: as vectors, on white.
         png_file: as a bitmap, on white.
     """
 
-    svg: str
     svg_file: str
     png_file: bytes
+
+    @property
+    def svg(self) -> str:
+        """An `<svg>` element for a page: transparent, its ink is `currentColor`, its ids are its own."""
+        return self.svg_file.replace(_GROUND, "", 1).replace(_INK, "currentColor")
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,13 @@ class Drawing:
         name: letters, digits and dashes.
         size_inches: width and height; pages scale it to their width.
         draw: draws into an Axes.
+        content: digest of what is drawn and of how; set by `figure`.
     """
 
     name: str
     size_inches: tuple[float, float]
     draw: Draw
+    content: str = ""
 
     def rendered(self) -> Rendered:
         """Draw it; text in the SVG stays text."""
@@ -72,14 +85,31 @@ class Drawing:
         text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to them, and they recur in every figure
         head, body = text.split(">", 1)
         head = re.sub(r' (width|height)="[^"]*"', "", head)
-        ground = '<rect width="100%" height="100%" fill="white"/>'
-        return Rendered(
-            svg=f"{head}>{body}".replace(_INK, "currentColor"),
-            svg_file=f"{head}>{ground}{body}",
-            png_file=bitmap.getvalue(),
-        )
+        return Rendered(f"{head}>{_GROUND}{body}", bitmap.getvalue())
 
 
+def figure(describe: Callable[Described, Drawing | None]) -> Callable[Described, Drawing | None]:
+    """Give what a function draws the digest of all that it depends on: numbers, names, code and library."""
+
+    @wraps(describe)
+    def described(*args: Described.args, **kwargs: Described.kwargs) -> Drawing | None:
+        drawing = describe(*args, **kwargs)
+        if drawing is None:
+            return None
+        known = [_drawn_by(), describe.__name__, args, kwargs]
+        return replace(drawing, content=sha256(json.dumps(known, default=str).encode()).hexdigest())
+
+    return described
+
+
+@cache
+def _drawn_by() -> str:
+    room = resources.files("deepspec.evaluation")
+    code = b"".join((room / name).read_bytes() for name in ("plots.py", "load_plots.py"))
+    return f"matplotlib {version('matplotlib')}, {sha256(code).hexdigest()}"
+
+
+@figure
 def acceptance_lengths(benchmarks: Mapping[str, Mapping[str, Any]], num_draft_tokens: int) -> Drawing | None:
     """τ of each benchmark with its 95 % interval, on the scale from 1 to K+1; None if nothing was measured."""
     rows = [(name, part["tau"], part.get("tau_ci95")) for name, part in benchmarks.items() if part.get("tau")]
@@ -100,6 +130,7 @@ def acceptance_lengths(benchmarks: Mapping[str, Mapping[str, Any]], num_draft_to
     return Drawing("acceptance-length", (6.4, 0.9 + 0.38 * len(rows)), draw)
 
 
+@figure
 def acceptance_by_slot(
     parts: Mapping[str, Mapping[str, Any]], which: str, name: str | None = None, *, title: str | None = None
 ) -> Drawing | None:
@@ -131,6 +162,7 @@ def acceptance_by_slot(
     return Drawing(name or f"{which}-acceptance", (6.4, 3.6) if title is None else (4.2, 3.4), draw)
 
 
+@figure
 def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawing | None:
     """Differences in τ with their intervals, a row per label and a mark per draft; None if there is none.
 
@@ -164,6 +196,7 @@ def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Mapping
     return Drawing("differences", (6.4, height), draw)
 
 
+@figure
 def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: str) -> Drawing | None:
     """Predicted against observed survival of the prefix of length k, one line per slot; None if nothing was observed.
 
@@ -205,6 +238,7 @@ def shown_slots(slots: Sequence[Sequence[Any]], most: int = 4) -> list[int]:
     return [observed[round(place * (len(observed) - 1) / (most - 1))] for place in range(most)]
 
 
+@figure
 def curves(series: Mapping[str, Sequence[tuple[int, float]]], name: str, label: str) -> Drawing | None:
     """Metrics over training steps; long ones are thinned to every n-th point (`thinning`)."""
     lines = {metric: points for metric, points in series.items() if points}

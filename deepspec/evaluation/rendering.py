@@ -1,8 +1,10 @@
 """What pages are made with: templates whose values are escaped, the style sheet, and the figures of one page."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +15,26 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
+INDEX = "plots.json"
+"""Beside a page's figures: what each was drawn from."""
+
+
 class Figures:
     """The figures of a page: drawn once, set into the page as markup, and written beside it as files.
 
     Args:
         prefix: in front of the figures' names, where a page has the same ones of several drafts.
+        earlier: where figures of another page were written; those that would come out equal are not drawn again.
     """
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", earlier: Path | None = None) -> None:
         self._prefix = prefix
-        self._drawn: dict[str, plots.Rendered] = {}
+        self._earlier = earlier
+        self._drawn: dict[str, tuple[str, plots.Rendered]] = {}
 
     def part(self, prefix: str) -> "Figures":
         """Figures of the same page under a prefix of their own."""
-        part = Figures(self._prefix + prefix)
+        part = Figures(self._prefix + prefix, self._earlier)
         part._drawn = self._drawn
         return part
 
@@ -35,15 +43,36 @@ class Figures:
         if drawing is None:
             return None
         drawing = replace(drawing, name=self._prefix + drawing.name)
-        rendered = self._drawn[drawing.name] = drawing.rendered()
+        rendered = _taken_over(self._earlier, drawing) or drawing.rendered()
+        self._drawn[drawing.name] = drawing.content, rendered
         return markup(rendered.svg)
 
     def write(self, folder: Path) -> None:
-        """Write every figure that was drawn as SVG and PNG."""
+        """Write every figure that was drawn as SVG and PNG, and what each was drawn from as a digest."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, drawing in self._drawn.items():
-            (folder / f"{name}.svg").write_text(drawing.svg_file, encoding="utf-8")
-            (folder / f"{name}.png").write_bytes(drawing.png_file)
+        index = {}
+        for name, (content, rendered) in self._drawn.items():
+            (folder / f"{name}.svg").write_text(rendered.svg_file, encoding="utf-8")
+            (folder / f"{name}.png").write_bytes(rendered.png_file)
+            index[name] = {"content": content, "files": _digest(rendered)}
+        (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _taken_over(folder: Path | None, drawing: plots.Drawing) -> plots.Rendered | None:
+    """The figure as it was written before; None if it was another, or the files are not as they were."""
+    if folder is None or not drawing.content:
+        return None
+    try:
+        known = json.loads((folder / INDEX).read_text(encoding="utf-8"))[drawing.name]
+        svg, png = (folder / f"{drawing.name}.{ending}" for ending in ("svg", "png"))
+        rendered = plots.Rendered(svg.read_text(encoding="utf-8"), png.read_bytes())
+        return rendered if known == {"content": drawing.content, "files": _digest(rendered)} else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(rendered: plots.Rendered) -> str:
+    return sha256(rendered.svg_file.encode() + rendered.png_file).hexdigest()
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:

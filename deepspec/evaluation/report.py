@@ -30,7 +30,7 @@ _CURVES = (
 )
 
 
-def write_report(out_dir: Path, data: Mapping[str, Any]) -> Path:
+def write_report(out_dir: Path, data: Mapping[str, Any], *, earlier: Path | None = None) -> Path:
     """Write the page, its figures and its data.
 
     Args:
@@ -42,12 +42,13 @@ def write_report(out_dir: Path, data: Mapping[str, Any]) -> Path:
             `verdict`: `gates.Verdict.to_json()`; `champion`: the one it was measured against, `name, version, digest`;
             `training_metrics`: records `step, name, value, unit`; `stages`: as in run.json;
             `lineage`: records `stage, key, digest`; `model`, `cost`: as in run.json.
+        earlier: the folder of another report: figures that would be equal are taken from it.
 
     Returns:
         The page's path.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    figures = Figures()
+    figures = Figures(earlier=None if earlier is None else earlier / "plots")
     page = out_dir / "report.html"
     page.write_text(render("report.html.j2", _page(data, figures)), encoding="utf-8")
     figures.write(out_dir / "plots")

@@ -100,8 +100,32 @@ def test_figures_stand_in_the_page_and_beside_it(written: Written) -> None:
 def test_equal_data_give_equal_bytes(written: Written, tmp_path: Path) -> None:
     write_report(tmp_path, written.data)
     paths = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(paths) == 2 + 2 * len(FIGURES)
+    assert len(paths) == 3 + 2 * len(FIGURES)
     assert [path for path in paths if (tmp_path / path).read_bytes() != (written.folder / path).read_bytes()] == []
+
+
+def test_figures_are_drawn_again_only_where_they_would_differ(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, draw = [], plots.Drawing.rendered
+    monkeypatch.setattr(plots.Drawing, "rendered", lambda self: drawn.append(self.name) or draw(self))
+    page = write_report(tmp_path / "equal", written.data, earlier=written.folder)
+    assert not drawn
+    assert page.read_text() == written.text
+
+    metrics = [
+        {**record, "value": record["value"] / 2} if record["name"] == "loss" else record
+        for record in written.data["training_metrics"]
+    ]
+    other = write_report(tmp_path / "other", {**written.data, "training_metrics": metrics}, earlier=page.parent)
+    assert drawn == ["training-loss"]
+    assert other.read_text() != written.text
+
+    (page.parent / "plots" / "load-trade-off.svg").write_text("<svg><script>alert(1)</script></svg>")
+    (page.parent / "plots" / "training-tau.png").unlink()
+    again = write_report(tmp_path / "again", written.data, earlier=page.parent)
+    assert drawn[1:] == ["load-trade-off", "training-tau"]
+    assert again.read_text() == written.text
 
 
 def test_hostile_text_stays_text(tmp_path: Path, data: dict[str, Any]) -> None:
