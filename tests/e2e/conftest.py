@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+
+from tests.fixtures.command import call
 
 NOISE = ("Traceback", "CancelledError", "Stopping temporary server", "prefect.", "alembic", "INFO")
 
@@ -30,14 +30,7 @@ class Home:
         seconds: float = 240,
     ) -> "Finished":
         """Call `deepspec`; fail if it ends with another exit code (None: promoted or refused, 0 or 3)."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=self.environment(environment),
-            timeout=seconds,
-        )
+        done = call(arguments, self.environment(environment), seconds=seconds)
         expected = (0, 3) if code is None else (code,)
         assert done.returncode in expected, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return Finished(done.stdout, done.stderr)

@@ -1,8 +1,6 @@
 """infra/BACKUP.md, "Services", step by step: everything is lost, and comes back on servers that know nothing of it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,8 @@ import pytest
 from infra.stack import lifecycle
 from infra.stack.postgres import POSTGRES
 from infra.stack.s3 import S3_SERVICES
-from infra.stack.settings import PORTS, ROOT, Settings
+from infra.stack.settings import PORTS, Settings
+from tests.fixtures.command import call
 from tests.fixtures.stack import Running
 
 pytestmark = pytest.mark.full
@@ -23,9 +22,7 @@ HASTY = ("train.num_steps=2", "train.seed=7")
 
 def deepspec(stack: Running, home: Path, *arguments: str, code: int = 0) -> Any:
     """What a command with `--json` prints."""
-    command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
-    options: dict[str, Any] = {"cwd": ROOT, "env": stack.as_user(home), "text": True, "timeout": 400}
-    done = subprocess.run(command, capture_output=True, check=False, **options)
+    done = call([*arguments, "--json"], stack.as_user(home), seconds=400)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 
@@ -119,8 +116,7 @@ def test_reconciling_registers_what_only_the_store_knows(lost: Lost, restored: t
     stack, home = restored
     checked = deepspec(stack, home, "artifacts", "verify")
     assert (checked["checked"] > 10, checked["damaged"]) == (True, {})
-    command = [sys.executable, "-m", "flows.cli", "models", "reconcile", "tiny"]
-    subprocess.run(command, cwd=ROOT, env=stack.as_user(home), check=True, capture_output=True, timeout=400)
+    call(["models", "reconcile", "tiny"], stack.as_user(home), seconds=400).check_returncode()
     # The run that had made the second one is gone with what it tracked.
     versions = [{**version, "run_id": ""} if version["version"] == "2" else version for version in lost.models]
     assert deepspec(stack, home, "models", "ls") == versions

@@ -1,6 +1,7 @@
 """The command line as people meet it: help, versions, documents that must not go stale."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import typer
 from deepspec.registry.keys import markdown_table
 from deepspec.store import open_store
 from flows import cli
+from tests.fixtures.command import call
 from tests.fixtures.store import ingredients, put
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def test_every_command_says_its_purpose_and_an_example(name: str, callback: obje
 
 
 def deepspec(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, check=False)
+    return call(arguments, os.environ)
 
 
 def test_help_imports_nothing_heavy() -> None:

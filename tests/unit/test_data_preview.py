@@ -4,7 +4,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from deepspec.data.tables import read_table
 from deepspec.data.tokens import write_tokens
 from deepspec.errors import DataError
 from flows import _preview
+from tests.fixtures.command import call
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer
 
@@ -122,14 +122,8 @@ def preview(tmp_path: Path, target: Path, *arguments: str) -> "subprocess.Comple
     settings += ["data.responses.mode=keep", "data.min_supervised_tokens=1", "data.thinking=off"]
     settings += ["draft.mask_token_id=3", "draft.target_layer_ids=[0]"]
     sets = [word for setting in settings for word in ("--set", setting)]
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", "data", "preview", "dspark-qwen3-4b", *sets, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, "DEEPSPEC_HOME": str(tmp_path / "home")},
-    )
+    environment = {**os.environ, "DEEPSPEC_HOME": str(tmp_path / "home")}
+    return call(["data", "preview", "dspark-qwen3-4b", *sets, *arguments], environment)
 
 
 def test_the_command(tmp_path: Path, target: Path) -> None:
