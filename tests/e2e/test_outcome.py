@@ -143,6 +143,21 @@ def test_gate_refuses_accepts_and_rolls_back(warm: Home) -> None:
     assert history[0]["champion"]["version"] == first["model"]["version"]
 
 
+def test_thresholds_and_load_are_measured_where_the_recipe_asks_for_them(warm: Home) -> None:
+    load = "evaluate.load={concurrency: [1, 2], num_repeats: 1, max_new_tokens: 8}"
+    asked = ("--set", load, "--set", "evaluate.thresholds=[0.0, 0.5]", "--set", "evaluate.num_sweep_prompts=2")
+    warm.run("run", "tiny", *asked, code=None)
+    assert warm.statuses()["train"] == "hit"
+    evaluation = warm.record()["evaluation"]
+    assert [point["threshold"] for point in evaluation["threshold_sweep"]["points"]] == [0.0, 0.5]
+    assert [point["concurrency"] for point in evaluation["load"]["points"]] == [1, 2]
+    for point in evaluation["load"]["points"]:
+        assert min(point[mode]["tokens_per_second"] for mode in ("plain", "fixed", "scheduled")) > 0
+    plots = Path(warm.record()["report"]).parent / "plots"
+    drawn = {"threshold-rates", "threshold-lengths", "load-throughput", "load-trade-off"}
+    assert drawn <= {path.stem for path in plots.glob("*.png")}
+
+
 def test_lineage_leads_from_the_version_to_the_data(cold: Home) -> None:
     key = next(stage["key"] for stage in cold.record()["stages"] if stage["name"] == "register")
     found = json.loads(cold.run("artifacts", "lineage", f"register/{key}", "--json").out)

@@ -20,7 +20,7 @@ from tests.fixtures.faulty_proxy import CORRUPTED, KINDS, Faults, FaultyProxy
 from tests.fixtures.faulty_runs import Request
 from tests.fixtures.s3 import S3Server
 
-NUM_RUNS = int(os.environ.get("DEEPSPEC_FAULT_RUNS", "12"))
+NUM_RUNS = int(os.environ.get("DEEPSPEC_FAULT_RUNS", "6"))
 """Ten seconds each and more: all 200 are for a machine that has the time (`DEEPSPEC_FAULT_RUNS=200`)."""
 
 

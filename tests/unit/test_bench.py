@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import subprocess
 import sys
 
@@ -10,24 +11,53 @@ import pytest
 from deepspec.bench import __main__ as bench
 from deepspec.bench import states
 from deepspec.errors import DeepspecError
+from tests.fixtures.command import call
 
 SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--slots", "3", "--rank", "4", "--repeat", "1"]
 
 
-def run(module, *arguments, bench="loss"):
-    return subprocess.run(
-        [sys.executable, "-m", *module, bench, *arguments], capture_output=True, text=True, check=False, timeout=300
-    )
+@pytest.fixture
+def measured(capsys):
+    """The document that a bench prints."""
+
+    def measured(name, *arguments):
+        bench.main([name, *arguments, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return measured
 
 
-@pytest.mark.parametrize(
-    ("module", "algorithm", "rank"),
-    [(("deepspec.bench",), "dspark", 4), (("flows.cli", "bench"), "eagle3", 0), (("deepspec.bench",), "dflash", 0)],
-)
-def test_loss(module, algorithm, rank):
-    done = run(module, *SIZES, "--algorithm", algorithm, "--threads", "1", "--device", "cpu", "--json")
+@pytest.fixture
+def refused(capsys):
+    """What is said of wrong arguments; the exit code is 2."""
+
+    def refused(name, *arguments):
+        with pytest.raises((DeepspecError, SystemExit)) as found:
+            bench.main([name, *arguments])
+        if isinstance(found.value, DeepspecError):
+            assert found.value.exit_code == 2
+            return str(found.value)
+        assert found.value.code == 2
+        return capsys.readouterr().err
+
+    return refused
+
+
+def test_both_commands_are_the_same_bench():
+    command = [sys.executable, "-m", "deepspec.bench", "loss", *SIZES, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    other = call(["bench", "loss", *SIZES, "--json"], os.environ)
+    assert other.returncode == 0, other.stderr
+    assert json.loads(done.stdout)["sizes"] == json.loads(other.stdout)["sizes"]
+    wrong = call(["bench", "loss", "--device", "nowhere"], os.environ)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1, wrong.stderr
+
+
+@pytest.mark.parametrize(("algorithm", "rank"), [("dspark", 4), ("eagle3", 0), ("dflash", 0)])
+def test_loss(measured, algorithm, rank):
+    document = measured("loss", *SIZES, "--algorithm", algorithm, "--threads", "1", "--device", "cpu")
     assert document["bench"] == "loss"
     assert document["device"] == "cpu"
     assert document["sizes"] == {
@@ -53,11 +83,8 @@ def test_loss(module, algorithm, rank):
 ATTENTION = ["--context", "40", "--documents", "2", "--anchors", "5", "--slots", "3", "--heads", "4", "--kv-heads", "2"]
 
 
-def test_attention():
-    sizes = [*ATTENTION, "--head-dim", "8", "--repeat", "1", "--threads", "1", "--json"]
-    done = run(("deepspec.bench",), *sizes, bench="attention")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+def test_attention(measured):
+    document = measured("attention", *ATTENTION, "--head-dim", "8", "--repeat", "1", "--threads", "1")
     assert document["sizes"] == {
         "context": 40,
         "documents": 2,
@@ -74,10 +101,8 @@ def test_attention():
     assert 0 <= document["max_rel_grad_error"] <= 1e-5
 
 
-def test_attention_refuses_heads_that_cannot_be_shared():
-    done = run(("deepspec.bench",), "--heads", "3", "--kv-heads", "2", bench="attention")
-    assert done.returncode == 2
-    assert "3 heads cannot share 2" in done.stderr
+def test_attention_refuses_heads_that_cannot_be_shared(refused):
+    assert "3 heads cannot share 2" in refused("attention", "--heads", "3", "--kv-heads", "2")
 
 
 @pytest.mark.parametrize(
@@ -88,12 +113,10 @@ def test_attention_refuses_heads_that_cannot_be_shared():
         pytest.param("dflash-qwen3-14b", marks=pytest.mark.full),
     ],
 )
-def test_train_step(recipe):
+def test_train_step(measured, recipe):
     sizes = ["--recipe", recipe, "--shrink", "64", "--documents", "3", "--length", "24", "--micro-batch-tokens", "40"]
-    sizes += ["--num-anchors", "3", "--repeat", "1", "--threads", "1", "--json"]
-    done = run(("deepspec.bench",), *sizes, bench="train-step")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    sizes += ["--num-anchors", "3", "--repeat", "1", "--threads", "1"]
+    document = measured("train-step", *sizes)
     assert document["sizes"]["recipe"] == recipe
     assert 24 < document["sizes"]["tokens"] <= 72
     assert document["sizes"]["trained_parameters"] > 0
@@ -104,18 +127,12 @@ def test_train_step(recipe):
     assert 0 <= document["max_rel_grad_error"] <= 1e-4
 
 
-def test_train_step_refuses_an_unknown_recipe():
-    done = run(("deepspec.bench",), "--recipe", "nobody", bench="train-step")
-    assert done.returncode == 2
-    assert "nobody" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_train_step_refuses_an_unknown_recipe(refused):
+    assert "nobody" in refused("train-step", "--recipe", "nobody")
 
 
-@pytest.mark.parametrize("module", [("deepspec.bench",), ("flows.cli", "bench")])
-def test_tokens(module):
-    done = run(module, "--rows", "30", "--words", "20", "--repeat", "1", "--json", bench="tokens")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+def test_tokens(measured):
+    document = measured("tokens", "--rows", "30", "--words", "20", "--repeat", "1")
     assert (document["bench"], document["sizes"]["rows"], document["rows_that_differ"]) == ("tokens", 30, 0)
     assert document["sizes"]["tokens"] > 30 * document["sizes"]["turns"]
     assert set(document["ratio"]) == {"rows_per_second_to_datasets_map"}
@@ -133,11 +150,9 @@ def test_tokens_says_that_its_reference_is_missing():
     assert "the package `datasets` is not installed here" in done.stdout
 
 
-def test_states():
+def test_states(measured):
     sizes = ["--tokens", "3000", "--hidden", "64", "--layers", "2", "--capture-tokens", "600"]
-    done = run(("deepspec.bench",), *sizes, "--repeat", "1", "--threads", "1", "--json", bench="states")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = measured("states", *sizes, "--repeat", "1", "--threads", "1")
     assert document["sizes"]["tokens"] == 3000
     ratio = document["ratio"]
     assert set(ratio) == {
@@ -157,21 +172,19 @@ def test_states():
     assert document["ours"]["read_extra_peak_bytes"] >= 0
 
 
-def test_people_get_a_table_on_stderr():
-    done = run(("deepspec.bench",), *SIZES)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("loss on cpu: vocab=700 ")
-    assert [line.split()[0] for line in done.stderr.splitlines()[2:]] == [
+def test_people_get_a_table_on_stderr(capsys):
+    bench.main(["loss", *SIZES])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("loss on cpu: vocab=700 ")
+    assert [line.split()[0] for line in printed.err.splitlines()[2:]] == [
         "ours", "reference", "ratio", "products", "gradient",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["--vocab", "0"], ["--device", "nowhere"], ["--algorithm", "none"], ["--nope"]])
-def test_wrong_usage_is_told_in_a_sentence(arguments):
-    done = run(("deepspec.bench",), *arguments)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_is_told_in_a_sentence(refused, arguments):
+    assert refused("loss", *arguments)
 
 
 def test_every_bench_is_listed_in_help(capsys):
