@@ -58,7 +58,7 @@ def test_a_runs_report(cold: Home, looked_at: Callable[..., str], tab: Browser, 
     said = looked_at(page, window)
     for text in ("arithmetic", *SECTIONS):
         assert text in said
-    assert tab.evaluate('document.querySelectorAll("svg").length') >= 10
+    assert tab.evaluate('document.querySelectorAll("svg").length') == 8
     assert "is missing" not in said
 
 

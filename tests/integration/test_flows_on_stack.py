@@ -19,13 +19,13 @@ import pytest
 from infra.stack.settings import ROOT
 from tests.fixtures.stack import Running
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 STAGES = [
     "conversations", "responses", "tokens", "states", "train", "calibrate", "evaluate", "register", "gate", "promote"
 ]  # fmt: skip
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-PATIENCE_SECONDS = 400
+PATIENCE_SECONDS = 900
 CANARY = "canary-in-a-coal-mine"
 """A password that is wrong, or unnecessary; it must not turn up anywhere."""
 
