@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepspec.evaluation.formatting import MACRO, interval, number, times
+from deepspec.evaluation.formatting import MACRO, interval, number, signed, times
 from deepspec.evaluation.rendering import render
 
 
@@ -30,14 +30,18 @@ def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str,
             for part in record["evaluation"]
             if part["algorithm"] in pages
         ],
-        "study": _study(record.get("seeds")),
+        "study": over_seeds(record.get("seeds")),
     }
     page.write_text(render("overview.html.j2", content), encoding="utf-8")
     return page
 
 
-def _study(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The table over seeds, and the differences, as text."""
+def over_seeds(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table over seeds, and the paired differences, as text; None for a run with one seed.
+
+    Args:
+        seeds: as `run.json` has it, from `deepspec.evaluation.seeds.side_by_side`.
+    """
     if not seeds:
         return None
     columns = [*seeds["prompts"], "macro"]
@@ -67,7 +71,7 @@ def _study(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
                 "name": f"{pair['of']} \N{MINUS SIGN} {pair['against']}",
                 "cells": [
                     {
-                        "value": f"{pair['benchmarks'][name]['difference']:+.2f}",
+                        "value": signed(pair["benchmarks"][name]["difference"], 2),
                         "interval": interval(pair["benchmarks"][name]["ci95"]),
                         "clear": _excludes_zero(pair["benchmarks"][name]["ci95"]),
                     }

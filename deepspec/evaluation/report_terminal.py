@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepspec.evaluation.formatting import MACRO, NOT_MEASURED, number, times
+from deepspec.evaluation.overview import over_seeds
 from deepspec.evaluation.sections import means, num_draft_tokens
 
 if TYPE_CHECKING:
@@ -35,10 +36,33 @@ def summary_table(record: Mapping[str, Any], *, ui_command: str | None = None) -
     evaluations = [part for part in _each(record.get("evaluation")) if part.get("benchmarks")]
     if evaluations:
         parts += _tables(evaluations)
+        study = over_seeds(record.get("seeds"))
+        parts += [Text(""), *_over_seeds(study)] if study else []
     else:
         parts.append(Text("Nothing was evaluated in this run."))
     parts += [Text(""), *_outcome(record), *_pointers(record, ui_command)]
     return Group(*parts)
+
+
+def _over_seeds(study: Mapping[str, Any]) -> "list[RenderableType]":
+    """Mean τ over seeds, and paired differences; only the average has room for its interval."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("over seeds", no_wrap=True)
+    for name in study["columns"][:-1]:
+        table.add_column(name, overflow="fold")
+    table.add_column("average [95 % interval]", no_wrap=True)
+    rows = [(row["algorithm"], row["cells"]) for row in study["rows"]]
+    rows += [(row["name"], row["cells"]) for row in study["differences"]]
+    for name, cells in rows:
+        shown = [f"{cell['value']}{' *' if cell.get('clear') else ''}" for cell in cells]
+        value, _, mark = shown[-1].partition(" ")
+        bounds = cells[-1]["interval"].replace(" to ", ", ")
+        table.add_row(name, *shown[:-1], f"{value} [{bounds}] {mark}".rstrip())
+    note = (
+        f"Mean τ over seeds {study['seeds']}; intervals resample prompts and seeds, differences are paired.\n"
+        "*: the interval leaves out 0. The table above is of the first seed alone."
+    )
+    return [table, Text(note, style="dim")]
 
 
 def _each(value: Any) -> list[Mapping[str, Any]]:

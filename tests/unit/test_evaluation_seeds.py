@@ -1,8 +1,12 @@
 """Algorithms over seeds: means, and intervals that are paired in prompts and seeds."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from deepspec.evaluation.report_terminal import summary_table
 from deepspec.evaluation.seeds import side_by_side
 
 
@@ -63,3 +67,24 @@ def test_only_common_prompts_count_and_the_gate_does_not() -> None:
 def test_different_numbers_of_seeds_are_refused() -> None:
     with pytest.raises(ValueError, match="numbers of seeds"):
         side_by_side({"one": [{}], "other": [{}, {}]}, num_samples=100, seed=0)
+
+
+def test_the_terminal_shows_means_over_seeds_and_which_differences_are_clear() -> None:
+    measured = {
+        "eagle3": [{"math": counts([2, 4, 3, 2]), "chat": counts([2, 1, 1, 2])}] * 2,
+        "dspark": [{"math": counts([4, 6, 5, 4]), "chat": counts([1, 2, 2, 1])}] * 2,
+    }
+    budget = {name: {"epochs": 8, "steps": [5, 5], "cpu_seconds": [1.0, 1.0]} for name in measured}
+    study = {"seeds": [0, 1], "budget": budget, **side_by_side(measured, num_samples=500, seed=0)}
+    evaluations = [
+        {"algorithm": name, "benchmarks": {"math": {"tau": 3.0}}, "macro": {"tau": 3.0}} for name in measured
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary_table({"evaluation": evaluations, "seeds": study, "status": "promoted"}))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    [start] = [place for place, line in enumerate(lines) if line.startswith("over seeds")]
+    assert lines[start].split()[2:4] == ["chat", "math"]
+    assert lines[start + 1].split()[:4] == ["eagle3", "1.50", "2.75", "2.12"]
+    assert lines[start + 2].split()[:4] == ["dspark", "1.50", "4.75", "3.12"]
+    assert lines[start + 3].split()[2:6] == ["eagle3", "0.00", "+2.00", "*"]
