@@ -54,10 +54,10 @@ def _over_seeds(study: Mapping[str, Any]) -> "list[RenderableType]":
     rows = [(row["algorithm"], row["cells"]) for row in study["rows"]]
     rows += [(row["name"], row["cells"]) for row in study["differences"]]
     for name, cells in rows:
-        shown = [f"{cell['value']}{' *' if cell.get('clear') else ''}" for cell in cells]
-        value, _, mark = shown[-1].partition(" ")
+        marks = [" *" if cell.get("clear") else "" for cell in cells]
+        shown = [f"{cell['value']}{mark}" for cell, mark in zip(cells, marks, strict=True)]
         bounds = cells[-1]["interval"].replace(" to ", ", ")
-        table.add_row(name, *shown[:-1], f"{value} [{bounds}] {mark}".rstrip())
+        table.add_row(name, *shown[:-1], f"{cells[-1]['value']} [{bounds}]{marks[-1]}")
     note = (
         f"Mean τ over seeds {study['seeds']}; intervals resample prompts and seeds, differences are paired.\n"
         "*: the interval leaves out 0. The table above is of the first seed alone."
