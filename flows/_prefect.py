@@ -42,9 +42,6 @@ class EmbeddedServer:
         self._folder = home / "prefect"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._log = self._folder / "server.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
         os.environ.update(
             PREFECT_HOME=str(self._folder),
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
@@ -53,17 +50,25 @@ class EmbeddedServer:
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false",
             DO_NOT_TRACK="1",
         )
+        self.port = self._start()
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+
+    def _start(self) -> int:
+        """Start its process on a free port; the port."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
         environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows._server", str(self.port), str(os.getpid())],
+                [sys.executable, "-m", "flows._server", str(port), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment,
                 start_new_session=True,
             )
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+        return port
 
     def ready(self) -> None:
         """Wait until it answers.

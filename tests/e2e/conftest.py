@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +70,19 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def cold(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Home:
-    """A home in which `tiny` has run once, from nothing; the same for all processes that run tests."""
+    """A home in which `tiny` has run once, from nothing; the same for all processes that run tests.
+
+    The run is a process as a user's is, with a Prefect server of its own: other commands are forked, and share one.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = base if worker_id == "master" else base.parent
     home = Home(folder / "cold" / "home")
     with FileLock(folder / "cold.lock"):
         if not (home.path / "terminal.txt").exists():
-            finished = home.run("run", "tiny")
-            (home.path / "terminal.txt").write_text(finished.err)
+            command = [sys.executable, "-m", "flows.cli", "run", "tiny"]
+            done = subprocess.run(command, env=home.environment(), capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (home.path / "terminal.txt").write_text(done.stderr)
     return home
 
 

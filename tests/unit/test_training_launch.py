@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,13 +23,23 @@ from deepspec.training.job import TrainJob
 from deepspec.training.launch import launch
 from deepspec.training.lock import WorkLock
 from deepspec.training.metric_stream import MetricFile, MetricTail
+from tests.fixtures.command import forked_trainings
 
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _toy_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+@pytest.fixture(autouse=True, scope="module")
+def _toy_is_importable() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE))
+        yield
+
+
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Trainings of one process are forked: for tests that are about something else than processes."""
+    with forked_trainings():
+        yield
 
 
 class Watcher:
@@ -101,9 +113,31 @@ def stopped(folder: Path, name: str = "0001") -> dict[str, Any]:
     raise AssertionError("the training did not end")
 
 
-def test_killed_and_resumed_the_result_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    watcher = Watcher()
-    result = run(tmp_path / "whole", watcher, every=1000)
+class Undisturbed(NamedTuple):
+    """A training of one process that nothing happened to."""
+
+    folder: Path
+    watcher: Watcher
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Undisturbed]:
+    """Such a training whose steps are in so many parts; made once."""
+
+    @cache
+    def trained(split: int) -> Undisturbed:
+        folder, watcher = tmp_path_factory.mktemp("whole"), Watcher()
+        with forked_trainings():
+            return Undisturbed(folder, watcher, run(folder, watcher, split=split, every=1000))
+
+    return trained
+
+
+def test_killed_and_resumed_the_result_is_the_same_to_the_bit(
+    tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
+) -> None:
+    whole, watcher, result = undisturbed(8)
     assert (result["steps"], result["chosen_step"], result["resumed_step"]) == (12, 12, 0)
     assert result["files"] == ["toy.safetensors"]
     assert {"interpreter", "torch", "objective", "resume"} == result["startup_seconds"].keys()
@@ -113,7 +147,7 @@ def test_killed_and_resumed_the_result_is_the_same_to_the_bit(tmp_path: Path) ->
     again = Watcher()
     # The one of step 6 may have been on its way.
     assert run(tmp_path / "parts", again, every=2)["resumed_step"] in (4, 6)
-    assert result_bytes(tmp_path / "parts") == result_bytes(tmp_path / "whole")
+    assert result_bytes(tmp_path / "parts") == result_bytes(whole)
     assert again.done == 12
     curves = [[line for line in w.lines if line[1] != "tokens_per_second"] for w in (watcher, again)]
     assert curves[0] == curves[1]
@@ -164,8 +198,9 @@ def test_an_orphan_saves_and_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_learn_what_one_does(tmp_path: Path, parallel: str) -> None:
-    run(tmp_path / "one", split=3, every=1000)
+def test_two_processes_learn_what_one_does(
+    tmp_path: Path, undisturbed: Callable[[int], Undisturbed], parallel: str
+) -> None:
     watcher = Watcher()
     # Three parts: one of the processes has two of them.
     result = run(tmp_path / "two", watcher, split=3, processes=2, parallel=parallel)
@@ -173,26 +208,25 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, parallel: str) -> Non
     assert watcher.steps() == list(range(1, 13))
     from safetensors.torch import load_file
 
-    one, two = (load_file(tmp_path / name / "out/toy.safetensors") for name in ("one", "two"))
+    one, two = (load_file(folder / "out/toy.safetensors") for folder in (undisturbed(3).folder, tmp_path / "two"))
     for name, tensor in one.items():
         assert (tensor - two[name]).abs().max() < 1e-4  # fp32 sums in another order over 12 steps
     assert (tmp_path / "two/work/checkpoints/step-000000010/__1_0.distcp").is_file()
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        pytest.param((1, "ddp"), (2, "ddp"), marks=pytest.mark.full),
         ((2, "fsdp"), (1, "ddp")),
         pytest.param((2, "ddp"), (2, "fsdp"), marks=pytest.mark.full),
         pytest.param((1, "ddp"), (2, "fsdp"), marks=pytest.mark.full),
     ],
 )
 def test_a_checkpoint_resumes_on_another_number_of_processes(
-    tmp_path: Path, before: tuple[int, str], after: tuple[int, str]
+    tmp_path: Path, undisturbed: Callable[[int], Undisturbed], before: tuple[int, str], after: tuple[int, str]
 ) -> None:
-    whole, again = Watcher(), Watcher()
-    run(tmp_path / "whole", whole, split=2, every=1000)
+    whole, again = undisturbed(2).watcher, Watcher()
     with pytest.raises(LaunchError):
         run(tmp_path / "parts", split=2, every=2, kill_at=7, processes=before[0], parallel=before[1])
     resumed = run(tmp_path / "parts", again, split=2, every=2, processes=after[0], parallel=after[1])
@@ -202,6 +236,7 @@ def test_a_checkpoint_resumes_on_another_number_of_processes(
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)  # fp32 sums in another order
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("config", "kind", "message"),
     [

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from safetensors.torch import load_file
 from deepspec.drafts import ALGORITHMS
 from deepspec.training.launch import launch
 from tests.fixtures.algorithms import small_config
+from tests.fixtures.command import forked_trainings
 from tests.fixtures.training import LAYERS, draft_training, write_inputs
 
 NUM_STEPS = 20
+
+Trained = tuple[dict[str, list[float]], dict[str, Any]]
+"""A training's curves, and its draft's weights."""
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +30,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(
     inputs: Path, folder: Path, algorithm: str, *, train: dict[str, Any] | None = None, **execution: Any
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """The curves, and the draft's weights."""
+) -> Trained:
     draft = small_config(ALGORITHMS[algorithm], target_layer_ids=LAYERS, mask_token_id=60, num_layers=2)
     # Five documents a step in packs of at most 60 tokens: the processes have unequal numbers of packs.
     settings = {"num_steps": NUM_STEPS, "lr": 1e-3, **(train or {})}
@@ -35,7 +40,8 @@ def trained(
     def note(_step: int, name: str, value: float, _unit: str) -> None:
         curves.setdefault(name, []).append(value)
 
-    assert launch(job, work_dir=folder / "work", metrics=note)["steps"] == NUM_STEPS
+    with forked_trainings():  # of one process; several are started by torchrun
+        assert launch(job, work_dir=folder / "work", metrics=note)["steps"] == NUM_STEPS
     assert len(curves["loss"]) == NUM_STEPS
     return curves, load_file(folder / "draft/model.safetensors")
 
@@ -57,9 +63,17 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    """What one process trains, once for every algorithm."""
+    return cache(lambda algorithm: trained(inputs, tmp_path_factory.mktemp(algorithm), algorithm))
+
+
 @pytest.mark.parametrize(("algorithm", "execution"), CASES)
-def test_processes_train_what_one_does(inputs: Path, tmp_path: Path, algorithm: str, execution: dict[str, Any]) -> None:
-    curves, weights = trained(inputs, tmp_path / "one", algorithm)
+def test_processes_train_what_one_does(
+    inputs: Path, tmp_path: Path, alone: Callable[[str], Trained], algorithm: str, execution: dict[str, Any]
+) -> None:
+    curves, weights = alone(algorithm)
     found, others = trained(inputs, tmp_path / "several", algorithm, **execution)
     for name in ("loss", "grad_norm", "tau_probabilistic"):
         assert found[name] == pytest.approx(curves[name], rel=1e-5), name  # fp32 sums in another order
