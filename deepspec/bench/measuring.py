@@ -114,7 +114,9 @@ def extra_peak_bytes(prepare: Callable[[Sizes, str], Run], sizes: Sizes, warm_up
     Raises:
         DeepspecError: the process failed, or this system does not tell peaks.
     """
-    context = multiprocessing.get_context("spawn")
+    # Not forked from here, where memory is in use already; the server has imported torch and done nothing with it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
     receiver, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
     process = context.Process(target=_peak, args=(sender, prepare, sizes, warm_up, side, device, threads))
