@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_jsonable_python
+
 from deepspec.recipe import flat
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
@@ -19,8 +21,7 @@ def tracked(run: Run[Any], name: str) -> Iterator["RunWriter"]:
     if run.tracking is None or run.tracking_run is None or run.current is None:
         raise RuntimeError("no tracked stage is being made")
     with run.tracking.child_run(run.tracking_run, name) as writer:
-        sections = run.recipe.model_dump(mode="json")
-        writer.params({path: value for path, value in flat(sections).items() if path.startswith(run.current.reads)})
+        writer.params(flat({path: to_jsonable_python(run.section(path)) for path in run.current.reads}))
         for parent, item in run.current.inputs.items():
             if isinstance(item, Artifact):
                 writer.dataset(parent, item.digest, f"{item.kind}/{item.key}", item.manifest.counts, context=name)

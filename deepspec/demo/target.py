@@ -96,7 +96,8 @@ def write_target(
     job = TrainJob(
         objective="deepspec.demo.target:objective",
         config={
-            "demo": config.model_dump(mode="json"),
+            # Its own sections: what the corpus is made from is no part of this.
+            "demo": {name: getattr(config, name).model_dump(mode="json") for name in ("target", "train")},
             "corpus": str(corpus_dir.absolute()),
             "tokenizer": str(tokenizer_dir.absolute()),
         },
