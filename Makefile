@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A file's tests share what they set up, and stay together.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# A file's tests share what they set up, and stay together; the folders that wait and take long come first. One process
+# more than there are cores, up to four cores: tests wait for servers, and for what is slow on purpose.
+NUM_CORES := $(shell getconf _NPROCESSORS_ONLN)
+PROCESSES := $(shell [ $(NUM_CORES) -gt 4 ] && echo 5 || expr $(NUM_CORES) + 1)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# Those of the full tier wait a good deal, for servers and for what is slow on purpose: one more than there are cores.
-PYTEST_FULL := $(BIN)/python -m pytest --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile
-
-.PHONY: demo test test-full lint format golden constraints stack stack-down stack-status clean help
+.PHONY: demo test test-full campaign lint format golden constraints stack stack-down stack-status clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,11 +25,15 @@ demo: $(READY)  ## run the whole pipeline on inputs it makes itself
 	$(BIN)/deepspec demo
 
 test: $(READY)  ## unit, property, parity and end-to-end tests
-	$(PYTEST) -m 'not full'
+	$(PYTEST) -m 'not full and not campaign'
 
-test-full: $(READY)  ## all tests: also kills, the browser and statistics
+test-full: $(READY)  ## all tests: also real servers, the browser, and a sample of each part of the campaign
 	bash infra/install_services.sh browser services
-	$(PYTEST_FULL) --durations 40
+	$(PYTEST) -m 'not campaign' --durations 40
+
+campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, codecs, computation, faults, kills
+	bash infra/install_services.sh services
+	$(BIN)/python -m pytest -m campaign tests/campaign/test_$(or $(PART),PART_is_missing).py
 
 lint: $(READY)  ## formatting, lint, types, layering
 	$(BIN)/ruff format --check .
@@ -43,7 +47,7 @@ format: $(READY)  ## format in place
 	$(BIN)/ruff check --fix .
 
 golden: $(READY)  ## rewrite the golden files (then read the difference)
-	$(BIN)/python -m pytest -q -m 'not full' tests -k golden --golden
+	$(BIN)/python -m pytest -q -m 'not full and not campaign' tests -k golden --golden
 	$(BIN)/python -m tests.stage_lock --write
 
 constraints: $(READY)  ## rewrite constraints.txt from the environment as it is

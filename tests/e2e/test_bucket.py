@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from deepspec.store import open_store
 from tests.e2e.conftest import Home
-from tests.fixtures.s3 import S3Server
+from tests.fixtures.s3 import S3Server, bucket_client
 
 AFTER_TRAIN = ["train", "calibrate", "evaluate", "register", "gate", "promote"]
 
@@ -27,13 +26,7 @@ def moto_of(bucket: dict[str, str]) -> dict[str, str]:
 
 
 def upload(moto: S3Server, folder: Path, prefix: str) -> None:
-    client = boto3.client(
-        "s3",
-        endpoint_url=moto.endpoint,
-        aws_access_key_id=moto.access_key,
-        aws_secret_access_key=moto.secret_key,
-        region_name="us-east-1",
-    )
+    client = bucket_client(moto)
     for path in folder.rglob("*"):
         if path.is_file():
             client.upload_file(str(path), moto.bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")

@@ -146,7 +146,8 @@ def test_recomputing_keeps_less(algorithm: Any, spec: TargetSpec) -> None:
     assert kept[1] < 0.75 * kept[0]
 
 
-def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> None:
+def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
+    """Train on batches of other lengths each; how many graphs were compiled, all of them in the first three steps."""
     backbone._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
@@ -163,6 +164,7 @@ def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> None:
     assert graphs[2] >= 2  # a layer's two regions, at least
     assert graphs[-1] == graphs[2]
     backbone._compiled.cache_clear()
+    return int(graphs[-1])
 
 
 def test_nothing_is_compiled_again_for_other_lengths(
@@ -173,16 +175,25 @@ def test_nothing_is_compiled_again_for_other_lengths(
     no_recompilation(algorithm, spec, 12)
 
 
-@pytest.mark.full  # inductor compiles C++ for a minute
-def test_inductor_compiles_once_and_keeps_the_loss(algorithm: Any, spec: TargetSpec) -> None:
-    no_recompilation(algorithm, spec, 50)
+def keeps_the_loss_compiled(algorithm: Any, spec: TargetSpec, steps: int = 50) -> int:
+    """Train a draft that inductor compiles on batches of many lengths; how many graphs it compiled."""
+    num_graphs = no_recompilation(algorithm, spec, steps)
     config, batch = config_of(algorithm), batch_of(spec, (13, 5, 20))
     expected = gradients(algorithm, draft_of(algorithm, config, spec), config, batch)
     draft = draft_of(algorithm, config, spec)
     draft.compute_as(Computation(compiled=True))
     for name, found in gradients(algorithm, draft, config, batch).items():
-        # fp32 sums in another order, through an unroll of two layers.
-        assert relative(found, expected[name]) <= 5e-5, name
+        # fp32 sums in another order; an unroll of two new Gemma layers amplifies rounding some 200 times.
+        assert relative(found, expected[name]) <= 2e-4, name
+    return num_graphs
+
+
+@pytest.mark.full  # inductor compiles C++
+@pytest.mark.parametrize(("name", "family"), [("dspark", "qwen3"), ("eagle3", "gemma4")])
+def test_inductor_compiles_once_and_keeps_the_loss(tmp_path: Path, name: str, family: str) -> None:
+    """Half a minute of g++; every algorithm with every family is the campaign's part `computation`."""
+    spec = TargetSpec.read(TARGETS[family](tmp_path / "target", vocab_size=VOCAB))
+    keeps_the_loss_compiled(ALGORITHMS[name], spec, steps=12)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
