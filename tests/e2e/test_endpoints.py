@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.conftest import Home
+from tests.fixtures.command import start
 from tests.fixtures.openai_server import openai_server
 
 pytestmark = pytest.mark.full
@@ -36,17 +35,12 @@ def test_a_served_target_answers_as_it_does_in_process(warm: Home, tmp_path: Pat
             "run.endpoint_concurrency=4",
         )
         options = [word for setting in settings for word in ("--set", setting)]
-        log = (tmp_path / "killed.txt").open("w")
-        killed = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "run", "tiny", *options],
-            env=warm.environment({"DEEPSPEC_ENDPOINT_API_KEY": "sk-canary-1b2c3d"}),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        log = tmp_path / "killed.txt"
+        environment = warm.environment({"DEEPSPEC_ENDPOINT_API_KEY": "sk-canary-1b2c3d"})
+        killed = start(["run", "tiny", *options], environment, out=log, err=log, leads=True)
         while killed.poll() is None and sum(len(server.answered()) for server in servers) < 40:
             time.sleep(0.05)
-        assert killed.poll() is None, (tmp_path / "killed.txt").read_text()
+        assert killed.poll() is None, log.read_text()
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait(timeout=30)
         warm.run("run", "tiny", *options, code=None, environment={"DEEPSPEC_ENDPOINT_API_KEY": "sk-canary-1b2c3d"})
@@ -63,4 +57,4 @@ def test_a_served_target_answers_as_it_does_in_process(warm: Home, tmp_path: Pat
     assert not list((warm.path / "work").glob("*/answers.sqlite*"))
     for path in warm.path.rglob("*"):
         assert not path.is_file() or b"sk-canary" not in path.read_bytes(), path
-    assert "sk-canary" not in (tmp_path / "killed.txt").read_text()
+    assert "sk-canary" not in log.read_text()

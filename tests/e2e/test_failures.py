@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Home
+from tests.fixtures.command import start
 
-SLOW = ["--set", "train.num_steps=400", "--set", "gates.min_tau_gain=0"]
+SLOW = ["--set", "train.num_steps=200", "--set", "gates.min_tau_gain=0"]
+"""A training of its own, long enough to be met in the middle."""
 
 
 @pytest.mark.parametrize(
@@ -120,25 +122,29 @@ def test_a_file_that_cannot_be_used_is_named(
 def test_two_runs_at_once_make_each_thing_once(cold: Home, tmp_path: Path) -> None:
     shutil.copytree(cold.path, tmp_path / "home", copy_function=shutil.copy2)
     home = Home(tmp_path / "home")
-    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--json", "--set", "train.seed=9"]
-    command += ["--set", "gates.min_tau_gain=0"]
+    command = ["run", "tiny", "--json", "--set", "train.seed=9", "--set", "gates.min_tau_gain=0"]
     pair = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=home.environment())
-        for _ in range(2)
+        (start(command, home.environment(), out=tmp_path / f"{n}.out", err=tmp_path / f"{n}.err"), n) for n in range(2)
     ]
     records = []
-    for process in pair:
-        out, err = process.communicate(timeout=240)
-        assert process.returncode in (0, 3), err
-        records.append({stage["name"]: stage["status"] for stage in json.loads(out)["stages"]})
+    for process, n in pair:
+        assert process.wait(240) in (0, 3), (tmp_path / f"{n}.err").read_text()
+        stages = json.loads((tmp_path / f"{n}.out").read_text())["stages"]
+        records.append({stage["name"]: stage["status"] for stage in stages})
     assert sorted(record["train"] for record in records) == ["hit", "ran"]
     assert len(list((home.path / "store" / "train").glob("*/*/draft"))) == 2  # the cold run's, and this one
 
 
-def start_training(home: Home, *options: str) -> "subprocess.Popen[str]":
-    """A run that is in the middle of training, with a checkpoint behind it."""
+def start_training(home: Home) -> "subprocess.Popen[str]":
+    """A run that is in the middle of training: some steps further than where the work folder was."""
+
+    def num_losses() -> int:
+        metrics = (home.path / "work").glob("*/metrics.jsonl")
+        return sum(file.read_text().count('"loss"') for file in metrics)
+
+    before = num_losses()
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "tiny", *SLOW, *options],
+        [sys.executable, "-m", "flows.cli", "run", "tiny", *SLOW],
         stderr=subprocess.PIPE,
         text=True,
         env=home.environment(),
@@ -146,38 +152,33 @@ def start_training(home: Home, *options: str) -> "subprocess.Popen[str]":
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        for metrics in (home.path / "work").glob("*/metrics.jsonl"):
-            if metrics.read_text().count('"loss"') > 10:
-                return process
+        if num_losses() > before + 10:
+            return process
         time.sleep(0.1)
     process.kill()
     raise AssertionError(f"training did not start: {process.communicate()[1]}")
 
 
-@pytest.mark.full  # a cold training; a killed one is resumed in test_training_launch.py
-def test_interrupt_returns_at_once_and_the_next_run_resumes(warm: Home) -> None:
-    process = start_training(warm)
-    os.killpg(process.pid, signal.SIGINT)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == 130, shown
+@pytest.mark.full  # three starts of a training
+def test_an_interrupted_and_a_killed_run_leave_nothing_half_written_and_the_next_resumes(warm: Home) -> None:
+    """Ctrl-C, then SIGKILL in the same training, then its end: half a minute of real processes."""
+    interrupted = start_training(warm)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    _, shown = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130, shown
     assert "Interrupted" in shown
     assert "Traceback" not in shown
+
+    killed = start_training(warm)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    trained = list((warm.path / "store" / "train").glob("*/manifest.*.json"))
+    assert len(trained) == 1  # the first run's
+    assert json.loads(warm.run("artifacts", "verify", "--json").out)["damaged"] == {}
+
     warm.run("run", "tiny", *SLOW, code=None)
     assert warm.statuses()["states"] == "hit"
     assert warm.statuses()["train"] == "ran"
     train = next(stage for stage in warm.record()["stages"] if stage["name"] == "train")
     manifest = json.loads(warm.run("artifacts", "show", f"train/{train['key']}").out)
     assert manifest["counts"]["resumed_step"] > 0
-
-
-@pytest.mark.full  # as above
-def test_killed_run_leaves_nothing_half_written(warm: Home) -> None:
-    process = start_training(warm)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    kinds = {path.parent.parent.name for path in (warm.path / "store").glob("*/*/manifest.*.json")}
-    assert "train" in kinds  # the first run's
-    assert len(list((warm.path / "store" / "train").glob("*/manifest.*.json"))) == 1
-    json.loads(warm.run("artifacts", "verify", "--json").out)
-    warm.run("run", "tiny", *SLOW, code=None)
-    assert warm.statuses()["train"] == "ran"

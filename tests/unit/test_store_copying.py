@@ -1,6 +1,5 @@
 """Copying a store: what is missing, checked, and nothing over what is there."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,17 @@ from deepspec.store.records import seal, unseal
 from tests.fixtures.store import PLACES, Around, LocalPlace, Place, contents, fill, ingredients, manifest_path, put
 
 PAIRS = [
-    # Of a server of its own one is enough: the environment names one endpoint for both places.
-    pytest.param((source, destination), id=f"{source}-to-{destination}", marks=pytest.mark.full if server else ())
-    for source, destination in itertools.product(PLACES, repeat=2)
-    if not (server := "radosgw" in (source, destination)) or "local" in (source, destination)
+    pytest.param(("local", "local"), id="local-to-local"),
+    pytest.param(("local", "moto"), id="local-to-moto"),
+    pytest.param(("moto", "local"), id="moto-to-local"),
+    # A copy knows its two stores by their contract alone, which every kind of place has a suite for.
+    pytest.param(("local", "radosgw"), id="local-to-radosgw", marks=pytest.mark.full),
 ]
 
 
 @pytest.fixture(params=PAIRS)
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Place, Place]:
-    """Every pair of kinds of places."""
+    """A pair of kinds of places."""
     source, destination = (
         LocalPlace(str(tmp_path / folder)) if name == "local" else PLACES[name](request)
         for name, folder in zip(request.param, ("source", "destination"), strict=True)

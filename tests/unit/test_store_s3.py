@@ -9,6 +9,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -442,6 +443,30 @@ def test_a_refusal_names_endpoint_and_remedy_and_no_credentials(
     assert endpoint in str(caught.value)
     told = "".join(traceback.format_exception(caught.value))
     assert not any(canary in told for canary in CANARIES.values())
+
+
+@pytest.mark.full
+def test_what_a_real_server_refuses_is_named_the_same_way(
+    radosgw: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gateway = radosgw.gateway
+    assert gateway is not None
+    server = replace(radosgw.user("refused"), bucket="refused").make_bucket()
+    server.enter(monkeypatch)
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    backend = open_store("s3://refused/store").backend
+    assert all(backend.create(f"registry/{number}", b"x") for number in range(3))
+    gateway.admin("quota", "set", "--quota-scope=bucket", "--max-objects=1", "--uid=refused")
+    gateway.admin("quota", "enable", "--quota-scope=bucket", "--uid=refused")
+    with pytest.raises(StoreFull, match=r"takes no more \(QuotaExceeded\).*what was finished is kept"):
+        backend.create("registry/full", b"x")
+    gateway.admin("quota", "disable", "--quota-scope=bucket", "--uid=refused")
+    gateway.admin("user", "suspend", "--uid=refused")
+    with pytest.raises(ArtifactError, match=r"UserSuspended.*other credentials"):
+        backend.create("registry/suspended", b"x")
+    gateway.admin("user", "enable", "--uid=refused")
+    assert backend.create("registry/again", b"x")
 
 
 def test_an_endpoint_that_does_not_answer_is_named_without_what_its_address_hides(
