@@ -18,7 +18,8 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
 from deepspec.states.widths import WIDTHS, files_bytes
-from deepspec.targets import FAMILIES
+from deepspec.targets import FAMILIES, parameter_counts
+from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec, spec_from_config
 from deepspec.targets.published import PUBLISHED
 
@@ -79,7 +80,7 @@ def spec_of(recipe: Recipe) -> TargetSpec:
     """
     path = Path(recipe.target.path)
     if (path / "config.json").is_file():
-        return TargetSpec.read(path)
+        return read_spec(path)
     raw = PUBLISHED.get(recipe.target.path)
     if raw is None:
         raise RecipeError(
@@ -288,7 +289,7 @@ def _epochs(recipe: Recipe, documents: float) -> float:
 
 def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, epochs: float) -> dict[str, float]:
     """Floating point operations of capture and training: 2 per weight and token forward, 4 more backward."""
-    counts = spec.parameter_counts()
+    counts = parameter_counts(spec)
     tokens = documents * lengths.mean_tokens
     squares = documents * sum(length**2 for length in lengths.tokens) / len(lengths.tokens)
     # Causal attention: scores and sums of values, half of the square each way.
@@ -339,7 +340,7 @@ def _recommendation(
 
 def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str, Any]:
     """What will be written where, against what is free: states to the store, checkpoints to the home."""
-    counts = spec.parameter_counts()
+    counts = parameter_counts(spec)
     body = counts["layers"] / spec.num_layers * getattr(recipe.draft, "num_layers", 1)
     markov = 2 * spec.vocab_size * getattr(recipe.draft, "markov_rank", 0)
     # Weights and two moments in float32; the newest ones, the best one, and one being written.
@@ -367,7 +368,7 @@ def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str
 
 def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
     """The target's weights, without the tables that a draft shares with it."""
-    counts = spec.parameter_counts()
+    counts = parameter_counts(spec)
     return max(0, counts["total"] * _itemsize(recipe.target.dtype) - shared)
 
 

@@ -14,7 +14,7 @@ from deepspec.errors import ArtifactError, RecipeError
 from deepspec.recipe import Recipe, load_recipe, validated
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints, model_files
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from flows import _execute
 from flows._drafts import draft_directory, draft_of
 from flows._home import store_of
@@ -102,7 +102,7 @@ def _drafts(
     names: Sequence[str], recipe: Recipe, recipe_name: str, home: Path, store: Store, links: Path
 ) -> dict[str, Reference]:
     """The drafts under short names; each is checked against the target before anything is evaluated."""
-    spec = TargetSpec.read(made_target(local(recipe, home), recipe_name, home))
+    spec = read_spec(made_target(local(recipe, home), recipe_name, home))
     fingerprints = Fingerprints(home / "fingerprints.json")
     drafts: dict[str, Reference] = {}
     for place, name in enumerate(names):

@@ -37,13 +37,13 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
         UnsupportedTarget: no model folder, an unknown family, `.bin` weights, no tokenizer or no chat template.
         RecipeError: captured layers or a mask token that this target does not have.
     """
-    from deepspec.targets.family import TargetSpec, weight_files
+    from deepspec.targets.directory import read_spec, weight_files
 
     recipe = run.recipe
     folder = Path(recipe.target.path)
     if _made_first(run, folder):
         return Pending("the recipe's inputs")
-    spec = TargetSpec.read(folder)
+    spec = read_spec(folder)
     weight_files(folder)
     _check_tokenizer(folder)
     algorithm(run).check(recipe.draft, spec)
@@ -167,12 +167,12 @@ def _benchmark_part(run: "Run[Recipe]", name: str, source: "Source") -> list[Any
 
 def layer_ids(run: "Run[Recipe]") -> Value | Pending:
     """The target layers whose outputs the draft reads: what the states depend on of the whole draft section."""
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
 
     recipe = run.recipe
     if _made_first(run, Path(recipe.target.path)):
         return Pending("the recipe's inputs")
-    return Value(list(algorithm(run).layer_ids(recipe.draft, TargetSpec.read(recipe.target.path))))
+    return Value(list(algorithm(run).layer_ids(recipe.draft, read_spec(recipe.target.path))))
 
 
 def captured_files(run: "Run[Recipe]") -> dict[str, Reference]:

@@ -45,7 +45,7 @@ def document(
     from deepspec.data.endpoints import KEY_VARIABLE
     from deepspec.evaluation.served import Server, measure
     from deepspec.targets import family_of
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
     from tasks._answering import vocabulary_of
 
     # As a field of the recipe it is checked like one: no password, no query.
@@ -53,7 +53,7 @@ def document(
     target_name = recipe.target.path.rstrip("/").rpartition("/")[2]
     recipe = local(recipe, home)
     target = made_target(recipe, name, home)
-    spec = TargetSpec.read(target)
+    spec = read_spec(target)
     vocabulary = vocabulary_of(target)
     renderer = Renderer(vocabulary.tokenizer, family_of(spec).chat, thinking=recipe.data.thinking)
     found = measure(

@@ -57,10 +57,10 @@ def vocabulary_of(target: Path) -> "Vocabulary":
     from deepspec.data.endpoint_protocol import Vocabulary
     from deepspec.data.tokenizer import load_tokenizer
     from deepspec.targets import family_of
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
     from deepspec.targets.model import stop_token_ids
 
-    spec = TargetSpec.read(target)
+    spec = read_spec(target)
     family = family_of(spec)
     tokenizer = load_tokenizer(target)
     turn_ends = family.chat.end_of_turn_ids(tokenizer)

@@ -50,10 +50,10 @@ def load_pair(run: Run[Any], target_folder: Path, draft_folder: Path) -> Pair:
     from deepspec.data.chat import Renderer
     from deepspec.data.tokenizer import load_tokenizer
     from deepspec.drafts import algorithm_of
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
 
     algorithm = algorithm_of(draft_folder)
-    spec = TargetSpec.read(target_folder)
+    spec = read_spec(target_folder)
     draft = algorithm.load(draft_folder, spec, device=device_of(run), dtype=run.section("target.dtype"))
     drafter = algorithm.drafter(draft, algorithm.read_config(draft_folder))
     target = load_target(run, target_folder, drafter.layer_ids)

@@ -30,7 +30,7 @@ def responses(run: Run[Recipe], out: Path, *, conversations: Path, target: Path)
     from deepspec.data.responses import write_responses
     from deepspec.data.tokenizer import load_tokenizer
     from deepspec.targets import family_of
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
 
     data = run.recipe.data
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def responses(run: Run[Recipe], out: Path, *, conversations: Path, target: Path)
             out,
             generate=generate,
             tokenizer=load_tokenizer(target),
-            chat=family_of(TargetSpec.read(target)).chat,
+            chat=family_of(read_spec(target)).chat,
             journal=run.work_folder / "answers.sqlite",
             progress=run.progress,
         )

@@ -46,7 +46,7 @@ def _in_parts(
     """The same by several workers, which load the target each."""
     from deepspec.states.parts import TargetPlace, capture_part, parts_of
     from deepspec.states.writer import Survey, finished_tokens, gather_shards
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
 
     how, config, work = run.recipe.run, run.recipe.states, run.work_folder / "shards"
     survey = Survey.of(tokens_file, config)
@@ -67,5 +67,5 @@ def _in_parts(
         batch_tokens=how.capture_batch_tokens,
     )
     in_parts(run, "states part", capture_part, parts, look=look)
-    hidden_size = TargetSpec.read(target).hidden_size
+    hidden_size = read_spec(target).hidden_size
     return gather_shards(survey, work, out, layer_ids=layer_ids, hidden_size=hidden_size, config=config)

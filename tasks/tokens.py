@@ -23,9 +23,9 @@ def tokens(run: Run[Recipe], out: Path, *, responses: Path, target: Path) -> dic
     from deepspec.data.tokenizer import load_tokenizer
     from deepspec.data.tokens import write_tokens
     from deepspec.targets import family_of
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
 
-    chat = family_of(TargetSpec.read(target)).chat
+    chat = family_of(read_spec(target)).chat
     tokenizer = load_tokenizer(target)
     counts = write_tokens(run.recipe.data, responses, out, tokenizer=tokenizer, chat=chat, progress=run.progress)
     return {**counts, "tokens": sum(split["tokens"] for split in counts["splits"].values())}

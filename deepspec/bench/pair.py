@@ -16,7 +16,7 @@ from deepspec.decoding.random import derive_seed
 from deepspec.drafts import algorithm_of
 from deepspec.drafts.algorithm import Drafter
 from deepspec.errors import RecipeError
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 
 _RANDOM_PROMPTS = 16
@@ -77,7 +77,7 @@ def load(options: argparse.Namespace, *, needs_draft: bool) -> Pair:
     drafter = None
     if draft_folder is not None:
         algorithm = algorithm_of(draft_folder)
-        spec = TargetSpec.read(target_folder)
+        spec = read_spec(target_folder)
         draft = algorithm.load(draft_folder, spec, device=options.device, dtype=dtype)
         drafter = algorithm.drafter(draft.eval(), algorithm.read_config(draft_folder))
     layer_ids = drafter.layer_ids if drafter is not None else ()

@@ -42,7 +42,7 @@ from deepspec.states.layout import has_final
 from deepspec.states.order import pack
 from deepspec.states.reader import StateReader
 from deepspec.states.writer import RunTarget, Survey, TokenDocument, gather_shards, write_shards, write_states
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target, TargetOutput
 
 _LENGTHS = (64, 1024)
@@ -327,7 +327,7 @@ def _load_target(sizes: Sizes) -> _Timed:
     if sizes.target == "random":
         path = Path(sizes.folder) / "target"
         _write_random_target(path)
-    layers = tuple(layer for layer in _DEMO_LAYERS if layer < TargetSpec.read(path).num_layers - 1) or (-1,)
+    layers = tuple(layer for layer in _DEMO_LAYERS if layer < read_spec(path).num_layers - 1) or (-1,)
     dtype = "bfloat16" if torch.device(sizes.device).type == "cuda" else "float32"
     target = _Timed.load(path, device=sizes.device, dtype=dtype, layer_ids=layers)
     if not isinstance(target, _Timed):

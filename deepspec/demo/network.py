@@ -2,7 +2,7 @@
 
 Of its own so that training starts without transformers' modelling code (4 s of two cores) and runs on torch's fused
 norms; the parameters have the names of `Qwen3ForCausalLM`, and what is saved loads there. For training on short rows
-only: no cache, no dropout. Everything else in deepspec uses `deepspec.targets.Target`.
+only: no cache, no dropout. Everything else in deepspec uses `deepspec.targets.model.Target`.
 
 Shapes: B rows, T tokens of a row, D hidden, H heads, d head dim, V vocabulary.
 """

@@ -20,6 +20,7 @@ from torch import Tensor
 from deepspec.errors import DataError
 from deepspec.states.writer import TokenDocument
 from deepspec.targets import family_of
+from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.layers import rms_norm
 from deepspec.targets.weights import Weights
@@ -47,7 +48,7 @@ class CapturedFiles:
     """
 
     def __init__(self, folder: Path, target: Path, layer_ids: tuple[int, ...], *, dtype: str) -> None:
-        self._spec = TargetSpec.read(target)
+        self._spec = read_spec(target)
         self._layer_ids = layer_ids
         self._dtype = getattr(torch, dtype)
         weights = Weights(target)

@@ -12,3 +12,18 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for famil
 def family_of(spec: TargetSpec) -> Family:
     """The family of a target."""
     return FAMILIES[spec.family]
+
+
+def parameter_counts(spec: TargetSpec) -> dict[str, int]:
+    """Number of weights by part: "embedding", "head" (0 when tied), "layers", "total"."""
+    num_norms = 4 if family_of(spec).sandwich_norms else 2
+    alike = spec.hidden_size * (3 * spec.intermediate_size + num_norms)
+    layers = 0
+    for layer in spec.layers:
+        key_heads = (1 if layer.value_from_keys else 2) * layer.num_key_value_heads
+        heads = 2 * spec.num_attention_heads + key_heads
+        layers += alike + layer.head_dim * (spec.hidden_size * heads + 2)
+    embedding = spec.vocab_size * spec.hidden_size
+    head = 0 if spec.tie_word_embeddings else embedding
+    total = embedding + head + layers + spec.hidden_size
+    return {"embedding": embedding, "head": head, "layers": layers, "total": total}

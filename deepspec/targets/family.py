@@ -6,7 +6,6 @@ assembled from that value. No torch here: recipes, plans and checks read a targe
 Source of the family differences: the models' published configurations, spec page "Algorithms", section Families.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,46 +128,6 @@ class TargetSpec:
             return self.special_layers
         return (LayerShape(self.num_key_value_heads, self.head_dim, self.value_from_keys),) * self.num_layers
 
-    @classmethod
-    def read(cls, path: Path | str) -> "TargetSpec":
-        """Read `path`/config.json.
-
-        Raises:
-            UnsupportedTarget: no or unreadable config.json, a model type of no family, a field missing or of the wrong
-                type, or something the family refuses.
-        """
-        # The table imports this module; looked up here, a spec can say which family it belongs to.
-        from deepspec.targets import FAMILIES
-
-        path = Path(path)
-        config = _read_json(path / "config.json")
-        model_type = str(config.get("model_type"))
-        family = next((f for f in FAMILIES.values() if model_type in f.model_types), None)
-        if family is None:
-            known = sorted(t for f in FAMILIES.values() for t in f.model_types)
-            raise UnsupportedTarget(
-                f"model_type {model_type!r} belongs to no supported family.",
-                where=f"{path.name}/config.json",
-                remedy=f"Supported model types: {', '.join(known)}.",
-            )
-        return spec_from_config(family, text_config(family, config), path=path, model_type=model_type)
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Number of weights by part: "embedding", "head" (0 when tied), "layers", "total"."""
-        from deepspec.targets import family_of
-
-        num_norms = 4 if family_of(self).sandwich_norms else 2
-        alike = self.hidden_size * (3 * self.intermediate_size + num_norms)
-        layers = 0
-        for layer in self.layers:
-            key_heads = (1 if layer.value_from_keys else 2) * layer.num_key_value_heads
-            heads = 2 * self.num_attention_heads + key_heads
-            layers += alike + layer.head_dim * (self.hidden_size * heads + 2)
-        embedding = self.vocab_size * self.hidden_size
-        head = 0 if self.tie_word_embeddings else embedding
-        total = embedding + head + layers + self.hidden_size
-        return {"embedding": embedding, "head": head, "layers": layers, "total": total}
-
 
 def text_config(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The text model's part of a target's config.json.
@@ -285,40 +244,6 @@ def check_layer_ids(spec: TargetSpec, ids: Sequence[int]) -> tuple[int, ...]:
     if list(ids) != sorted(set(ids)):
         raise RecipeError(f"{list(ids)} is not strictly increasing.", where=LAYER_IDS_FIELD, remedy=remedy)
     return tuple(ids)
-
-
-def weight_files(path: Path | str) -> tuple[Path, ...]:
-    """The safetensors files of a model directory, sorted by name.
-
-    Raises:
-        UnsupportedTarget: there are none (with advice when there are `.bin` weights: they are pickles).
-    """
-    path = Path(path)
-    files = tuple(sorted(path.glob("*.safetensors")))
-    if files:
-        return files
-    if any(path.glob("*.bin")):
-        raise UnsupportedTarget(
-            "the weights are .bin files, which can run code when they are read.",
-            where=str(path.name),
-            remedy="Convert them once with save_pretrained(..., safe_serialization=True) where you trust them.",
-        )
-    raise UnsupportedTarget("no *.safetensors weights in the target's directory.", where=str(path.name))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    where = f"{file.parent.name}/{file.name}"
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UnsupportedTarget(
-            f"there is no {file.name}.", where=str(file.parent), remedy="Name a directory in Hugging Face's layout."
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnsupportedTarget(f"cannot be read as JSON: {error}.", where=where) from error
-    if not isinstance(value, dict):
-        raise UnsupportedTarget("is not a JSON object.", where=where)
-    return value
 
 
 def _number(raw: Mapping[str, Any], name: str, kind: type, where: str) -> Any:

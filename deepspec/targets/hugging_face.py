@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from deepspec.errors import UnsupportedTarget
 from deepspec.targets.cache import Masks, RowCache
-from deepspec.targets.family import TargetSpec, weight_files
+from deepspec.targets.directory import weight_files
+from deepspec.targets.family import TargetSpec
 
 
 class PastKeyValues(Cache):  # type: ignore[misc]  # transformers is untyped

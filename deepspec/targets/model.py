@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deepspec.targets import family_of
 from deepspec.targets.cache import Masks, RowCache, causal_mask
+from deepspec.targets.directory import read_spec
 from deepspec.targets.family import Family, TargetSpec, text_config
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary
@@ -88,9 +89,9 @@ class Target:
             fused: run fused projections where the family allows it.
 
         Raises:
-            UnsupportedTarget: see `TargetSpec.read` and `Weights`; or the weights are not those of such a target.
+            UnsupportedTarget: see `read_spec` and `Weights`; or the weights are not those of such a target.
         """
-        spec = TargetSpec.read(path)
+        spec = read_spec(path)
         weights = Weights(spec.path)
         if fused and family_of(spec).uniform_layers:
             place = {"device": torch.device(device), "dtype": getattr(torch, dtype)}

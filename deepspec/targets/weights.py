@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets.family import TargetSpec, weight_files
+from deepspec.targets.directory import weight_files
+from deepspec.targets.family import TargetSpec
 
 
 class Weights:

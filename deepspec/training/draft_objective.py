@@ -14,6 +14,7 @@ from deepspec.config import Section
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.states import config as states_config
+from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
 from deepspec.training.config import Config, Execution
 from deepspec.training.job import TrainJob
@@ -165,7 +166,7 @@ class DraftObjective:
         self._placement = placement
         self._algorithm = ALGORITHMS[config.algorithm]
         self._draft_config = self._algorithm.Config.model_validate(config.draft)
-        self._spec = TargetSpec.read(config.target)
+        self._spec = read_spec(config.target)
         self._layer_ids = self._algorithm.layer_ids(self._draft_config, self._spec)
         self._loaded: Target | None = None
         with torch.device(placement.device):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deepspec.drafts import ALGORITHMS
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from tests.campaign.conftest import Record
 from tests.fixtures.algorithms import TARGETS
 from tests.unit.test_drafts_computation import VOCAB, keeps_the_loss_compiled
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.campaign
 @pytest.mark.parametrize("family", sorted(TARGETS))
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_inductor_compiles_once_and_keeps_the_loss(tmp_path: Path, record: Record, algorithm: str, family: str) -> None:
-    spec = TargetSpec.read(TARGETS[family](tmp_path / "target", vocab_size=VOCAB))
+    spec = read_spec(TARGETS[family](tmp_path / "target", vocab_size=VOCAB))
     record({"case": f"{algorithm} {family}", "graphs": keeps_the_loss_compiled(ALGORITHMS[algorithm], spec)})
 
 

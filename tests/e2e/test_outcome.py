@@ -113,9 +113,9 @@ def test_registry_holds_the_draft_with_its_lineage(cold: Home, monkeypatch: pyte
 
     folder = Path(download_artifacts(record["model"]["uri"]))
     from deepspec.drafts import algorithm_of
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
 
-    draft = algorithm_of(folder).load(folder, TargetSpec.read(cold.path / "tiny" / "target"))
+    draft = algorithm_of(folder).load(folder, read_spec(cold.path / "tiny" / "target"))
     assert all(bool(tensor.isfinite().all()) for tensor in draft.state_dict().values())
 
 

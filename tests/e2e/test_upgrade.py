@@ -92,7 +92,7 @@ def test_its_drafts_are_downloaded_and_decode_losslessly(old: Home, tmp_path: Pa
     from deepspec.drafts import algorithm_of
     from deepspec.registry.tracking import Tracking
     from deepspec.store import open_store
-    from deepspec.targets.family import TargetSpec
+    from deepspec.targets.directory import read_spec
     from deepspec.targets.model import Target
 
     store = open_store(str(old.path / "store"))
@@ -115,7 +115,7 @@ def test_its_drafts_are_downloaded_and_decode_losslessly(old: Home, tmp_path: Pa
         # The archive's own folder was never here: the database has to have been corrected.
         folder = tracking.download(version, tmp_path / version.version)
         algorithm = algorithm_of(folder)
-        draft = algorithm.load(folder, TargetSpec.read(made.directory()), device="cpu", dtype="float32")
+        draft = algorithm.load(folder, read_spec(made.directory()), device="cpu", dtype="float32")
         drafter = algorithm.drafter(draft, algorithm.read_config(folder))
         target = Target.load(made.directory(), device="cpu", dtype="float32", layer_ids=drafter.layer_ids)
         assert decoded(target, drafter) == plain

@@ -13,7 +13,7 @@ import torch
 
 import deepspec.targets
 from deepspec.states.batch import PackedStates
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.layers import FusedLayer, attend
 from deepspec.targets.rotary import Rotary
 from tests.fixtures.drafts import (
@@ -306,7 +306,7 @@ def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_
     from deepspec.targets import family_of
 
     path = tiny_gemma4(tmp_path, attention_k_eq_v=keys_as_values)
-    spec = TargetSpec.read(path)
+    spec = read_spec(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     weights = model.model.layers[2].state_dict()
     ids = torch.randint(0, 61, (1, 12), generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from deepspec.drafts.algorithm import Algorithm
 from deepspec.states.batch import PackedStates
 from deepspec.targets import FAMILIES
 from deepspec.targets.capture import capture
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.algorithms import TARGETS, small_config
 from tests.fixtures.targets import tiny_qwen3
@@ -70,7 +70,7 @@ def captured(target: Target) -> PackedStates:
 
 
 def test_loss_falls_on_the_targets_states(folder: Path, algorithm: Algorithm) -> None:
-    spec = TargetSpec.read(folder)
+    spec = read_spec(folder)
     config = small_config(algorithm)
     target = Target.load(folder, layer_ids=algorithm.layer_ids(config, spec))
     draft = built(algorithm, config, target)
@@ -89,7 +89,7 @@ def test_loss_falls_on_the_targets_states(folder: Path, algorithm: Algorithm) ->
 
 
 def test_decodes_losslessly_after_being_saved_and_loaded(folder: Path, algorithm: Algorithm, tmp_path: Path) -> None:
-    spec = TargetSpec.read(folder)
+    spec = read_spec(folder)
     config = small_config(algorithm)
     target = Target.load(folder, layer_ids=algorithm.layer_ids(config, spec))
     draft = built(algorithm, config, target, spread=6.0)
@@ -107,7 +107,7 @@ def test_decodes_losslessly_after_being_saved_and_loaded(folder: Path, algorithm
 
 
 def test_a_draft_belongs_to_exactly_one_algorithm(folder: Path, tmp_path: Path) -> None:
-    spec = TargetSpec.read(folder)
+    spec = read_spec(folder)
     for algorithm in ALGORITHMS.values():
         config = small_config(algorithm)
         target = Target.load(folder, layer_ids=algorithm.layer_ids(config, spec))

@@ -11,6 +11,7 @@ from deepspec.demo.corpus import HELD_OUT, KINDS, write_corpus
 from deepspec.demo.target import TargetObjective, data_order, encode_rows, write_target
 from deepspec.demo.tokenizer import write_tokenizer
 from deepspec.errors import DataError
+from deepspec.targets import parameter_counts
 from deepspec.targets.model import Target as LoadedTarget
 from deepspec.training.checkpoint import Checkpoints
 from deepspec.training.config import Config as TrainConfig
@@ -135,7 +136,7 @@ def test_learns_and_leaves_a_directory_that_loads(inputs, tmp_path):
     loaded = LoadedTarget.load(tmp_path / "out")
     assert json.dumps(exported)
     assert target.validate(0)["held_out_loss"] < 0.9 * before
-    assert exported["num_parameters"] == loaded.spec.parameter_counts()["total"]
+    assert exported["num_parameters"] == parameter_counts(loaded.spec)["total"]
     assert loaded.spec.max_position_embeddings == 384
     assert loaded.eos_token_ids == (2,)
     row = encode_rows(inputs / "corpus" / HELD_OUT, inputs / "tokenizer")[0]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 
 ALGORITHM = ALGORITHMS["dspark"]
 
@@ -20,7 +20,7 @@ def spec(tmp_path):
     config |= {"num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 700, "rms_norm_eps": 1e-6}
     config |= {"max_position_embeddings": 512, "rope_theta": 1e4}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    return TargetSpec.read(tmp_path)
+    return read_spec(tmp_path)
 
 
 def test_defaults_are_the_published_ones():

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from deepspec.drafts import ALGORITHMS, backbone
 from deepspec.drafts.backbone import Computation, DraftModule
 from deepspec.states.batch import PackedStates
+from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
 from deepspec.training.optimizer import MasterWeights
 from tests.fixtures.algorithms import TARGETS, small_config
@@ -21,7 +22,7 @@ VOCAB, HIDDEN_LAYERS = 61, (0, 1)
 
 @pytest.fixture(scope="module", params=sorted(TARGETS))
 def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TargetSpec:
-    return TargetSpec.read(TARGETS[request.param](tmp_path_factory.mktemp(request.param) / "target", vocab_size=VOCAB))
+    return read_spec(TARGETS[request.param](tmp_path_factory.mktemp(request.param) / "target", vocab_size=VOCAB))
 
 
 @pytest.fixture(params=sorted(ALGORITHMS))
@@ -170,7 +171,7 @@ def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
 def test_nothing_is_compiled_again_for_other_lengths(
     algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = TargetSpec.read(TARGETS["qwen3"](tmp_path / "target", vocab_size=VOCAB))
+    spec = read_spec(TARGETS["qwen3"](tmp_path / "target", vocab_size=VOCAB))
     monkeypatch.setattr(backbone, "COMPILER", "aot_eager")
     no_recompilation(algorithm, spec, 12)
 
@@ -192,7 +193,7 @@ def keeps_the_loss_compiled(algorithm: Any, spec: TargetSpec, steps: int = 50) -
 @pytest.mark.parametrize(("name", "family"), [("dspark", "qwen3"), ("eagle3", "gemma4")])
 def test_inductor_compiles_once_and_keeps_the_loss(tmp_path: Path, name: str, family: str) -> None:
     """Half a minute of g++; every algorithm with every family is the campaign's part `computation`."""
-    spec = TargetSpec.read(TARGETS[family](tmp_path / "target", vocab_size=VOCAB))
+    spec = read_spec(TARGETS[family](tmp_path / "target", vocab_size=VOCAB))
     keeps_the_loss_compiled(ALGORITHMS[name], spec, steps=12)
 
 

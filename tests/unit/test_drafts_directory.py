@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from deepspec.data.tokenizer import tokenizer_identity
 from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.errors import IncompatibleDraft
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import CHAT_TEMPLATE, tiny_tokenizer
 
@@ -23,7 +23,7 @@ CONFIG = ALGORITHM.Config(
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
-    return TargetSpec.read(tiny_qwen3(tmp_path_factory.mktemp("target") / "tiny"))
+    return read_spec(tiny_qwen3(tmp_path_factory.mktemp("target") / "tiny"))
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def qwen3_4b(tmp_path):
         "rope_theta": 1e6,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    return TargetSpec.read(tmp_path)
+    return read_spec(tmp_path)
 
 
 def test_tensors_of_the_public_checkpoint(tmp_path):
@@ -255,7 +255,7 @@ def with_tokenizer(spec, folder, **arguments):
     """The same target with a tokenizer of its own."""
     shutil.copytree(spec.path, folder)
     tiny_tokenizer(folder, **arguments)
-    return TargetSpec.read(folder)
+    return read_spec(folder)
 
 
 def test_a_draft_knows_its_tokenizer(draft, spec, tmp_path, caplog):

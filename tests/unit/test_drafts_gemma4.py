@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.drafts.layer_choice import chosen_mask_token
 from deepspec.errors import IncompatibleDraft
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from tests.fixtures.targets import tiny_gemma4
 
 ALGORITHM = ALGORITHMS["dspark"]
@@ -23,7 +23,7 @@ TARGETS = {
 
 @pytest.fixture(scope="module", params=TARGETS)
 def spec(request, tmp_path_factory):
-    return TargetSpec.read(tiny_gemma4(tmp_path_factory.mktemp("target") / "tiny", **TARGETS[request.param]))
+    return read_spec(tiny_gemma4(tmp_path_factory.mktemp("target") / "tiny", **TARGETS[request.param]))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_stray_rope_keys_are_not_written(spec, tmp_path, draft):
     config = config_of(path)
     config["rope_parameters"] |= {"rope_type": "default", "rope_theta": None}
     (path / "config.json").write_text(json.dumps(config))
-    mixed = TargetSpec.read(path)
+    mixed = read_spec(path)
     built = ALGORITHM.build(CONFIG, mixed)
     ALGORITHM.initialize(built, torch.zeros(61, 32), torch.zeros(61, 32), 1)
     ALGORITHM.save(built, tmp_path / "draft", CONFIG, mixed)

@@ -21,7 +21,7 @@ from deepspec.errors import DataError, MeasurementError, RecipeError
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate
 from deepspec.evaluation.served import Pace, Server, measure
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.openai_server import answer_of, openai_server
 from tests.fixtures.targets import tiny_qwen3
@@ -52,7 +52,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = load_tokenizer(target)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     tiny_qwen3(target, vocab_size=len(tokenizer), num_layers=2, tie_word_embeddings=True, eos_token_id=end, seed=4)
-    spec = TargetSpec.read(target)
+    spec = read_spec(target)
     algorithm = ALGORITHMS["dspark"]
     config = algorithm.Config(
         num_draft_tokens=NUM_DRAFT_TOKENS,
@@ -120,7 +120,7 @@ def test_served_acceptance_is_that_in_process(engine: str, pair: Path, inputs: P
     tokenizer = load_tokenizer(pair / "tiny")
     served = play(config, engine, tokenizer)
     algorithm = ALGORITHMS["dspark"]
-    draft = algorithm.load(pair / "draft", TargetSpec.read(pair / "tiny"), device="cpu", dtype="float32")
+    draft = algorithm.load(pair / "draft", read_spec(pair / "tiny"), device="cpu", dtype="float32")
     drafter = algorithm.drafter(draft, algorithm.read_config(pair / "draft"))
     target = Target.load(pair / "tiny", device="cpu", dtype="float32", layer_ids=drafter.layer_ids)
     out = inputs / "out"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import IncompatibleDraft
 from deepspec.export import FORMATS
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.weights import Weights, read_tables
 from tests.fixtures.algorithms import TARGETS, small_config
 
@@ -26,7 +26,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def trained(target: Path, name: str, folder: Path, **fields: object) -> Path:
-    algorithm, spec = ALGORITHMS[name], TargetSpec.read(target)
+    algorithm, spec = ALGORITHMS[name], read_spec(target)
     config = small_config(algorithm, **({"target_layer_ids": (0, 1, 2, 4, 6)} | fields))
     draft = algorithm.build(config, spec)
     algorithm.initialize(draft, *read_tables(Weights(target), spec, dtype=torch.float32), 0)
@@ -51,7 +51,7 @@ def test_names_shapes_and_dtypes_are_the_formats_and_it_loads_back(target: Path,
     blocks = {"block_size", "mask_token_id", "num_anchors", "enable_confidence_head", "markov_rank"}
     assert present.get(name, blocks) <= config.keys()
     assert ("markov_head_type" in config) == (name == "dspark")
-    loaded = ALGORITHMS[name].load(out, TargetSpec.read(target), dtype="bfloat16")
+    loaded = ALGORITHMS[name].load(out, read_spec(target), dtype="bfloat16")
     assert all(torch.equal(theirs[key], weight) for key, weight in loaded.state_dict().items())
 
 

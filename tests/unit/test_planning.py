@@ -18,6 +18,7 @@ from deepspec.recipe import Recipe, load_recipe
 from deepspec.states.config import Config as StatesConfig
 from deepspec.states.widths import WIDTHS, files_bytes
 from deepspec.states.writer import RunTarget, write_states
+from deepspec.targets import parameter_counts
 from deepspec.targets.capture import capture
 from deepspec.targets.model import Target
 from deepspec.targets.qwen3 import FAMILY
@@ -236,7 +237,7 @@ def test_a_capture_takes_what_is_estimated(small: Recipe) -> None:
     target = Target.load(small.target.path, layer_ids=layers)
     recipe = small.model_copy(update={"run": small.run.model_copy(update={"capture_batch_tokens": 1024})})
     found = memory(recipe, conversations=200, lengths=Lengths((64,), (40,), 1.0), device="cpu")["capture_bytes"]
-    weights = target.spec.parameter_counts()["total"] * 4
+    weights = parameter_counts(target.spec)["total"] * 4
     with LiveBytes() as live:
         capture(target, [torch.zeros(64, dtype=torch.int64)] * 16)
     assert found - weights == pytest.approx(live.peak, rel=0.1)

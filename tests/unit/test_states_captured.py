@@ -13,7 +13,7 @@ from deepspec.states.captured import CapturedFiles, vllm_layer_ids
 from deepspec.states.config import Config
 from deepspec.states.reader import StateReader
 from deepspec.states.writer import RunTarget, write_states
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 from tests.unit.test_states_files import LENGTHS, VOCAB, write_tokens_file
@@ -48,7 +48,7 @@ def as_the_engine_would(folder: Path, path: Path, ids: tuple[int, ...], rows: li
 def test_an_engines_files_become_the_states_of_our_own_capture(tmp_path: Path, family: object) -> None:
     path = family(tmp_path / "target", vocab_size=VOCAB)  # type: ignore[operator]
     rows = write_tokens_file(tmp_path / "train.parquet")
-    ids = vllm_layer_ids(LAYERS, TargetSpec.read(path))
+    ids = vllm_layer_ids(LAYERS, read_spec(path))
     assert ids[:3] == (0, 2, 3)
     as_the_engine_would(tmp_path / "files", path, ids, [torch.from_numpy(ids_T).long() for ids_T, _ in rows])
     for name, origin in (

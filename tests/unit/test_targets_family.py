@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets import FAMILIES, family_of
-from deepspec.targets.family import TargetSpec, default_layer_ids, rope_of, weight_files
+from deepspec.targets import FAMILIES, family_of, parameter_counts
+from deepspec.targets.directory import read_spec, weight_files
+from deepspec.targets.family import default_layer_ids, rope_of
 from deepspec.targets.model import Target, stop_token_ids
 from deepspec.targets.rotary import Rotary, rotate
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
@@ -40,11 +41,11 @@ def config():
 
 def read(config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    return TargetSpec.read(tmp_path)
+    return read_spec(tmp_path)
 
 
 def test_a_spec_is_what_the_directory_says(directory):
-    spec = TargetSpec.read(directory)
+    spec = read_spec(directory)
     assert family_of(spec) is QWEN
     assert (spec.num_layers, spec.hidden_size, spec.vocab_size, spec.head_dim) == (4, 32, 61, 16)
     assert (spec.num_attention_heads, spec.num_key_value_heads, spec.intermediate_size) == (4, 2, 48)
@@ -65,8 +66,8 @@ def test_a_spec_is_what_the_directory_says(directory):
 )
 def test_parameter_counts_are_the_models(tmp_path, make, fields):
     model = AutoModelForCausalLM.from_pretrained(make(tmp_path, **fields))
-    spec = TargetSpec.read(tmp_path)
-    counts = spec.parameter_counts()
+    spec = read_spec(tmp_path)
+    counts = parameter_counts(spec)
     assert counts["total"] == sum(weight.numel() for weight in model.parameters())
     assert (counts["head"] == 0) is spec.tie_word_embeddings
     layers = model.get_submodule("model.layers")
@@ -97,10 +98,10 @@ def test_what_is_not_supported_is_said(config, tmp_path, fields, message):
 
 def test_a_missing_or_broken_config_is_said(tmp_path):
     with pytest.raises(UnsupportedTarget, match="there is no config"):
-        TargetSpec.read(tmp_path)
+        read_spec(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UnsupportedTarget, match="cannot be read as JSON"):
-        TargetSpec.read(tmp_path)
+        read_spec(tmp_path)
 
 
 def test_pickled_weights_are_refused(config, tmp_path):

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from deepspec.errors import UnsupportedTarget
 from deepspec.targets import FAMILIES, family_of
 from deepspec.targets.cache import RowCache
-from deepspec.targets.family import LayerShape, TargetSpec, default_layer_ids
+from deepspec.targets.directory import read_spec
+from deepspec.targets.family import LayerShape, default_layer_ids
 from deepspec.targets.model import Target, stop_token_ids
 from deepspec.targets.rotary import Rotary, rotate
 from deepspec.targets.weights import Weights, read_tables
@@ -60,7 +61,7 @@ def new(**fields):
 
 def read(config, path):
     (path / "config.json").write_text(json.dumps(config))
-    return TargetSpec.read(path)
+    return read_spec(path)
 
 
 @pytest.mark.parametrize("notation", [old, new])
@@ -106,7 +107,7 @@ def test_layer_types_that_are_not_said_are_the_models(tmp_path):
 @pytest.mark.parametrize("composite", [False, True])
 def test_configurations_that_transformers_writes(tmp_path, unified, composite):
     path = tiny_gemma4(tmp_path / "target", unified=unified, composite=composite, eos_token_id=[7, 3])
-    spec = TargetSpec.read(path)
+    spec = read_spec(path)
     assert spec.model_type == "gemma4" + "_unified" * unified + "_text" * (not composite)
     assert (spec.head_dim, spec.num_key_value_heads, spec.hidden_size, spec.dtype) == (16, 1, 32, "float32")
     assert spec.rope == {"rope_type": "proportional", "rope_theta": 1000.0, "partial_rotary_factor": 0.5}
@@ -222,7 +223,7 @@ def test_other_weights_than_the_configurations_are_refused(tmp_path, change, mes
 def test_tables_read_from_the_files_are_the_loaded_targets(tmp_path, fields):
     path = tiny_gemma4(tmp_path, **fields)
     target = Target.load(path)
-    embedding_VD, head_VD = read_tables(Weights(path), TargetSpec.read(path), dtype=torch.float32)
+    embedding_VD, head_VD = read_tables(Weights(path), read_spec(path), dtype=torch.float32)
     assert torch.equal(embedding_VD, target.embedding_weight)
     assert torch.equal(head_VD, target.head_weight)
     assert (embedding_VD is head_VD) is fields.get("tie_word_embeddings", True)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from deepspec.targets.weights import Weights, read_tables
 from tests.fixtures.targets import tiny_qwen3
@@ -28,14 +28,14 @@ def rewrite(folder: Path, change: object) -> None:
 
 def test_tables_are_the_files_tensors(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    embedding_VD, head_VD = read_tables(Weights(folder), TargetSpec.read(folder), dtype=torch.float32)
+    embedding_VD, head_VD = read_tables(Weights(folder), read_spec(folder), dtype=torch.float32)
     assert torch.equal(embedding_VD, tensors["model.embed_tokens.weight"])
     assert torch.equal(head_VD, tensors["lm_head.weight"])
 
 
 def test_tied_tables_are_one_tensor(tmp_path: Path) -> None:
     tied = tiny_qwen3(tmp_path / "tied", tie_word_embeddings=True)
-    embedding_VD, head_VD = read_tables(Weights(tied), TargetSpec.read(tied), dtype=torch.bfloat16)
+    embedding_VD, head_VD = read_tables(Weights(tied), read_spec(tied), dtype=torch.bfloat16)
     assert embedding_VD is head_VD
     assert embedding_VD.dtype == torch.bfloat16
     assert Target.load(tied).head_weight is not None

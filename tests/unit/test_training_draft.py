@@ -9,7 +9,7 @@ import torch
 
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, IncompatibleDraft
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.directory import read_spec
 from deepspec.targets.weights import Weights, read_tables
 from deepspec.training.checkpoint import Checkpoints
 from deepspec.training.draft_objective import objective
@@ -63,7 +63,7 @@ def test_a_draft_learns_and_is_written(inputs: Path, tmp_path: Path) -> None:
     assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
     for name in ("loss_ce", "loss_tv", "accept_rate@0", "accept_rate@2", "tau_probabilistic", "lr", "grad_norm"):
         assert len(curve(tmp_path / "work", name)) == len(losses)
-    spec = TargetSpec.read(inputs / "target")
+    spec = read_spec(inputs / "target")
     loaded = ALGORITHMS["dspark"].load(tmp_path / "draft", spec, config=DRAFT)
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, weights[name])

@@ -9,6 +9,7 @@ import torch
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.backbone import Computation
 from deepspec.states.batch import PackedStates
+from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
 from deepspec.training.live_bytes import LiveBytes, bytes_held
 from deepspec.training.optimizer import MasterWeights
@@ -26,7 +27,7 @@ DRAFTS = {
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TargetSpec:
-    return TargetSpec.read(tiny_qwen3(tmp_path_factory.mktemp("target"), vocab_size=61))
+    return read_spec(tiny_qwen3(tmp_path_factory.mktemp("target"), vocab_size=61))
 
 
 def draft_config(name: str) -> Any:
