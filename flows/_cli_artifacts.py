@@ -1,6 +1,5 @@
 """The commands `artifacts …`: what is in the store, where it came from, whether it is whole, what can go."""
 
-import pkgutil
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -134,10 +133,10 @@ app.command("copy")(copy)
 
 def _check_kind(store: "Store", kind: str) -> None:
     """End the command if neither a stage is called so nor anything in the store."""
-    import tasks
+    from tasks.stages import STAGES
 
-    # One module per stage, named like it; what an older version's stages left may be in the store.
-    stages = {module.name for module in pkgutil.iter_modules(tasks.__path__) if not module.name.startswith("_")}
+    # What an older version's stages left may be in the store.
+    stages = {stage.name for stage in STAGES}
     if kind in stages:
         return
     known = stages | {found for found, _ in store.names()}

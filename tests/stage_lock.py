@@ -22,8 +22,10 @@ _LEFT_OUT = ("tasks._run", "tasks._stage", "deepspec.store", "deepspec.registry"
 
 
 def stages() -> dict[str, str]:
-    """Stage name -> module, for every public module of `tasks`."""
-    return {path.stem: f"tasks.{path.stem}" for path in sorted((ROOT / "tasks").glob("[a-z]*.py"))}
+    """Stage name -> module, for every stage of `tasks.stages`."""
+    from tasks.stages import STAGES
+
+    return {stage.name: stage.function.__module__ for stage in sorted(STAGES, key=lambda stage: stage.name)}
 
 
 def closure(module: str) -> list[Path]:

@@ -1,0 +1,32 @@
+"""All stages, in the order in which a run of the demo calls them: a new one is a file, and a line here."""
+
+from tasks._stage import Stage
+from tasks.calibrate import calibrate
+from tasks.conversations import conversations
+from tasks.demo_corpus import demo_corpus
+from tasks.demo_target import demo_target
+from tasks.demo_tokenizer import demo_tokenizer
+from tasks.evaluate import evaluate
+from tasks.gate import gate
+from tasks.promote import promote
+from tasks.register import register
+from tasks.responses import responses
+from tasks.states import states
+from tasks.tokens import tokens
+from tasks.train import train
+
+STAGES: tuple[Stage, ...] = (
+    demo_corpus,
+    demo_tokenizer,
+    demo_target,
+    conversations,
+    responses,
+    tokens,
+    states,
+    train,
+    calibrate,
+    evaluate,
+    register,
+    gate,
+    promote,
+)
