@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deepspec.data.lengths import Lengths
 from deepspec.errors import BudgetExceeded, DataError, DeepspecError, RecipeError, StoreFull
@@ -14,8 +14,6 @@ from flows._locations import local
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from tasks._run import StageRecord
 
 _BYTES_PER_TOKEN = 3.5
 """English and code in a large vocabulary; only where there is no tokenizer, and nobody said how long they are."""
@@ -53,7 +51,19 @@ def of_run(recipe: Recipe, home: Path) -> dict[str, Any] | None:
         return None
 
 
-def refuse(recipe: Recipe, home: Path, records: "Iterable[StageRecord]") -> None:
+class Planned(Protocol):
+    """A stage of a plan."""
+
+    @property
+    def name(self) -> str:
+        """The stage's."""
+
+    @property
+    def status(self) -> str:
+        """`would_run` where it is not in the store."""
+
+
+def refuse(recipe: Recipe, home: Path, records: Iterable[Planned]) -> None:
     """Refuse a run that would exceed the recipe's budget, or that certainly has no room for its states.
 
     Args:

@@ -49,7 +49,7 @@ def measured(run: Run[Recipe]) -> tuple[Mapping[str, Reference], Reference]:
     if captured is None:
         captured = states(run, tokens=tokenised, target=target, layer_ids=layer_ids(run), **captured_files(run))
     else:
-        run.skip(states, "captured live, while training")
+        run.skip(states.name, "captured live, while training")
 
     draft = train(run, states=captured, tokens=tokenised, target=target, **warm_start(run))
     calibration = calibrate(run, draft=draft, responses=answered, target=target)
@@ -78,7 +78,7 @@ def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
     verdict = gate(run, evaluation=evaluation, champion=champion, draft=draft, responses=answered, target=target)
     outcome: dict[str, Reference] = {**made, "registration": registration, "verdict": verdict}
     if refused(verdict):
-        run.skip(promote, "the gate refused")
+        run.skip(promote.name, "the gate refused")
     else:
         outcome["promotion"] = promote(run, registration=registration, verdict=verdict, draft=draft)
     return outcome

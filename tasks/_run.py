@@ -24,7 +24,7 @@ from deepspec.store.lease import Lease
 
 if TYPE_CHECKING:
     from deepspec.registry.tracking import Tracking
-    from tasks._stage import Reference, Stage
+    from tasks._stage import Reference
 
 logger = logging.getLogger(__name__)
 
@@ -240,9 +240,9 @@ class Run(Generic[RecipeT]):
                 return index
         return None
 
-    def skip(self, stage: "Stage", why: str) -> None:
+    def skip(self, stage: str, why: str) -> None:
         """Record that a stage was left out on purpose."""
-        self.record(StageRecord(stage.name, "skipped", kind=stage.name, why=why))
+        self.record(StageRecord(stage, "skipped", kind=stage, why=why))
 
     def section(self, path: str) -> Any:
         """The recipe's value at a dotted path."""

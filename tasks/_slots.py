@@ -7,38 +7,35 @@ Without a server (the embedded default) one person decides, and nothing is limit
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepspec.errors import RecipeError
 from tasks._models import device_of
 from tasks._run import Run
 
-if TYPE_CHECKING:
-    from tasks._stage import Stage
-
 _LEASE_SECONDS = 60.0
 
 
 @contextmanager
-def slot(run: Run[Any], stage: "Stage") -> Iterator[None]:
+def slot(run: Run[Any], stage: str, *, computes: bool) -> Iterator[None]:
     """Hold the slots that a stage needs while the block runs; waits for them.
 
     Raises:
         RecipeError: the stage needs more slots than there are.
     """
-    if not (run.served and stage.computes):
+    if not (run.served and computes):
         yield
         return
     from prefect.concurrency.sync import concurrency
 
     device = device_of(run)
     name = f"deepspec-{device}"
-    workers = {"train": "run.num_processes", "states": "run.num_shard_workers"}.get(stage.name)
+    workers = {"train": "run.num_processes", "states": "run.num_shard_workers"}.get(stage)
     wanted = int(run.section(workers)) if device == "cuda" and workers else 1
     limit, taken = _limit(name, device)
     if wanted > limit:
         raise RecipeError(
-            f"{stage.name} needs {wanted} slots of Prefect's concurrency limit {name!r}, which has {limit}.",
+            f"{stage} needs {wanted} slots of Prefect's concurrency limit {name!r}, which has {limit}.",
             where=workers,
             remedy=f"Use fewer processes, or `prefect gcl update {name} --limit {wanted}`.",
         )

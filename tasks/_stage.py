@@ -193,7 +193,7 @@ def _task(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping
         return cached(_reference(found))
     told = ProgressArtifact(stage.name, run.progress)
     run.progress = told
-    with slot(run, stage):
+    with slot(run, stage.name, computes=stage.computes):
         made = execute(run, stage, ingredients, inputs)
     told.finish()
     show_table(stage.name, made["key"], run.store.get(made["kind"], made["key"]).manifest.counts)
