@@ -11,7 +11,7 @@ from deepspec.errors import ArtifactError, RecipeError
 from deepspec.progress import Progress
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Store, open_store
-from deepspec.store.copying import Copied, copy_store
+from deepspec.store.copy_store import Copied, copy_store
 from flows._home import code_version, store_of
 
 DATABASE = "mlflow.db"

@@ -9,7 +9,7 @@ import typer
 from flows._terminal import AsJson, fail, home, print_json, terminal
 
 if TYPE_CHECKING:
-    from deepspec.store.copying import Copied
+    from deepspec.store.copy_store import Copied
 
 
 def backup(

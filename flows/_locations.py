@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import RecipeError
 from deepspec.evaluation.known_benchmarks import located
-from deepspec.store.mirror import local_copy
+from deepspec.store.download_inputs import local_copy
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import DeepspecError, LaunchError
-from deepspec.store.endpoint import shown as without_credentials
+from deepspec.store.backends.s3_location import shown as without_credentials
 
 if TYPE_CHECKING:
     from tasks._run import Run

@@ -255,8 +255,8 @@ def stage(
     Args:
         version: bumped whenever the function's output changes for equal inputs.
         reads: dotted recipe paths that the function reads; nothing else of the recipe may influence it.
-        streams: inputs that are read where they are, a piece at a time (see `deepspec.store.files`): the function is
-            handed their location instead of a folder with all their files.
+        streams: inputs that are read where they are, a piece at a time (see `deepspec.store.reading.files`): the
+            function is handed their location instead of a folder with all their files.
         computes: whether it runs a model, and so takes a slot where machines are shared (see `_slots.py`).
     """
 

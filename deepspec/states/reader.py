@@ -25,8 +25,8 @@ from deepspec.states.batch import PackedStates
 from deepspec.states.codecs import CODECS
 from deepspec.states.layout import CHECKSUMS, INDEX, TOKEN_COLUMNS, BlockChecksums, Layout, has_final, shard_schema
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
-from deepspec.store.block_cache import BlockCache
-from deepspec.store.files import ParquetTable, open_files
+from deepspec.store.reading.block_cache import BlockCache
+from deepspec.store.reading.files import ParquetTable, open_files
 
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 

@@ -34,7 +34,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.states.config import Config
 from deepspec.states.layout import Layout, Places, Shard, places, shard_file
 from deepspec.states.shards import EncodedDocument, ShardWriter, encode, write_index
-from deepspec.store.blocks import sha256_of
+from deepspec.store.reading.blocks import sha256_of
 from deepspec.targets.capture import capture, length_batches
 from deepspec.targets.model import Target
 

@@ -31,13 +31,36 @@ from deepspec.errors import (
     RecipeError,
     TransientError,
 )
-from deepspec.store import blocks, layout
-from deepspec.store.backend import Backend, Stat, created, full_disk
-from deepspec.store.endpoint import SCHEME
+from deepspec.store import layout
+from deepspec.store.backends.contract import Backend, created, full_disk
+from deepspec.store.backends.local import LocalBackend
+from deepspec.store.backends.s3_location import SCHEME
 from deepspec.store.keys import Ingredients, artifact_key
-from deepspec.store.local import LocalBackend
+from deepspec.store.layout import Stat
 from deepspec.store.manifest import FORMAT, FileEntry, Manifest, Parent, content_digest
-from deepspec.store.writing import Writing, check, entries
+from deepspec.store.reading import blocks
+from deepspec.store.writing import check, entries
+
+
+class Writing:
+    """An artifact in the making: fill `directory`, set `counts`; it exists when the `with` block ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.counts: dict[str, Any] = {}
+        self._artifact: Artifact | None = None
+
+    def published(self, artifact: "Artifact") -> None:
+        """Called by the store when the artifact exists."""
+        self._artifact = artifact
+
+    @property
+    def artifact(self) -> "Artifact":
+        """The published artifact (a concurrent writer's, if that was first)."""
+        if self._artifact is None:
+            raise ArtifactError("The artifact is not published before its `with` block has ended.")
+        return self._artifact
+
 
 logger = logging.getLogger(__name__)
 
@@ -473,7 +496,7 @@ def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path
         RecipeError: a URL of a kind that no backend serves.
     """
     if location.startswith(SCHEME):
-        from deepspec.store.s3 import S3Backend
+        from deepspec.store.backends.s3 import S3Backend
 
         home = Path(os.environ.get("DEEPSPEC_HOME") or ".deepspec")
         return Store(S3Backend(location, cache or home / "cache"), code)

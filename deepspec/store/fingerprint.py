@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepspec.errors import DataError
-from deepspec.store.blocks import sha256_of
 from deepspec.store.keys import digest_of
+from deepspec.store.reading.blocks import sha256_of
 from deepspec.store.records import seal, unseal
 
 logger = logging.getLogger(__name__)

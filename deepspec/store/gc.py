@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from deepspec.errors import ArtifactError
 from deepspec.store import layout, lease
 from deepspec.store.artifacts import Artifact, Store
-from deepspec.store.backend import Stat
+from deepspec.store.layout import Stat
 from deepspec.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,16 @@ key, so that what another version wrote is found by nobody who would read it wro
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from deepspec.store.backend import Stat
+
+@dataclass(frozen=True)
+class Stat:
+    """Size in bytes and time of last modification (seconds since the epoch, the place's own clock)."""
+
+    size: int
+    modified: float
+
 
 RESERVED = ("leases", "registry", "work")
 """Top-level folders of a store that hold no artifacts."""

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deepspec.errors import ArtifactError, DeepspecError, LeaseHeld
-from deepspec.store.backend import Backend, Stat, created
+from deepspec.store.backends.contract import Backend, created
+from deepspec.store.layout import Stat
 from deepspec.store.records import refuse_newer, seal, unseal
 
 logger = logging.getLogger(__name__)

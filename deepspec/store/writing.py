@@ -1,36 +1,13 @@
-"""An artifact in the making: what a stage fills, and what is checked before it is published."""
+"""What is checked of an artifact before it is published, and the list of its files."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import ArtifactError
-from deepspec.store import blocks, layout
+from deepspec.store import layout
 from deepspec.store.keys import Ingredients
 from deepspec.store.manifest import FileEntry, Parent
-
-if TYPE_CHECKING:
-    from deepspec.store.artifacts import Artifact
-
-
-class Writing:
-    """An artifact in the making: fill `directory`, set `counts`; it exists when the `with` block ends."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.counts: dict[str, Any] = {}
-        self._artifact: Artifact | None = None
-
-    def published(self, artifact: "Artifact") -> None:
-        """Called by the store when the artifact exists."""
-        self._artifact = artifact
-
-    @property
-    def artifact(self) -> "Artifact":
-        """The published artifact (a concurrent writer's, if that was first)."""
-        if self._artifact is None:
-            raise ArtifactError("The artifact is not published before its `with` block has ended.")
-        return self._artifact
+from deepspec.store.reading import blocks
 
 
 def check(kind: str, ingredients: Ingredients, parents: Mapping[str, Parent]) -> None:

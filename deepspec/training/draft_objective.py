@@ -221,7 +221,7 @@ class DraftObjective:
         """Where the states come from."""
         from deepspec.states.live import LiveStates
         from deepspec.states.reader import StateReader
-        from deepspec.store.block_cache import BlockCache
+        from deepspec.store.reading.block_cache import BlockCache
 
         if self._config.states is None:
             return LiveStates(self._config.tokens, self._target(), self._config.live, batch_tokens=self._budget_tokens)

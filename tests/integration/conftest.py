@@ -1,6 +1,6 @@
 """The end-to-end tests' cold run, for tests that compare with it, or go on from it."""
 
-from deepspec.store.endpoint import Location
+from deepspec.store.backends.s3_location import Location
 from tests.e2e.conftest import Home, cold
 from tests.fixtures.s3 import S3Server, bucket_client
 

@@ -258,7 +258,7 @@ def test_a_harmed_lease_never_exposes_what_it_protects(data: st.DataObject) -> N
 def test_equal_content_written_again_is_accepted_and_read_in_full_only_once(
     original: Original, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepspec.store import blocks
+    from deepspec.store.reading import blocks
 
     read_in_full: list[str] = []
     sha256_of = blocks.sha256_of

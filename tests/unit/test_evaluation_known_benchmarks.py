@@ -23,7 +23,8 @@ from deepspec.evaluation.benchmarks import held_out_prompts, read_benchmark, sel
 from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KNOWN, VARIABLE
 from deepspec.recipe import Recipe, load_recipe, shipped
-from deepspec.store import open_store, s3
+from deepspec.store import open_store
+from deepspec.store.backends import s3
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import canonical
 from flows._inputs import benchmarks_of

@@ -12,7 +12,7 @@ from deepspec.errors import ArtifactError, GateFailed, RecipeError
 from deepspec.gates import Config, Verdict, judge
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
 from deepspec.registry.promotions import DraftReference, PromotionLog
-from deepspec.store.local import LocalBackend
+from deepspec.store.backends.local import LocalBackend
 
 MODEL = "demo"
 

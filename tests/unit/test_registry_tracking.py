@@ -19,7 +19,7 @@ from deepspec.registry.connection import Connection
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.registry.tracking import Tracking
-from deepspec.store.local import LocalBackend
+from deepspec.store.backends.local import LocalBackend
 
 EVALUATION = {
     "benchmarks": {

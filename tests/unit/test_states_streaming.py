@@ -14,7 +14,7 @@ from deepspec.states.ahead import ReadAhead
 from deepspec.states.order import DataOrder, pack
 from deepspec.states.reader import StateReader
 from deepspec.store import Artifact
-from deepspec.store.block_cache import BlockCache
+from deepspec.store.reading.block_cache import BlockCache
 from tests.fixtures.faulty_proxy import Faults, FaultyProxy
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.store import PLACES, ingredients
@@ -101,7 +101,7 @@ def test_a_small_disk_is_never_exceeded(artifact: Artifact, tmp_path: Path) -> N
 def test_what_cannot_be_fetched_ahead_is_told_when_it_is_needed(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepspec.store.files._ATTEMPTS", 1)
+    monkeypatch.setattr("deepspec.store.reading.files._ATTEMPTS", 1)
     host, _, port = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://").partition(":")
     with FaultyProxy((host, int(port)), Faults(rate=1, kinds=("reset_before",), only=r"states-0000[1-9]")) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)

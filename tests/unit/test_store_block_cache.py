@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.store.block_cache import BlockCache
+from deepspec.store.reading.block_cache import BlockCache
 
 
 def content(name: str, size: int = 100) -> bytes:

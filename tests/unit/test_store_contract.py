@@ -20,8 +20,9 @@ import pytest
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, StoreFull, TransientError
 from deepspec.store import Backend, Ingredients, Parent, Store, artifact_key
-from deepspec.store.backend import Stat, created
+from deepspec.store.backends.contract import created
 from deepspec.store.gc import collect
+from deepspec.store.layout import Stat
 from deepspec.store.records import seal
 from tests.fixtures.store import (
     EVERY_PLACE,

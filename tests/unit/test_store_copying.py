@@ -7,7 +7,7 @@ import pytest
 
 from deepspec.errors import ArtifactError, StoreFull
 from deepspec.store import Store
-from deepspec.store.copying import copy_store
+from deepspec.store.copy_store import copy_store
 from deepspec.store.records import seal, unseal
 from tests.fixtures.store import PLACES, Around, LocalPlace, Place, contents, fill, ingredients, manifest_path, put
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from deepspec.errors import DataError
-from deepspec.store import blocks, fingerprint
+from deepspec.store import fingerprint
 from deepspec.store.fingerprint import Fingerprints, model_files
+from deepspec.store.reading import blocks
 
 OLD_NS = 1_600_000_000_000_000_000
 

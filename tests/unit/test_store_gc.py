@@ -9,8 +9,8 @@ import pytest
 
 from deepspec.errors import ArtifactError
 from deepspec.store import Artifact, Store, open_store
-from deepspec.store.backend import Stat
 from deepspec.store.gc import GRACE_SECONDS, collect, garbage, lineage, reachable
+from deepspec.store.layout import Stat
 from deepspec.store.lease import leased
 from deepspec.store.records import seal
 from tests.fixtures.store import KEY, Around, ingredients, manifest_path, manifest_record, put

@@ -13,7 +13,7 @@ import pytest
 
 from deepspec.errors import ArtifactError, LeaseHeld, StoreFull, TransientError
 from deepspec.store import Backend
-from deepspec.store.backend import Stat
+from deepspec.store.layout import Stat
 from deepspec.store.lease import Lease, leased, live
 from deepspec.store.records import seal
 from tests.fixtures.store import EVERY_PLACE, PLACES, Around, Place

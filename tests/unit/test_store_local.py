@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from deepspec.errors import ArtifactError, RecipeError, StoreFull
-from deepspec.store import Store, blocks, open_store
+from deepspec.store import Store, open_store
+from deepspec.store.reading import blocks
 from deepspec.store.records import seal, unseal
 from tests.fixtures.store import KEY, ingredients, put
 

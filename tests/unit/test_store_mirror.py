@@ -9,9 +9,9 @@ import pytest
 from deepspec.data.sources import find_sources
 from deepspec.errors import ArtifactError, DataError
 from deepspec.recipe import load_recipe
-from deepspec.store import s3
+from deepspec.store.backends import s3
+from deepspec.store.download_inputs import local_copy
 from deepspec.store.fingerprint import Fingerprints
-from deepspec.store.mirror import local_copy
 from flows._locations import local
 from tests.fixtures.s3 import S3Server
 

@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import save_file
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, RecipeError, StoreFull, TransientError
-from deepspec.store import Artifact, Store, open_store, s3
-from deepspec.store.files import LocalFiles, StreamedFiles, open_files
+from deepspec.store import Artifact, Store, open_store
+from deepspec.store.backends import s3
 from deepspec.store.gc import collect
 from deepspec.store.lease import leased
+from deepspec.store.reading.files import LocalFiles, StreamedFiles, open_files
 from tests.fixtures.faulty_proxy import CORRUPTED, Faults, FaultyProxy
 from tests.fixtures.s3 import S3Server
 from tests.fixtures.store import KEY, PLACES, BucketPlace, fill, ingredients, put
@@ -272,7 +273,7 @@ def test_files_read_by_range_are_those_of_the_folder(place: BucketPlace) -> None
 def test_a_changed_byte_is_noticed_where_it_is_read(
     place: BucketPlace, monkeypatch: pytest.MonkeyPatch, name: str, position: int | None, what: str
 ) -> None:
-    monkeypatch.setattr("deepspec.store.files._ATTEMPTS", 2)
+    monkeypatch.setattr("deepspec.store.reading.files._ATTEMPTS", 2)
     artifact = artifact_of_every_kind(place.store())
     data = bytearray(artifact.path(name).read_bytes())
     if position is None:

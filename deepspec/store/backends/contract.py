@@ -8,19 +8,11 @@ import contextlib
 import errno
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from deepspec.errors import ArtifactError, DeepspecError, StoreFull, TransientError
-
-
-@dataclass(frozen=True)
-class Stat:
-    """Size in bytes and time of last modification (seconds since the epoch, the place's own clock)."""
-
-    size: int
-    modified: float
+from deepspec.store.layout import Stat
 
 
 class Backend(Protocol):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from deepspec.errors import ArtifactError
-from deepspec.store.backend import Stat, full_disk
-from deepspec.store.layout import KIND
+from deepspec.store.backends.contract import full_disk
+from deepspec.store.layout import KIND, Stat
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)

@@ -7,7 +7,7 @@ by listing, and come down into a local cache that a reader compares with the man
 Requests are signed over their bodies, so that a server refuses what changed on the way. Answers that fail with 5xx,
 throttling, timeouts or resets are repeated by botocore, with exponential backoff and jitter; bodies that break off, and
 records whose bytes are not those that the server's ETag speaks of, by us. A repeated create may find what its own first
-request made: `backend.created` resolves that by reading back.
+request made: `contract.created` resolves that by reading back.
 """
 
 import contextlib
@@ -26,17 +26,30 @@ from typing import Any, TypeVar
 
 import boto3
 import botocore.session
-from boto3.exceptions import Boto3Error, S3UploadFailedError
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore import exceptions as failures
 from botocore.config import Config
 from botocore.loaders import create_loader
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from deepspec.errors import ArtifactError, RecipeError, StoreFull, TransientError
-from deepspec.store.backend import Stat, full_disk
-from deepspec.store.endpoint import Location, endpoint_url, region, shown
-from deepspec.store.local import unpruned
+from deepspec.errors import ArtifactError, RecipeError, TransientError
+from deepspec.store.backends.contract import full_disk
+from deepspec.store.backends.local import unpruned
+from deepspec.store.backends.s3_errors import (
+    MISSING,
+    NOT_SUPPORTED,
+    BodyChanged,
+    Refused,
+    attempts,
+    client_error,
+    code_of,
+    named_error,
+    passing,
+    safe,
+)
+from deepspec.store.backends.s3_location import Location, endpoint_url, region, shown
+from deepspec.store.layout import Stat
 
 logger = logging.getLogger(__name__)
 
@@ -50,30 +63,9 @@ PART_BYTES = 64 << 20
 
 _PARALLEL_PARTS = 4
 _PARALLEL_FILES = 4
-_ATTEMPTS = 6
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
 _LONGEST_WAIT_SECONDS = 20
-_HELD_AGAIN = ("ConditionalRequestConflict", "OperationAborted")
-"""S3's answers while another conditional write to the same name goes on: asked again, either outcome comes."""
-
-_MISSING = ("NoSuchKey", "404", "NotFound")
-_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
-_UNKNOWN_USER = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId", "AuthFailure")
-_FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientCapacity", "EntityTooLargeForBucket", "507")
-_NOT_SUPPORTED = ("NotImplemented", "501", "MethodNotAllowed")
-
-
-class Refused(Exception):
-    """What is safe to tell of a server's refusal: its own words may quote credentials, and tracebacks are kept."""
-
-    def __init__(self, code: str, status: int, operation: str, request: str) -> None:
-        super().__init__(f"{operation}: {status} {code} (request {request})")
-        self.code = code
-
-
-class BodyChanged(Exception):
-    """What came is not what the server says it sent."""
 
 
 class S3Backend:
@@ -190,7 +182,7 @@ class S3Backend:
                 _repeated(lambda: self._client.download_file(self._at.bucket, key, str(temporary), Config=_transfer()))
                 temporary.replace(target)
             except failures.ClientError as error:
-                if _code(error) not in _MISSING:
+                if code_of(error) not in MISSING:
                     raise
                 target.unlink(missing_ok=True)
             finally:
@@ -257,7 +249,7 @@ class S3Backend:
             try:
                 self._client.put_object(Bucket=self._at.bucket, Key=self._at.key(path), Body=data, IfNoneMatch="*")
             except failures.ClientError as error:
-                if _code(error) in ("PreconditionFailed", "412"):
+                if code_of(error) in ("PreconditionFailed", "412"):
                     return False
                 raise
             return True
@@ -287,7 +279,7 @@ class S3Backend:
             if self._create(path, b"2"):
                 raise refused
         except (ArtifactError, TransientError) as error:
-            if isinstance(error.__cause__, Refused) and error.__cause__.code in _NOT_SUPPORTED:
+            if isinstance(error.__cause__, Refused) and error.__cause__.code in NOT_SUPPORTED:
                 raise refused from error.__cause__
             raise
         if not first:
@@ -307,10 +299,10 @@ class S3Backend:
             yield
         # First, for botocore's timeouts are OSErrors, too.
         except (failures.ClientError, failures.BotoCoreError, Boto3Error, BodyChanged) as error:
-            cause = _client_error(error)
-            if cause is not None and _code(cause) == "NoSuchKey":
+            cause = client_error(error)
+            if cause is not None and code_of(cause) == "NoSuchKey":
                 raise FileNotFoundError(self.location) from None
-            raise _named_error(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from _safe(error)
+            raise named_error(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from safe(error)
         except OSError as error:
             raise full_disk(error, str(self._cache)) or ArtifactError(
                 f"The local copies of artifacts cannot be {verb}: {error.strerror}.",
@@ -351,7 +343,7 @@ def client() -> Any:
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": _attempts()},
+        retries={"mode": "standard", "total_max_attempts": attempts()},
         max_pool_connections=_PARALLEL_PARTS * _PARALLEL_FILES,
         # Names of buckets are part of the path wherever somebody runs a server without a wildcard domain.
         s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": True},
@@ -377,134 +369,22 @@ def _named(where: str, bucket: str) -> Iterator[None]:
     try:
         yield
     except (failures.ClientError, failures.BotoCoreError, Boto3Error) as error:
-        raise _named_error(error, where, bucket) from _safe(error)
-
-
-def _named_error(error: Exception, where: str, bucket: str) -> ArtifactError | TransientError:
-    """What a failure of the object storage means, without any word of the server's own (it may quote credentials)."""
-    endpoint = shown(endpoint_url())
-    at = f" at {endpoint}" if endpoint else ""
-    cause = _client_error(error)
-    if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
-        return ArtifactError(
-            f"There are no credentials for the object storage{at}.",
-            where=where,
-            remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE).",
-        )
-    if cause is None:
-        return TransientError(
-            f"The object storage{at} does not answer ({_kind(error)}).",
-            where=where,
-            remedy="Check AWS_ENDPOINT_URL and the network, and run again: what was finished is kept.",
-        )
-    code, status = _code(cause), _status(cause)
-    if code in _EXPIRED:
-        return ArtifactError(
-            f"The credentials for the object storage{at} have expired.",
-            where=where,
-            remedy="Renew AWS_SESSION_TOKEN and its keys, and run again: what was finished is kept.",
-        )
-    if code in _UNKNOWN_USER:
-        return ArtifactError(
-            f"The object storage{at} does not accept the credentials ({code}).",
-            where=where,
-            remedy="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-        )
-    if code == "NoSuchBucket" or (code in _MISSING and cause.operation_name in ("HeadBucket", "ListObjectsV2")):
-        return ArtifactError(
-            f"There is no bucket {bucket!r}{at}.", where=where, remedy="Make it, or correct the bucket's name."
-        )
-    if code in _FULL or status == 507:
-        return StoreFull(
-            f"The bucket {bucket!r}{at} takes no more ({code}).",
-            where=where,
-            remedy="Raise its quota or free some space (`deepspec artifacts gc`), and run again: "
-            "what was finished is kept.",
-        )
-    if status in (401, 403):
-        return ArtifactError(
-            f"The object storage{at} does not allow {cause.operation_name} ({code}).",
-            where=where,
-            remedy="Grant it in the bucket's policy (infra/README.md lists what is needed), or use other credentials.",
-        )
-    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling", "ServiceUnavailable", "503", "500"):
-        return TransientError(
-            f"The object storage{at} failed {_attempts()} times ({code}).",
-            where=where,
-            remedy="Run again when it is well: what was finished is kept.",
-        )
-    return ArtifactError(
-        f"The object storage{at} refused {cause.operation_name} ({code}).",
-        where=where,
-        remedy="`deepspec --debug …` shows its answer.",
-    )
+        raise named_error(error, where, bucket) from safe(error)
 
 
 def _transfer() -> TransferConfig:
     """How files go up and down."""
-    return TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=_attempts())
+    return TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=attempts())
 
 
 def _repeated(ask: Callable[[], T]) -> T:
     """Ask again where an answer's body broke off, or another conditional write to the same name was going on."""
     return Retrying(
-        retry=retry_if_exception(_passing),
+        retry=retry_if_exception(passing),
         wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_WAIT_SECONDS),
-        stop=stop_after_attempt(_attempts()),
+        stop=stop_after_attempt(attempts()),
         reraise=True,
     )(ask)
-
-
-def _attempts() -> int:
-    """How often a request is sent; AWS_MAX_ATTEMPTS, which every AWS tool knows, overrides it."""
-    try:
-        return max(1, int(os.environ["AWS_MAX_ATTEMPTS"]))
-    except (KeyError, ValueError):
-        return _ATTEMPTS
-
-
-def _passing(error: BaseException) -> bool:
-    if isinstance(error, failures.ClientError):
-        return _code(error) in _HELD_AGAIN
-    return isinstance(
-        error,
-        BodyChanged
-        | failures.IncompleteReadError
-        | failures.ReadTimeoutError
-        | failures.ResponseStreamingError
-        | failures.HTTPClientError,
-    )
-
-
-def _client_error(error: BaseException | None) -> failures.ClientError | None:
-    """The server's refusal in `error` or in what caused it: a transfer wraps those of its requests."""
-    while error is not None:
-        if isinstance(error, failures.ClientError):
-            return error
-        error = error.__cause__ or (error.__context__ if isinstance(error, S3UploadFailedError) else None)
-    return None
-
-
-def _safe(error: Exception) -> Exception:
-    """`error` as the cause of another: without the server's own words."""
-    cause = _client_error(error)
-    if cause is None:
-        return error
-    request = str(cause.response.get("ResponseMetadata", {}).get("RequestId", "unknown"))
-    return Refused(_code(cause), _status(cause), cause.operation_name, request)
-
-
-def _code(error: failures.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _status(error: failures.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _kind(error: Exception) -> str:
-    inner = error.__cause__ or error
-    return type(inner).__name__
 
 
 def _prune(folder: Path, root: Path) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deepspec.errors import DataError
-from deepspec.store.endpoint import SCHEME, endpoint_url, shown
+from deepspec.store.backends.s3_location import SCHEME, endpoint_url, shown
 
 _URL = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 _PARALLEL = 4
@@ -54,7 +54,7 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
 
 def _objects(bucket: str, name: str, where: str) -> Iterator[tuple[str, str]]:
     """Key and version of every object that `name` means."""
-    from deepspec.store.s3 import listed
+    from deepspec.store.backends.s3 import listed
 
     literal = re.split(r"[*?[]", name, maxsplit=1)[0]
     for key, tag in listed(bucket, literal, f"{where} {SCHEME}{bucket}/{name}"):
@@ -65,7 +65,7 @@ def _objects(bucket: str, name: str, where: str) -> Iterator[tuple[str, str]]:
 
 def _fetch(bucket: str, key: str, tag: str, root: Path, where: str) -> None:
     """Bring one copy up to date."""
-    from deepspec.store.s3 import download
+    from deepspec.store.backends.s3 import download
 
     path = root.joinpath(*key.split("/"))
     beside = path.with_name(f".{path.name}.etag")

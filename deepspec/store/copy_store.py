@@ -16,11 +16,12 @@ from pathlib import Path
 
 from deepspec.errors import ArtifactError, DeepspecError
 from deepspec.progress import SILENT, Progress
-from deepspec.store import blocks, layout
+from deepspec.store import layout
 from deepspec.store.artifacts import Artifact, Store
-from deepspec.store.backend import Backend, created, full_disk
+from deepspec.store.backends.contract import Backend, created, full_disk
 from deepspec.store.lease import leased
 from deepspec.store.manifest import FileEntry
+from deepspec.store.reading import blocks
 from deepspec.store.records import seal, unseal
 
 RECORDS = "registry"

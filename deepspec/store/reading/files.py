@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, TransientError
-from deepspec.store.block_cache import BlockCache
-from deepspec.store.blocks import row_group_range
-from deepspec.store.endpoint import SCHEME, Location, endpoint_url, region, shown
+from deepspec.store.backends.s3_location import SCHEME, Location, endpoint_url, region, shown
 from deepspec.store.manifest import FileEntry, Manifest
+from deepspec.store.reading.block_cache import BlockCache
+from deepspec.store.reading.blocks import row_group_range
 
 if TYPE_CHECKING:
     import torch
