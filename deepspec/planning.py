@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from deepspec.data.lengths import Lengths
+from deepspec.data.tokens.length_sample import Lengths
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe

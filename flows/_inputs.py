@@ -23,7 +23,7 @@ from tasks._run import Run
 from tasks._stage import Pending, Reference, Value
 
 if TYPE_CHECKING:
-    from deepspec.data.sources import Source
+    from deepspec.data.sources.readers import Source
     from deepspec.evaluation.config import Benchmark
     from deepspec.recipe import Recipe
 
@@ -52,7 +52,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
 
 def source_of(run: "Run[Recipe]") -> External | Pending:
     """The conversations' files (or the data set's commit), by content and order, and in a mixture by source."""
-    from deepspec.data.sources import find_sources
+    from deepspec.data.sources.readers import find_sources
 
     recipe = run.recipe
     paths = [entry.path for entry in recipe.data.source]
@@ -92,7 +92,7 @@ def _content_of(run: "Run[Recipe]", source: "Source") -> str:
 
 def _commit_of(dataset: str, where: str, remedy: str) -> str:
     """The commit that a data set id stands for now."""
-    from deepspec.data.hub import commit_of
+    from deepspec.data.sources.hub import commit_of
 
     try:
         return commit_of(dataset)
@@ -149,7 +149,7 @@ def _benchmark(run: "Run[Recipe]", name: str, benchmark: "Benchmark") -> str:
 def _benchmark_part(run: "Run[Recipe]", name: str, source: "Source") -> list[Any]:
     if source.kind != "hub":
         return [_content_of(run, source)]
-    from deepspec.data.hub import HubPart
+    from deepspec.data.sources.hub import HubPart
 
     field = f"evaluate.benchmarks.{name}"
     part = source.part or HubPart()

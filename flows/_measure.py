@@ -41,8 +41,8 @@ def document(
         RecipeError: there is no such recipe, the endpoint is no plain URL, or the recipe's inputs are not made yet.
         DeepspecError: as `deepspec.evaluation.served.measure`.
     """
-    from deepspec.data.chat import Renderer
-    from deepspec.data.endpoints import KEY_VARIABLE
+    from deepspec.data.chat.renderer import Renderer
+    from deepspec.data.responses.endpoint_pool import KEY_VARIABLE
     from deepspec.evaluation.served import Server, measure
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec

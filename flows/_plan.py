@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deepspec.data.lengths import Lengths
+from deepspec.data.tokens.length_sample import Lengths
 from deepspec.errors import BudgetExceeded, DataError, DeepspecError, RecipeError, StoreFull
 from deepspec.planning import CODECS, Room, estimate, in_units, memory
 from deepspec.recipe import Recipe, load_recipe
@@ -274,9 +274,9 @@ def _sampled(recipe: Recipe) -> Lengths | None:
     """Lengths by the target's own tokenizer; None where there is none."""
     if not (Path(recipe.target.path) / "tokenizer.json").is_file():
         return None
-    from deepspec.data.chat import Renderer
-    from deepspec.data.lengths import sample_lengths
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.renderer import Renderer
+    from deepspec.data.chat.tokenizer import load_tokenizer
+    from deepspec.data.tokens.length_sample import sample_lengths
     from deepspec.planning import spec_of
     from deepspec.targets import family_of
 
@@ -288,8 +288,8 @@ def _sampled(recipe: Recipe) -> Lengths | None:
 
 def _counted(recipe: Recipe) -> tuple[int, float]:
     """Rows that are taken of the local sources, and their mean bytes."""
-    from deepspec.data.mixture import quotas
-    from deepspec.data.sources import find_sources
+    from deepspec.data.conversations.mixture import quotas
+    from deepspec.data.sources.readers import find_sources
 
     entries = recipe.data.source
     rows, size = [0] * len(entries), [0] * len(entries)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedTokenizerFast
 
-    from deepspec.data.preview import Shown
+    from deepspec.data.tokens.preview import Shown
 
 _SUPERVISED, _CONTEXT = "bold green", "dim"
 
@@ -29,8 +29,8 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
         RecipeError: there is no such recipe or split, or its inputs are not made yet.
         DataError, UnsupportedTarget: the sources or the target's tokenizer cannot be used.
     """
-    from deepspec.data import preview
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.tokenizer import load_tokenizer
+    from deepspec.data.tokens import preview
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
 

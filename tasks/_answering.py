@@ -10,9 +10,9 @@ from tasks._models import load_target
 from tasks._run import Run
 
 if TYPE_CHECKING:
-    from deepspec.data.endpoint_protocol import Vocabulary
-    from deepspec.data.endpoints import Endpoints
-    from deepspec.data.responses import Generate
+    from deepspec.data.responses.endpoint_pool import Endpoints
+    from deepspec.data.responses.endpoint_protocol import Vocabulary
+    from deepspec.data.responses.requests import Generate
 
 
 def in_process(run: Run[Recipe], target: Path) -> "Generate":
@@ -31,7 +31,7 @@ def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
     Raises:
         RecipeError: no endpoint is named.
     """
-    from deepspec.data.endpoints import KEY_VARIABLE, Endpoints
+    from deepspec.data.responses.endpoint_pool import KEY_VARIABLE, Endpoints
 
     recipe = run.recipe
     if not recipe.run.endpoints:
@@ -54,8 +54,8 @@ def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
 
 def vocabulary_of(target: Path) -> "Vocabulary":
     """The vocabulary of the target in `target`, and what ends its answers; the weights are not loaded."""
-    from deepspec.data.endpoint_protocol import Vocabulary
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.tokenizer import load_tokenizer
+    from deepspec.data.responses.endpoint_protocol import Vocabulary
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
     from deepspec.targets.model import stop_token_ids

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks._run import Run
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
     from deepspec.drafts.algorithm import Drafter
     from deepspec.targets.model import Target
 
@@ -47,8 +47,8 @@ def load_pair(run: Run[Any], target_folder: Path, draft_folder: Path) -> Pair:
     Raises:
         IncompatibleDraft: the draft does not fit the target.
     """
-    from deepspec.data.chat import Renderer
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.renderer import Renderer
+    from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.drafts import algorithm_of
     from deepspec.targets.directory import read_spec
 

@@ -25,8 +25,8 @@ from tasks._stage import stage
 )
 def conversations(run: Run[Recipe], out: Path, *, source: Path, benchmarks: Path) -> dict[str, Any]:
     """Read the sources; quarantine bad rows; leave benchmarks and near-duplicates out; mix; split by content."""
-    from deepspec.data.conversations import write_conversations
-    from deepspec.data.decontamination import Benchmarks
+    from deepspec.data.conversations.build import write_conversations
+    from deepspec.data.conversations.decontamination import Benchmarks
     from deepspec.evaluation.benchmarks import held_out_prompts
 
     del source, benchmarks

@@ -81,7 +81,7 @@ def _card(
 
 def _sources(run: Run[Recipe], conversations: Artifact | None) -> list[dict[str, Any]]:
     """What is known of the sources: counts as the conversations were made, terms as the recipe says them now."""
-    from deepspec.data.statistics import entry_tags, name_of
+    from deepspec.data.conversations.statistics import entry_tags, name_of
 
     counted = conversations.manifest.counts.get("sources") if conversations is not None else None
     entries = run.recipe.data.source

@@ -10,7 +10,7 @@ from tasks._run import Run
 from tasks._stage import stage
 
 if TYPE_CHECKING:
-    from deepspec.data.responses import Generate
+    from deepspec.data.responses.requests import Generate
 
 
 @stage(
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 )
 def responses(run: Run[Recipe], out: Path, *, conversations: Path, target: Path) -> dict[str, Any]:
     """Let the target answer, in process or where it is served; every answer's randomness hangs on its prompt alone."""
-    from deepspec.data.responses import write_responses
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.tokenizer import load_tokenizer
+    from deepspec.data.responses.regenerate import write_responses
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
 

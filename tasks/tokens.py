@@ -20,8 +20,8 @@ from tasks._stage import stage
 )
 def tokens(run: Run[Recipe], out: Path, *, responses: Path, target: Path) -> dict[str, Any]:
     """Render every conversation once and mark what the target generates at serving time."""
-    from deepspec.data.tokenizer import load_tokenizer
-    from deepspec.data.tokens import write_tokens
+    from deepspec.data.chat.tokenizer import load_tokenizer
+    from deepspec.data.tokens.encode import write_tokens
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
 

@@ -31,7 +31,7 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_dir: Path) -> Any:
     """The tokenizer of `tokenizer_dir`, loaded."""
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.tokenizer import load_tokenizer
 
     return load_tokenizer(tokenizer_dir)
 

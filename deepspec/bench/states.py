@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import torch
 
 from deepspec.bench import measuring
-from deepspec.data.tokens import mask_to_runs
+from deepspec.data.tokens.encode import mask_to_runs
 from deepspec.errors import DeepspecError
 from deepspec.states.codecs import CODECS
 from deepspec.states.config import Config

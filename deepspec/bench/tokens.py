@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from deepspec.bench import measuring
-from deepspec.data.chat_formats import CHATML
+from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.responses import RESPONSES_SCHEMA
+from deepspec.data.responses.regenerate import RESPONSES_SCHEMA
 from deepspec.data.tables import TableWriter, read_table
-from deepspec.data.tokenizer import load_tokenizer
-from deepspec.data.tokens import runs_to_mask, write_tokens
+from deepspec.data.tokens.encode import runs_to_mask, write_tokens
 from deepspec.errors import DeepspecError
 
 if TYPE_CHECKING:

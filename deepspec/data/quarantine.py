@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from deepspec.data.rows import Position, RowRejected
+from deepspec.data.sources.rows import Position, RowRejected
 from deepspec.data.tables import TableWriter
 from deepspec.errors import DataError
 

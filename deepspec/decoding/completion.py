@@ -8,7 +8,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Request(Protocol):
-    """One answer that is asked for; `deepspec.data.responses.GenerationRequest` is one."""
+    """One answer that is asked for; `deepspec.data.responses.requests.GenerationRequest` is one."""
 
     @property
     def id(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from deepspec.data.responses import GenerationResult, NextRequest
+from deepspec.data.responses.requests import GenerationResult, NextRequest
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.drafts.algorithm import Drafter

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deepspec.data.tokenizer import tokenizer_identity
+from deepspec.data.chat.tokenizer import tokenizer_identity
 from deepspec.drafts.form import BlockForm, UnrolledForm
 from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
 from deepspec.store.records import refuse_newer

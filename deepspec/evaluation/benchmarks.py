@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspec.data.decontamination import BenchmarkPrompt
-from deepspec.data.parsing import conversation_hash, parse_row, prompt_hashes
-from deepspec.data.rows import Message, RowRejected
+from deepspec.data.conversations.decontamination import BenchmarkPrompt
+from deepspec.data.sources.parsing import conversation_hash, parse_row, prompt_hashes
+from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.data.tables import read_conversations
 from deepspec.errors import DataError
 from deepspec.evaluation.benchmark_sources import MAX_ROW_BYTES, find_benchmark, read_benchmark_rows
@@ -24,7 +24,7 @@ from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KnownBenchmark
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
 
 SPLIT = "calibration"
 

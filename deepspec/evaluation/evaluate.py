@@ -30,7 +30,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
 
 ROWS = 16
 """Prompts decoded at once, unless the caller knows better."""

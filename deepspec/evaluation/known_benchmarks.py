@@ -21,8 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from deepspec.data.hub import HubPart, split_id
-from deepspec.data.rows import RowRejected
+from deepspec.data.sources.hub import HubPart, split_id
+from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError
 
 Domain = Literal["math", "code", "chat"]

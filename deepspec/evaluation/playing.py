@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deepspec.data.responses import GenerationRequest
-from deepspec.data.rows import Message
+from deepspec.data.responses.requests import GenerationRequest
+from deepspec.data.sources.rows import Message
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.random import derive_seed
@@ -27,7 +27,7 @@ from deepspec.evaluation.config import Config
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
 
 logger = logging.getLogger(__name__)
 

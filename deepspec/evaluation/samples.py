@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.evaluation.playing import Answer
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
 
 PER_BENCHMARK = 2
 _MOST_TOKENS = 400  # of an answer: enough to be read on a page

@@ -12,7 +12,7 @@ own generator, so that of these only means can be compared.
 
 Later turns stand behind the server's own answers.
 
-Not here: what is asked of the server and what its replies mean (deepspec.data.endpoints), tables.
+Not here: what is asked of the server and what its replies mean (deepspec.data.responses.endpoint_pool), tables.
 """
 
 import logging
@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from deepspec.data.config import Responses
-from deepspec.data.endpoint_protocol import Vocabulary
-from deepspec.data.endpoints import Endpoints
-from deepspec.data.responses import GenerationRequest, GenerationResult
+from deepspec.data.responses.endpoint_pool import Endpoints
+from deepspec.data.responses.endpoint_protocol import Vocabulary
+from deepspec.data.responses.requests import GenerationRequest, GenerationResult
 from deepspec.errors import DeepspecError, MeasurementError, RecipeError, TransientError
 from deepspec.evaluation import server_metrics
 from deepspec.evaluation.benchmarks import (
@@ -46,7 +46,7 @@ from deepspec.evaluation.server_metrics import Counted, Reading, ServerMetrics
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
+    from deepspec.data.chat.renderer import Renderer
 
 logger = logging.getLogger(__name__)
 

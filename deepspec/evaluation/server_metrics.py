@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from deepspec.data.endpoints import KEY_VARIABLE
+from deepspec.data.responses.endpoint_pool import KEY_VARIABLE
 from deepspec.errors import DataError, MeasurementError, TransientError
 
 if TYPE_CHECKING:

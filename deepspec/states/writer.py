@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from deepspec.config import Section
-from deepspec.data.tokens import runs_to_mask
+from deepspec.data.tokens.encode import runs_to_mask
 from deepspec.errors import DataError, StoreFull
 from deepspec.progress import SILENT, Progress
 from deepspec.states.config import Config

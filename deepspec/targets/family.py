@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from deepspec.data.chat_formats import ChatFormat
+from deepspec.data.chat.formats import ChatFormat
 from deepspec.errors import RecipeError, UnsupportedTarget
 
 LAYER_IDS_FIELD = "draft.target_layer_ids"

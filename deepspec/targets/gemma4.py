@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from deepspec.data.chat_formats import GEMMA4
+from deepspec.data.chat.formats import GEMMA4
 from deepspec.targets.family import Family, LayerShape, TargetSpec, rope_of
 
 _FULL = "full_attention"

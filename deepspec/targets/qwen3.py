@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deepspec.data.chat_formats import CHATML
+from deepspec.data.chat.formats import CHATML
 from deepspec.targets.family import Family, TargetSpec
 
 

@@ -377,7 +377,7 @@ def _prompts(tokens_file: Path, train: Config, spec: TargetSpec) -> list[Any]:
     """Requests for the first prompts of a tokens file: rows lie in the order of hashes, so the first are random."""
     from itertools import islice
 
-    from deepspec.data.responses import GenerationRequest
+    from deepspec.data.responses.requests import GenerationRequest
     from deepspec.data.tables import read_table
 
     rows = islice(read_table(tokens_file, ["input_ids", "num_prompt_tokens"]), train.num_validation_prompts)

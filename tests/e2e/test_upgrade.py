@@ -85,8 +85,8 @@ def test_its_runs_are_explained(old: Home) -> None:
 
 
 def test_its_drafts_are_downloaded_and_decode_losslessly(old: Home, tmp_path: Path) -> None:
-    from deepspec.data.responses import GenerationRequest
-    from deepspec.data.tokenizer import load_tokenizer
+    from deepspec.data.chat.tokenizer import load_tokenizer
+    from deepspec.data.responses.requests import GenerationRequest
     from deepspec.decoding.config import Sampling
     from deepspec.decoding.engine import Engine
     from deepspec.drafts import algorithm_of

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML, GEMMA4
+from deepspec.data.chat.formats import CHATML, GEMMA4
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import write_conversations
-from deepspec.data.decontamination import BenchmarkPrompt, Benchmarks
-from deepspec.data.parsing import prompt_hash
-from deepspec.data.rows import Message
-from deepspec.data.tokenizer import load_tokenizer
-from deepspec.data.tokens import mask_to_runs, runs_to_mask
+from deepspec.data.conversations.build import write_conversations
+from deepspec.data.conversations.decontamination import BenchmarkPrompt, Benchmarks
+from deepspec.data.sources.parsing import prompt_hash
+from deepspec.data.sources.rows import Message
+from deepspec.data.tokens.encode import mask_to_runs, runs_to_mask
 from tests.fixtures.chat_templates import readable_tokenizer
 
 # Small pieces that templates, trimming and searching trip over, beside arbitrary text.

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.chat import Rendered, Renderer
-from deepspec.data.chat_formats import CHATML, ChatFormat
-from deepspec.data.rows import Message, RowRejected
+from deepspec.data.chat.formats import CHATML, ChatFormat
+from deepspec.data.chat.renderer import Rendered, Renderer
+from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.errors import UnsupportedTarget
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import GEMMA4
-from deepspec.data.rows import Message
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.chat.formats import GEMMA4
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
+from deepspec.data.sources.rows import Message
 from deepspec.errors import UnsupportedTarget
 from tests.fixtures.tokenizers import gemma4_template, tiny_gemma4_tokenizer
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML, GEMMA4, ChatFormat
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.chat.formats import CHATML, GEMMA4, ChatFormat
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
 from tests.fixtures.chat_templates import readable_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "golden" / "chat"

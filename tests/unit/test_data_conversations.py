@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import split_of, write_conversations
-from deepspec.data.decontamination import NO_BENCHMARKS, BenchmarkPrompt, Benchmarks
-from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash, prompt_hashes
-from deepspec.data.positions import Positions
+from deepspec.data.conversations.build import split_of, write_conversations
+from deepspec.data.conversations.decontamination import NO_BENCHMARKS, BenchmarkPrompt, Benchmarks
+from deepspec.data.provenance import Positions
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.rows import Position, RowRejected
+from deepspec.data.sources.parsing import conversation_hash, parse_row, prompt_hash, prompt_hashes
+from deepspec.data.sources.rows import Position, RowRejected
 from deepspec.errors import DataError
 
 NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.data.decontamination import BenchmarkPrompt, Benchmarks, Contamination
-from deepspec.data.parsing import prompt_hashes
-from deepspec.data.rows import Message
-from deepspec.data.words import words_of
+from deepspec.data.conversations.decontamination import BenchmarkPrompt, Benchmarks, Contamination
+from deepspec.data.conversations.words import words_of
+from deepspec.data.sources.parsing import prompt_hashes
+from deepspec.data.sources.rows import Message
 from deepspec.evaluation.benchmarks import held_out_prompts
 from deepspec.evaluation.config import Config
 

@@ -20,15 +20,15 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-import deepspec.data.responses
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML
+import deepspec.data.responses.regenerate
+from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.renderer import Renderer
 from deepspec.data.config import Config, Responses
-from deepspec.data.conversations import write_conversations
-from deepspec.data.endpoint_protocol import Vocabulary, words_of
-from deepspec.data.endpoints import Endpoints, _retry_after
+from deepspec.data.conversations.build import write_conversations
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.responses import write_responses
+from deepspec.data.responses.endpoint_pool import Endpoints, _retry_after
+from deepspec.data.responses.endpoint_protocol import Vocabulary, words_of
+from deepspec.data.responses.regenerate import write_responses
 from deepspec.errors import DataError, TransientError
 from deepspec.progress import SILENT, Progress
 from tests.fixtures.openai_server import Server, answer_of, openai_server
@@ -373,7 +373,7 @@ import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_data_endpoints import answer, config_of
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.chat.tokenizer import load_tokenizer
 folder = Path({folder!r})
 answer(folder / sys.argv[1], {urls!r}, config_of(), folder / "conversations", load_tokenizer({tokenizer!r}),
        folder / "journal.sqlite")
@@ -481,7 +481,7 @@ def test_a_request_that_takes_too_long_is_given_up(tokenizer_dir: Path, tmp_path
 def test_when_too_much_is_refused_the_rest_is_not_asked_for(
     calm: Server, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deepspec.data.responses, "_EXCESS_ROWS", 5)
+    monkeypatch.setattr(deepspec.data.responses.regenerate, "_EXCESS_ROWS", 5)
     config = config_of()
     made = conversations(tmp_path, config, [[f"REFUSE {n}"] for n in range(100)])
     before = len(calm.entries())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.data.journal import Journal, journal_key
+from deepspec.data.responses.answer_log import Journal, journal_key
 from deepspec.errors import ArtifactError
 
 
@@ -14,7 +14,7 @@ def test_what_is_added_is_found_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "work" / "answers.sqlite"
     code = f"""
 import os, pathlib, signal
-from deepspec.data.journal import Journal, journal_key
+from deepspec.data.responses.answer_log import Journal, journal_key
 journal = Journal(pathlib.Path({str(path)!r}))
 for number in range(50):
     journal.add(journal_key("answer", number), {{"ids": [number] * 3, "text": "é"}})

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.config import Config, SourceEntry
-from deepspec.data.conversations import write_conversations
-from deepspec.data.mixture import quotas, ranks_of, sample
+from deepspec.data.conversations.build import write_conversations
+from deepspec.data.conversations.mixture import quotas, ranks_of, sample
 from deepspec.errors import DataError
 
 NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}

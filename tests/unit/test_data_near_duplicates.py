@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepspec.data.near_duplicates import NearDuplicates, rows_of_a_band, shingles_of
-from deepspec.data.rows import Message
-from deepspec.data.words import words_of
+from deepspec.data.conversations.near_duplicates import NearDuplicates, rows_of_a_band, shingles_of
+from deepspec.data.conversations.words import words_of
+from deepspec.data.sources.rows import Message
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "en", "ira", "olu", "us", "ym", "ek", "ot")]
 

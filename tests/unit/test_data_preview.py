@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepspec.data.chat_formats import CHATML
+from deepspec.data.chat.formats import CHATML
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import split_of, write_conversations
-from deepspec.data.preview import rendered, stored
-from deepspec.data.responses import write_responses
+from deepspec.data.conversations.build import split_of, write_conversations
+from deepspec.data.responses.regenerate import write_responses
 from deepspec.data.tables import read_table
-from deepspec.data.tokens import write_tokens
+from deepspec.data.tokens.encode import write_tokens
+from deepspec.data.tokens.preview import rendered, stored
 from deepspec.errors import DataError
 from flows import _preview
 from tests.fixtures.command import call

@@ -9,21 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import deepspec.data.responses
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML
+import deepspec.data.responses.regenerate
+from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.renderer import Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import write_conversations
-from deepspec.data.parsing import prompt_hash
+from deepspec.data.conversations.build import write_conversations
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.responses import (
-    Generate,
-    GenerationRequest,
-    GenerationResult,
-    NextRequest,
-    answer_seed,
-    write_responses,
-)
+from deepspec.data.responses.conversation import answer_seed
+from deepspec.data.responses.regenerate import write_responses
+from deepspec.data.responses.requests import Generate, GenerationRequest, GenerationResult, NextRequest
+from deepspec.data.sources.parsing import prompt_hash
 from deepspec.errors import DataError, DeepspecError
 
 NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}
@@ -136,7 +131,7 @@ def test_rows_stand_sorted_however_they_complete(
     make(tmp_path / "whole", tokenizer, rows, Engine(tokenizer))
     prompts = [row["prompt_id"] for row in table(tmp_path / "whole")]
     assert prompts == sorted(prompts)
-    monkeypatch.setattr(deepspec.data.responses, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(deepspec.data.responses.regenerate, "_CHUNK_ROWS", 7)
     engine = Engine(tokenizer)
     make(tmp_path / "chunks", tokenizer, rows, engine)
     assert [len(call) for call in engine.calls] == [7, 7, 7, 7, 2]
@@ -149,7 +144,7 @@ def test_answers_one_by_one_in_any_order_change_no_byte(
 ) -> None:
     rows = [{"turns": [f"question {n}", "more?", "and more?"][: 1 + n % 3]} for n in range(30)]
     make(tmp_path / "batches", tokenizer, rows, Engine(tokenizer))
-    monkeypatch.setattr(deepspec.data.responses, "_CHUNK_ROWS", 5)
+    monkeypatch.setattr(deepspec.data.responses.regenerate, "_CHUNK_ROWS", 5)
     engine, drawn, most = Engine(tokenizer), random.Random(seed), 0
 
     def generate(next_request: NextRequest) -> Iterator[GenerationResult]:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.hub import commit_of
-from deepspec.data.rows import RawRow
-from deepspec.data.sources import Source, find_sources, read_rows, source_bytes
+from deepspec.data.sources.hub import commit_of
+from deepspec.data.sources.readers import Source, find_sources, read_rows, source_bytes
+from deepspec.data.sources.rows import RawRow
 from deepspec.errors import DataError
 
 ROW = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "é"}]}

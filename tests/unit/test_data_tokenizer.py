@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepspec.data.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_identity
+from deepspec.data.chat.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_identity
 from deepspec.errors import UnsupportedTarget
 
 

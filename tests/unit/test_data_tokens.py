@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML
+from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import tokenizer_fingerprint
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.responses import RESPONSES_SCHEMA
+from deepspec.data.responses.regenerate import RESPONSES_SCHEMA
 from deepspec.data.tables import TableWriter, read_table, with_tools
-from deepspec.data.tokenizer import tokenizer_fingerprint
-from deepspec.data.tokens import mask_to_runs, runs_to_mask, write_tokens
+from deepspec.data.tokens.encode import mask_to_runs, runs_to_mask, write_tokens
 from deepspec.errors import ArtifactError, DataError
 from tests.fixtures.chat_templates import QWEN3
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.config import Config
-from deepspec.data.conversations import write_conversations
-from deepspec.data.parsing import conversation_hash, parse_row, prompt_hash
-from deepspec.data.rows import RowRejected
+from deepspec.data.conversations.build import write_conversations
+from deepspec.data.sources.parsing import conversation_hash, parse_row, prompt_hash
+from deepspec.data.sources.rows import RowRejected
+from deepspec.data.sources.tool_calls import parse_tools
 from deepspec.data.tables import has_tools, read_conversations
-from deepspec.data.tool_calls import parse_tools
 
 TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from decoding_stubs import StubDrafter, save_tiny_target, some_requests
 
-from deepspec.data.responses import GenerationRequest, GenerationResult, NextRequest
+from deepspec.data.responses.requests import GenerationRequest, GenerationResult, NextRequest
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.generate import generator

@@ -9,7 +9,7 @@ import pytest
 
 from deepspec.data.config import Config as DataConfig
 from deepspec.data.config import Splits
-from deepspec.data.conversations import write_conversations
+from deepspec.data.conversations.build import write_conversations
 from deepspec.demo import arithmetic, chat, code
 from deepspec.demo.config import Config, Corpus
 from deepspec.demo.corpus import (

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.demo.config import Config, Corpus, Tokenizer
 from deepspec.demo.corpus import HELD_OUT, read_conversations, write_corpus
 from deepspec.demo.target import encode_rows

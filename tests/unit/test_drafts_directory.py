@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.data.tokenizer import tokenizer_identity
+from deepspec.data.chat.tokenizer import tokenizer_identity
 from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.errors import IncompatibleDraft
 from deepspec.targets.directory import read_spec

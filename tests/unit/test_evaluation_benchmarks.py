@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.decontamination import Benchmarks
-from deepspec.data.rows import Message, RowRejected
+from deepspec.data.conversations.decontamination import Benchmarks
+from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.errors import DataError
 from deepspec.evaluation.benchmarks import (
     encode,

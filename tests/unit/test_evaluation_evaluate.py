@@ -13,7 +13,7 @@ import pytest
 import torch
 from decoding_stubs import VOCAB_SIZE, Ask, StubDrafter, next_logits, save_tiny_target
 
-from deepspec.data.rows import Message
+from deepspec.data.sources.rows import Message
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.random import derive_seed
 from deepspec.drafts.algorithm import Proposal

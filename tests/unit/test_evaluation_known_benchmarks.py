@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data import hub
-from deepspec.data.hub import HubPart
-from deepspec.data.rows import RowRejected
-from deepspec.data.sources import Source, read_rows
+from deepspec.data.sources import hub
+from deepspec.data.sources.hub import HubPart
+from deepspec.data.sources.readers import Source, read_rows
+from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError, RecipeError
 from deepspec.evaluation.benchmark_sources import find_benchmark, read_benchmark_rows
 from deepspec.evaluation.benchmarks import held_out_prompts, read_benchmark, select

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML
-from deepspec.data.endpoint_protocol import Vocabulary
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
+from deepspec.data.responses.endpoint_protocol import Vocabulary
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, MeasurementError, RecipeError
 from deepspec.evaluation.config import Config

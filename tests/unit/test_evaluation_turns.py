@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import CHATML, GEMMA4
-from deepspec.data.rows import Message, RowRejected
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.chat.formats import CHATML, GEMMA4
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
+from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.decoding.random import derive_seed
 from deepspec.errors import DataError
 from deepspec.evaluation.benchmarks import (

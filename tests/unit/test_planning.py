@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from deepspec.data.chat import Renderer
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SourceEntry
-from deepspec.data.lengths import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
-from deepspec.data.tokenizer import load_tokenizer
+from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
 from deepspec.planning import GPUS, Room, estimate, largest_micro_batch, memory
 from deepspec.recipe import Recipe, load_recipe
@@ -155,7 +155,7 @@ def test_a_large_source_is_sampled_without_being_read(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sample_lengths(small.data, renderer(small))
-    monkeypatch.setattr("deepspec.data.lengths._WHOLE_BYTES", 0)
+    monkeypatch.setattr("deepspec.data.tokens.length_sample._WHOLE_BYTES", 0)
     sampled = sample_lengths(small.data, renderer(small))
     assert whole is not None
     assert sampled is not None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deepspec.bench.states import RandomFiles, Sizes
-from deepspec.data.tokens import mask_to_runs
+from deepspec.data.tokens.encode import mask_to_runs
 from deepspec.errors import ArtifactError, DataError, StoreFull
 from deepspec.states.config import Config
 from deepspec.states.layout import has_final

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from deepspec.data.chat import Encoded, Rendered, Renderer
-from deepspec.data.chat_formats import ChatFormat
+from deepspec.data.chat.formats import ChatFormat
+from deepspec.data.chat.renderer import Encoded, Rendered, Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations import split_of
-from deepspec.data.parsing import conversation_hash, parse_conversation, prompt_hash
-from deepspec.data.rows import RowRejected
-from deepspec.data.sources import find_sources, read_rows
+from deepspec.data.conversations.build import split_of
+from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
+from deepspec.data.sources.readers import find_sources, read_rows
+from deepspec.data.sources.rows import RowRejected
 from deepspec.data.tables import TOOLS, read_table
-from deepspec.data.tokens import cut_to_length, generated_or_rendered, runs_to_mask
+from deepspec.data.tokens.encode import cut_to_length, generated_or_rendered, runs_to_mask
 from deepspec.errors import DataError, RecipeError
 
 if TYPE_CHECKING:

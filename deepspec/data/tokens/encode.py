@@ -2,8 +2,8 @@
 
 A single answer that the target generated is taken over id by id: exactly what it read and wrote; where it thinks, the
 last answer of several is, behind what it read then, and it alone is supervised. Everything else (several turns, kept
-answers, DeepSpec's mask) is rendered once and masked by the offsets of that one tokenisation (chat.py). Rows keep the
-order of the responses. Masks are stored as run lengths: the first run is unsupervised and may be 0, then they
+answers, DeepSpec's mask) is rendered once and masked by the offsets of that one tokenisation (chat/renderer.py). Rows
+keep the order of the responses. Masks are stored as run lengths: the first run is unsupervised and may be 0, then they
 alternate.
 
 Not here: packing and batches (states). `T`: tokens of one row.
@@ -20,15 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from deepspec.data.chat import Encoded, Rendered, Renderer
-from deepspec.data.chat_formats import ChatFormat
+from deepspec.data.chat.formats import ChatFormat
+from deepspec.data.chat.renderer import Encoded, Rendered, Renderer
+from deepspec.data.chat.tokenizer import tokenizer_fingerprint
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.positions import Positions
+from deepspec.data.provenance import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
-from deepspec.data.responses import NO_ROOM
-from deepspec.data.rows import Position, RowRejected, excerpt_of
+from deepspec.data.responses.conversation import NO_ROOM
+from deepspec.data.sources.rows import Position, RowRejected, excerpt_of
 from deepspec.data.tables import IDS, TOOLS, TableWriter, count_rows, read_conversations, write_summary
-from deepspec.data.tokenizer import tokenizer_fingerprint
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from deepspec.data.rows import Message
-from deepspec.data.words import words_of
+from deepspec.data.conversations.words import words_of
+from deepspec.data.sources.rows import Message
 
 SHINGLE_WORDS = 3
 _NUM_PERMUTATIONS = 128

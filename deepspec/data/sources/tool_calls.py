@@ -6,7 +6,7 @@ are equal: declarations and calls as JSON text, arguments as objects, calls numb
 conversation, results in the order of the calls. Nulls in declarations, and in arguments that are no JSON text, are left
 out: Parquet columns of mixed objects are full of them.
 
-Not here: the messages around them (conversations.py), how a template writes them (chat.py).
+Not here: the messages around them (conversations/build.py), how a template writes them (chat/renderer.py).
 """
 
 import json
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepspec.data.rows import Message, RowRejected, excerpt_of
+from deepspec.data.sources.rows import Message, RowRejected, excerpt_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 

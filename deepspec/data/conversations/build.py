@@ -2,11 +2,12 @@
 
 The output is a function of the set of input rows: neither their order nor that of the sources changes it, apart from
 the quarantine, which keeps the order of reading. Rows of one split stand sorted by (prompt_id, id). Rows go through
-files (spills.py), so that memory does not grow with the data; near_duplicates.py and mixture.py say what they add.
+files (external_sort.py), so that memory does not grow with the data; near_duplicates.py and mixture.py say what they
+add.
 
 What was left out is listed beside the rows, and counted by source (statistics.py), in the folder's `about/`.
 
-Not here: answers (responses.py), tokens (tokens.py).
+Not here: answers (responses/regenerate.py), tokens (tokens/encode.py).
 """
 
 import json
@@ -21,8 +22,9 @@ from typing import Any
 import pyarrow as pa
 
 from deepspec.data.config import SPLITS, Config, SourceEntry
-from deepspec.data.decontamination import NO_BENCHMARKS, Benchmarks, Contamination
-from deepspec.data.mixture import (
+from deepspec.data.conversations.decontamination import NO_BENCHMARKS, Benchmarks, Contamination
+from deepspec.data.conversations.external_sort import Spills
+from deepspec.data.conversations.mixture import (
     Key,
     Sample,
     fraction_of,
@@ -32,14 +34,13 @@ from deepspec.data.mixture import (
     sample,
     sample_key,
 )
-from deepspec.data.near_duplicates import NearDuplicate, NearDuplicates
-from deepspec.data.parsing import conversation_hash, parse_conversation, prompt_hash
-from deepspec.data.positions import PositionWriter
+from deepspec.data.conversations.near_duplicates import NearDuplicate, NearDuplicates
+from deepspec.data.conversations.statistics import Statistics, name_of
+from deepspec.data.provenance import PositionWriter
 from deepspec.data.quarantine import Quarantine
-from deepspec.data.rows import Position, RowRejected, excerpt_of, source_name
-from deepspec.data.sources import Source, find_sources, read_rows, source_bytes
-from deepspec.data.spills import Spills
-from deepspec.data.statistics import Statistics, name_of
+from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
+from deepspec.data.sources.readers import Source, find_sources, read_rows, source_bytes
+from deepspec.data.sources.rows import Position, RowRejected, excerpt_of, source_name
 from deepspec.data.tables import MESSAGES, TOOLS, TableWriter, with_tools, write_summary
 from deepspec.errors import DataError
 from deepspec.progress import SILENT, Progress
@@ -66,7 +67,7 @@ def write_conversations(
 ) -> dict[str, Any]:
     """Read, check and split conversations: `<split>.parquet`, `quarantine.parquet` and `summary.json` in `out`.
 
-    In `out/about`: where each came from (positions.py), `decontaminated.parquet` and `near_duplicates.parquet` with
+    In `out/about`: where each came from (provenance.py), `decontaminated.parquet` and `near_duplicates.parquet` with
     the rows that were left out and why, `statistics.json` and `sample.html`.
 
     Args:

@@ -14,7 +14,7 @@ while and then tried with one request at a time. Three ends are possible:
 
 Answers depend on no endpoint: each request carries its own seed, and which one answers is not recorded.
 
-Not here: what is asked, and what a reply says (endpoint_protocol.py); what has been answered (journal.py).
+Not here: what is asked, and what a reply says (endpoint_protocol.py); what has been answered (answer_log.py).
 """
 
 import logging
@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from deepspec.data.config import Responses
-from deepspec.data.endpoint_protocol import (
+from deepspec.data.responses.endpoint_protocol import (
     BadReply,
     Vocabulary,
     another_model,
@@ -38,8 +38,8 @@ from deepspec.data.endpoint_protocol import (
     read_completion,
     words_of,
 )
-from deepspec.data.responses import GenerationFailure, GenerationRequest, GenerationResult, NextRequest
-from deepspec.data.rows import excerpt_of
+from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult, NextRequest
+from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError, TransientError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Endpoints:
         return self._num_lost
 
     def generate(self, next_request: NextRequest) -> Iterator[GenerationResult | GenerationFailure]:
-        """Answer requests in any order of completion; see `deepspec.data.responses.Generate`.
+        """Answer requests in any order of completion; see `deepspec.data.responses.requests.Generate`.
 
         Raises:
             DataError: an endpoint turns out to be the wrong one.

@@ -14,32 +14,31 @@ Conversations are answered a window at a time, each at its own turn: the next tu
 answered, and new conversations move up as those in front are finished. So nothing waits for the longest answer, and
 neither the order of completion nor a run that was killed and taken up again shows in what is written.
 
-Not here: sampling itself (decoding), asking endpoints (endpoints.py), loss masks (tokens.py).
+Not here: sampling itself (decoding), asking endpoints (endpoint_pool.py), loss masks (tokens/encode.py).
 """
 
-import hashlib
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from deepspec import __version__
-from deepspec.data.chat import Renderer
-from deepspec.data.chat_formats import ChatFormat
+from deepspec.data.chat.formats import ChatFormat
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.tokenizer import tokenizer_fingerprint
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.journal import Journal, journal_key
-from deepspec.data.positions import Positions
+from deepspec.data.provenance import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
-from deepspec.data.rows import Message, Position, RowRejected, excerpt_of
+from deepspec.data.responses.answer_log import Journal, journal_key
+from deepspec.data.responses.conversation import NO_ANSWER, Conversation, Numbered, Outcome
+from deepspec.data.responses.requests import Generate, GenerationFailure, GenerationRequest, GenerationResult
+from deepspec.data.sources.rows import Position, RowRejected, excerpt_of
 from deepspec.data.tables import (
     IDS,
     MESSAGES,
-    TOOLS,
     TableWriter,
     count_rows,
     has_tools,
@@ -47,7 +46,6 @@ from deepspec.data.tables import (
     with_tools,
     write_summary,
 )
-from deepspec.data.tokenizer import tokenizer_fingerprint
 from deepspec.errors import DeepspecError
 from deepspec.progress import SILENT, Progress
 
@@ -82,72 +80,9 @@ conversations of several turns, and where answers are kept. Where the target thi
 thoughts of earlier turns are gone from what it read then. From `finish_reason` on: of the last answer; null if kept.
 `ids_from` is as in `GenerationResult`. Artifacts of the stage's version 2 and before end with `finish_reason`."""
 
-NO_ROOM = "prompt leaves no room for an answer within data.max_length_tokens"
-
 _CHUNK_ROWS = 4096  # rows in the window: answers are asked for from so many, and so many are in memory
 _JOURNAL_FORMAT = 1  # another one, and what was noted before is asked for again
 _EXCESS_ROWS = 256  # once so many more than allowed are refused, the rest is not asked for
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One answer that is asked for.
-
-    Attributes:
-        id: unique among the requests of one call.
-        prompt_ids: the rendered prompt, up to where the answer begins.
-        max_new_tokens: the answer is cut off after so many.
-        seed: all randomness of this answer, in 0 … 2^63 - 1.
-    """
-
-    id: str
-    prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationResult:
-    """One answer.
-
-    Attributes:
-        id: the request's.
-        output_ids: end with the token that stopped it ("stop"), or were cut off ("length").
-        finish_reason: which of the two.
-        engine, engine_version: what generated it.
-        ids_from: "engine" said the ids; it said them without the token that ends the answer, which was put behind them
-            ("engine_without_end"); or it said only the text, which was encoded once ("text").
-    """
-
-    id: str
-    output_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
-    engine: str = "deepspec"
-    engine_version: str = __version__
-    ids_from: Literal["engine", "engine_without_end", "text"] = "engine"
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationFailure:
-    """An answer that cannot be had.
-
-    Attributes:
-        id: the request's.
-        reason: why, in words that many can share.
-        words: what the engine said of it; no secrets.
-    """
-
-    id: str
-    reason: str
-    words: str
-
-
-NextRequest = Callable[[], GenerationRequest | None]
-"""The next request; None: at present there is none, but an answer that is still awaited may bring one."""
-
-Generate = Callable[[NextRequest], Iterator[GenerationResult | GenerationFailure]]
-"""Answers requests, in any order of completion. Asks for the next whenever it has room for one, and again after each
-answer that it has handed over; ends when there is none and all are answered. May be called again."""
 
 
 def write_responses(
@@ -234,175 +169,7 @@ def _by_prefix(counts: Counter[str], prefix: str) -> dict[str, int]:
     return {name.removeprefix(prefix): counts[name] for name in sorted(counts) if name.startswith(prefix)}
 
 
-def answer_seed(seed: int, prompt_id: str, index: int, turn: int) -> int:
-    """The seed of one answer, in 0 … 2^63 - 1.
-
-    Args:
-        seed: the recipe's.
-        prompt_id: hash of the prompt.
-        index: which of the answers to equal prompts.
-        turn: which of the user's turns, from 0.
-    """
-    digest = hashlib.sha256(f"answer/{seed}/{prompt_id}/{index}/{turn}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbered:
-    """A row of the conversations: where it stands, and which of the rows with its prompt it is."""
-
-    split: str
-    position: Position
-    index: int
-    row: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What came of a conversation: a row to write, or why there is none.
-
-    `is_excluded`: there is none because the recipe excludes answers that were cut off, and there was no other.
-    """
-
-    split: str
-    position: Position
-    index: int
-    row: dict[str, Any]
-    rejection: RowRejected | None
-    excerpt: str
-    is_excluded: bool = False
-
-
-class _Conversation:
-    """A conversation that is being answered, turn by turn.
-
-    Attributes:
-        was_cut_off: whether the last answer that was asked for was.
-        turns_left_out: user turns that were given up, because an answer was cut off or empty or there was no room.
-    """
-
-    def __init__(self, numbered: _Numbered, *, thinks: bool) -> None:
-        self.numbered = numbered
-        self._thinks = thinks
-        self._tools: str | None = numbered.row[TOOLS]
-        self.was_cut_off = False
-        self._rejection: RowRejected | None = None
-        self._messages: list[Message] = []  # asked and answered so far
-        self._prompt: list[Message] = []  # those, and what is being asked
-        self._last: tuple[GenerationRequest, GenerationResult] | None = None
-        self._turn = 0
-        self._waiting: deque[list[Message]] = deque()  # for each turn to come, the messages up to its answer
-        asked: list[Message] = []
-        messages = numbered.row["messages"]
-        answered_by_a_tool = next((n for n, message in enumerate(messages) if message["role"] == "tool"), len(messages))
-        self._num_unasked = sum(message["role"] == "user" for message in messages[answered_by_a_tool:])
-        self.turns_left_out = self._num_unasked
-        for message in messages[:answered_by_a_tool]:
-            if message["role"] != "assistant":
-                asked.append(message)
-            if message["role"] == "user":
-                self._waiting.append(asked)
-                asked = []
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is more to ask, or an answer is awaited."""
-        return bool(self._waiting)
-
-    @property
-    def is_excluded(self) -> bool:
-        """Whether nothing is left of it, as its only answer was cut off."""
-        return self.was_cut_off and self._last is None
-
-    def ask(self, config: Config, renderer: Renderer) -> GenerationRequest | None:
-        """The request for the next turn; None if it cannot be asked, which ends the conversation."""
-        self._prompt = [*self._messages, *self._waiting[0]]
-        try:
-            prompt_ids = renderer.prompt_ids(self._prompt, tools=self._tools, thinks=self._thinks)
-            room = config.max_length_tokens - len(prompt_ids)
-            if room < config.min_supervised_tokens:
-                raise RowRejected(NO_ROOM, detail=f"{len(prompt_ids)} tokens")
-        except RowRejected as rejection:
-            if self._turn == 0:
-                self._rejection = rejection
-            self._give_up()
-            return None
-        prompt_id, index = self.numbered.row["prompt_id"], self.numbered.index
-        return GenerationRequest(
-            id=f"{prompt_id}-{index}-{self._turn}",
-            prompt_ids=prompt_ids,
-            max_new_tokens=min(config.responses.max_new_tokens, room),
-            seed=answer_seed(config.responses.seed, prompt_id, index, self._turn),
-        )
-
-    def take(self, config: Config, request: GenerationRequest, result: GenerationResult, renderer: Renderer) -> None:
-        """Append the answer to what was asked last."""
-        self.was_cut_off = result.finish_reason == "length"
-        if self.was_cut_off and config.responses.truncated == "exclude":
-            self._give_up()  # with the turn that it answers: the turns before it are whole
-            return
-        answer = renderer.answer(result.output_ids, thinks=self._thinks, has_tools=self._tools is not None)
-        self._last = (request, result)
-        self._messages = [*self._prompt, answer]
-        self._turn += 1
-        self._waiting.popleft()
-        calls_a_tool = self._tools is not None and renderer.calls_a_tool(answer)
-        if self.was_cut_off or not answer["content"].strip() or calls_a_tool:
-            self._give_up()  # nobody would go on after half an answer, and nobody is here to answer a call
-
-    def fail(self, failure: GenerationFailure) -> None:
-        """Give the whole conversation up: an answer cannot be had."""
-        self._rejection = RowRejected(failure.reason, detail=failure.words or None)
-        self._give_up()
-
-    def outcome(self, config: Config) -> _Outcome:
-        """The row that is written, or the reason for the quarantine."""
-        prompt_id = self.numbered.row["prompt_id"]
-        row = {
-            "id": hashlib.sha256(f"{prompt_id}/{self.numbered.index}".encode()).hexdigest()[:32],
-            "prompt_id": prompt_id,
-            "messages": self._messages,
-            TOOLS: self._tools,
-            **(_NO_ANSWER if self._last is None else _answer_columns(config, *self._last)),
-        }
-        if self._turn != 1 and not self._thinks:
-            row |= {"prompt_ids": None, "output_ids": None}
-        numbered = self.numbered
-        return _Outcome(
-            numbered.split,
-            numbered.position,
-            numbered.index,
-            row,
-            self._rejection,
-            excerpt=self._prompt[-1]["content"],
-            is_excluded=self.is_excluded,
-        )
-
-    def _give_up(self) -> None:
-        self.turns_left_out = self._num_unasked + len(self._waiting)
-        self._waiting.clear()
-
-
-_NO_ANSWER = dict.fromkeys(
-    ("prompt_ids", "output_ids", "finish_reason", "sampling", "engine", "engine_version", "ids_from")
-)
-
-
-def _answer_columns(config: Config, request: GenerationRequest, result: GenerationResult) -> dict[str, Any]:
-    """What a row says of an answer."""
-    sampling = {name: getattr(config.responses, name) for name in ("temperature", "top_p", "top_k")}
-    return {
-        "prompt_ids": request.prompt_ids,
-        "output_ids": result.output_ids,
-        "finish_reason": result.finish_reason,
-        "sampling": {**sampling, "max_new_tokens": request.max_new_tokens, "seed": request.seed},
-        "engine": result.engine,
-        "engine_version": result.engine_version,
-        "ids_from": result.ids_from,
-    }
-
-
-def _read_conversations(folder: Path) -> Iterator[_Numbered]:
+def _read_conversations(folder: Path) -> Iterator[Numbered]:
     """The conversations of all splits in order, numbered among equal prompts."""
     for split in SPLITS:
         rows = read_conversations(folder / f"{split}.parquet", ("id", "prompt_id", "messages"))
@@ -410,19 +177,19 @@ def _read_conversations(folder: Path) -> Iterator[_Numbered]:
         for _, group in itertools.groupby(rows, key=lambda row: row["prompt_id"]):
             for index, row in enumerate(group):
                 number += 1
-                yield _Numbered(split, Position(f"{split}.parquet", number), index, row)
+                yield Numbered(split, Position(f"{split}.parquet", number), index, row)
 
 
-def _keep(rows: Iterator[_Numbered], progress: Progress) -> Iterator[_Outcome]:
+def _keep(rows: Iterator[Numbered], progress: Progress) -> Iterator[Outcome]:
     """The conversations as they are; those without an answer are rejected."""
     for numbered in rows:
         messages = numbered.row["messages"]
         has_answer = any(message["role"] == "assistant" for message in messages)
         rejection = None if has_answer else RowRejected("no answer to keep (data.responses.mode is keep)")
-        row = {**numbered.row, **_NO_ANSWER}
+        row = {**numbered.row, **NO_ANSWER}
         progress.advance()
         excerpt = messages[-1]["content"]
-        yield _Outcome(numbered.split, numbered.position, numbered.index, row, rejection, excerpt)
+        yield Outcome(numbered.split, numbered.position, numbered.index, row, rejection, excerpt)
 
 
 class _Answering:
@@ -440,7 +207,7 @@ class _Answering:
     def __init__(
         self,
         config: Config,
-        rows: Iterator[_Numbered],
+        rows: Iterator[Numbered],
         renderer: Renderer,
         journal: Journal | None,
         counts: Counter[str],
@@ -453,11 +220,11 @@ class _Answering:
         self._counts = counts
         self._progress = progress
         self._identity = config.responses.model_dump(mode="json")
-        self._window: deque[_Conversation] = deque()  # in order; the front is handed on as soon as it is finished
-        self._ready: deque[_Conversation] = deque()  # of those, the ones with a turn to ask
-        self._asked: dict[str, tuple[GenerationRequest, _Conversation]] = {}
+        self._window: deque[Conversation] = deque()  # in order; the front is handed on as soon as it is finished
+        self._ready: deque[Conversation] = deque()  # of those, the ones with a turn to ask
+        self._asked: dict[str, tuple[GenerationRequest, Conversation]] = {}
 
-    def run(self, generate: Generate) -> Iterator[_Outcome]:
+    def run(self, generate: Generate) -> Iterator[Outcome]:
         """Answer all; outcomes in the order of the rows."""
         while True:
             for result in generate(self._next_request):
@@ -485,7 +252,7 @@ class _Answering:
             self._progress.advance()
         return None
 
-    def _next(self) -> _Conversation | None:
+    def _next(self) -> Conversation | None:
         """A conversation that has a turn to ask: one that has begun, else a new one if the window has room."""
         if self._ready:
             return self._ready.popleft()
@@ -494,7 +261,7 @@ class _Answering:
         numbered = next(self._rows, None)
         if numbered is None:
             return None
-        self._window.append(_Conversation(numbered, thinks=self._renderer.thinks(numbered.row["messages"])))
+        self._window.append(Conversation(numbered, thinks=self._renderer.thinks(numbered.row["messages"])))
         return self._window[-1]
 
     def _take(self, result: GenerationResult | GenerationFailure) -> None:
@@ -512,7 +279,7 @@ class _Answering:
         else:
             self._progress.advance()
 
-    def _append(self, conversation: _Conversation, request: GenerationRequest, result: GenerationResult) -> None:
+    def _append(self, conversation: Conversation, request: GenerationRequest, result: GenerationResult) -> None:
         conversation.take(self._config, request, result, self._renderer)
         self._counts["answers"] += 1
         self._counts["prompt_tokens"] += len(request.prompt_ids)
@@ -520,7 +287,7 @@ class _Answering:
         self._counts[f"engine {result.engine} {result.engine_version}"] += 1
         self._counts[f"ids_from {result.ids_from}"] += 1
 
-    def _finished(self) -> Iterator[_Outcome]:
+    def _finished(self) -> Iterator[Outcome]:
         while self._window and not self._window[0].is_open:
             conversation = self._window.popleft()
             self._counts["truncated"] += conversation.was_cut_off

@@ -1,6 +1,6 @@
 """What one row must contain to be a conversation, and the hashes by which conversations and prompts are known.
 
-Not here: reading (sources.py), and what is done with the rows (conversations.py). Standard library only.
+Not here: reading (readers.py), and what is done with the rows (conversations/build.py). Standard library only.
 """
 
 import hashlib
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deepspec.data.config import Config
-from deepspec.data.rows import Message, RowRejected, excerpt_of
-from deepspec.data.sources import COLUMNS, TOO_LONG
-from deepspec.data.tool_calls import linked, parse_calls, parse_tools
+from deepspec.data.sources.readers import COLUMNS, TOO_LONG
+from deepspec.data.sources.rows import Message, RowRejected, excerpt_of
+from deepspec.data.sources.tool_calls import linked, parse_calls, parse_tools
 
 _ROLES = {name: name for name in ("system", "user", "assistant", "tool")} | {"human": "user", "gpt": "assistant"}
 _ID_CHARACTERS = 32  # 128 bits of SHA-256: no two of a billion conversations collide

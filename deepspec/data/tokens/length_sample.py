@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from deepspec.data.config import Config
 
 if TYPE_CHECKING:
-    from deepspec.data.chat import Renderer
-    from deepspec.data.rows import Message
-    from deepspec.data.sources import Source
+    from deepspec.data.chat.renderer import Renderer
+    from deepspec.data.sources.readers import Source
+    from deepspec.data.sources.rows import Message
 
     Row = tuple[list[Message], str | None]
 
@@ -78,9 +78,9 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     """
     import numpy as np
 
-    from deepspec.data.conversations import split_of
-    from deepspec.data.parsing import prompt_hash
-    from deepspec.data.sources import find_sources
+    from deepspec.data.conversations.build import split_of
+    from deepspec.data.sources.parsing import prompt_hash
+    from deepspec.data.sources.readers import find_sources
 
     sources = find_sources([entry.path for entry in config.source])
     if any(source.kind not in ("jsonl", "parquet") for source in sources):
@@ -108,8 +108,8 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
 
 def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[Row]":
     """Parsed conversations and their tools: all of them up to the limit, or those from a few places of each source."""
-    from deepspec.data.parsing import parse_conversation
-    from deepspec.data.rows import RowRejected
+    from deepspec.data.sources.parsing import parse_conversation
+    from deepspec.data.sources.rows import RowRejected
 
     raw = (row for source in sources for row in _some_rows(config, source, len(sources), whole=whole))
     for value in islice(raw, _MOST_ROWS):
@@ -121,7 +121,7 @@ def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Itera
 
 def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: bool) -> Iterator[object]:
     if whole:
-        from deepspec.data.sources import read_rows
+        from deepspec.data.sources.readers import read_rows
 
         rows = read_rows(source, max_row_bytes=config.max_row_bytes)
         yield from (row.value for row in rows if row.rejection is None)
@@ -164,7 +164,7 @@ def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[obj
 
 def _lengths(config: Config, rows: "Sequence[Row]", renderer: "Renderer") -> Iterator[tuple[int, int]]:
     """Tokens and supervised tokens of each conversation, cut as a run does it."""
-    from deepspec.data.rows import RowRejected
+    from deepspec.data.sources.rows import RowRejected
 
     answered = [row for row in rows if row[0][-1]["role"] == "assistant"]
     rendered = []

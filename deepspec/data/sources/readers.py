@@ -2,7 +2,7 @@
 
 A file that cannot be read at all raises; a row that cannot be read is handed on as rejected, so that it is
 quarantined and counted like any other. Rows are streamed: no more than one row (JSON Lines) or one batch (Parquet) is
-in memory. Not here: what a row must contain (conversations.py). `datasets` is imported only if a source needs it.
+in memory. Not here: what a row must contain (conversations/build.py). `datasets` is imported only if a source needs it.
 """
 
 import codecs
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from deepspec.data.hub import HubPart, local_files, split_id
-from deepspec.data.rows import Position, RawRow, RowRejected, excerpt_of
+from deepspec.data.sources.hub import HubPart, local_files, split_id
+from deepspec.data.sources.rows import Position, RawRow, RowRejected, excerpt_of
 from deepspec.data.tables import TOOLS
 from deepspec.errors import DataError
 

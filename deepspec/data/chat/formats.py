@@ -1,6 +1,6 @@
 """What chat templates write around the assistant's turns, one format for each family's templates.
 
-A format only finds the answers in a text; the text itself is written by the target's own template (chat.py).
+A format only finds the answers in a text; the text itself is written by the target's own template (renderer.py).
 """
 
 from dataclasses import dataclass

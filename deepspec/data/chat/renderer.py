@@ -1,10 +1,10 @@
 """Conversations as the target sees them: template rendering, and which tokens are supervised.
 
 The text always comes from the tokenizer's own chat template, which transformers runs in jinja's immutable sandbox. A
-`ChatFormat` (chat_formats.py) only says what that text's markers are, so that the assistant's part of it can be found.
-It is found by rendering the same sequence of roles once with placeholders (skeleton.py): a conversation that *contains*
-markers cannot shift the mask. The mask then comes from the character offsets of ONE tokenisation of the whole text;
-prefixes are never tokenised.
+`ChatFormat` (formats.py) only says what that text's markers are, so that the assistant's part of it can be found.
+It is found by rendering the same sequence of roles once with placeholders (template_layout.py): a conversation that
+*contains* markers cannot shift the mask. The mask then comes from the character offsets of ONE tokenisation of the
+whole text; prefixes are never tokenised.
 
 Masks (spec/algorithms.md, "Decoding, caches and positions"): "serving" supervises what the target generates when it
 serves: the answer, its tool calls and the token that ends them, not what the template puts into the prompt, and never
@@ -35,9 +35,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deepspec.data.chat_formats import ChatFormat
-from deepspec.data.rows import Message, RowRejected, excerpt_of
-from deepspec.data.skeleton import (
+from deepspec.data.chat.formats import ChatFormat
+from deepspec.data.chat.template_layout import (
     CHANGED,
     Part,
     Place,
@@ -49,7 +48,8 @@ from deepspec.data.skeleton import (
     skeleton_of,
     split,
 )
-from deepspec.data.tokenizer import check_chat_template
+from deepspec.data.chat.tokenizer import check_chat_template
+from deepspec.data.sources.rows import Message, RowRejected, excerpt_of
 from deepspec.errors import UnsupportedTarget
 
 if TYPE_CHECKING:

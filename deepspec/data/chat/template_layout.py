@@ -4,7 +4,7 @@ The text around the placeholders, which the template wrote, is thereby known, an
 (markers, say) cannot shift what is found. Tool calls are written by the template from structured arguments: a second
 rendering, with the conversation's own calls and tools but placeholders for its contents, gives that text as it is.
 
-Not here: how messages reach the template, and masks (chat.py).
+Not here: how messages reach the template, and masks (renderer.py).
 """
 
 import re
@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deepspec.data.rows import RowRejected
+from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import UnsupportedTarget
 
 if TYPE_CHECKING:
-    from deepspec.data.chat_formats import ChatFormat
+    from deepspec.data.chat.formats import ChatFormat
 
 _SLOT = re.compile(r"q7slot(\d+)(thought|answer|call)q7")
 _KINDS = ("thought", "answer", "call")

@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Template
 
+COUNTED = (
+    "rows",
+    "quarantined",
+    "excluded",
+    "decontaminated",
+    "duplicates",
+    "near_duplicates",
+    "left_out",
+    "conversations",
+)
+"""Of each source: rows read; where each of them went; and what stayed."""
+
 _BAR_CHARACTERS = 40
 
 _TEMPLATE = """\
@@ -80,7 +92,6 @@ def conversations_page(statistics: Mapping[str, Any], shown: Sequence[Mapping[st
         statistics: as in `about/statistics.json`.
         shown: conversations: `source, domain, split, id, messages`.
     """
-    from deepspec.data.statistics import COUNTED
 
     lengths = statistics["lengths"]
     return _template().render(

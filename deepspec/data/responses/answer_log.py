@@ -4,7 +4,7 @@ A SQLite file in the stage's work folder, one row an answer, looked up by key: m
 are, and a row is there whole or not at all, whenever the process is killed. (After a power failure the last answers
 may be missing: those are asked for again.) The order of completion leaves no trace in what is read back.
 
-Not here: what an answer is, and what it depends on (responses.py).
+Not here: what an answer is, and what it depends on (regenerate.py).
 """
 
 import hashlib

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from deepspec.data.parsing import prompt_hashes
-from deepspec.data.rows import Message
-from deepspec.data.words import words_of
+from deepspec.data.conversations.words import words_of
+from deepspec.data.sources.parsing import prompt_hashes
+from deepspec.data.sources.rows import Message
 
 _TEMPLATE_WORDS = 8
 _TEMPLATE_PROMPTS = 3

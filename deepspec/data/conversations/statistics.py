@@ -2,7 +2,7 @@
 
 Names of sources are no part of what a stage computes, so all of this lies in the artifact's `about/`. It is a function
 of the rows and of `data.seed` all the same. Lengths are in characters and messages: tokens are counted where they come
-into being (tokens.py). Not here: what is kept (conversations.py).
+into being (tokens/encode.py). Not here: what is kept (build.py).
 """
 
 import heapq
@@ -12,21 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.data.config import SPLITS, SourceEntry
-from deepspec.data.mixture import fraction_of
-from deepspec.data.rows import source_name
+from deepspec.data.conversations.mixture import fraction_of
+from deepspec.data.conversations.statistics_page import COUNTED
+from deepspec.data.sources.rows import source_name
 from deepspec.data.tables import write_summary
-
-COUNTED = (
-    "rows",
-    "quarantined",
-    "excluded",
-    "decontaminated",
-    "duplicates",
-    "near_duplicates",
-    "left_out",
-    "conversations",
-)
-"""Of each source: rows read; where each of them went; and what stayed."""
 
 UNKNOWN = "unknown"
 """The domain of a source that says none."""
@@ -133,7 +122,7 @@ class Statistics:
 
     def write(self, folder: Path) -> None:
         """Write `about/statistics.json` and `about/sample.html` below the folder of the artifact."""
-        from deepspec.data.page import conversations_page
+        from deepspec.data.conversations.statistics_page import conversations_page
 
         about = folder / "about"
         about.mkdir(exist_ok=True)

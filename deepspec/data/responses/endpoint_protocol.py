@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepspec.data.config import Responses
-from deepspec.data.responses import GenerationFailure, GenerationRequest, GenerationResult
-from deepspec.data.rows import excerpt_of
+from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
+from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
 
 if TYPE_CHECKING:

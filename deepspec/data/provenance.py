@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from deepspec.data.rows import Position
+from deepspec.data.sources.rows import Position
 from deepspec.data.tables import TableWriter, read_table
 
 _FILE = Path("about") / "positions.parquet"

@@ -1,0 +1,13 @@
+"""Conversations as the target sees them: rendered text, token ids, and which tokens are supervised.
+
+    renderer = Renderer(load_tokenizer(target), family.chat, thinking="off")
+    renderer.prompt_ids(messages, …)     what the target reads before it answers
+    renderer.encode(…)                   a whole conversation with its loss mask
+
+    renderer ──► template_layout     where the template put each content, found with placeholders
+       │              │
+       ├──────────────┴──► formats   what a template writes around the assistant's turns, a value per family
+       └──► tokenizer                loads the target's tokenizer, and says which one it is
+
+The target's own template, in jinja's sandbox, writes the text; a format only finds the answers in it.
+"""
