@@ -17,7 +17,7 @@ from deepspec.data.tokens.length_sample import Lengths
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
-from deepspec.states.widths import WIDTHS, files_bytes
+from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
 from deepspec.targets import FAMILIES, parameter_counts
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec, spec_from_config

@@ -19,8 +19,8 @@ def states(
     Finished shards stay in the run's work folder until all are there: a capture that was interrupted goes on.
     With `captured`, the states are those of an engine's files, and the target is not run.
     """
-    from deepspec.states.captured import CapturedFiles
-    from deepspec.states.writer import RunTarget, StateOrigin, write_states
+    from deepspec.states.capture.engine_files import CapturedFiles
+    from deepspec.states.capture.writer import RunTarget, StateOrigin, write_states
 
     how, layers = run.recipe.run, tuple(layer_ids)
     if captured is None and how.num_shard_workers > 1:
@@ -44,8 +44,10 @@ def _in_parts(
     run: Run[Recipe], out: Path, tokens_file: Path, target: Path, layer_ids: tuple[int, ...]
 ) -> dict[str, Any]:
     """The same by several workers, which load the target each."""
-    from deepspec.states.parts import TargetPlace, capture_part, parts_of
-    from deepspec.states.writer import Survey, finished_tokens, gather_shards
+    from deepspec.states.capture.finished_shards import finished_tokens
+    from deepspec.states.capture.parts import TargetPlace, capture_part, parts_of
+    from deepspec.states.capture.survey import Survey
+    from deepspec.states.capture.writer import gather_shards
     from deepspec.targets.directory import read_spec
 
     how, config, work = run.recipe.run, run.recipe.states, run.work_folder / "shards"

@@ -36,12 +36,14 @@ import torch
 from deepspec.bench import measuring
 from deepspec.data.tokens.encode import mask_to_runs
 from deepspec.errors import DeepspecError
-from deepspec.states.codecs import CODECS
+from deepspec.states.capture.survey import Survey
+from deepspec.states.capture.writer import RunTarget, gather_shards, write_shards, write_states
 from deepspec.states.config import Config
-from deepspec.states.layout import has_final
+from deepspec.states.format.codecs import CODECS
+from deepspec.states.format.layout import has_final
 from deepspec.states.order import pack
 from deepspec.states.reader import StateReader
-from deepspec.states.writer import RunTarget, Survey, TokenDocument, gather_shards, write_shards, write_states
+from deepspec.states.token_documents import TokenDocument
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target, TargetOutput
 

@@ -15,9 +15,9 @@ import torch
 from deepspec.errors import DataError
 from deepspec.states.batch import PackedStates
 from deepspec.states.config import Config
-from deepspec.states.layout import places
+from deepspec.states.format.layout import places
 from deepspec.states.order import DataOrder
-from deepspec.states.writer import read_documents
+from deepspec.states.token_documents import read_documents
 from deepspec.targets.capture import capture, length_batches
 from deepspec.targets.model import Target
 

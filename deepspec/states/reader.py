@@ -20,11 +20,19 @@ import numpy.typing as npt
 import torch
 
 from deepspec.errors import ArtifactError
-from deepspec.states.ahead import ReadAhead
 from deepspec.states.batch import PackedStates
-from deepspec.states.codecs import CODECS
-from deepspec.states.layout import CHECKSUMS, INDEX, TOKEN_COLUMNS, BlockChecksums, Layout, has_final, shard_schema
+from deepspec.states.format.codecs import CODECS
+from deepspec.states.format.layout import (
+    CHECKSUMS,
+    INDEX,
+    TOKEN_COLUMNS,
+    BlockChecksums,
+    Layout,
+    has_final,
+    shard_schema,
+)
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
+from deepspec.states.prefetch import ReadAhead
 from deepspec.store.reading.block_cache import BlockCache
 from deepspec.store.reading.files import ParquetTable, open_files
 

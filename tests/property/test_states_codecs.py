@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from deepspec.errors import DataError
-from deepspec.states.codecs import CODECS
-from deepspec.states.widths import bytes_per_token
+from deepspec.states.format.codec_sizes import bytes_per_token
+from deepspec.states.format.codecs import CODECS
 
 torch.set_num_threads(1)
 

@@ -15,9 +15,9 @@ from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, Lengths, s
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
 from deepspec.planning import GPUS, Room, estimate, largest_micro_batch, memory
 from deepspec.recipe import Recipe, load_recipe
+from deepspec.states.capture.writer import RunTarget, write_states
 from deepspec.states.config import Config as StatesConfig
-from deepspec.states.widths import WIDTHS, files_bytes
-from deepspec.states.writer import RunTarget, write_states
+from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
 from deepspec.targets import parameter_counts
 from deepspec.targets.capture import capture
 from deepspec.targets.model import Target

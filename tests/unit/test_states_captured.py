@@ -9,10 +9,10 @@ from torch import Tensor
 
 from deepspec.errors import DataError, RecipeError
 from deepspec.recipe import load_recipe
-from deepspec.states.captured import CapturedFiles, vllm_layer_ids
+from deepspec.states.capture.engine_files import CapturedFiles, vllm_layer_ids
+from deepspec.states.capture.writer import RunTarget, write_states
 from deepspec.states.config import Config
 from deepspec.states.reader import StateReader
-from deepspec.states.writer import RunTarget, write_states
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3

@@ -19,11 +19,12 @@ from torch import Tensor
 from deepspec.bench.states import RandomFiles, Sizes
 from deepspec.data.tokens.encode import mask_to_runs
 from deepspec.errors import ArtifactError, DataError, StoreFull
+from deepspec.states.capture.survey import Survey
+from deepspec.states.capture.writer import RunTarget, gather_shards, write_shards, write_states
 from deepspec.states.config import Config
-from deepspec.states.layout import has_final
+from deepspec.states.format.layout import has_final
 from deepspec.states.live import LiveStates
 from deepspec.states.reader import StateReader
-from deepspec.states.writer import RunTarget, Survey, gather_shards, write_shards, write_states
 from deepspec.store import Ingredients, open_store
 from deepspec.targets.model import Target
 from tests.fixtures.s3 import S3Server

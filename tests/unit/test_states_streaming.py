@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspec.errors import TransientError
-from deepspec.states.ahead import ReadAhead
 from deepspec.states.order import DataOrder, pack
+from deepspec.states.prefetch import ReadAhead
 from deepspec.states.reader import StateReader
 from deepspec.store import Artifact
 from deepspec.store.reading.block_cache import BlockCache

@@ -16,45 +16,25 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from deepspec.config import Section
-from deepspec.data.tokens.encode import runs_to_mask
 from deepspec.errors import DataError, StoreFull
 from deepspec.progress import SILENT, Progress
+from deepspec.states.capture.finished_shards import Finished, is_finished
+from deepspec.states.capture.survey import Survey
 from deepspec.states.config import Config
-from deepspec.states.layout import Layout, Places, Shard, places, shard_file
-from deepspec.states.shards import EncodedDocument, ShardWriter, encode, write_index
+from deepspec.states.format.layout import Layout
+from deepspec.states.format.shards import EncodedDocument, ShardWriter, encode, write_index
+from deepspec.states.token_documents import TokenDocument, read_documents
 from deepspec.store.reading.blocks import sha256_of
 from deepspec.targets.capture import capture, length_batches
 from deepspec.targets.model import Target
 
 _STRETCH_BATCHES = 8
-_READ_ROWS = 256
-
-
-@dataclass(frozen=True)
-class TokenDocument:
-    """One row of a tokens file.
-
-    Args:
-        number: its row number.
-        input_ids_T: int32.
-        supervised_T: bool.
-    """
-
-    number: int
-    input_ids_T: npt.NDArray[np.int32]
-    supervised_T: npt.NDArray[np.bool_]
 
 
 class StateOrigin(Protocol):
@@ -158,51 +138,6 @@ def write_states(
     )
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a tokens file holds, and where its documents will lie.
-
-    Args:
-        tokens_file: the file.
-        num_tokens_N, num_supervised_N: of each document.
-        places: shards and blocks.
-    """
-
-    tokens_file: Path
-    num_tokens_N: npt.NDArray[np.int64]
-    num_supervised_N: npt.NDArray[np.int64]
-    places: Places
-
-    @classmethod
-    def of(cls, tokens_file: Path, config: Config) -> "Survey":
-        """Look through a tokens file once.
-
-        Raises:
-            DataError: it has no documents or cannot be read.
-        """
-        counts = [(len(d.input_ids_T), int(d.supervised_T.sum())) for d in read_documents(tokens_file)]
-        if not counts:
-            raise DataError("there are no documents to capture.", where=str(tokens_file))
-        lengths, supervised = np.asarray(counts, dtype=np.int64).T
-        found = places(lengths.tolist(), shard_tokens=config.shard_tokens, block_tokens=config.block_tokens)
-        return cls(tokens_file, lengths, supervised, found)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all documents."""
-        return int(self.num_tokens_N.sum())
-
-    def shard(self, number: int) -> Shard:
-        """What is known of a shard beforehand."""
-        documents = self.places.documents(number)
-        return Shard(
-            file=shard_file(number),
-            num_documents=len(documents),
-            num_tokens=int(self.num_tokens_N[documents.start : documents.stop].sum()),
-            num_blocks=int(self.places.blocks_N[documents.stop - 1]) + 1,
-        )
-
-
 def write_shards(
     survey: Survey,
     work: Path,
@@ -257,7 +192,7 @@ def _write_shard(
             writer.close()
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        record = _Finished(shard=expected, size=partial.stat().st_size, sha256=sha256_of(partial))
+        record = Finished(shard=expected, size=partial.stat().st_size, sha256=sha256_of(partial))
         partial.replace(work / expected.file)
         record.write(work)
     finally:
@@ -296,45 +231,6 @@ def _write_stretch(
         progress.advance(start)
     for taken in stretch:
         writer.write(encoded.pop(taken.number))
-
-
-class _Finished(Section):
-    """Says that a shard in a work folder is whole: its bytes when it was written.
-
-    Only this deepspec and its successor in the same home read it, and what it does not understand is made again: it
-    needs no format.
-    """
-
-    shard: Shard
-    size: int
-    sha256: str
-
-    @staticmethod
-    def path(work: Path, file: str) -> Path:
-        return work / f"{file}.json"
-
-    def write(self, work: Path) -> None:
-        """Create the record; before that the shard does not count."""
-        path = self.path(work, self.shard.file)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(self.model_dump_json(), encoding="utf-8")
-        partial.replace(path)
-
-
-def is_finished(work: Path, shard: Shard) -> bool:
-    """Whether a shard lies whole in a work folder: all of its bytes are read and compared with its record."""
-    path = work / shard.file
-    try:
-        record = _Finished.model_validate_json(_Finished.path(work, shard.file).read_text(encoding="utf-8"))
-        return record.shard == shard and path.stat().st_size == record.size and sha256_of(path) == record.sha256
-    except (OSError, ValueError):
-        return False
-
-
-def finished_tokens(survey: Survey, work: Path) -> int:
-    """Tokens of the shards that have a record in a work folder; nothing is read."""
-    shards = (survey.shard(number) for number in range(survey.places.num_shards))
-    return sum(shard.num_tokens for shard in shards if _Finished.path(work, shard.file).exists())
 
 
 def gather_shards(
@@ -377,7 +273,7 @@ def gather_shards(
     with _room(out):
         for shard in shards:
             if work == out:
-                _Finished.path(work, shard.file).unlink()
+                Finished.path(work, shard.file).unlink()
             else:
                 _link(work / shard.file, out / shard.file)
         write_index(out, layout, survey.places, survey.num_tokens_N, survey.num_supervised_N)
@@ -416,39 +312,6 @@ def _room(folder: Path) -> Iterator[None]:
                 remedy="Free some space, or choose a smaller states.codec; finished shards are kept for the next run.",
             ) from error
         raise
-
-
-def read_documents(tokens_file: Path, start: int = 0, stop: int | None = None) -> Iterator[TokenDocument]:
-    """The rows start … stop-1 of a tokens file, in order; row groups before and behind them are not read.
-
-    Raises:
-        DataError: a row's mask does not fit its tokens, or the file cannot be read.
-    """
-    number = 0
-    try:
-        with pq.ParquetFile(tokens_file, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                num_rows = file.metadata.row_group(group).num_rows
-                if number + num_rows <= start or (stop is not None and number >= stop):
-                    number += num_rows
-                    continue
-                for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=["input_ids", "mask_runs"]):
-                    for ids, runs in zip(batch.column(0), batch.column(1), strict=True):
-                        if number >= start and (stop is None or number < stop):
-                            yield _document(tokens_file, number, ids, runs)
-                        number += 1
-    except (pa.ArrowException, KeyError) as error:
-        raise DataError(f"cannot be read as tokens: {error}.", where=str(tokens_file)) from error
-
-
-def _document(tokens_file: Path, number: int, ids: Any, runs: Any) -> TokenDocument:
-    input_ids_T = ids.values.to_numpy(zero_copy_only=False).astype(np.int32)
-    supervised_T = runs_to_mask(runs.values.to_numpy(zero_copy_only=False))
-    if len(supervised_T) != len(input_ids_T):
-        raise DataError(
-            f"the mask covers {len(supervised_T)} of {len(input_ids_T)} tokens.", where=f"{tokens_file.name}:{number}"
-        )
-    return TokenDocument(number, input_ids_T, supervised_T)
 
 
 def _check_finite(

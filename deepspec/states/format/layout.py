@@ -56,7 +56,7 @@ from pydantic import Field, ValidationError
 
 from deepspec.config import Section
 from deepspec.errors import ArtifactError
-from deepspec.states.widths import VALUE_COLUMNS, WIDTHS
+from deepspec.states.format.codec_sizes import VALUE_COLUMNS, WIDTHS
 from deepspec.store.reading.files import Files
 from deepspec.store.records import refuse_newer
 

@@ -1,6 +1,6 @@
 """Writing shards of states: whole documents, whole row groups, equal bytes for equal content.
 
-Not here: where states come from (writer.py) and how numbers become bytes (codecs.py).
+Not here: where states come from (capture/writer.py) and how numbers become bytes (codecs.py).
 """
 
 import json
@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from deepspec.states.codecs import CODECS, Bytes
-from deepspec.states.layout import (
+from deepspec.states.format.codec_sizes import VALUE_COLUMNS
+from deepspec.states.format.codecs import CODECS, Bytes
+from deepspec.states.format.layout import (
     CHECKSUMS,
     INDEX,
     INDEX_SCHEMA,
@@ -27,7 +28,6 @@ from deepspec.states.layout import (
     has_final,
     shard_schema,
 )
-from deepspec.states.widths import VALUE_COLUMNS
 
 _PAGE_BYTES = (1 << 31) - 1
 """A column of a row group is one page: its values lie in one piece, where readers find them without parsing pages."""

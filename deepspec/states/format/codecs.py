@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepspec.states.widths import WIDTHS, Bf16Widths, GroupedWidths, Widths
+from deepspec.states.format.codec_sizes import WIDTHS, Bf16Widths, GroupedWidths, Widths
 
 _CHUNK_NUMBERS = 1 << 20
 

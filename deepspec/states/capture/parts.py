@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepspec.states.capture.finished_shards import is_finished
+from deepspec.states.capture.survey import Survey
+from deepspec.states.capture.writer import RunTarget, write_shards
 from deepspec.states.config import Config
-from deepspec.states.writer import RunTarget, Survey, is_finished, write_shards
 
 
 @dataclass(frozen=True)

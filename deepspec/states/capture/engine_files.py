@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deepspec.errors import DataError
-from deepspec.states.writer import TokenDocument
+from deepspec.states.token_documents import TokenDocument
 from deepspec.targets import family_of
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
