@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from deepspec.drafts import algorithm_of
-from deepspec.drafts.directory_config import check_fits, read_draft_config
+from deepspec.drafts.files.config_json import check_fits, read_draft_config
 from deepspec.errors import ArtifactError, RecipeError
 from deepspec.recipe import Recipe, load_recipe, validated
 from deepspec.store import Artifact, Store

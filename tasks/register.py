@@ -59,7 +59,7 @@ def _card(
 ) -> str:
     """The card of the draft in `folder`, which was trained on `conversations`."""
     from deepspec.drafts import algorithm_of
-    from deepspec.drafts.directory_config import read_draft_config
+    from deepspec.drafts.files.config_json import read_draft_config
     from deepspec.registry.card import model_card
 
     algorithm = algorithm_of(folder)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from deepspec.bench import measuring
 from deepspec.bench.straightforward import DENSE
-from deepspec.drafts.attention import Backend, Blocks, choose_backend
+from deepspec.drafts.attention.choose import choose_backend
+from deepspec.drafts.attention.contracts import Backend, Blocks
 from deepspec.errors import RecipeError
 
 

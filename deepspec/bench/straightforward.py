@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.anchors import BlockSupervision
-from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention
-from deepspec.drafts.block import BlockOutput
-from deepspec.drafts.unroll import UnrollSupervision
-from deepspec.drafts.unrolled import UnrolledOutput
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.block.module import BlockOutput
+from deepspec.drafts.block.supervision import BlockSupervision
+from deepspec.drafts.unrolled.module import UnrolledOutput
+from deepspec.drafts.unrolled.supervision import UnrollSupervision
 from deepspec.errors import RecipeError
 from deepspec.losses import terms
 from deepspec.losses.chunked import LogitSources

@@ -19,7 +19,7 @@ import torch
 from deepspec.bench import measuring, straightforward
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.backbone import Computation, DraftModule
+from deepspec.drafts.layers import Computation, DraftModule
 from deepspec.planning import GPUS, spec_of
 from deepspec.recipe import load_recipe
 from deepspec.states.batch import PackedStates

@@ -10,7 +10,7 @@ Shapes: B rows, T tokens of a row, D hidden, H heads, d head dim, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from deepspec.drafts.backbone import GatedMlp, RMSNorm
+from deepspec.drafts.layers import GatedMlp, RMSNorm
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.layers import attend

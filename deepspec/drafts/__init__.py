@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from deepspec.drafts import dflash, dspark, eagle3
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.directory_config import read_draft_config
+from deepspec.drafts.files.config_json import read_draft_config
 from deepspec.errors import IncompatibleDraft
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(

@@ -19,7 +19,7 @@ from deepspec.targets.family import TargetSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deepspec.drafts.backbone import DraftModule
+    from deepspec.drafts.layers import DraftModule
     from deepspec.states.batch import PackedStates
 
     Ints: TypeAlias = Sequence[int] | Tensor

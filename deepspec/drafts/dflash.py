@@ -10,9 +10,9 @@ Source: DFlash paper (arXiv 2602.06036) and spec page "Algorithms"; where they d
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from deepspec.drafts.block_algorithm import BlockConfig, block_algorithm
-from deepspec.drafts.form import BlockForm
+from deepspec.drafts.block.algorithm import BlockConfig, block_algorithm
 from deepspec.drafts.layer_choice import chosen_layer_ids, chosen_mask_token
+from deepspec.drafts.structure import BlockForm
 from deepspec.targets.family import TargetSpec
 
 

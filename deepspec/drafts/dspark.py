@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from deepspec.drafts.block_algorithm import BlockConfig, block_algorithm
-from deepspec.drafts.form import BlockForm
+from deepspec.drafts.block.algorithm import BlockConfig, block_algorithm
 from deepspec.drafts.layer_choice import chosen_layer_ids, chosen_mask_token
+from deepspec.drafts.structure import BlockForm
 from deepspec.targets.family import TargetSpec
 
 

@@ -12,22 +12,22 @@ from pydantic import Field
 
 from deepspec.config import Section
 from deepspec.drafts.algorithm import Algorithm, Drafter, LossOutput
-from deepspec.drafts.directory_config import (
+from deepspec.drafts.files.config_json import (
     check_fields,
     check_fits,
     read_draft_config,
     unrolled_config,
     unrolled_form,
 )
-from deepspec.drafts.form import UnrolledForm
 from deepspec.drafts.layer_choice import chosen_layer_ids
+from deepspec.drafts.structure import UnrolledForm
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deepspec.drafts.unroll import UnrollSupervision
-    from deepspec.drafts.unrolled import UnrolledDraft
+    from deepspec.drafts.unrolled.module import UnrolledDraft
+    from deepspec.drafts.unrolled.supervision import UnrollSupervision
     from deepspec.states.batch import PackedStates
 
 
@@ -73,41 +73,41 @@ def _num_draft_tokens(config: Config) -> int:
 
 
 def _build(config: Config, spec: TargetSpec) -> "UnrolledDraft":
-    from deepspec.drafts import weights
-    from deepspec.drafts.unrolled import UnrolledDraft
+    from deepspec.drafts import initialization
+    from deepspec.drafts.unrolled.module import UnrolledDraft
 
-    return weights.build(lambda: UnrolledDraft(_form(config, spec), spec))
+    return initialization.build(lambda: UnrolledDraft(_form(config, spec), spec))
 
 
 def _initialize(draft: "nn.Module", embedding_VD: "Tensor", head_VD: "Tensor", seed: int) -> None:
-    from deepspec.drafts import weights
-    from deepspec.drafts.unrolled import unrolled_draft
+    from deepspec.drafts import initialization
+    from deepspec.drafts.unrolled.module import unrolled_draft
 
-    weights.initialize(draft, unrolled_draft(draft).spec.initializer_range, embedding_VD, head_VD, seed)
+    initialization.initialize(draft, unrolled_draft(draft).spec.initializer_range, embedding_VD, head_VD, seed)
 
 
 def _supervise(batch: "PackedStates", config: Config, *, seed: int, step: int) -> "UnrollSupervision":  # noqa: ARG001
-    from deepspec.drafts.unroll import unroll_supervision
+    from deepspec.drafts.unrolled.supervision import unroll_supervision
 
     return unroll_supervision(batch, num_steps=config.num_draft_tokens, step_decay=config.step_loss_decay)
 
 
 def _loss(draft: "nn.Module", batch: "PackedStates", supervision: Any, totals: Mapping[str, float]) -> LossOutput:
-    from deepspec.drafts.unrolled import unrolled_loss
+    from deepspec.drafts.unrolled.module import unrolled_loss
 
     return unrolled_loss(draft, batch, supervision, totals)
 
 
 def _drafter(draft: "nn.Module", config: Config) -> Drafter:  # noqa: ARG001  # the draft knows its form
-    from deepspec.drafts.unrolled import unrolled_draft
-    from deepspec.drafts.unrolled_drafter import UnrolledDrafter
+    from deepspec.drafts.unrolled.drafter import UnrolledDrafter
+    from deepspec.drafts.unrolled.module import unrolled_draft
 
     return UnrolledDrafter(unrolled_draft(draft))
 
 
 def _save(draft: "nn.Module", directory: Path, config: Config, spec: TargetSpec) -> None:
-    from deepspec.drafts import directory as draft_directory
-    from deepspec.drafts.unrolled import unrolled_draft
+    from deepspec.drafts.files import weights_file as draft_directory
+    from deepspec.drafts.unrolled.module import unrolled_draft
 
     dtype = str(unrolled_draft(draft).fc.weight.dtype).removeprefix("torch.")
     written = unrolled_config(_form(config, spec), spec, dtype, config.step_loss_decay)
@@ -124,9 +124,9 @@ def _load(
 ) -> "nn.Module":
     import torch
 
-    from deepspec.drafts import weights
-    from deepspec.drafts.directory import load_weights
-    from deepspec.drafts.unrolled import UnrolledDraft
+    from deepspec.drafts import initialization
+    from deepspec.drafts.files.weights_file import load_weights
+    from deepspec.drafts.unrolled.module import UnrolledDraft
 
     written = read_draft_config(directory)
     found = unrolled_form(written, directory)
@@ -142,7 +142,7 @@ def _load(
             directory,
         )
     with torch.device(device):
-        draft = weights.build(lambda: UnrolledDraft(found, spec)).to(getattr(torch, dtype))
+        draft = initialization.build(lambda: UnrolledDraft(found, spec)).to(getattr(torch, dtype))
     load_weights(draft, directory)
     return draft
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from deepspec.drafts import algorithm_of
-from deepspec.drafts.directory import WEIGHTS_FILE
-from deepspec.drafts.directory_config import CONFIG_FILE, read_draft_config
+from deepspec.drafts.files.config_json import CONFIG_FILE, read_draft_config
+from deepspec.drafts.files.weights_file import WEIGHTS_FILE
 from deepspec.errors import DeepspecError, IncompatibleDraft
 from deepspec.export.format import Format
 from deepspec.targets import FAMILIES

@@ -22,7 +22,7 @@ from deepspec.training.job import TrainJob
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deepspec.drafts.backbone import DraftModule
+    from deepspec.drafts.layers import DraftModule
     from deepspec.states.batch import PackedStates, StateSource
     from deepspec.targets.model import Target
     from deepspec.training.objective import Placement
@@ -156,8 +156,8 @@ class DraftObjective:
     def __init__(self, config: DraftJobConfig, train: Config, execution: Execution, placement: "Placement") -> None:
         import torch
 
-        from deepspec.drafts import weights
-        from deepspec.drafts.backbone import Computation
+        from deepspec.drafts import initialization
+        from deepspec.drafts.layers import Computation
 
         self._config = config
         self._train = train
@@ -184,7 +184,7 @@ class DraftObjective:
         self._held_out: Sequence[tuple[PackedStates, Any]] = ()
         tables = self._tables()
         self._algorithm.initialize(self.module, *tables, train.seed)
-        weights.share_tables(self.module, *tables)
+        initialization.share_tables(self.module, *tables)
         if config.init is not None:
             self._start_from(config.init)
 
@@ -232,7 +232,7 @@ class DraftObjective:
 
     def _target(self) -> "Target":
         """The target, loaded when it is first needed; the draft then shares its tables."""
-        from deepspec.drafts import weights
+        from deepspec.drafts import initialization
         from deepspec.targets.model import Target
 
         if self._loaded is None:
@@ -242,7 +242,7 @@ class DraftObjective:
                 dtype=self._config.target_dtype,
                 layer_ids=self._layer_ids,
             )
-            weights.share_tables(self.module, *self._tables())
+            initialization.share_tables(self.module, *self._tables())
         return self._loaded
 
     def micro_batches(self, step: int) -> Sequence[MicroBatch]:

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention
-from deepspec.drafts.backbone import Computation
-from deepspec.drafts.weights import TABLES
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.initialization import TABLES
+from deepspec.drafts.layers import Computation
 from deepspec.losses import chunked
 from deepspec.states.batch import PackedStates
 from deepspec.targets.family import TargetSpec

@@ -301,8 +301,8 @@ def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_
     """Without a context and behind a causal mask, the block's layer and the fused one are Gemma's decoder layer."""
     from transformers import AutoModelForCausalLM
 
-    from deepspec.drafts.attention_sdpa import SDPA
-    from deepspec.drafts.backbone import BlockLayer
+    from deepspec.drafts.attention.sdpa import SDPA
+    from deepspec.drafts.layers import BlockLayer
     from deepspec.targets import family_of
 
     path = tiny_gemma4(tmp_path, attention_k_eq_v=keys_as_values)

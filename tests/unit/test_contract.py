@@ -127,7 +127,7 @@ TOY_ALGORITHM = """
 from typing import Literal
 
 from deepspec.drafts import dflash
-from deepspec.drafts.block_algorithm import block_algorithm
+from deepspec.drafts.block.algorithm import block_algorithm
 
 
 class Config(dflash.Config):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepspec.drafts.anchors import block_supervision, draw_anchors
+from deepspec.drafts.block.supervision import block_supervision, draw_anchors
 from deepspec.states.batch import PackedStates
 
 LENGTHS = (12, 1, 30, 7)

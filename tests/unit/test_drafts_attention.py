@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from deepspec.drafts.attention import Blocks, choose_backend
-from deepspec.drafts.attention_flex import FLEX, TILE, block_mask, block_sight, causal_sight
-from deepspec.drafts.attention_sdpa import SDPA
+from deepspec.drafts.attention.choose import choose_backend
+from deepspec.drafts.attention.contracts import Blocks
+from deepspec.drafts.attention.flex import FLEX, TILE, block_mask, block_sight, causal_sight
+from deepspec.drafts.attention.sdpa import SDPA
 
 BACKENDS = {"sdpa": SDPA, "flex": FLEX}
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-from deepspec.drafts import ALGORITHMS, backbone
-from deepspec.drafts.backbone import Computation, DraftModule
+from deepspec.drafts import ALGORITHMS, layers
+from deepspec.drafts.layers import Computation, DraftModule
 from deepspec.states.batch import PackedStates
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
@@ -81,8 +81,8 @@ def test_loss_and_gradients_stay_the_same(
     algorithm: Any, spec: TargetSpec, compiled: bool, recomputed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Traced and differentiated as for any compiler; inductor itself is asked in a test of its own.
-    monkeypatch.setattr(backbone, "COMPILER", "aot_eager")
-    backbone._compiled.cache_clear()
+    monkeypatch.setattr(layers, "COMPILER", "aot_eager")
+    layers._compiled.cache_clear()
     config, batch = config_of(algorithm), batch_of(spec, (13, 5, 20))
     expected = gradients(algorithm, draft_of(algorithm, config, spec), config, batch)
     draft = draft_of(algorithm, config, spec)
@@ -94,7 +94,7 @@ def test_loss_and_gradients_stay_the_same(
             assert relative(found[name], wanted) <= 1e-5, name
         else:
             assert torch.equal(found[name], wanted), name
-    backbone._compiled.cache_clear()
+    layers._compiled.cache_clear()
 
 
 def test_in_half_precision_a_draft_trains_and_is_written(algorithm: Any, spec: TargetSpec, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_recomputing_keeps_less(algorithm: Any, spec: TargetSpec) -> None:
 
 def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
     """Train on batches of other lengths each; how many graphs were compiled, all of them in the first three steps."""
-    backbone._compiled.cache_clear()
+    layers._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
     config = config_of(algorithm)
@@ -164,7 +164,7 @@ def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[2] >= 2  # a layer's two regions, at least
     assert graphs[-1] == graphs[2]
-    backbone._compiled.cache_clear()
+    layers._compiled.cache_clear()
     return int(graphs[-1])
 
 
@@ -172,7 +172,7 @@ def test_nothing_is_compiled_again_for_other_lengths(
     algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = read_spec(TARGETS["qwen3"](tmp_path / "target", vocab_size=VOCAB))
-    monkeypatch.setattr(backbone, "COMPILER", "aot_eager")
+    monkeypatch.setattr(layers, "COMPILER", "aot_eager")
     no_recompilation(algorithm, spec, 12)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepspec.drafts import ALGORITHMS
-from deepspec.drafts.backbone import Computation
+from deepspec.drafts.layers import Computation
 from deepspec.states.batch import PackedStates
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
-from deepspec.drafts.attention import BlockAttention, Blocks, CausalAttention
-from deepspec.drafts.backbone import DraftModule, KeysValues, RMSNorm, UnrolledLayer
-from deepspec.drafts.form import UnrolledForm
+from deepspec.drafts.attention.contracts import BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.layers import DraftModule, KeysValues, RMSNorm, UnrolledLayer
 from deepspec.drafts.metrics import acceptance_metrics
-from deepspec.drafts.unroll import UnrollSupervision
+from deepspec.drafts.structure import UnrolledForm
+from deepspec.drafts.unrolled.supervision import UnrollSupervision
 from deepspec.losses import chunked
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of

@@ -1,4 +1,4 @@
-"""Block attention as one flex-attention kernel over the whole pack, for GPUs; see `attention`.
+"""Block attention as one flex-attention kernel over the whole pack, for GPUs; see `contracts`.
 
 Every query sees two runs of keys in `[context ; own keys]`: the first positions of its document, and its own block.
 So who sees whom is four numbers a query, and which tiles of the kernel have something to see follows from them without
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention, no_queries
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, no_queries
 
 TILE = 128
 """Queries and keys of a tile: flex attention's own default."""

@@ -1,4 +1,4 @@
-"""Block attention by scaled dot products with an explicit mask over a few blocks at a time; see `attention`.
+"""Block attention by scaled dot products with an explicit mask over a few blocks at a time; see `contracts`.
 
 Blocks are ascending, so each group needs the context up to its last block only, and the blocks' own keys stay few.
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.drafts.attention import Backend, BlockAttention, Blocks, CausalAttention, no_queries
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, no_queries
 from deepspec.targets.layers import attend
 
 # Blocks of one group see each other's keys only to have them masked: larger groups waste work, smaller ones pay more

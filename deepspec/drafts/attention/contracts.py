@@ -5,20 +5,18 @@ strictly before it and each other in both directions; or one position of an unro
 and its own keys of earlier steps.
 
 Training attends over packed documents, without padding and without repeating keys for grouped queries. Who sees whom
-is said once (`Blocks`); two backends compute it, equal to each other by test: `attention_sdpa` has a backward on every
-device, `attention_flex` is the one for GPUs, where one kernel skips what nobody sees.
+is said once (`Blocks`); two backends compute it, equal to each other by test: `sdpa` has a backward on every device,
+`flex` is the one for GPUs, where one kernel skips what nobody sees.
 
 Shapes: T packed context tokens, A blocks, N queries of all blocks, M own keys of all blocks, H heads, d head dim.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-BackendName = Literal["auto", "sdpa", "flex"]
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,3 @@ def no_queries(queries_NHd: Tensor, *others: Tensor) -> Tensor:
     Processes that divide the weights add up gradients weight by weight: none may lack one.
     """
     return queries_NHd + 0 * torch.stack([other.sum() for other in others]).sum()
-
-
-def choose_backend(name: BackendName, device: torch.device) -> Backend:
-    """The backend of that name; auto: flex attention on a GPU, scaled dot products elsewhere.
-
-    Cost: flex attention imports torch's compiler when it is first asked for.
-    """
-    if name == "flex" or (name == "auto" and device.type == "cuda"):
-        from deepspec.drafts.attention_flex import FLEX
-
-        return FLEX
-    from deepspec.drafts.attention_sdpa import SDPA
-
-    return SDPA

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepspec.drafts.algorithm import Proposal
-from deepspec.drafts.block import BlockDraft
+from deepspec.drafts.block.module import BlockDraft
 from deepspec.losses.terms import soft_cap, wide
 from deepspec.targets import family_of
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm

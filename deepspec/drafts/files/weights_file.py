@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from deepspec.drafts.directory_config import CONFIG_FILE
+from deepspec.drafts.files.config_json import CONFIG_FILE
 from deepspec.errors import IncompatibleDraft
 
 WEIGHTS_FILE = "model.safetensors"

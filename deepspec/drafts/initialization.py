@@ -72,3 +72,11 @@ def share_tables(draft: nn.Module, embedding_VD: Tensor, head_VD: Tensor) -> Non
         if parameter.shape != table_VD.shape:
             raise ValueError(f"{name} has shape {list(parameter.shape)}, the target's {list(table_VD.shape)}")
         parameter.data = table_VD.detach().to(parameter.device)
+
+
+def unset_embedding(num_rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are still to be set.
+
+    On the meta device torch's own initialisation would import its compiler first, a second of CPU time for nothing.
+    """
+    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))

@@ -11,16 +11,16 @@ from pydantic import Field
 
 from deepspec.config import Section
 from deepspec.drafts.algorithm import Algorithm, Drafter
-from deepspec.drafts.directory_config import block_config, block_form, check_fields, check_fits, read_draft_config
-from deepspec.drafts.form import BlockForm
+from deepspec.drafts.files.config_json import block_config, block_form, check_fields, check_fits, read_draft_config
 from deepspec.drafts.layer_choice import chosen_layer_ids
+from deepspec.drafts.structure import BlockForm
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deepspec.drafts.anchors import BlockSupervision
-    from deepspec.drafts.block import BlockDraft
+    from deepspec.drafts.block.module import BlockDraft
+    from deepspec.drafts.block.supervision import BlockSupervision
     from deepspec.states.batch import PackedStates
 
 
@@ -66,19 +66,19 @@ def block_algorithm(
         form(config, spec)
 
     def build(config: BlockConfig, spec: TargetSpec) -> "BlockDraft":
-        from deepspec.drafts import weights
-        from deepspec.drafts.block import BlockDraft
+        from deepspec.drafts import initialization
+        from deepspec.drafts.block.module import BlockDraft
 
-        return weights.build(lambda: BlockDraft(form(config, spec), spec))
+        return initialization.build(lambda: BlockDraft(form(config, spec), spec))
 
     def initialize(draft: "nn.Module", embedding_VD: "Tensor", head_VD: "Tensor", seed: int) -> None:
-        from deepspec.drafts import weights
-        from deepspec.drafts.block import block_draft
+        from deepspec.drafts import initialization
+        from deepspec.drafts.block.module import block_draft
 
-        weights.initialize(draft, block_draft(draft).spec.initializer_range, embedding_VD, head_VD, seed)
+        initialization.initialize(draft, block_draft(draft).spec.initializer_range, embedding_VD, head_VD, seed)
 
     def supervise(batch: "PackedStates", config: BlockConfig, *, seed: int, step: int) -> "BlockSupervision":
-        from deepspec.drafts.anchors import block_supervision
+        from deepspec.drafts.block.supervision import block_supervision
 
         return block_supervision(
             batch,
@@ -91,19 +91,19 @@ def block_algorithm(
         )
 
     def loss(draft: "nn.Module", batch: "PackedStates", supervision: Any, totals: Mapping[str, float]) -> Any:
-        from deepspec.drafts.block import block_loss
+        from deepspec.drafts.block.module import block_loss
 
         return block_loss(draft, batch, supervision, totals)
 
     def drafter(draft: "nn.Module", config: BlockConfig) -> Drafter:  # noqa: ARG001  # the draft knows its form
-        from deepspec.drafts.block import block_draft
-        from deepspec.drafts.block_drafter import BlockDrafter
+        from deepspec.drafts.block.drafter import BlockDrafter
+        from deepspec.drafts.block.module import block_draft
 
         return BlockDrafter(block_draft(draft))
 
     def save(draft: "nn.Module", directory: Path, config: BlockConfig, spec: TargetSpec) -> None:
-        from deepspec.drafts import directory as draft_directory
-        from deepspec.drafts.block import block_draft
+        from deepspec.drafts.block.module import block_draft
+        from deepspec.drafts.files import weights_file as draft_directory
 
         dtype = str(block_draft(draft).fc.weight.dtype).removeprefix("torch.")
         draft_directory.save(draft, directory, block_config(form(config, spec), spec, dtype))
@@ -118,9 +118,9 @@ def block_algorithm(
     ) -> "nn.Module":
         import torch
 
-        from deepspec.drafts import weights
-        from deepspec.drafts.block import BlockDraft
-        from deepspec.drafts.directory import load_weights
+        from deepspec.drafts import initialization
+        from deepspec.drafts.block.module import BlockDraft
+        from deepspec.drafts.files.weights_file import load_weights
 
         written = read_draft_config(directory)
         found = block_form(written, directory)
@@ -128,7 +128,7 @@ def block_algorithm(
         if config is not None:
             _check_form(found, form(config, spec), directory)
         with torch.device(device):
-            draft = weights.build(lambda: BlockDraft(found, spec)).to(getattr(torch, dtype))
+            draft = initialization.build(lambda: BlockDraft(found, spec)).to(getattr(torch, dtype))
         load_weights(draft, directory)
         return draft
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.data.chat.tokenizer import tokenizer_identity
-from deepspec.drafts.form import BlockForm, UnrolledForm
+from deepspec.drafts.structure import BlockForm, UnrolledForm
 from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
 from deepspec.store.records import refuse_newer
 from deepspec.targets import family_of

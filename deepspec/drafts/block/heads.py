@@ -15,13 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def unset_embedding(num_rows: int, width: int) -> nn.Embedding:
-    """An embedding whose weights are still to be set.
-
-    On the meta device torch's own initialisation would import its compiler first, a second of CPU time for nothing.
-    """
-    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))
+from deepspec.drafts.initialization import unset_embedding
 
 
 class VanillaHead(nn.Module):

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepspec.drafts.algorithm import Proposal
-from deepspec.drafts.block_drafter import Ints, Sample, ints
-from deepspec.drafts.unrolled import UnrolledDraft
+from deepspec.drafts.block.drafter import Ints, Sample, ints
+from deepspec.drafts.unrolled.module import UnrolledDraft
 from deepspec.losses.terms import soft_cap, wide
 from deepspec.targets.layers import additive, attend
 from deepspec.targets.rotary import Rotary

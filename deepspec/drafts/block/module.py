@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
-from deepspec.drafts.anchors import BlockSupervision
-from deepspec.drafts.attention import Blocks
-from deepspec.drafts.backbone import BlockLayer, DraftModule, RMSNorm
-from deepspec.drafts.form import BlockForm
-from deepspec.drafts.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead
+from deepspec.drafts.attention.contracts import Blocks
+from deepspec.drafts.block.heads import SEQUENTIAL_HEADS, ConfidenceHead, VanillaHead
+from deepspec.drafts.block.supervision import BlockSupervision
+from deepspec.drafts.layers import BlockLayer, DraftModule, RMSNorm
 from deepspec.drafts.metrics import acceptance_metrics
+from deepspec.drafts.structure import BlockForm
 from deepspec.losses import chunked, terms
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of

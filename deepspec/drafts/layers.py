@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.attention import Backend, BackendName, BlockAttention, choose_backend
-from deepspec.drafts.heads import unset_embedding
+from deepspec.drafts.attention.choose import BackendName, choose_backend
+from deepspec.drafts.attention.contracts import Backend, BlockAttention
+from deepspec.drafts.initialization import unset_embedding
 from deepspec.targets.family import Family, TargetSpec
 from deepspec.targets.layers import ACTIVATIONS, rms_norm
 from deepspec.targets.rotary import Rotary, rotate
