@@ -24,7 +24,7 @@ from deepspec.targets.family import TargetSpec, spec_from_config
 from deepspec.targets.published import PUBLISHED
 
 if TYPE_CHECKING:
-    from deepspec.training.rehearsal import Document
+    from deepspec.training.memory.step_estimate import Document
 
 CODECS = tuple(WIDTHS)
 UTILISATION = 0.4
@@ -181,7 +181,7 @@ def memory(
         device: "cpu" or "cuda".
         gpu: one of GPUS: whether it is enough.
     """
-    from deepspec.training.rehearsal import rehearse
+    from deepspec.training.memory.step_estimate import rehearse
 
     spec, algorithm = spec_of(recipe), ALGORITHMS[recipe.draft.algorithm]
     documents = largest_micro_batch(recipe, conversations * lengths.train_share, lengths)
@@ -235,7 +235,7 @@ def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "
     import numpy as np
 
     from deepspec.states.order import pack
-    from deepspec.training.rehearsal import Document
+    from deepspec.training.memory.step_estimate import Document
 
     size = recipe.train.batch_documents
     steps = max(1, round(_epochs(recipe, documents) * documents / size))

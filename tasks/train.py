@@ -27,7 +27,7 @@ def train(
     """
     from deepspec.states.config import Config
     from deepspec.training.draft_objective import draft_job
-    from deepspec.training.launch import launch
+    from deepspec.training.processes.launch import launch
 
     recipe = run.recipe
     job = draft_job(

@@ -34,7 +34,7 @@ from deepspec.targets import FAMILIES
 from deepspec.targets.family import TargetSpec, spec_from_config
 from deepspec.training.config import Execution
 from deepspec.training.job import TrainJob
-from deepspec.training.launch import launch
+from deepspec.training.processes.launch import launch
 
 if TYPE_CHECKING:
     import torch

@@ -25,7 +25,7 @@ from deepspec.training import parallel
 from deepspec.training.checkpoint import Checkpoints, Standing, unsaved
 from deepspec.training.config import Config
 from deepspec.training.failure import OutOfMemory, TrainingDiverged
-from deepspec.training.memory import Memory
+from deepspec.training.memory.peak import Memory
 from deepspec.training.metric_stream import MetricLog
 from deepspec.training.objective import CHOSEN_BY, Objective
 from deepspec.training.optimizer import AdamW, MasterWeights, TrainedWeights, clip

@@ -19,7 +19,7 @@ MOST_STEPS = 75
 LAUNCH = """
 import pathlib, sys
 from deepspec.training.job import TrainJob
-from deepspec.training.launch import launch
+from deepspec.training.processes.launch import launch
 
 job, work = map(pathlib.Path, sys.argv[1:])
 lines = open(work.parent / "lines.txt", "w", buffering=1)

@@ -22,7 +22,7 @@ from deepspec.targets import parameter_counts
 from deepspec.targets.capture import capture
 from deepspec.targets.model import Target
 from deepspec.targets.qwen3 import FAMILY
-from deepspec.training.live_bytes import LiveBytes
+from deepspec.training.memory.tensor_counter import LiveBytes
 from flows._plan import document, refuse
 from tasks._run import StageRecord
 from tests.fixtures.chat_templates import readable_tokenizer

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from deepspec.errors import DataError, LaunchError, LeaseHeld, RecipeError
-from deepspec.training.attempt import Attempt, read_json
 from deepspec.training.config import Config, Execution
 from deepspec.training.failure import TrainingDiverged, read_error, write_error
 from deepspec.training.job import TrainJob
-from deepspec.training.launch import launch
-from deepspec.training.lock import WorkLock
 from deepspec.training.metric_stream import MetricFile, MetricTail
+from deepspec.training.processes.attempt import Attempt, read_json
+from deepspec.training.processes.launch import launch
+from deepspec.training.processes.lock import WorkLock
 from tests.fixtures.command import forked_trainings
 
 HERE = Path(__file__).parent
@@ -180,7 +180,8 @@ def test_an_orphan_saves_and_ends(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     job(tmp_path, sleep_seconds=0.2, every=1000).write(tmp_path / "job.json")
     code = (
-        "import sys, pathlib; from deepspec.training.launch import launch; from deepspec.training.job import TrainJob;"
+        "import sys, pathlib; from deepspec.training.processes.launch import launch; "
+        "from deepspec.training.job import TrainJob;"
         "launch(TrainJob.read(pathlib.Path(sys.argv[1])), work_dir=pathlib.Path(sys.argv[2]),"
         " metrics=lambda *_: print('line', flush=True), worker='training_toy')"
     )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.drafts import ALGORITHMS
-from deepspec.training.launch import launch
+from deepspec.training.processes.launch import launch
 from tests.fixtures.algorithms import small_config
 from tests.fixtures.command import forked_trainings
 from tests.fixtures.training import LAYERS, draft_training, write_inputs

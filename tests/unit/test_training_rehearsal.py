@@ -11,9 +11,9 @@ from deepspec.drafts.layers import Computation
 from deepspec.states.batch import PackedStates
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
-from deepspec.training.live_bytes import LiveBytes, bytes_held
+from deepspec.training.memory.step_estimate import Document, rehearse
+from deepspec.training.memory.tensor_counter import LiveBytes, bytes_held
 from deepspec.training.optimizer import MasterWeights
-from deepspec.training.rehearsal import Document, rehearse
 from tests.fixtures.targets import tiny_qwen3
 
 DOCUMENTS = (Document(60, 40), Document(35, 20), Document(80, 50))

@@ -107,7 +107,7 @@ def objective(job: Any, placement: Any) -> Toy:
 
 
 if __name__ == "__main__":
-    from deepspec.training import worker
+    from deepspec.training.processes import worker
 
     sys.modules["deepspec.toy"] = sys.modules["__main__"]
     sys.exit(worker.main(sys.argv[1:]))

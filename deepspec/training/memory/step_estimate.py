@@ -26,7 +26,7 @@ from deepspec.losses import chunked
 from deepspec.states.batch import PackedStates
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.layers import attend
-from deepspec.training.live_bytes import LiveBytes, bytes_held
+from deepspec.training.memory.tensor_counter import LiveBytes, bytes_held
 from deepspec.training.optimizer import AdamW, MasterWeights
 
 _MOST_TOKENS = 4096

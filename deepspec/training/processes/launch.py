@@ -16,10 +16,10 @@ from typing import Any
 
 from deepspec.errors import LaunchError
 from deepspec.progress import SILENT, MetricSink, Progress
-from deepspec.training.attempt import Attempt, read_json
 from deepspec.training.failure import EXIT_STOPPED, read_error
 from deepspec.training.job import TrainJob
 from deepspec.training.metric_stream import MetricTail
+from deepspec.training.processes.attempt import Attempt, read_json
 
 LAUNCHER_VARIABLE = "DEEPSPEC_LAUNCHER_PID"
 STARTED_VARIABLE = "DEEPSPEC_LAUNCHED_AT"
@@ -33,7 +33,7 @@ def launch(
     work_dir: Path,
     metrics: MetricSink,
     progress: Progress = SILENT,
-    worker: str = "deepspec.training.worker",
+    worker: str = "deepspec.training.processes.worker",
 ) -> dict[str, Any]:
     """Train `job` in processes of its own, resuming what an earlier launch in `work_dir` left.
 

@@ -1,4 +1,4 @@
-"""A training process: `python -m deepspec.training.worker WORK_DIR ATTEMPT`, started by `launch`.
+"""A training process: `python -m deepspec.training.processes.worker WORK_DIR ATTEMPT`, started by `launch`.
 
 It takes the work directory's lock, builds the job's objective, trains, and writes how it ended to the attempt's files.
 SIGTERM, or a launcher that is gone, makes it finish the step, save, and end with `EXIT_STOPPED`.
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.errors import DeepspecError, LaunchError, RecipeError, StoreFull
-from deepspec.training.attempt import Attempt
 from deepspec.training.failure import EXIT_STOPPED, NO_ROOM, OutOfMemory, write_error, write_json
 from deepspec.training.job import TrainJob
-from deepspec.training.launch import LAUNCHER_VARIABLE, STARTED_VARIABLE
-from deepspec.training.lock import WorkLock
+from deepspec.training.processes.attempt import Attempt
+from deepspec.training.processes.launch import LAUNCHER_VARIABLE, STARTED_VARIABLE
+from deepspec.training.processes.lock import WorkLock
 
 if TYPE_CHECKING:
     from deepspec.training.loop import Outcome

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.training.live_bytes import LiveBytes, bytes_held
+from deepspec.training.memory.tensor_counter import LiveBytes, bytes_held
 
 
 class Memory:
