@@ -27,7 +27,7 @@ def compare(
 
     Example: deepspec compare models:/demo@champion models:/demo/2 --recipe demo
     """
-    from deepspec.evaluation.comparison_terminal import comparison_table
+    from deepspec.reports.comparison_terminal import comparison_table
     from flows import _compare
     from flows._display import display_on
 

@@ -166,7 +166,7 @@ def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Cons
             text = f"{type(result.error).__name__}: {text} (`deepspec --debug …` shows where.)"
         console.print(f"deepspec: {text}", markup=False, highlight=False, style="red", soft_wrap=True)
         return result.error.exit_code if isinstance(result.error, DeepspecError) else 1
-    from deepspec.evaluation.report_terminal import summary_table
+    from deepspec.reports.run_terminal import summary_table
 
     tracking = result.run.tracking
     # Paths and commands are longer than some terminals are wide.

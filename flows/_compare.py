@@ -55,7 +55,7 @@ def compare(
         RecipeError: there is no such recipe or draft, a draft is named twice, or the recipe's answers are not there.
         IncompatibleDraft: a draft does not fit the recipe's target; names the draft.
     """
-    from deepspec.evaluation.comparison_report import write_comparison
+    from deepspec.reports.comparison_page import write_comparison
 
     recipe_name, recipe = _recipe(recipe_name, overrides, home)
     store = store_of(home, recipe.store.url)
@@ -154,7 +154,7 @@ def _differences(
     """Every draft but the first against the first."""
     import pyarrow.parquet as pq
 
-    from deepspec.evaluation.comparison import counts_by_prompt, differences
+    from deepspec.evaluation.compare.drafts import counts_by_prompt, differences
 
     settings = recipe.evaluate
     domains: dict[str, list[str]] = {}

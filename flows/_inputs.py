@@ -138,7 +138,7 @@ def benchmarks_of(run: "Run[Recipe]") -> External | Pending:
 
 def _benchmark(run: "Run[Recipe]", name: str, benchmark: "Benchmark") -> str:
     """What a benchmark contains: the same for the same file, wherever it lies and however it is named."""
-    from deepspec.evaluation.benchmark_sources import find_benchmark
+    from deepspec.evaluation.prompts.files import find_benchmark
 
     found = find_benchmark(name, benchmark.path, benchmark.known(name))
     if len(found) == 1 and found[0].kind in ("jsonl", "parquet"):

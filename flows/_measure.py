@@ -25,7 +25,7 @@ def document(
     home: Path,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """What was measured, as one JSON document: that of `deepspec.evaluation.served.measure`, with
+    """What was measured, as one JSON document: that of `deepspec.evaluation.server.measure.measure`, with
 
     `recipe`, `sampling`, `max_new_tokens`, and `in_process`: `run_id`, `benchmarks` and `macro` of the last run in this
     home that evaluated this recipe, or None.
@@ -39,11 +39,11 @@ def document(
 
     Raises:
         RecipeError: there is no such recipe, the endpoint is no plain URL, or the recipe's inputs are not made yet.
-        DeepspecError: as `deepspec.evaluation.served.measure`.
+        DeepspecError: as `deepspec.evaluation.server.measure.measure`.
     """
     from deepspec.data.chat.renderer import Renderer
     from deepspec.data.responses.endpoint_pool import KEY_VARIABLE
-    from deepspec.evaluation.served import Server, measure
+    from deepspec.evaluation.server.measure import Server, measure
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
     from tasks._answering import vocabulary_of
@@ -118,7 +118,7 @@ def show(found: Mapping[str, Any], console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from deepspec.evaluation.formatting import MACRO, number
+    from deepspec.reports.formatting import MACRO, number
 
     engine = f"{found['engine']} {found['engine_version']}"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -167,7 +167,7 @@ def _remarks(found: Mapping[str, Any], engine: str) -> list[str]:
 
 def _other_counts(benchmarks: Mapping[str, Any]) -> list[str]:
     """Where the engine counts otherwise than evaluation in process does, and how much that can be."""
-    from deepspec.evaluation.formatting import number
+    from deepspec.reports.formatting import number
 
     lines = []
     wider = {

@@ -40,7 +40,7 @@ def write_overview_of(result: Result, record: Mapping[str, Any]) -> str | None:
     pages = {name: f"{name}/report.html" for name in algorithms if (folder / name / "report.html").is_file()}
     if not pages:
         return None
-    from deepspec.evaluation.overview import write_overview
+    from deepspec.reports.overview_page import write_overview
 
     return str(write_overview(folder, record, pages))
 
@@ -53,7 +53,7 @@ def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: P
     except DeepspecError as error:  # the run itself is done; its tracker's run has to end, too
         result.error, data = result.error or error, {}
     if data.get("evaluation"):
-        from deepspec.evaluation.report import write_report
+        from deepspec.reports.run_page import write_report
 
         page = write_report(folder, data, earlier=_earlier(folder, run.folder))
     if run.tracking is not None and part.tracking_run is not None:

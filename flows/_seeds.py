@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from deepspec.evaluation.comparison import counts_by_prompt
-from deepspec.evaluation.seeds import side_by_side
+from deepspec.evaluation.compare.drafts import counts_by_prompt
+from deepspec.evaluation.compare.seeds import side_by_side
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from flows._execute import Flow, Result
@@ -40,7 +40,7 @@ def study(result: Result, num_seeds: int) -> dict[str, Any]:
 
     Returns:
         `seeds`, `budget` (algorithm -> what each seed's training took: `epochs`, `steps`, `cpu_seconds`), and what
-        `deepspec.evaluation.seeds.side_by_side` returns.
+        `deepspec.evaluation.compare.seeds.side_by_side` returns.
     """
     counts: dict[str, list[Any]] = {}
     budget: dict[str, dict[str, Any]] = {}

@@ -82,7 +82,7 @@ def _sentence(record: dict[str, Any]) -> str:
 
 def _summary(record: dict[str, Any]) -> str:
     """The record's essentials as Markdown: acceptance per benchmark, and which stages ran."""
-    from deepspec.evaluation.formatting import number, times
+    from deepspec.reports.formatting import number, times
 
     lines = [f"# {_sentence(record)}", "", "| benchmark | τ | speedup |", "|---|---|---|"]
     evaluation = record.get("evaluation") or {}

@@ -25,7 +25,7 @@ from tasks._stage import stage
 )
 def calibrate(run: Run[Recipe], out: Path, *, draft: Path, responses: Path, target: Path) -> dict[str, Any]:
     """Decode the calibration split and fit Sequential Temperature Scaling on one half of it."""
-    from deepspec.evaluation.calibrate import calibrate as fit
+    from deepspec.evaluation.calibration.run import calibrate as fit
 
     pair = load_pair(run, target, draft / "draft")
     calibration = fit(

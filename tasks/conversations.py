@@ -27,7 +27,7 @@ def conversations(run: Run[Recipe], out: Path, *, source: Path, benchmarks: Path
     """Read the sources; quarantine bad rows; leave benchmarks and near-duplicates out; mix; split by content."""
     from deepspec.data.conversations.build import write_conversations
     from deepspec.data.conversations.decontamination import Benchmarks
-    from deepspec.evaluation.benchmarks import held_out_prompts
+    from deepspec.evaluation.prompts.selection import held_out_prompts
 
     del source, benchmarks
     recipe = run.recipe

@@ -23,7 +23,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Decode every prompt plainly and speculatively in the same run, under load too; keep every round."""
     from deepspec.evaluation.evaluate import evaluate as measure
-    from deepspec.evaluation.load import Calibrated
+    from deepspec.evaluation.load_test import Calibrated
     from deepspec.registry.keys import evaluation_metrics
 
     del benchmarks

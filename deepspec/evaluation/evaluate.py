@@ -2,8 +2,8 @@
 
 Acceptance is measured many requests at once, over all turns of all prompts: tokens don't depend on what is decoded
 beside them. Speed is measured one request at a time on a choice of them (speed.py): that is what a user waits for. Then
-static thresholds are swept (sweep.py), and ways of decoding compared under load (load.py). Everything but seconds is a
-function of recipe, target, draft and prompts.
+static thresholds are swept (threshold_sweep.py), and ways of decoding compared under load (load_test.py). Everything
+but seconds is a function of recipe, target, draft and prompts.
 
 Files: `evaluation.json` (what is returned), `rounds.parquet` (every round, so that any number can be recomputed),
 `answers.parquet` (what was said) and `samples.json` (a few answers, round by round, to be read by people).
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from deepspec.data.tables import write_summary
 from deepspec.decoding.engine import Engine
 from deepspec.drafts.algorithm import Drafter
-from deepspec.evaluation.benchmarks import Encoded, encode, select, select_split
+from deepspec.evaluation.answering import Played, play
 from deepspec.evaluation.config import GATE, Config
-from deepspec.evaluation.load import Calibrated, load_experiment
+from deepspec.evaluation.load_test import Calibrated, load_experiment
 from deepspec.evaluation.metrics import macro_interval, mean, summary
-from deepspec.evaluation.playing import Played, play
+from deepspec.evaluation.prompts.selection import Encoded, encode, select, select_split
 from deepspec.evaluation.rounds import table_of, write_answers
 from deepspec.evaluation.samples import samples
 from deepspec.evaluation.speed import both_ways, mean_entropy, speed, warm_up
-from deepspec.evaluation.sweep import threshold_sweep
+from deepspec.evaluation.threshold_sweep import threshold_sweep
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
@@ -68,7 +68,7 @@ def evaluate(
         gate split, and `per_prompt`: id -> [committed, rounds], for paired comparisons), `threshold_sweep` and `load`.
 
     Raises:
-        DataError: a benchmark is unusable (see benchmarks.py), or too many prompts failed.
+        DataError: a benchmark is unusable (see prompts/selection.py), or too many prompts failed.
         IncompatibleDraft: the draft does not fit the target, or gives NaN.
     """
     context = target.spec.max_position_embeddings

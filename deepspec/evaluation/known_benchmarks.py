@@ -10,7 +10,7 @@ number, AIME24, LBPP and SWE-bench, are in the latter alone). The ids on the hub
 taken from public code and pages; nothing was fetched from the hub to check them. They name no revision: what is read is
 what the hub has when a run starts, and its commit is part of the keys.
 
-Not here: reading rows (benchmark_sources.py). Only the standard library is imported: recipes are checked against this.
+Not here: reading rows (prompts/files.py). Only the standard library is imported: recipes are checked against this.
 """
 
 import os

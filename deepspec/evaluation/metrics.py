@@ -2,7 +2,7 @@
 
 Everything is computed from rounds, pooled: sums over rounds first, one division at the end (never a mean of means).
 The prefill and its token are in no round. Prefix and conditional acceptance answer different questions and are never
-mixed. Not here: decoding, timing, confidences (calibration.py).
+mixed. Not here: decoding, timing, confidences (calibration/fit.py).
 
 Legend: N rounds, P prompts, K draft slots, S bootstrap samples. Rates at k are at 1-based slot k, list index k-1.
 """

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from deepspec.data.tables import IDS, TableWriter
 from deepspec.decoding.completion import Completion, Round
+from deepspec.evaluation.answering import Answer
 from deepspec.evaluation.metrics import RoundTable
-from deepspec.evaluation.playing import Answer
 
 ROUNDS_SCHEMA = pa.schema(
     [

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deepspec.evaluation.playing import Answer
+from deepspec.evaluation.answering import Answer
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer

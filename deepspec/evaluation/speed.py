@@ -12,10 +12,10 @@ import torch
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.engine import Engine
 from deepspec.errors import UnsupportedTarget
-from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import ratio_interval
-from deepspec.evaluation.playing import requests_for
+from deepspec.evaluation.prompts.selection import EncodedPrompt
 from deepspec.progress import Progress
 from deepspec.targets.model import Target
 

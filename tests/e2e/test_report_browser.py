@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.evaluation.comparison_report import write_comparison
-from deepspec.evaluation.report import write_report
+from deepspec.reports.comparison_page import write_comparison
+from deepspec.reports.run_page import write_report
 from tests.e2e.conftest import Home
 from tests.fixtures.browser import Browser, browser
 from tests.fixtures.reports import HOSTILE, benchmark, comparison, everything

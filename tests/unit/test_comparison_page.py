@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepspec.evaluation.comparison_report import compared_differences, tendency, write_comparison
-from deepspec.evaluation.comparison_terminal import comparison_table
+from deepspec.reports.comparison_page import compared_differences, tendency, write_comparison
+from deepspec.reports.comparison_terminal import comparison_table
 from tests.fixtures.reports import HOSTILE, Page, benchmark, comparison, evaluation
 
 MINUS = "\N{MINUS SIGN}"

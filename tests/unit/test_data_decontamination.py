@@ -10,8 +10,8 @@ from deepspec.data.conversations.decontamination import BenchmarkPrompt, Benchma
 from deepspec.data.conversations.words import words_of
 from deepspec.data.sources.parsing import prompt_hashes
 from deepspec.data.sources.rows import Message
-from deepspec.evaluation.benchmarks import held_out_prompts
 from deepspec.evaluation.config import Config
+from deepspec.evaluation.prompts.selection import held_out_prompts
 
 EVAL = Path(__file__).parents[3] / "shared" / "data" / "eval"
 

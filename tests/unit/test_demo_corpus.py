@@ -24,7 +24,7 @@ from deepspec.demo.corpus import (
 )
 from deepspec.demo.draws import Draws
 from deepspec.errors import DataError, RecipeError
-from deepspec.evaluation.benchmarks import read_benchmark
+from deepspec.evaluation.prompts.selection import read_benchmark
 from deepspec.recipe import read_yaml
 
 SMALL = Config(corpus=Corpus(num_conversations=30, num_target_conversations=30, num_benchmark_prompts=4))

@@ -12,7 +12,8 @@ import pytest
 from deepspec.data.conversations.decontamination import Benchmarks
 from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.errors import DataError
-from deepspec.evaluation.benchmarks import (
+from deepspec.evaluation.config import Benchmark, Config
+from deepspec.evaluation.prompts.selection import (
     encode,
     held_out,
     held_out_prompts,
@@ -20,7 +21,6 @@ from deepspec.evaluation.benchmarks import (
     select,
     select_split,
 )
-from deepspec.evaluation.config import Benchmark, Config
 
 
 class Letters:

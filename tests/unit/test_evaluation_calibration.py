@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepspec.evaluation.calibration import (
+from deepspec.evaluation.calibration.fit import (
     Floats,
     Observations,
     area_under_curve,

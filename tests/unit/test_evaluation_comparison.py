@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deepspec.evaluation.comparison import Counts, counts_by_prompt, differences
+from deepspec.evaluation.compare.drafts import Counts, counts_by_prompt, differences
 from deepspec.evaluation.metrics import paired_difference
 
 

@@ -18,7 +18,7 @@ from deepspec.decoding.engine import Engine
 from deepspec.decoding.random import derive_seed
 from deepspec.drafts.algorithm import Proposal
 from deepspec.errors import DataError, IncompatibleDraft
-from deepspec.evaluation.calibrate import calibrate
+from deepspec.evaluation.calibration.run import calibrate
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate, evaluate_gate
 from deepspec.targets.model import Target, TargetOutput

@@ -18,10 +18,10 @@ from deepspec.data.sources.hub import HubPart
 from deepspec.data.sources.readers import Source, read_rows
 from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError, RecipeError
-from deepspec.evaluation.benchmark_sources import find_benchmark, read_benchmark_rows
-from deepspec.evaluation.benchmarks import held_out_prompts, read_benchmark, select
 from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KNOWN, VARIABLE
+from deepspec.evaluation.prompts.files import find_benchmark, read_benchmark_rows
+from deepspec.evaluation.prompts.selection import held_out_prompts, read_benchmark, select
 from deepspec.recipe import Recipe, load_recipe, shipped
 from deepspec.store import open_store
 from deepspec.store.backends import s3

@@ -8,11 +8,11 @@ from decoding_stubs import StubDrafter, save_tiny_target
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.profiling import Load, loads_up_to, measured_costs
-from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.load import Calibrated, load_experiment
-from deepspec.evaluation.playing import requests_for
-from deepspec.evaluation.sweep import threshold_sweep
+from deepspec.evaluation.load_test import Calibrated, load_experiment
+from deepspec.evaluation.prompts.selection import EncodedPrompt
+from deepspec.evaluation.threshold_sweep import threshold_sweep
 from deepspec.targets.model import Target
 
 PROMPTS = [EncodedPrompt(str(n), (n + 2, n + 3, n + 4), "here") for n in range(6)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deepspec.evaluation.report_terminal import summary_table
-from deepspec.evaluation.seeds import side_by_side
+from deepspec.evaluation.compare.seeds import side_by_side
+from deepspec.reports.run_terminal import summary_table
 
 
 def counts(taus: list[float], rounds: int = 10) -> dict[str, tuple[int, int]]:

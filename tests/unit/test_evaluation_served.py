@@ -20,7 +20,7 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, MeasurementError, RecipeError
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate
-from deepspec.evaluation.served import Pace, Server, measure
+from deepspec.evaluation.server.measure import Pace, Server, measure
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.openai_server import answer_of, openai_server

@@ -6,15 +6,7 @@ import pytest
 
 from deepspec.errors import DataError, MeasurementError
 from deepspec.evaluation.metrics import RoundTable, summary
-from deepspec.evaluation.server_metrics import (
-    Counted,
-    Reading,
-    acceptance,
-    difference,
-    not_measured,
-    parse,
-    settled,
-)
+from deepspec.evaluation.server.counters import Counted, Reading, acceptance, difference, not_measured, parse, settled
 
 # As a server of vLLM with two engines shows it, shortened.
 VLLM = """\

@@ -15,7 +15,9 @@ from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.decoding.random import derive_seed
 from deepspec.errors import DataError
-from deepspec.evaluation.benchmarks import (
+from deepspec.evaluation.answering import requests_for
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.prompts.selection import (
     EncodedPrompt,
     Prompt,
     Skipped,
@@ -26,8 +28,6 @@ from deepspec.evaluation.benchmarks import (
     read_benchmark,
     select_split,
 )
-from deepspec.evaluation.config import Config
-from deepspec.evaluation.playing import requests_for
 from tests.fixtures.chat_templates import readable_tokenizer
 
 FORMATS = {"qwen3": CHATML, "gemma4": GEMMA4}

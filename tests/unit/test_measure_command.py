@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from deepspec.errors import RecipeError
-from deepspec.evaluation.server_metrics import Counted, acceptance, not_measured
+from deepspec.evaluation.server.counters import Counted, acceptance, not_measured
 from deepspec.recipe import load_recipe
 from flows._measure import check_out, last_evaluation, show
 

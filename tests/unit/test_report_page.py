@@ -12,11 +12,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from deepspec.evaluation import plots
-from deepspec.evaluation.formatting import interval, number, quantity, signed, signed_interval, times
-from deepspec.evaluation.overview import write_overview
-from deepspec.evaluation.report import write_report
-from deepspec.evaluation.report_terminal import summary_table
+from deepspec.reports.formatting import interval, number, quantity, signed, signed_interval, times
+from deepspec.reports.overview_page import write_overview
+from deepspec.reports.plots import acceptance as plots
+from deepspec.reports.plots import drawing
+from deepspec.reports.run_page import write_report
+from deepspec.reports.run_terminal import summary_table
 from tests.fixtures.reports import HOSTILE, Page, benchmark, everything, one_page
 
 K = 3
@@ -107,8 +108,8 @@ def test_equal_data_give_equal_bytes(written: Written, tmp_path: Path) -> None:
 def test_figures_are_drawn_again_only_where_they_would_differ(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, draw = [], plots.Drawing.rendered
-    monkeypatch.setattr(plots.Drawing, "rendered", lambda self: drawn.append(self.name) or draw(self))
+    drawn, draw = [], drawing.Drawing.rendered
+    monkeypatch.setattr(drawing.Drawing, "rendered", lambda self: drawn.append(self.name) or draw(self))
     page = write_report(tmp_path / "equal", written.data, earlier=written.folder)
     assert not drawn
     assert page.read_text() == written.text
@@ -301,7 +302,7 @@ def test_nothing_heavy_is_imported_before_something_is_drawn() -> None:
     import sys
 
     script = (
-        "import sys, deepspec.evaluation.report, deepspec.evaluation.report_terminal\n"
+        "import sys, deepspec.reports.run_page, deepspec.reports.run_terminal\n"
         "print([m for m in ('matplotlib', 'torch', 'jinja2', 'mlflow', 'prefect') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from deepspec.evaluation.rendering import Figures
-from deepspec.evaluation.samples_section import samples
-from deepspec.evaluation.sections import evaluated, means
+from deepspec.reports.rendering import Figures
+from deepspec.reports.sections.acceptance import evaluated, means
+from deepspec.reports.sections.samples import samples
 from tests.fixtures.reports import HOSTILE, benchmark, evaluation, everything, load, one_page, sample, threshold_sweep
 
 

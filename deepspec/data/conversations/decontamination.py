@@ -12,7 +12,7 @@ So a run counts if more than half of it are different words with letters in them
 Prompts that have no such run are kept out as they are (`prompt_hashes`).
 
 Memory grows with the benchmarks, about 100 bytes a word, and not with the conversations. Not here: which prompts are
-held out (deepspec/evaluation/benchmarks.py).
+held out (deepspec/evaluation/prompts/selection.py).
 """
 
 import itertools

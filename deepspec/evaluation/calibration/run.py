@@ -1,6 +1,6 @@
 """Fits and judges the confidence temperatures of a draft by decoding the calibration split, which nothing else uses.
 
-The mathematics is in calibration.py; here prompts are decoded, and dealt into the half that is fitted on and the half
+The mathematics is in fit.py; here prompts are decoded, and dealt into the half that is fitted on and the half
 that is measured on. Files: `calibration.json` (what is returned) and `rounds.parquet`.
 """
 
@@ -13,11 +13,11 @@ from deepspec.decoding.completion import Round
 from deepspec.decoding.engine import Engine
 from deepspec.drafts.algorithm import Drafter
 from deepspec.errors import DataError
-from deepspec.evaluation.benchmarks import Encoded, by_rank, encode, select_split
-from deepspec.evaluation.calibration import Observations, conditional_auc, fit, judge
+from deepspec.evaluation.answering import requests_for
+from deepspec.evaluation.calibration.fit import Observations, conditional_auc, fit, judge
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import mean
-from deepspec.evaluation.playing import requests_for
+from deepspec.evaluation.prompts.selection import Encoded, by_rank, encode, select_split
 from deepspec.evaluation.rounds import ROUNDS_SCHEMA, round_row
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target

@@ -1,6 +1,6 @@
 """The end of a run in the terminal: what the draft is worth, where it went, where to read more.
 
-It reads without colours, and at 80 columns; wider terminals only give it air. The page (report.py) says the same at
+It reads without colours, and at 80 columns; wider terminals only give it air. The page (run_page.py) says the same at
 length, with denominators.
 """
 
@@ -11,9 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deepspec.evaluation.formatting import MACRO, NOT_MEASURED, number, times
-from deepspec.evaluation.overview import over_seeds
-from deepspec.evaluation.sections import means, num_draft_tokens
+from deepspec.reports.formatting import MACRO, NOT_MEASURED, number, times
+from deepspec.reports.overview_page import over_seeds
+from deepspec.reports.sections.acceptance import means, num_draft_tokens
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -2,7 +2,7 @@
 
     document = measure(recipe.evaluate, Server(url, …), renderer=…, vocabulary=…, context=…)
 
-Acceptance comes from the server's own counters (server_metrics.py), as differences around each benchmark; engine and
+Acceptance comes from the server's own counters (counters.py), as differences around each benchmark; engine and
 version stand beside it, because the same draft's acceptance changes with them. What the server did not count is None,
 and `not_measured` says why. The server has to be ours alone meanwhile: its tokens and answers are compared with those
 that were asked for.
@@ -28,8 +28,10 @@ from deepspec.data.responses.endpoint_pool import Endpoints
 from deepspec.data.responses.endpoint_protocol import Vocabulary
 from deepspec.data.responses.requests import GenerationRequest, GenerationResult
 from deepspec.errors import DeepspecError, MeasurementError, RecipeError, TransientError
-from deepspec.evaluation import server_metrics
-from deepspec.evaluation.benchmarks import (
+from deepspec.evaluation.answering import requests_for
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.metrics import mean
+from deepspec.evaluation.prompts.selection import (
     Encoded,
     EncodedPrompt,
     Skipped,
@@ -39,10 +41,8 @@ from deepspec.evaluation.benchmarks import (
     num_turns,
     select,
 )
-from deepspec.evaluation.config import Config
-from deepspec.evaluation.metrics import mean
-from deepspec.evaluation.playing import requests_for
-from deepspec.evaluation.server_metrics import Counted, Reading, ServerMetrics
+from deepspec.evaluation.server import counters
+from deepspec.evaluation.server.counters import Counted, Reading, ServerMetrics
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -190,11 +190,11 @@ class _Player:
             before = self.metrics.read()
             self._play(encoded.prompts, played, progress)
             after = self._still()
-            counted = server_metrics.difference(before, after)
+            counted = counters.difference(before, after)
             notes = _compared(counted, played, self.endpoints.num_lost - lost, self.config.max_new_tokens)
-            found = server_metrics.not_measured(after.reason) if after.reason else server_metrics.acceptance(counted)
+            found = counters.not_measured(after.reason) if after.reason else counters.acceptance(counted)
         except (MeasurementError, TransientError) as error:
-            found = server_metrics.not_measured(error.what)
+            found = counters.not_measured(error.what)
             problems.append(f"benchmark {name}: {error}")
             if isinstance(error, TransientError):
                 self.gone = error.what
@@ -218,7 +218,7 @@ class _Player:
         }, problems
 
     def _still(self) -> Reading:
-        return server_metrics.settled(
+        return counters.settled(
             self.metrics.read, idle_seconds=self.pace.idle_seconds, limit_seconds=self.pace.limit_seconds
         )
 

@@ -1,14 +1,14 @@
 """What a page says of verifying less: the sweep over confidence thresholds, and throughput under load.
 
-As sections.py: parts of `evaluation.json` become text and figures; None stands for what is missing.
+As acceptance.py: parts of `evaluation.json` become text and figures; None stands for what is missing.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepspec.evaluation import load_plots
-from deepspec.evaluation.formatting import interval, number
-from deepspec.evaluation.rendering import Figures
+from deepspec.reports.formatting import interval, number
+from deepspec.reports.plots import load as load_plots
+from deepspec.reports.rendering import Figures
 
 _MODES = {
     "plain": "plain decoding",

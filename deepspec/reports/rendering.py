@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.evaluation import plots
+from deepspec.reports.plots import drawing as plots
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -89,7 +89,7 @@ def markup(text: str) -> Any:
 
 def style() -> Any:
     """The pages' style sheet, to be set into them."""
-    return markup((resources.files("deepspec.evaluation") / "templates" / "report.css").read_text("utf-8"))
+    return markup((resources.files("deepspec.reports") / "templates" / "report.css").read_text("utf-8"))
 
 
 @cache
@@ -97,7 +97,7 @@ def _template(name: str) -> "Template":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("deepspec.evaluation", "templates"),
+        loader=PackageLoader("deepspec.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

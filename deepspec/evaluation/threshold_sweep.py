@@ -11,10 +11,10 @@ from deepspec.decoding.engine import Engine
 from deepspec.decoding.scheduler import StaticThreshold
 from deepspec.drafts.algorithm import Drafter
 from deepspec.errors import NoConfidence
-from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.answering import decoded, requests_for
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import RoundTable, summary
-from deepspec.evaluation.playing import decoded, requests_for
+from deepspec.evaluation.prompts.selection import EncodedPrompt
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 

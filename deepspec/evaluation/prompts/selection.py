@@ -5,7 +5,7 @@ training is decided by `share` alone, so that evaluating more or fewer prompts n
 
 A benchmark's prompt is all of a row's user turns, asked one after the other: a later one behind the answers that the
 target has given to the earlier ones, not behind those that the row may have. Of a split only the first turn is asked.
-Equal first turns are one prompt. Not here: decoding, and finding files (benchmark_sources.py).
+Equal first turns are one prompt. Not here: decoding, and finding files (files.py).
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from deepspec.data.sources.parsing import conversation_hash, parse_row, prompt_h
 from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.data.tables import read_conversations
 from deepspec.errors import DataError
-from deepspec.evaluation.benchmark_sources import MAX_ROW_BYTES, find_benchmark, read_benchmark_rows
 from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KnownBenchmark
+from deepspec.evaluation.prompts.files import MAX_ROW_BYTES, find_benchmark, read_benchmark_rows
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer

@@ -15,7 +15,8 @@ from deepspec.decoding.completion import Completion
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.random import derive_seed
 from deepspec.errors import DataError, UnsupportedTarget
-from deepspec.evaluation.benchmarks import (
+from deepspec.evaluation.config import Config
+from deepspec.evaluation.prompts.selection import (
     Encoded,
     EncodedPrompt,
     Skipped,
@@ -23,7 +24,6 @@ from deepspec.evaluation.benchmarks import (
     encode_turn,
     num_turns,
 )
-from deepspec.evaluation.config import Config
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepspec.evaluation.formatting import MACRO, interval, number, signed, times
-from deepspec.evaluation.rendering import render
+from deepspec.reports.formatting import MACRO, interval, number, signed, times
+from deepspec.reports.rendering import render
 
 
 def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str, str]) -> Path:
@@ -14,7 +14,7 @@ def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str,
     Args:
         out_dir: existing folder.
         record: the run's record in the form of `run.json`, where `evaluation` is a list; with `seeds` (see
-            `deepspec.evaluation.seeds.side_by_side`) if several were trained.
+            `deepspec.evaluation.compare.seeds.side_by_side`) if several were trained.
         pages: algorithm -> its report, relative to `out_dir`.
 
     Returns:
@@ -40,7 +40,7 @@ def over_seeds(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The table over seeds, and the paired differences, as text; None for a run with one seed.
 
     Args:
-        seeds: as `run.json` has it, from `deepspec.evaluation.seeds.side_by_side`.
+        seeds: as `run.json` has it, from `deepspec.evaluation.compare.seeds.side_by_side`.
     """
     if not seeds:
         return None

@@ -2,8 +2,8 @@
 
     path = write_comparison(folder, data)      # folder/report.html, folder/report.json, folder/plots/*.svg|png
 
-It is made of the sections of report.py, each draft's own below what compares them. Not here: paired statistics
-(comparison.py).
+It is made of the sections of run_page.py, each draft's own below what compares them. Not here: paired statistics
+(evaluation/compare/drafts.py).
 """
 
 import json
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepspec.evaluation import plots
-from deepspec.evaluation.formatting import MACRO, NOT_MEASURED, interval, number, signed, signed_interval, times
-from deepspec.evaluation.rendering import Figures, render
-from deepspec.evaluation.report import recipe_text
-from deepspec.evaluation.sections import evaluated, means
+from deepspec.reports.formatting import MACRO, NOT_MEASURED, interval, number, signed, signed_interval, times
+from deepspec.reports.plots import acceptance as plots
+from deepspec.reports.rendering import Figures, render
+from deepspec.reports.run_page import recipe_text
+from deepspec.reports.sections.acceptance import evaluated, means
 
 GATE_SPLIT = "gate split"
 
@@ -27,7 +27,7 @@ def write_comparison(out_dir: Path, data: Mapping[str, Any]) -> Path:
 
     Args:
         out_dir: made if missing; files of an earlier report in it are replaced.
-        data: `comparison_id`, `recipe_name`, `recipe` (as in report.py);
+        data: `comparison_id`, `recipe_name`, `recipe` (as in run_page.py);
             `drafts`: records `name`, `kind`, `key`, `digest`, `evaluation`, `calibration`, `samples`;
             `differences`: one per draft but the first, `name` and what `comparison.differences` gives against the
             first.

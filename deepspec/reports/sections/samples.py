@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from deepspec.evaluation.formatting import number
+from deepspec.reports.formatting import number
 
 _KINDS = {"prefill": "prefill", "accepted": "accepted", "bonus": "bonus"}
 _INVISIBLE = re.compile(r"\r\n|\n|\t|  +|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deepspec.evaluation.comparison import Counts
+from deepspec.evaluation.compare.drafts import Counts
 from deepspec.evaluation.config import GATE
 from deepspec.evaluation.metrics import Floats
 

@@ -1,4 +1,4 @@
-"""The figures about verifying less: thresholds and load; see plots.py for what a drawing is.
+"""The figures about verifying less: thresholds and load; see drawing.py for what a drawing is.
 
 Sources: the DSpark paper's Figure 5 (static thresholds) and Figure 8 (throughput under load).
 """
@@ -6,7 +6,7 @@ Sources: the DSpark paper's Figure 5 (static thresholds) and Figure 8 (throughpu
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepspec.evaluation.plots import PALETTE, Drawing, figure, line_styles
+from deepspec.reports.plots.drawing import PALETTE, Drawing, figure, line_styles
 
 _SIZE = (4.2, 3.3)
 

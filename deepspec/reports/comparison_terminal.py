@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deepspec.evaluation.comparison_report import compared_differences, compared_rows, tendency
-from deepspec.evaluation.formatting import number, signed, times
+from deepspec.reports.comparison_page import compared_differences, compared_rows, tendency
+from deepspec.reports.formatting import number, signed, times
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

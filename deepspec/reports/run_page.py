@@ -4,7 +4,7 @@
 
 The page needs no network and no script (a policy in it forbids both), shows the text of recipes and names escaped, and
 says what is missing instead of leaving it out. Every rate stands with the number of rounds it was measured on.
-Not here: measuring (metrics.py, calibration.py) and drawing (plots.py).
+Not here: measuring (evaluation/metrics.py, evaluation/calibration/fit.py) and drawing (plots/acceptance.py).
 """
 
 import json
@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepspec.evaluation import plots
-from deepspec.evaluation.formatting import NOT_MEASURED, number, quantity, spelled
-from deepspec.evaluation.rendering import Figures, render
-from deepspec.evaluation.sections import evaluated
+from deepspec.reports.formatting import NOT_MEASURED, number, quantity, spelled
+from deepspec.reports.plots import acceptance as plots
+from deepspec.reports.rendering import Figures, render
+from deepspec.reports.sections.acceptance import evaluated
 
 _CURVES = (
     ("training-loss", re.compile(r"loss"), "loss", "Loss"),
@@ -37,8 +37,8 @@ def write_report(out_dir: Path, data: Mapping[str, Any], *, earlier: Path | None
         out_dir: made if missing; files of an earlier report in it are replaced.
         data: any of these, None or absent where there is nothing to tell:
             `run_id`, `recipe_name`: str; `recipe`: the resolved recipe (mapping, or text);
-            `evaluation`: as in run.json; `calibration`: as calibration.py writes it; `samples`: answers with what came
-            of the draft, records `benchmark`, `prompt`, `answer` (records `text, round, kind`);
+            `evaluation`: as in run.json; `calibration`: as evaluation/calibration/fit.py writes it; `samples`: answers
+            with what came of the draft, records `benchmark`, `prompt`, `answer` (records `text, round, kind`);
             `verdict`: `gates.Verdict.to_json()`; `champion`: the one it was measured against, `name, version, digest`;
             `training_metrics`: records `step, name, value, unit`; `stages`: as in run.json;
             `lineage`: records `stage, key, digest`; `model`, `cost`: as in run.json.

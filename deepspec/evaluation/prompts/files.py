@@ -1,6 +1,6 @@
 """Finds a benchmark's files or data set, and hands on its rows as turns or messages, each with its position.
 
-Not here: which prompts are taken of them (benchmarks.py), and what the known benchmarks are (known_benchmarks.py).
+Not here: which prompts are taken of them (selection.py), and what the known benchmarks are (known_benchmarks.py).
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,23 +1,18 @@
 """What a page says of one draft's evaluation: tables as text, figures, and the sentences under them.
 
 Each function turns a part of `evaluation.json` (or `calibration.json`) into what a template shows; None stands for
-what is missing. Not here: measuring, drawing (plots.py), the sections about load and samples (load_sections.py,
-samples_section.py).
+what is missing. Not here: measuring, drawing (plots/acceptance.py), the sections about load and samples (load.py,
+samples.py).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepspec.evaluation import plots
-from deepspec.evaluation.formatting import (
-    MACRO,
-    interval,
-    number,
-    times,
-)
-from deepspec.evaluation.load_sections import load, threshold_sweep
-from deepspec.evaluation.rendering import Figures
-from deepspec.evaluation.samples_section import samples
+from deepspec.reports.formatting import MACRO, interval, number, times
+from deepspec.reports.plots import acceptance as plots
+from deepspec.reports.rendering import Figures
+from deepspec.reports.sections.load import load, threshold_sweep
+from deepspec.reports.sections.samples import samples
 
 _SLOT_CAPTIONS = {
     "conditional": "Share of rounds in which the draft's token k was accepted, of the rounds that proposed at "

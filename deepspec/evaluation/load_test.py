@@ -27,9 +27,9 @@ from deepspec.decoding.profiling import loads_up_to, measured_costs
 from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, modes_by_load, survival
 from deepspec.decoding.step_costs import StepCosts
 from deepspec.drafts.algorithm import Drafter
-from deepspec.evaluation.benchmarks import EncodedPrompt
+from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.playing import requests_for
+from deepspec.evaluation.prompts.selection import EncodedPrompt
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 

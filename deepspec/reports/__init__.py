@@ -1,0 +1,12 @@
+"""How results are shown: self-contained pages, terminal tables, figures. Measures nothing.
+
+    tasks.runtime.run_report ──► run_page ─────────┐
+                            └──► overview_page     │
+    deepspec compare ──────────► comparison_page ──┴──► sections ──► plots      text, tables, figures
+                                       │                   │           │
+                                       └───────────────────┴──► rendering ──► plots.drawing
+    flows.cli ──► run_terminal, comparison_terminal     the same in 80 columns
+
+Pages are templates (`templates/`) whose values are escaped; `formatting.py` writes every number the same way
+everywhere.
+"""
