@@ -64,7 +64,7 @@ class LogDisplay:
 
     def done(self, record: "StageRecord") -> None:
         """A stage has ended."""
-        from flows._display import line_of
+        from flows.cli.progress import line_of
 
         level = logging.ERROR if record.status == "failed" else logging.INFO
         get_run_logger().log(level, "%s", line_of(record))

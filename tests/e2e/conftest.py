@@ -79,7 +79,7 @@ def cold(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Home:
     home = Home(folder / "cold" / "home")
     with FileLock(folder / "cold.lock"):
         if not (home.path / "terminal.txt").exists():
-            command = [sys.executable, "-m", "flows.cli", "run", "tiny"]
+            command = [sys.executable, "-m", "flows.cli.main", "run", "tiny"]
             done = subprocess.run(command, env=home.environment(), capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             (home.path / "terminal.txt").write_text(done.stderr)

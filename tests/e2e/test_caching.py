@@ -35,7 +35,7 @@ def test_second_run_runs_nothing_and_imports_neither_torch_nor_prefect(warm: Hom
     code = (
         "import sys\n"
         "sys.argv = ['deepspec', 'run', 'tiny', '--json']\n"
-        "from flows import cli\n"
+        "from flows.cli import main as cli\n"
         "try:\n    cli.main()\nexcept SystemExit as end:\n    code = end.code\n"
         "heavy = [name for name in ('torch', 'transformers', 'prefect') if name in sys.modules]\n"
         "sys.stderr.write(repr((code, heavy)))\n"

@@ -144,7 +144,7 @@ def start_training(home: Home) -> "subprocess.Popen[str]":
 
     before = num_losses()
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "tiny", *SLOW],
+        [sys.executable, "-m", "flows.cli.main", "run", "tiny", *SLOW],
         stderr=subprocess.PIPE,
         text=True,
         env=home.environment(),

@@ -20,13 +20,13 @@ MADE = ("demo_corpus", "demo_tokenizer", "demo_target", "conversations", "respon
 SCRIPT = """
 mount -t tmpfs -o size={forecast}k none "$DISK" || exit 90
 mkdir "$DISK/store" && cd "$COLD" && cp -a {made} "$DISK/store" && cd "$HERE" || exit 92
-"$PYTHON" -m flows.cli run tiny 2> "$OUT/forecast.txt"; echo $? > "$OUT/forecast.code"
+"$PYTHON" -m flows.cli.main run tiny 2> "$OUT/forecast.txt"; echo $? > "$OUT/forecast.code"
 mount -o remount,size={middle}k "$DISK" || exit 91
-"$PYTHON" -m flows.cli run tiny 2> "$OUT/middle.txt"; echo $? > "$OUT/middle.code"
-"$PYTHON" -m flows.cli artifacts ls --json > "$OUT/kept.json"
+"$PYTHON" -m flows.cli.main run tiny 2> "$OUT/middle.txt"; echo $? > "$OUT/middle.code"
+"$PYTHON" -m flows.cli.main artifacts ls --json > "$OUT/kept.json"
 mount -o remount,size=1g "$DISK" || exit 91
-"$PYTHON" -m flows.cli run tiny 2> "$OUT/last.txt"; echo $? > "$OUT/last.code"
-"$PYTHON" -m flows.cli artifacts verify --json > "$OUT/verified.json"
+"$PYTHON" -m flows.cli.main run tiny 2> "$OUT/last.txt"; echo $? > "$OUT/last.code"
+"$PYTHON" -m flows.cli.main artifacts verify --json > "$OUT/verified.json"
 """
 
 

@@ -61,7 +61,7 @@ class Deployed:
             done = call(arguments, environment, seconds=PATIENCE_SECONDS)
             self.printed += [done.stdout, done.stderr]
             return done.returncode, done.stdout, done.stderr
-        command = [sys.executable, "-m", "flows.cli", *arguments]
+        command = [sys.executable, "-m", "flows.cli.main", *arguments]
         options: dict[str, Any] = {"cwd": ROOT, "env": environment, "text": True}
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
             assert process.stdout is not None

@@ -12,7 +12,7 @@ import typer
 
 from deepspec.registry.keys import markdown_table
 from deepspec.store import open_store
-from flows import cli
+from flows.cli import main as cli
 from tests.fixtures.command import call
 from tests.fixtures.store import ingredients, put
 
@@ -44,7 +44,7 @@ def deepspec(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom flows import cli\nsys.argv = ['deepspec', '--help']\n"
+        "import sys\nfrom flows.cli import main as cli\nsys.argv = ['deepspec', '--help']\n"
         "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'transformers', 'prefect', 'mlflow', 'pyarrow', 'pydantic') if m in sys.modules])"
     )

@@ -9,7 +9,7 @@ import pytest
 from deepspec.errors import ArtifactError, IncompatibleDraft, RecipeError
 from deepspec.recipe import Recipe, load_recipe
 from deepspec.store.fingerprint import Fingerprints
-from flows import _compare
+from flows.cli.commands import compare as compare_command
 from flows.compare import naming
 
 
@@ -32,16 +32,16 @@ def left_behind(home: Path, recipes: dict[str, Recipe], evaluation: Any) -> None
 def test_the_last_runs_recipe_is_taken_as_it_was_resolved(home: Path) -> None:
     run = load_recipe("tiny", ["evaluate.seed=7", "target.path=/models/t"])
     left_behind(home, {".": run}, {"benchmarks": {}})
-    assert _compare._recipe(None, (), home) == ("demo", run)
-    _, changed = _compare._recipe(None, ["evaluate.num_gate_prompts=3"], home)
+    assert compare_command._recipe(None, (), home) == ("demo", run)
+    _, changed = compare_command._recipe(None, ["evaluate.num_gate_prompts=3"], home)
     assert (changed.evaluate.seed, changed.evaluate.num_gate_prompts) == (7, 3)
-    assert _compare._recipe("tiny", (), home) == ("tiny", load_recipe("tiny"))
+    assert compare_command._recipe("tiny", (), home) == ("tiny", load_recipe("tiny"))
 
 
 def test_of_a_run_of_several_algorithms_the_first_recipe_is_taken(home: Path) -> None:
     first, second = load_recipe("demo-eagle3"), load_recipe("demo")
     left_behind(home, {"eagle3": first, "dspark": second}, [{"algorithm": "eagle3"}, {"algorithm": "dspark"}])
-    assert _compare._recipe(None, (), home)[1] == first
+    assert compare_command._recipe(None, (), home)[1] == first
 
 
 @pytest.mark.parametrize("record", [None, {}, {"report": None, "evaluation": None, "recipe": "demo", "run_id": "r"}])
@@ -49,7 +49,7 @@ def test_without_a_finished_run_the_recipe_has_to_be_named(home: Path, record: A
     if record is not None:
         (home / "last-run.json").write_text(json.dumps(record))
     with pytest.raises(RecipeError, match="no finished run") as raised:
-        _compare._recipe(None, (), home)
+        compare_command._recipe(None, (), home)
     assert raised.value.where == "--recipe"
 
 
@@ -63,7 +63,7 @@ def test_a_draft_is_the_same_input_wherever_its_directory_lies(tmp_path: Path) -
         folder.mkdir()
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"weights")
-        found.append(_compare._outside(folder, links / name, fingerprints))
+        found.append(compare_command._outside(folder, links / name, fingerprints))
     first, second = found
     assert first.fingerprint == second.fingerprint
     assert (Path(first.location) / "draft" / "model.safetensors").read_bytes() == b"weights"

@@ -170,7 +170,7 @@ def test_an_algorithm_and_a_family_are_one_file_and_one_line_each(tmp_path: Path
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "model_type": "toy"}))
     options = ["--set", "draft={algorithm: toy, courage: 2.0, mask_token_id: 3}", "--set", f"target.path={target}"]
-    command = [sys.executable, "-m", "flows.cli", "plan", "tiny", *options, "--json"]
+    command = [sys.executable, "-m", "flows.cli.main", "plan", "tiny", *options, "--json"]
     command += ["--conversations", "10", "--mean-tokens", "20"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from deepspec.data.tables import read_table
 from deepspec.data.tokens.encode import write_tokens
 from deepspec.data.tokens.preview import rendered, stored
 from deepspec.errors import DataError
-from flows import _preview
+from flows.cli.commands import preview as preview_command
 from tests.fixtures.command import call
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer
@@ -102,7 +102,9 @@ def test_colours_on_a_terminal_and_marks_elsewhere() -> None:
     shown = {}
     for is_terminal in (False, True):
         file = io.StringIO()
-        _preview.show(DOCUMENT, Console(file=file, force_terminal=is_terminal, color_system="standard", width=80))
+        preview_command.show(
+            DOCUMENT, Console(file=file, force_terminal=is_terminal, color_system="standard", width=80)
+        )
         shown[is_terminal] = file.getvalue()
     assert "ask [bold]\n[[\\x1b[31mred]]\n" in shown[False]
     assert "x:1: 1 of 3 tokens are supervised" in shown[False]

@@ -11,7 +11,7 @@ from rich.console import Console
 from deepspec.errors import RecipeError
 from deepspec.evaluation.server.counters import Counted, acceptance, not_measured
 from deepspec.recipe import load_recipe
-from flows._measure import check_out, last_evaluation, show
+from flows.cli.commands.measure import check_out, last_evaluation, show
 
 
 def leave_run(home: Path, run_id: str, recipe: str, evaluation: Any) -> None:

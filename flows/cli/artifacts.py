@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows._cli_backup import copy
-from flows._terminal import AsJson, artifact_store, fail, finite, home, print_json, show_table, terminal
+from flows.cli.backup import copy
+from flows.cli.terminal import AsJson, artifact_store, fail, finite, home, print_json, show_table, terminal
 
 if TYPE_CHECKING:
     from deepspec.store import Store

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from deepspec.bench.__main__ import BENCHES
-from flows._terminal import AsJson, home, print_json, terminal
+from flows.cli.terminal import AsJson, home, print_json, terminal
 
 app = typer.Typer(help="What this machine can do, measured.\n\nExample: deepspec bench warm", no_args_is_help=True)
 
@@ -20,9 +20,9 @@ def warm(
 
     Example: deepspec bench warm demo --repeat 5
     """
-    from flows import _bench
+    from flows.cli.commands import bench as bench_command
 
-    document = _bench.warm(recipe, home(), repeat=repeat)
+    document = bench_command.warm(recipe, home(), repeat=repeat)
     if as_json:
         print_json(document)
     else:
@@ -44,9 +44,9 @@ _EXAMPLES = {
 
 def _add(name: str, purpose: str) -> None:
     def bench(context: typer.Context) -> None:
-        from flows import _bench
+        from flows.cli.commands import bench as bench_command
 
-        _bench.library(name, context.args, home())
+        bench_command.library(name, context.args, home())
 
     bench.__doc__ = f"Measure {purpose}.\n\nExample: deepspec bench {name} {_EXAMPLES[name]} --json"
     # The bench reads its own options, here as in `python -m deepspec.bench`.

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flows._cli_runs import Overrides, RecipeName
-from flows._terminal import AsJson, home, print_json, terminal
+from flows.cli.runs import Overrides, RecipeName
+from flows.cli.terminal import AsJson, home, print_json, terminal
 
 app = typer.Typer(
     help="Look at what drafts are trained on.\n\nExample: deepspec data preview demo", no_args_is_help=True
@@ -26,10 +26,10 @@ def preview(
 
     Example: deepspec data preview dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
     """
-    from flows import _preview
+    from flows.cli.commands import preview as preview_command
 
-    document = _preview.document(recipe, overrides or [], num_rows=rows, split=split, home=home())
+    document = preview_command.document(recipe, overrides or [], num_rows=rows, split=split, home=home())
     if as_json:
         print_json(document)
     else:
-        _preview.show(document, terminal())
+        preview_command.show(document, terminal())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows._terminal import AsJson, fail, home, print_json, terminal
+from flows.cli.terminal import AsJson, fail, home, print_json, terminal
 
 if TYPE_CHECKING:
     from deepspec.store.copy_store import Copied
@@ -23,7 +23,7 @@ def backup(
     Example: deepspec backup /mnt/backup/deepspec
     """
     from flows import _backup
-    from flows._display import progress_of
+    from flows.cli.progress import progress_of
 
     console = terminal()
     with progress_of(console, "store") as progress:
@@ -45,7 +45,7 @@ def copy(
     Example: deepspec artifacts copy /mnt/backup/store
     """
     from flows import _backup
-    from flows._display import progress_of
+    from flows.cli.progress import progress_of
 
     with progress_of(terminal(), "store") as progress:
         done = _backup.copy(source, to, home(), progress)

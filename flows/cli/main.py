@@ -1,7 +1,7 @@
 """The `deepspec` command: where its groups are put together, and where errors become a sentence and an exit code.
 
 Exit codes: 0 done, 1 a run failed, 2 the input is wrong, 3 a gate refused, 130 interrupted. The commands stand in
-`_cli_<group>.py`; everything heavy is imported by those that need it.
+one file per group; everything heavy is imported by those that need it.
 """
 
 import logging
@@ -14,7 +14,7 @@ import typer
 
 from deepspec import __version__
 from deepspec.errors import DeepspecError
-from flows import _cli_artifacts, _cli_backup, _cli_bench, _cli_data, _cli_drafts, _cli_models, _cli_runs
+from flows.cli import artifacts, backup, bench, data, drafts, models, runs
 
 app = typer.Typer(
     name="deepspec",
@@ -25,23 +25,23 @@ app = typer.Typer(
 )
 for command in (
     # In the order of the help.
-    _cli_runs.demo,
-    _cli_runs.run,
-    _cli_runs.plan,
-    _cli_runs.explain,
-    _cli_models.promote,
-    _cli_models.rollback,
-    _cli_drafts.compare,
-    _cli_drafts.export,
-    _cli_drafts.measure,
-    _cli_backup.backup,
+    runs.demo,
+    runs.run,
+    runs.plan,
+    runs.explain,
+    models.promote,
+    models.rollback,
+    drafts.compare,
+    drafts.export,
+    drafts.measure,
+    backup.backup,
 ):
     app.command()(command)
 for name, group in (
-    ("data", _cli_data.app),
-    ("artifacts", _cli_artifacts.app),
-    ("models", _cli_models.app),
-    ("bench", _cli_bench.app),
+    ("data", data.app),
+    ("artifacts", artifacts.app),
+    ("models", models.app),
+    ("bench", bench.app),
 ):
     app.add_typer(group, name=name)
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows._terminal import AsJson, artifact_store, fail, home, print_json, show_table, terminal
+from flows.cli.terminal import AsJson, artifact_store, fail, home, print_json, show_table, terminal
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 

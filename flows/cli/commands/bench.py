@@ -63,7 +63,7 @@ def warm(recipe: str, home: Path, *, repeat: int) -> dict[str, Any]:
     Raises:
         RecipeError: not everything was a hit.
     """
-    command = [sys.executable, "-m", "flows.cli", "run", recipe]
+    command = [sys.executable, "-m", "flows.cli.main", "run", recipe]
     seconds = []
     record: dict[str, Any] = {}
     for _ in range(repeat):

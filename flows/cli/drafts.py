@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows._cli_runs import Overrides, RecipeName
-from flows._terminal import AsJson, artifact_store, fail, home, print_json, terminal
+from flows.cli.runs import Overrides, RecipeName
+from flows.cli.terminal import AsJson, artifact_store, fail, home, print_json, terminal
 
 
 def compare(
@@ -28,11 +28,13 @@ def compare(
     Example: deepspec compare models:/demo@champion models:/demo/2 --recipe demo
     """
     from deepspec.reports.comparison_terminal import comparison_table
-    from flows import _compare
-    from flows._display import display_on
+    from flows.cli.commands import compare as compare_command
+    from flows.cli.progress import display_on
 
     console = terminal()
-    document = _compare.compare(drafts, recipe, overrides or [], home=home(), out=out, display=display_on(console))
+    document = compare_command.compare(
+        drafts, recipe, overrides or [], home=home(), out=out, display=display_on(console)
+    )
     if as_json:
         print_json(document)
     else:
@@ -86,21 +88,21 @@ def measure(
 
     Example: deepspec measure dspark-qwen3-4b --endpoint http://gpu1:8000 --set target.path=/models/qwen3-4b
     """
-    from flows import _measure
-    from flows._display import progress_of
+    from flows.cli.commands import measure as measure_command
+    from flows.cli.progress import progress_of
 
-    _measure.check_out(out)
+    measure_command.check_out(out)
     console = terminal()
     with progress_of(console, "measure") as progress:
-        document = _measure.document(
+        document = measure_command.document(
             recipe, overrides or [], endpoint=endpoint, concurrency=concurrency, home=home(), progress=progress
         )
     if out is not None:
-        _measure.save(document, out)
+        measure_command.save(document, out)
     if as_json:
         print_json(document)
     else:
-        _measure.show(document, console)
+        measure_command.show(document, console)
     if document["problems"]:
         if as_json:
             for problem in document["problems"]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows._terminal import AsJson, fail, finite, home, print_json, terminal
+from flows.cli.terminal import AsJson, fail, finite, home, print_json, terminal
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
 Overrides = Annotated[
@@ -77,8 +77,8 @@ def explain(
 
     Example: deepspec explain
     """
-    from flows._display import lines_of
     from flows._record import read_record
+    from flows.cli.progress import lines_of
     from tasks._run import StageRecord
 
     record = read_record(home(), run_id)

@@ -1,0 +1,13 @@
+"""The `deepspec` command: one file per group of commands, which parses and prints.
+
+    main ──► runs        demo, run, plan, explain ──► commands.run, planning
+       ├───► models      models …, promote, rollback ──► registry
+       ├───► drafts      compare, export, measure ──► commands.compare, registry, commands.measure
+       ├───► data        data preview ──► commands.preview
+       ├───► artifacts   artifacts … ──► store
+       ├───► bench       bench … ──► commands.bench
+       └───► backup      backup ──► registry.backup
+                └──► terminal, progress     options, tables and bars that all of them share
+
+Everything heavy is imported by the command that needs it: `deepspec --help` answers in under half a second.
+"""
