@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import DeepspecError, GateFailed, RecipeError
+from deepspec.home import store_of
+from deepspec.inputs import local
 from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
 from flows import _execute, _plan, _record
 from flows._execute import Flow, Result
-from flows._home import store_of
-from flows._locations import local
 from flows.cli.progress import display_on, lines_of
 
 logger = logging.getLogger(__name__)

@@ -21,18 +21,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepspec.errors import ArtifactDamaged, BudgetExceeded
+from deepspec.inputs import local
+from deepspec.registry.open import tracking_of
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
+from deepspec.usage import Usage
 from flows import _prefect
-from flows._home import tracking_of
-from flows._locations import local
-from tasks._run import Display, Hidden, Run, Sayings, StageRecord, Usage
+from tasks._run import Display, Hidden, Run, Sayings, StageRecord
 from tasks._stage import Reference
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
-    from deepspec.registry.runs import RunWriter
-    from deepspec.registry.tracking import Status as TrackedStatus
+    from deepspec.registry.mlflow.runs import RunWriter
+    from deepspec.registry.mlflow.tracking import Status as TrackedStatus
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.errors import DataError, UnsupportedTarget
 from deepspec.evaluation.known_benchmarks import VARIABLE
+from deepspec.registry.draft_names import draft_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
-from flows._drafts import draft_of
 from tasks._run import Run
 from tasks._stage import Pending, Reference, Value
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from deepspec.data.tokens.length_sample import Lengths
 from deepspec.errors import BudgetExceeded, DataError, DeepspecError, RecipeError, StoreFull
+from deepspec.inputs import local
 from deepspec.planning import CODECS, Room, estimate, in_units, memory
 from deepspec.recipe import Recipe, load_recipe
-from flows._locations import local
 
 if TYPE_CHECKING:
     from rich.console import Console

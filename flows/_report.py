@@ -7,8 +7,8 @@ from typing import Any
 
 from deepspec.errors import DeepspecError
 from deepspec.registry import keys
+from deepspec.registry.mlflow.tracking import Status
 from deepspec.registry.promotions import PromotionLog
-from deepspec.registry.tracking import Status
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from flows._execute import Part, Result

@@ -1,10 +1,7 @@
 """What the stages of one run share: the recipe, the store, progress, and the record that becomes `run.json`."""
 
 import fcntl
-import getpass
 import logging
-import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +20,7 @@ from deepspec.store.fingerprint import Fingerprints
 from deepspec.store.lease import Lease
 
 if TYPE_CHECKING:
-    from deepspec.registry.tracking import Tracking
+    from deepspec.registry.mlflow.tracking import Tracking
     from tasks._stage import Reference
 
 logger = logging.getLogger(__name__)
@@ -255,64 +252,3 @@ class Run(Generic[RecipeT]):
 def new_run_id() -> str:
     """A run id that sorts by time."""
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
-
-
-def who() -> str:
-    """The person or machine account that runs this; DEEPSPEC_USER overrides it."""
-    try:
-        return os.environ.get("DEEPSPEC_USER") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
-
-
-class Usage:
-    """Processor time, peak memory and wall time of this process and its children since it was made."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._cpu = self._cpu_seconds()
-        self._peak = 0
-        self._stop = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="usage", daemon=True)
-        self._watcher.start()
-
-    def seconds(self) -> float:
-        """Wall time so far."""
-        return time.monotonic() - self._started
-
-    def cpu_seconds(self) -> float:
-        """Processor seconds so far, ended children included."""
-        return self._cpu_seconds() - self._cpu
-
-    def peak_rss_bytes(self) -> int:
-        """Largest resident memory seen, this process and its children added up."""
-        self._measure()
-        return self._peak
-
-    def stop(self) -> None:
-        """End the measurement."""
-        self._stop.set()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(1.0):
-            self._measure()
-
-    def _measure(self) -> None:
-        import psutil
-
-        total = 0
-        try:
-            own = psutil.Process()
-            for process in [own, *own.children(recursive=True)]:
-                try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-        except psutil.Error:
-            return
-        self._peak = max(self._peak, total)
-
-    @staticmethod
-    def _cpu_seconds() -> float:
-        times = os.times()
-        return times.user + times.system + times.children_user + times.children_system

@@ -12,7 +12,7 @@ from deepspec.store.fingerprint import External
 from tasks._run import Run
 
 if TYPE_CHECKING:
-    from deepspec.registry.runs import RunWriter
+    from deepspec.registry.mlflow.runs import RunWriter
 
 
 @contextmanager

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepspec.account import who
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from tasks._run import Run, who
+from tasks._run import Run
 from tasks._stage import stage
 
 

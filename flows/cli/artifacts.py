@@ -146,8 +146,8 @@ def _check_kind(store: "Store", kind: str) -> None:
 
 def _roots(store: "Store") -> list[tuple[str, str]]:
     """Registered versions and champions, past and present, and what lies in the home as a demo's inputs."""
+    from deepspec.demo.inputs import made_inputs
     from deepspec.registry.promotions import PromotionLog
-    from flows.demo_inputs import made_inputs
 
     # By name: a damaged registration is rebuilt from its parents, which must still be there.
     roots = set(store.names("register"))

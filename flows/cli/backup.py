@@ -22,12 +22,14 @@ def backup(
 
     Example: deepspec backup /mnt/backup/deepspec
     """
-    from flows import _backup
+    from deepspec.registry import backup as home_backup
     from flows.cli.progress import progress_of
 
     console = terminal()
     with progress_of(console, "store") as progress:
-        done = _backup.backup(out, home(), progress, lambda text: console.print(text, highlight=False, soft_wrap=True))
+        done = home_backup.backup(
+            out, home(), progress, lambda text: console.print(text, highlight=False, soft_wrap=True)
+        )
     _tell(done, as_json=as_json)
 
 
@@ -44,11 +46,11 @@ def copy(
 
     Example: deepspec artifacts copy /mnt/backup/store
     """
-    from flows import _backup
+    from deepspec.registry import backup as home_backup
     from flows.cli.progress import progress_of
 
     with progress_of(terminal(), "store") as progress:
-        done = _backup.copy(source, to, home(), progress)
+        done = home_backup.copy(source, to, home(), progress)
     _tell(done, as_json=as_json)
 
 

@@ -56,11 +56,11 @@ def export(
 
     Example: deepspec export models:/demo@champion --format deepspec --out exported
     """
-    from flows import _export
+    from deepspec.registry import draft_export
 
     console = terminal()
     if check is not None:
-        flaws = _export.check(format_name, check)
+        flaws = draft_export.check(format_name, check)
         for flaw in flaws:
             console.print(flaw, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.", highlight=False)
@@ -69,7 +69,7 @@ def export(
         return
     if draft is None or out is None:
         fail(2, "Name a DRAFT and --out DIR, or --check DIR.")
-    _export.write(draft, format_name, out, target, home=home(), store=artifact_store())
+    draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store())
     console.print(f"Written: {out}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -17,9 +17,9 @@ def ls(model: ModelName = None, as_json: AsJson = False) -> None:
 
     Example: deepspec models ls demo
     """
-    from flows import _models
+    from deepspec.registry import operations
 
-    rows = _models.versions(home(), model)
+    rows = operations.versions(home(), model)
     if model and not rows:
         fail(2, f"There is no registered model {model}. `deepspec models ls` lists them.")
     if as_json:
@@ -79,9 +79,9 @@ def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -
 
     Example: deepspec models reconcile demo
     """
-    from flows import _models
+    from deepspec.registry import operations
 
-    terminal().print(_models.reconcile(home(), artifact_store(), model), highlight=False)
+    terminal().print(operations.reconcile(home(), artifact_store(), model), highlight=False)
 
 
 def promote(
@@ -93,9 +93,9 @@ def promote(
 
     Example: deepspec promote demo 2 --reason "canary was fine"
     """
-    from flows import _models
+    from deepspec.registry import operations
 
-    terminal().print(_models.promote(home(), artifact_store(), model, version, reason), highlight=False)
+    terminal().print(operations.promote(home(), artifact_store(), model, version, reason), highlight=False)
 
 
 def rollback(
@@ -107,6 +107,6 @@ def rollback(
 
     Example: deepspec rollback demo --reason "latency regression"
     """
-    from flows import _models
+    from deepspec.registry import operations
 
-    terminal().print(_models.rollback(home(), artifact_store(), model, to, reason), highlight=False)
+    terminal().print(operations.rollback(home(), artifact_store(), model, to, reason), highlight=False)

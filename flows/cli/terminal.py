@@ -34,7 +34,7 @@ def home() -> Path:
 
 def artifact_store() -> "Store":
     """The artifact store of that home."""
-    from flows._home import store_of
+    from deepspec.home import store_of
 
     return store_of(home())
 

@@ -53,7 +53,7 @@ def test_backup_loss_and_restore(warm: Home, tmp_path: Path) -> None:
     assert restored.record()["status"] == "no_change"
     assert restored.record()["evaluation"] == before["evaluation"]
 
-    from deepspec.registry.tracking import Tracking
+    from deepspec.registry.mlflow.tracking import Tracking
 
     tracking = Tracking.embedded(restored.path)
     (registered,) = tracking.list_versions("tiny")
@@ -117,7 +117,7 @@ def test_a_store_newer_than_its_database_is_registered_again(warm: Home, tmp_pat
     assert after == before | {"run_id": ""}
     assert "already says 1." in warm.run("models", "reconcile", "tiny").err
 
-    from deepspec.registry.tracking import Tracking
+    from deepspec.registry.mlflow.tracking import Tracking
 
     tracking = Tracking.embedded(warm.path)
     (version,) = tracking.list_versions("tiny")

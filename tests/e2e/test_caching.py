@@ -89,7 +89,7 @@ def test_edited_answer_stops_at_the_responses(warm: Home, tmp_path: Path, edit_r
 
 @pytest.mark.full  # a run and an export
 def test_a_corrected_licence_is_registered_anew_and_nothing_else_follows(warm: Home, tmp_path: Path) -> None:
-    from deepspec.registry.tracking import Tracking
+    from deepspec.registry.mlflow.tracking import Tracking
 
     source, _ = own_data(warm, tmp_path)
     warm.run("run", "tiny", "--set", f"data.source={{path: '{source}', licence: CC-BY-4.0, retention: 90 days}}")

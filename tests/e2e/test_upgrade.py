@@ -90,7 +90,7 @@ def test_its_drafts_are_downloaded_and_decode_losslessly(old: Home, tmp_path: Pa
     from deepspec.decoding.config import Sampling
     from deepspec.decoding.engine import Engine
     from deepspec.drafts import algorithm_of
-    from deepspec.registry.tracking import Tracking
+    from deepspec.registry.mlflow.tracking import Tracking
     from deepspec.store import open_store
     from deepspec.targets.directory import read_spec
     from deepspec.targets.model import Target

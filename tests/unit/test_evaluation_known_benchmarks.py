@@ -22,13 +22,13 @@ from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KNOWN, VARIABLE
 from deepspec.evaluation.prompts.files import find_benchmark, read_benchmark_rows
 from deepspec.evaluation.prompts.selection import held_out_prompts, read_benchmark, select
+from deepspec.inputs import local
 from deepspec.recipe import Recipe, load_recipe, shipped
 from deepspec.store import open_store
 from deepspec.store.backends import s3
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import canonical
 from flows._inputs import benchmarks_of
-from flows._locations import local
 from tasks._run import Run
 from tasks._stage import Pending
 from tests.fixtures.s3 import S3Server

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.registry.database import prepare
+from deepspec.registry.mlflow.database import prepare
 
 
 def migrate(uri: str) -> None:

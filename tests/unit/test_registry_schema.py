@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.registry import schema
 from deepspec.registry.errors import TrackingError
-from deepspec.registry.tracking import Tracking
+from deepspec.registry.mlflow import schema
+from deepspec.registry.mlflow.tracking import Tracking
 
 BACK = 4
 """How many migrations older the older database is: among MLflow's last ones are some that only change columns."""

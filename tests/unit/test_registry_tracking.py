@@ -15,10 +15,10 @@ import pytest
 
 from deepspec.gates import Config, judge
 from deepspec.registry import keys
-from deepspec.registry.connection import Connection
 from deepspec.registry.errors import TrackingError
+from deepspec.registry.mlflow.connection import Connection
+from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.promotions import DraftReference, PromotionLog
-from deepspec.registry.tracking import Tracking
 from deepspec.store.backends.local import LocalBackend
 
 EVALUATION = {
@@ -376,7 +376,7 @@ def test_nothing_reaches_the_terminal_and_torch_stays_out(tmp_path: Path) -> Non
     """A fresh process on a fresh database: silent, without torch, and warmed up by a thread."""
     script = (
         "import sys, pathlib\n"
-        "from deepspec.registry.tracking import Tracking\n"
+        "from deepspec.registry.mlflow.tracking import Tracking\n"
         "assert 'mlflow' not in sys.modules, 'imported too early'\n"
         f"tracking = Tracking.embedded(pathlib.Path({str(tmp_path / 'home')!r}))\n"
         "tracking.warm_up().join()\n"

@@ -8,11 +8,11 @@ import pytest
 
 from deepspec.data.sources.readers import find_sources
 from deepspec.errors import ArtifactError, DataError
+from deepspec.inputs import local
 from deepspec.recipe import load_recipe
 from deepspec.store.backends import s3
 from deepspec.store.download_inputs import local_copy
 from deepspec.store.fingerprint import Fingerprints
-from flows._locations import local
 from tests.fixtures.s3 import S3Server
 
 BUCKET = "deepspec-tests"

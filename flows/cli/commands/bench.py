@@ -27,8 +27,8 @@ def library(name: str, arguments: Sequence[str], home: Path) -> None:
 
 def _pair_of_last_run(home: Path) -> list[str]:
     """Options that name what the last run decoded with."""
+    from deepspec.home import store_of
     from deepspec.store import Artifact
-    from flows._home import store_of
     from flows._record import read_record
 
     record = read_record(home, None)

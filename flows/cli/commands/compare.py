@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from deepspec.drafts import algorithm_of
 from deepspec.drafts.files.config_json import check_fits, read_draft_config
 from deepspec.errors import ArtifactError, RecipeError
+from deepspec.home import store_of
+from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe, validated
+from deepspec.registry.draft_names import draft_directory, draft_of
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints, model_files
 from deepspec.targets.directory import read_spec
 from flows import _execute
-from flows._drafts import draft_directory, draft_of
-from flows._home import store_of
-from flows._locations import local, made_target
 from flows._record import read_record
 from flows._report import samples_of
 from flows.compare import comparison_of, naming

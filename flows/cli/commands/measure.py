@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import RecipeError
+from deepspec.inputs import local, made_target
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import Recipe, load_recipe
-from flows._locations import local, made_target
 from flows._record import read_record
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import RecipeError
+from deepspec.home import store_of
+from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe
 from flows import _execute
-from flows._home import store_of
-from flows._locations import local, made_target
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from deepspec.errors import ArtifactUnknown, RecipeError
 from deepspec.registry.keys import CHAMPION, DRAFT_KEY, DRAFT_KIND
+from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact, Store
-from flows._home import tracking_of
 
 _REMEDY = f"Name a directory, train/<key>, models:/<name>/<version>, models:/<name>@{CHAMPION} or {CHAMPION}."
 

@@ -1,4 +1,4 @@
-"""What the commands `backup` and `artifacts copy` do."""
+"""Copies of a home folder, and of a store with its promotion logs."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deepspec.errors import ArtifactError, RecipeError
+from deepspec.home import code_version, store_of
 from deepspec.progress import Progress
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Store, open_store
 from deepspec.store.copy_store import Copied, copy_store
-from flows._home import code_version, store_of
 
 DATABASE = "mlflow.db"
 STORE = "store"

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deepspec.registry import database
 from deepspec.registry.errors import TrackingError
+from deepspec.registry.mlflow import database
 
 logger = logging.getLogger(__name__)
 

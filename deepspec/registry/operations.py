@@ -1,19 +1,19 @@
-"""What the commands about registered models do: list, promote, roll back, reconcile."""
+"""What is done with registered models: list, promote, roll back, reconcile."""
 
 from pathlib import Path
 from typing import Any
 
+from deepspec.account import who
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
+from deepspec.registry.mlflow.tracking import RegisteredVersion, Tracking
+from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import DraftReference, PromotionLog
-from deepspec.registry.tracking import RegisteredVersion, Tracking
 from deepspec.store import Artifact, Store
 from deepspec.store.gc import lineage
 from deepspec.store.manifest import ABOUT
-from flows._home import tracking_of
-from tasks._run import who
 
 
 def versions(home: Path, model: str | None) -> list[dict[str, Any]]:

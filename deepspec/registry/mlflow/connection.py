@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deepspec.registry import database, schema
 from deepspec.registry.errors import TrackingError
+from deepspec.registry.mlflow import database, schema
 
 SQLITE = "sqlite:///"
 

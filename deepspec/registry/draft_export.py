@@ -1,11 +1,11 @@
-"""What the command `export` does."""
+"""A draft, as a person names it, in a format that others read."""
 
 from pathlib import Path
 
 from deepspec.errors import RecipeError
+from deepspec.registry.draft_names import draft_directory, draft_of
+from deepspec.registry.operations import about
 from deepspec.store import Artifact, Store
-from flows._drafts import draft_directory, draft_of
-from flows._models import about
 
 
 def write(name: str, format_name: str, out: Path, target_name: str, *, home: Path, store: Store) -> None:

@@ -23,10 +23,10 @@ from typing import Any, Literal
 from deepspec.errors import DeepspecError
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
-from deepspec.registry.connection import SQLITE, Connection, mlflow_errors
 from deepspec.registry.errors import TrackingError
+from deepspec.registry.mlflow.connection import SQLITE, Connection, mlflow_errors
+from deepspec.registry.mlflow.runs import RunWriter, flushed
 from deepspec.registry.promotions import DraftReference, PromotionLog
-from deepspec.registry.runs import RunWriter, flushed
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -1,4 +1,4 @@
-"""Where a user's things are: the artifact store and the experiment tracker, by environment or in the home folder."""
+"""Where a user's artifacts are, by environment or in the home folder, and which code makes them."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from deepspec import __version__
-from deepspec.registry.tracking import Tracking
 from deepspec.store import Store, open_store
 
 _LIBRARIES = ("torch", "transformers", "pyarrow", "datasets", "prefect", "mlflow")
@@ -18,12 +17,6 @@ _LIBRARIES = ("torch", "transformers", "pyarrow", "datasets", "prefect", "mlflow
 def store_of(home: Path, configured: str | None = None) -> Store:
     """The artifact store: DEEPSPEC_STORE, else the recipe's (`configured`), else `store` in the home folder."""
     return open_store(os.environ.get("DEEPSPEC_STORE") or configured or str(home / "store"), code=code_version())
-
-
-def tracking_of(home: Path) -> Tracking:
-    """MLflow: MLFLOW_TRACKING_URI, else a database in the home folder."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return Tracking(uri, None) if uri else Tracking.embedded(home)
 
 
 def code_version() -> dict[str, Any]:

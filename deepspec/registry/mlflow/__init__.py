@@ -1,0 +1,7 @@
+"""The only room that knows MLflow, which it imports when it is first needed.
+
+    tracking ──► connection ──► schema ──► database     a client with typed errors; the SQLite file of a home
+        └──────► runs                                   one run: batches within MLflow's limits
+
+`Tracking` is the interface. It decides nothing: the store and the promotion log are the truth, MLflow shows it.
+"""
