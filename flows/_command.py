@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from deepspec.errors import DeepspecError, GateFailed, RecipeError
 from deepspec.home import store_of
 from deepspec.inputs import local
+from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
-from flows import _execute, _plan, _record
+from flows import _execute, _record
 from flows._execute import Flow, Result
+from flows.cli.commands import plan_text
 from flows.cli.progress import display_on, lines_of
 
 logger = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
 def _show_plan(
     recipes: Sequence[Recipe], records: "Sequence[StageRecord]", home: Path, *, as_json: bool, console: "Console"
 ) -> None:
-    estimates = [_plan.of_run(local(recipe, home), home) for recipe in recipes]
+    estimates = [before_run.of_run(local(recipe, home), home) for recipe in recipes]
     if as_json:
         document = {
             "recipe": [recipe.model_dump(mode="json") for recipe in recipes],
@@ -150,7 +152,7 @@ def _show_plan(
         if estimate is None:
             console.print("No estimate: the target or the conversations are not there yet.", highlight=False)
         else:
-            _plan.show(estimate, console)
+            plan_text.show(estimate, console)
 
 
 def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Console") -> int:

@@ -251,8 +251,8 @@ def _carry_out_one(run: Run[Any], flow: Flow, recipe: Any, part: Part, stack: Ex
 
 def _refuse(run: Run[Any], recipe: Any, planned: Run[Any]) -> None:
     """Refuse what is over budget, or certainly has no room, before anything of it is made."""
+    from deepspec.planning.budget import refuse
     from deepspec.recipe import Recipe
-    from flows._plan import refuse
 
     if not isinstance(recipe, Recipe):
         return  # inputs of the demo

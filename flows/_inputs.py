@@ -199,7 +199,7 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
 
     `auto` is resolved here, before any key is made: captured if they fit into `states.max_bytes`.
     """
-    from deepspec.planning import states_bytes
+    from deepspec.planning.estimate import states_bytes
 
     settings = run.recipe.states
     mode = "offline" if settings.captured is not None else settings.mode

@@ -20,7 +20,8 @@ from deepspec.bench import measuring, straightforward
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.drafts.layers import Computation, DraftModule
-from deepspec.planning import GPUS, spec_of
+from deepspec.planning.estimate import spec_of
+from deepspec.planning.gpus import GPUS
 from deepspec.recipe import load_recipe
 from deepspec.states.batch import PackedStates
 from deepspec.states.order import pack

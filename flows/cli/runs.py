@@ -58,15 +58,16 @@ def plan(
 
     Example: deepspec plan dspark-qwen3-4b --conversations 1300000 --mean-tokens 950 --gpu h200 --num-gpus 8
     """
-    from flows import _plan
+    from deepspec.planning import before_run
+    from flows.cli.commands import plan_text
 
-    document = _plan.document(
+    document = before_run.document(
         recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, usd_per_gpu_hour, home=home()
     )
     if as_json:
         print_json(document)
     else:
-        _plan.show(document, terminal())
+        plan_text.show(document, terminal())
 
 
 def explain(

@@ -13,7 +13,11 @@ from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SourceEntry
 from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
-from deepspec.planning import GPUS, Room, estimate, largest_micro_batch, memory
+from deepspec.planning.before_run import document
+from deepspec.planning.budget import refuse
+from deepspec.planning.estimate import Room, estimate
+from deepspec.planning.gpus import GPUS
+from deepspec.planning.memory import largest_micro_batch, memory
 from deepspec.recipe import Recipe, load_recipe
 from deepspec.states.capture.writer import RunTarget, write_states
 from deepspec.states.config import Config as StatesConfig
@@ -23,7 +27,6 @@ from deepspec.targets.capture import capture
 from deepspec.targets.model import Target
 from deepspec.targets.qwen3 import FAMILY
 from deepspec.training.memory.tensor_counter import LiveBytes
-from flows._plan import document, refuse
 from tasks._run import StageRecord
 from tests.fixtures.chat_templates import readable_tokenizer
 from tests.fixtures.targets import tiny_qwen3

@@ -10,7 +10,7 @@ from deepspec.config import ExecutionSection
 from deepspec.demo.recipes import ALL
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
-from deepspec.planning import spec_of
+from deepspec.planning.estimate import spec_of
 from deepspec.recipe import Recipe, load_recipe, shipped, to_yaml
 from deepspec.store.keys import canonical
 

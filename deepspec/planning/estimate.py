@@ -1,21 +1,21 @@
-"""What a run will take, before anything runs: tokens, bytes of states, work, hours, cost, memory, room on disk.
+"""What a run will take, before anything runs: tokens, bytes of states, work, hours, cost, room on disk.
 
 Estimates from shapes and from lengths of documents; no weight is loaded. The reference layout it compares with keeps,
 per token, every captured layer's output and the final state in bf16 (`(L+1)·D·2` bytes), which is what public pipelines
-write. Memory is in `training.rehearsal`, which needs torch; everything else does not.
+write. Memory is in `memory.py`, which needs torch; nothing here does.
 
 Legend: L captured layers, D hidden size, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepspec.data.tokens.length_sample import Lengths
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
+from deepspec.planning.gpus import gpu_named
 from deepspec.recipe import Recipe
 from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
 from deepspec.targets import FAMILIES, parameter_counts
@@ -23,53 +23,11 @@ from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec, spec_from_config
 from deepspec.targets.published import PUBLISHED
 
-if TYPE_CHECKING:
-    from deepspec.training.memory.step_estimate import Document
-
 CODECS = tuple(WIDTHS)
 UTILISATION = 0.4
 """Share of a GPU's peak that training and capture are assumed to reach; stated beside every estimate."""
-_VALIDATION_ROWS = 16
-_MOST_DRAWN = 200_000
-"""Documents whose packing is tried, to find the largest micro-batch."""
-_GPU_SHARE = 0.95
-"""Of a GPU's memory; the driver, libraries' workspaces and the allocator's gaps take the rest."""
 _DISK_SHARE = 0.9
 """Of what is free, so much may be taken: a full disk stops more than this run."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """Peak dense bf16 rate (FLOP/s) and memory (GiB)."""
-
-    flops: float
-    memory_gib: float
-
-
-# From NVIDIA's data sheets of each product, in its fastest form (SXM where there is one); dense is half of what they
-# state with sparsity. Names are looked for in those of devices: longer ones first.
-GPUS: Mapping[str, Gpu] = MappingProxyType(
-    {
-        "b200": Gpu(2250e12, 180),
-        "h200": Gpu(989e12, 141),
-        "h100": Gpu(989e12, 80),
-        "a100": Gpu(312e12, 80),
-        "l40s": Gpu(362e12, 48),
-        "l4": Gpu(121e12, 24),
-    }
-)
-
-
-def gpu_named(name: str, *, where: str) -> Gpu:
-    """The GPU of that name.
-
-    Raises:
-        RecipeError: it is not in the table.
-    """
-    gpu = GPUS.get(name.lower())
-    if gpu is None:
-        raise RecipeError(f"{name!r} is not a GPU deepspec knows.", where=where, remedy=f"Known: {', '.join(GPUS)}.")
-    return gpu
 
 
 def spec_of(recipe: Recipe) -> TargetSpec:
@@ -141,11 +99,11 @@ def estimate(
     tokens = round(conversations * lengths.mean_tokens)
     captured = round(tokens * lengths.train_share)
     sizes = {"reference_bf16": tokens * (layers + 1) * spec.hidden_size * 2}
-    sizes |= {codec: _files_bytes(recipe, spec, captured, lengths, codec) for codec in _codecs(spec)}
-    epochs = _epochs(recipe, conversations * lengths.train_share)
+    sizes |= {codec: captured_bytes(recipe, spec, captured, lengths, codec) for codec in _codecs(spec)}
+    epochs = epochs_of(recipe, conversations * lengths.train_share)
     work = _work(recipe, spec, conversations * lengths.train_share, lengths, epochs)
     recommended = _recommendation(recipe, sizes, work, epochs, room)
-    mode = _mode(recipe, sizes[recipe.states.codec])
+    mode = mode_of(recipe, sizes[recipe.states.codec])
     if mode == "online":
         work["training"] += epochs * work.pop("capture")
     document: dict[str, Any] = {
@@ -171,89 +129,6 @@ def estimate(
     return document
 
 
-def memory(
-    recipe: Recipe, *, conversations: int, lengths: Lengths, device: str, gpu: str | None = None
-) -> dict[str, Any]:
-    """Peak memory of the training process (each of them) and of the capture; imports torch.
-
-    Args:
-        recipe, conversations, lengths: as in `estimate`.
-        device: "cpu" or "cuda".
-        gpu: one of GPUS: whether it is enough.
-    """
-    from deepspec.training.memory.step_estimate import rehearse
-
-    spec, algorithm = spec_of(recipe), ALGORITHMS[recipe.draft.algorithm]
-    documents = largest_micro_batch(recipe, conversations * lengths.train_share, lengths)
-    step = rehearse(
-        algorithm,
-        recipe.draft,
-        spec,
-        documents,
-        dtype=recipe.train.compute_dtype,
-        device=device,
-        recomputed=recipe.run.recompute_activations,
-    )
-    shards = (recipe.run.num_shards or recipe.run.num_processes) if recipe.run.parallel == "fsdp" else 1
-    tokens = round(conversations * lengths.mean_tokens * lengths.train_share)
-    online = _mode(recipe, _files_bytes(recipe, spec, tokens, lengths, recipe.states.codec)) == "online"
-    epochs = _epochs(recipe, conversations * lengths.train_share)
-    steps = epochs * conversations * lengths.train_share / recipe.train.batch_documents
-    every = recipe.train.validate_every_steps
-    validates = every is not None and every < steps
-    target = _target_bytes(recipe, spec, shared=step.tables) if online or validates else 0
-    moment = max(
-        step.step,
-        _validation_bytes(recipe, spec, lengths) if validates else 0,
-        _forward_bytes(recipe, spec, recipe.run.micro_batch_tokens) if online else 0,
-    )
-    capture = _target_bytes(recipe, spec, shared=0) + _forward_bytes(recipe, spec, recipe.run.capture_batch_tokens)
-    training = step.trained // shards + step.tables + target + moment
-    document: dict[str, Any] = {
-        "device": device,
-        "training_bytes": training,
-        "training": {
-            "weights_gradients_moments": step.trained // shards,
-            "tables": step.tables,
-            "target": target,
-            "largest_moment": moment,
-        },
-        "micro_batch": {"documents": len(documents), "tokens": sum(document.tokens for document in documents)},
-        "capture_bytes": capture,
-    }
-    if gpu is not None:
-        size = round(gpu_named(gpu, where="--gpu").memory_gib * 2**30 * _GPU_SHARE)
-        document["fits"] = {"gpu_bytes": size, "training": training <= size, "capture": capture <= size}
-    return document
-
-
-def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[Document]":
-    """The micro-batch with most tokens in a training on `documents` documents like the sampled ones.
-
-    Steps are drawn from the sample with the recipe's seed, and packed as a training packs them.
-    """
-    import numpy as np
-
-    from deepspec.states.order import pack
-    from deepspec.training.memory.step_estimate import Document
-
-    size = recipe.train.batch_documents
-    steps = max(1, round(_epochs(recipe, documents) * documents / size))
-    drawn = np.random.default_rng(recipe.train.seed).integers(
-        0, len(lengths.tokens), (min(steps, max(1, _MOST_DRAWN // size)), size)
-    )
-    # Drawn with repeats: more different documents than there are cannot come together.
-    tokens = np.asarray(lengths.tokens)
-    largest: Sequence[int] = ()
-    most = 0
-    for step in drawn:
-        for places in pack(tokens[step].tolist(), recipe.run.micro_batch_tokens):
-            total = int(tokens[step[places.start : places.stop]].sum())
-            if total > most:
-                most, largest = total, step[places.start : places.stop].tolist()
-    return [Document(lengths.tokens[place], lengths.supervised[place]) for place in largest]
-
-
 def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:
     """Bytes of captured states of so many tokens, with the recipe's codec and the draft's layers."""
     spec = spec_of(recipe)
@@ -263,14 +138,14 @@ def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:
     )
 
 
-def _mode(recipe: Recipe, size: int) -> str:
+def mode_of(recipe: Recipe, size: int) -> str:
     """The mode of states that take `size`, as a run resolves it: what is free on a disk decides nothing there."""
     if recipe.states.mode != "auto":
         return recipe.states.mode
     return "offline" if size <= recipe.states.max_bytes else "online"
 
 
-def _files_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, lengths: Lengths, codec: str) -> int:
+def captured_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, lengths: Lengths, codec: str) -> int:
     layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
     supervised = round(tokens * lengths.supervised_share)
     return files_bytes(codec, layers, spec.hidden_size, tokens=tokens, supervised_tokens=supervised)
@@ -281,7 +156,7 @@ def _codecs(spec: TargetSpec) -> list[str]:
     return [codec for codec in CODECS if codec != "int4" or spec.hidden_size % 2 == 0]
 
 
-def _epochs(recipe: Recipe, documents: float) -> float:
+def epochs_of(recipe: Recipe, documents: float) -> float:
     if recipe.train.num_steps is None:
         return float(recipe.train.num_epochs)
     return recipe.train.num_steps * recipe.train.batch_documents / max(documents, 1.0)
@@ -364,42 +239,6 @@ def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str
             "enough": needed_home <= room.home_free_bytes,
         },
     }
-
-
-def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
-    """The target's weights, without the tables that a draft shares with it."""
-    counts = parameter_counts(spec)
-    return max(0, counts["total"] * _itemsize(recipe.target.dtype) - shared)
-
-
-def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
-    """A forward of the target over so many tokens that keeps the captured layers' outputs.
-
-    Its worst moment is in a late layer: where queries and keys are normed and rotated, while those of the layer before
-    are still held, or in the MLP, which holds what its own layer's attention was made of. Or it is the end, when the
-    captured outputs are there apiece, stacked, and as the documents' own.
-    """
-    captured = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec)) * spec.hidden_size
-    queries = spec.num_attention_heads * spec.head_dim
-    keys = spec.num_key_value_heads * spec.head_dim
-    rotated, projected = queries + keys, queries + 2 * keys
-    held = captured + rotated + projected + queries
-    attention = held + 2 * spec.hidden_size + projected + 4 * rotated + 4 * spec.head_dim
-    mlp = held + queries + 4 * spec.hidden_size + 3 * spec.intermediate_size + 2 * spec.head_dim
-    numbers = max(3 * captured + 2 * spec.hidden_size, attention, mlp)
-    return tokens * numbers * _itemsize(recipe.target.dtype)
-
-
-def _validation_bytes(recipe: Recipe, spec: TargetSpec, lengths: Lengths) -> int:
-    """Keys and values of the requests that a validation decodes at once."""
-    prompt = max(tokens - supervised for tokens, supervised in zip(lengths.tokens, lengths.supervised, strict=True))
-    positions = _VALIDATION_ROWS * (prompt + recipe.train.validation_max_new_tokens)
-    numbers = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in spec.layers)
-    return positions * numbers * _itemsize(recipe.target.dtype)
-
-
-def _itemsize(dtype: str) -> int:
-    return 4 if dtype == "float32" else 2
 
 
 def _hours(recipe: Recipe, gpu: str, num_gpus: int, price: float | None, work: Mapping[str, float]) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Peak memory of a training process and of the capture, before anything runs; needs torch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from deepspec.data.tokens.length_sample import Lengths
+from deepspec.drafts import ALGORITHMS
+from deepspec.planning.estimate import captured_bytes, epochs_of, mode_of, spec_of
+from deepspec.planning.gpus import gpu_named
+from deepspec.recipe import Recipe
+from deepspec.targets import parameter_counts
+from deepspec.targets.family import TargetSpec
+
+if TYPE_CHECKING:
+    from deepspec.training.memory.step_estimate import Document
+
+
+_VALIDATION_ROWS = 16
+_MOST_DRAWN = 200_000
+"""Documents whose packing is tried, to find the largest micro-batch."""
+_GPU_SHARE = 0.95
+"""Of a GPU's memory; the driver, libraries' workspaces and the allocator's gaps take the rest."""
+
+
+def memory(
+    recipe: Recipe, *, conversations: int, lengths: Lengths, device: str, gpu: str | None = None
+) -> dict[str, Any]:
+    """Peak memory of the training process (each of them) and of the capture; imports torch.
+
+    Args:
+        recipe, conversations, lengths: as in `estimate`.
+        device: "cpu" or "cuda".
+        gpu: one of GPUS: whether it is enough.
+    """
+    from deepspec.training.memory.step_estimate import rehearse
+
+    spec, algorithm = spec_of(recipe), ALGORITHMS[recipe.draft.algorithm]
+    documents = largest_micro_batch(recipe, conversations * lengths.train_share, lengths)
+    step = rehearse(
+        algorithm,
+        recipe.draft,
+        spec,
+        documents,
+        dtype=recipe.train.compute_dtype,
+        device=device,
+        recomputed=recipe.run.recompute_activations,
+    )
+    shards = (recipe.run.num_shards or recipe.run.num_processes) if recipe.run.parallel == "fsdp" else 1
+    tokens = round(conversations * lengths.mean_tokens * lengths.train_share)
+    online = mode_of(recipe, captured_bytes(recipe, spec, tokens, lengths, recipe.states.codec)) == "online"
+    epochs = epochs_of(recipe, conversations * lengths.train_share)
+    steps = epochs * conversations * lengths.train_share / recipe.train.batch_documents
+    every = recipe.train.validate_every_steps
+    validates = every is not None and every < steps
+    target = _target_bytes(recipe, spec, shared=step.tables) if online or validates else 0
+    moment = max(
+        step.step,
+        _validation_bytes(recipe, spec, lengths) if validates else 0,
+        _forward_bytes(recipe, spec, recipe.run.micro_batch_tokens) if online else 0,
+    )
+    capture = _target_bytes(recipe, spec, shared=0) + _forward_bytes(recipe, spec, recipe.run.capture_batch_tokens)
+    training = step.trained // shards + step.tables + target + moment
+    document: dict[str, Any] = {
+        "device": device,
+        "training_bytes": training,
+        "training": {
+            "weights_gradients_moments": step.trained // shards,
+            "tables": step.tables,
+            "target": target,
+            "largest_moment": moment,
+        },
+        "micro_batch": {"documents": len(documents), "tokens": sum(document.tokens for document in documents)},
+        "capture_bytes": capture,
+    }
+    if gpu is not None:
+        size = round(gpu_named(gpu, where="--gpu").memory_gib * 2**30 * _GPU_SHARE)
+        document["fits"] = {"gpu_bytes": size, "training": training <= size, "capture": capture <= size}
+    return document
+
+
+def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[Document]":
+    """The micro-batch with most tokens in a training on `documents` documents like the sampled ones.
+
+    Steps are drawn from the sample with the recipe's seed, and packed as a training packs them.
+    """
+    import numpy as np
+
+    from deepspec.states.order import pack
+    from deepspec.training.memory.step_estimate import Document
+
+    size = recipe.train.batch_documents
+    steps = max(1, round(epochs_of(recipe, documents) * documents / size))
+    drawn = np.random.default_rng(recipe.train.seed).integers(
+        0, len(lengths.tokens), (min(steps, max(1, _MOST_DRAWN // size)), size)
+    )
+    # Drawn with repeats: more different documents than there are cannot come together.
+    tokens = np.asarray(lengths.tokens)
+    largest: Sequence[int] = ()
+    most = 0
+    for step in drawn:
+        for places in pack(tokens[step].tolist(), recipe.run.micro_batch_tokens):
+            total = int(tokens[step[places.start : places.stop]].sum())
+            if total > most:
+                most, largest = total, step[places.start : places.stop].tolist()
+    return [Document(lengths.tokens[place], lengths.supervised[place]) for place in largest]
+
+
+def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
+    """The target's weights, without the tables that a draft shares with it."""
+    counts = parameter_counts(spec)
+    return max(0, counts["total"] * _itemsize(recipe.target.dtype) - shared)
+
+
+def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
+    """A forward of the target over so many tokens that keeps the captured layers' outputs.
+
+    Its worst moment is in a late layer: where queries and keys are normed and rotated, while those of the layer before
+    are still held, or in the MLP, which holds what its own layer's attention was made of. Or it is the end, when the
+    captured outputs are there apiece, stacked, and as the documents' own.
+    """
+    captured = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec)) * spec.hidden_size
+    queries = spec.num_attention_heads * spec.head_dim
+    keys = spec.num_key_value_heads * spec.head_dim
+    rotated, projected = queries + keys, queries + 2 * keys
+    held = captured + rotated + projected + queries
+    attention = held + 2 * spec.hidden_size + projected + 4 * rotated + 4 * spec.head_dim
+    mlp = held + queries + 4 * spec.hidden_size + 3 * spec.intermediate_size + 2 * spec.head_dim
+    numbers = max(3 * captured + 2 * spec.hidden_size, attention, mlp)
+    return tokens * numbers * _itemsize(recipe.target.dtype)
+
+
+def _validation_bytes(recipe: Recipe, spec: TargetSpec, lengths: Lengths) -> int:
+    """Keys and values of the requests that a validation decodes at once."""
+    prompt = max(tokens - supervised for tokens, supervised in zip(lengths.tokens, lengths.supervised, strict=True))
+    positions = _VALIDATION_ROWS * (prompt + recipe.train.validation_max_new_tokens)
+    numbers = sum(2 * layer.num_key_value_heads * layer.head_dim for layer in spec.layers)
+    return positions * numbers * _itemsize(recipe.target.dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
