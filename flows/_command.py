@@ -13,17 +13,19 @@ from deepspec.home import store_of
 from deepspec.inputs import local
 from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
-from flows import _execute, _record
-from flows._execute import Flow, Result
 from flows.cli.commands import plan_text
-from flows.cli.progress import display_on, lines_of
+from flows.cli.progress import display_on
+from tasks.runtime import execute, interrupt, plan, run_record
+from tasks.runtime.records import lines_of
+from tasks.runtime.result import Flow, Result
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tasks._run import Display, StageRecord
+    from tasks.runtime.display import Display
+    from tasks.runtime.records import StageRecord
 
 
 def run(
@@ -53,7 +55,7 @@ def run(
     _check_apart(recipes)
     if dry_run:
         store = store_of(home, recipes[0].store.url)
-        records = _execute.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
+        records = plan.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
         _show_plan(recipes, records, home, as_json=as_json, console=console)
         return 0
     display = display_on(console)
@@ -75,7 +77,7 @@ def carry_out(
     from flows.retrain import retrain
 
     def leave_record(result: Result) -> None:
-        _record.write_record(_record.run_json(result), home)
+        run_record.write_record(run_record.run_json(result), home)
 
     store = store_of(home, recipes[0].store.url)
     before = inputs_of(recipes[0])
@@ -84,15 +86,15 @@ def carry_out(
         from flows._seeds import further_seeds
 
         after = further_seeds(recipes, num_seeds)
-    result = _execute.execute(
+    result = execute.execute(
         retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
     )
-    record = _record.run_json(result)
+    record = run_record.run_json(result)
     if after and result.error is None:
         from flows._seeds import study
 
         record["seeds"] = study(result, num_seeds)
-    _record.write_record(record, home)
+    run_record.write_record(record, home)
     try:
         record["report"] = _report(result, record)
     except DeepspecError as error:
@@ -103,7 +105,7 @@ def carry_out(
         logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
     if result.error is not None:
         record["error"] = str(result.error) or type(result.error).__name__
-    return result, record, _record.write_record(record, home)
+    return result, record, run_record.write_record(record, home)
 
 
 def _check_apart(recipes: Sequence[Recipe]) -> None:
@@ -158,7 +160,7 @@ def _show_plan(
 def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Console") -> int:
     """Tell a person how it ended; return the exit code."""
     if isinstance(result.error, KeyboardInterrupt):
-        console.print(_execute.INTERRUPTED)
+        console.print(interrupt.INTERRUPTED)
         return 130
     if result.error is not None:
         if os.environ.get("DEEPSPEC_DEBUG"):
@@ -178,6 +180,6 @@ def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Cons
 
 
 def _report(result: Result, record: dict[str, Any]) -> str | None:
-    from flows._report import write
+    from tasks.runtime.run_report import write
 
     return write(result, record)

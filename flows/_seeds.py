@@ -14,10 +14,10 @@ from deepspec.evaluation.compare.drafts import counts_by_prompt
 from deepspec.evaluation.compare.seeds import side_by_side
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from flows._execute import Flow, Result
 from flows.retrain import measured
-from tasks._run import Run
-from tasks._stage import Reference
+from tasks.runtime.references import Reference
+from tasks.runtime.result import Flow, Result
+from tasks.runtime.run import Run
 
 _COLUMNS = ["benchmark", "prompt", "committed"]
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 from deepspec.errors import IncompatibleDraft, RecipeError
 from deepspec.recipe import Recipe
-from flows._inputs import benchmarks_of, source_of, target_of
-from tasks._run import Run
-from tasks._stage import Pending, Reference
 from tasks.calibrate import calibrate
 from tasks.conversations import conversations
 from tasks.evaluate import evaluate
+from tasks.resolve import benchmarks_of, source_of, target_of
 from tasks.responses import responses
+from tasks.runtime.references import Pending, Reference
+from tasks.runtime.run import Run
 
 
 def comparison_of(

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from deepspec.demo.config import Config
 from deepspec.demo.inputs import SOURCES, copy
 from deepspec.store import Artifact
-from tasks._run import Run
-from tasks._stage import Reference
-from tasks.demo_corpus import demo_corpus
-from tasks.demo_target import demo_target
-from tasks.demo_tokenizer import demo_tokenizer
+from tasks.demo.corpus import demo_corpus
+from tasks.demo.target import demo_target
+from tasks.demo.tokenizer import demo_tokenizer
+from tasks.runtime.references import Reference
+from tasks.runtime.run import Run
 
 
 def demo_inputs(run: Run[Config]) -> Mapping[str, Reference]:

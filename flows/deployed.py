@@ -20,7 +20,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from tasks._run import StageRecord
+    from tasks.runtime.records import StageRecord
 
 _NAMES = {"promoted": "Promoted", "refused": "Refused", "no_change": "NoChange", "budget_exhausted": "BudgetExhausted"}
 
@@ -64,7 +64,7 @@ class LogDisplay:
 
     def done(self, record: "StageRecord") -> None:
         """A stage has ended."""
-        from flows.cli.progress import line_of
+        from tasks.runtime.records import line_of
 
         level = logging.ERROR if record.status == "failed" else logging.INFO
         get_run_logger().log(level, "%s", line_of(record))

@@ -9,7 +9,13 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 from collections.abc import Mapping
 
 from deepspec.recipe import Recipe
-from flows._inputs import (
+from tasks.calibrate import calibrate
+from tasks.conversations import conversations
+from tasks.evaluate import evaluate
+from tasks.gate import gate
+from tasks.promote import promote
+from tasks.register import register
+from tasks.resolve import (
     benchmarks_of,
     captured_files,
     champion_to_beat,
@@ -20,15 +26,9 @@ from flows._inputs import (
     target_of,
     warm_start,
 )
-from tasks._run import Run
-from tasks._stage import Reference
-from tasks.calibrate import calibrate
-from tasks.conversations import conversations
-from tasks.evaluate import evaluate
-from tasks.gate import gate
-from tasks.promote import promote
-from tasks.register import register
 from tasks.responses import responses
+from tasks.runtime.references import Reference
+from tasks.runtime.run import Run
 from tasks.states import states
 from tasks.tokens import tokens
 from tasks.train import train

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks._models import load_pair
-from tasks._run import Run
-from tasks._stage import stage
-from tasks._tracking import tracked
+from tasks.runtime.loading import load_pair
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
+from tasks.runtime.tracking import tracked
 
 
 @stage(version=3, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)

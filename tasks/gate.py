@@ -6,9 +6,9 @@ from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from tasks._models import load_pair
-from tasks._run import Run
-from tasks._stage import stage
+from tasks.runtime.loading import load_pair
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
 
 
 @stage(

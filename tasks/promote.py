@@ -7,8 +7,8 @@ from typing import Any
 from deepspec.account import who
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from tasks._run import Run
-from tasks._stage import stage
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
 
 
 @stage(version=1, reads=("name",))

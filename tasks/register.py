@@ -7,8 +7,8 @@ from typing import Any
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
-from tasks._run import Run
-from tasks._stage import stage
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
 
 
 @stage(version=3, reads=("name", "data.source"))

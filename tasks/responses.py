@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.recipe import Recipe
-from tasks._answering import by_endpoints, in_process
-from tasks._run import Run
-from tasks._stage import stage
+from tasks.generators import by_endpoints, in_process
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
 
 if TYPE_CHECKING:
     from deepspec.data.responses.requests import Generate

@@ -1,16 +1,16 @@
 """All stages, in the order in which a run of the demo calls them: a new one is a file, and a line here."""
 
-from tasks._stage import Stage
 from tasks.calibrate import calibrate
 from tasks.conversations import conversations
-from tasks.demo_corpus import demo_corpus
-from tasks.demo_target import demo_target
-from tasks.demo_tokenizer import demo_tokenizer
+from tasks.demo.corpus import demo_corpus
+from tasks.demo.target import demo_target
+from tasks.demo.tokenizer import demo_tokenizer
 from tasks.evaluate import evaluate
 from tasks.gate import gate
 from tasks.promote import promote
 from tasks.register import register
 from tasks.responses import responses
+from tasks.runtime.stage import Stage
 from tasks.states import states
 from tasks.tokens import tokens
 from tasks.train import train

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks._models import device_of, load_target
-from tasks._run import Run
-from tasks._sharded import in_parts
-from tasks._stage import stage
+from tasks.runtime.loading import device_of, load_target
+from tasks.runtime.prefect.fan_out import in_parts
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
 
 
 @stage(version=2, reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"), computes=True)

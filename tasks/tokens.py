@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks._run import Run
-from tasks._stage import stage
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
 
 
 @stage(

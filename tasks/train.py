@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks._run import Run
-from tasks._stage import stage
-from tasks._tracking import tracked
+from tasks.runtime.run import Run
+from tasks.runtime.stage import stage
+from tasks.runtime.tracking import tracked
 
 
 @stage(version=6, reads=("draft", "train", "target.dtype"), streams=("states",), computes=True)

@@ -94,7 +94,7 @@ def main() -> NoReturn:
 
 def _end(code: int) -> NoReturn:
     """End the process; without waiting for Prefect's threads if the server that they talk to does not answer."""
-    prefect = sys.modules.get("flows._prefect")
+    prefect = sys.modules.get("tasks.runtime.prefect.flow")
     if prefect is not None and prefect.lost:
         sys.stdout.flush()
         sys.stderr.flush()

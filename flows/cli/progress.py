@@ -4,43 +4,16 @@ On a terminal with rich; elsewhere plain lines, so that a log file stays readabl
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from deepspec.progress import Progress as Told
-from tasks._run import StageRecord
+from tasks.runtime.records import MARKS, StageRecord, line_of
 
-_MARKS = {
-    "hit": ("=", "cyan"),
-    "ran": ("+", "green"),
-    "rebuilt": ("!", "yellow"),
-    "failed": ("x", "red"),
-    "skipped": ("-", "dim"),
-    "would_run": ("?", "yellow"),
-}
 _PLAIN_EVERY_SECONDS = 15.0
-
-
-def line_of(record: StageRecord) -> str:
-    """One stage in one line: mark, name, status, seconds and why."""
-    mark, _ = _MARKS[record.status]
-    took = f"{record.seconds:7.1f} s" if record.status in ("ran", "rebuilt", "failed") else " " * 9
-    # A failed stage's whole message stands at the end of the run.
-    why = "" if record.status == "failed" else record.why
-    return f"{mark} {record.name:<14} {record.status:<9} {took}  {why}".rstrip()
-
-
-def lines_of(records: Iterable[StageRecord]) -> Iterator[str]:
-    """All stages of a run; those of each algorithm under its name, where it has several."""
-    algorithm = None
-    for record in records:
-        if record.algorithm not in (None, algorithm):
-            yield str(record.algorithm)
-            algorithm = record.algorithm
-        yield line_of(record)
 
 
 class TerminalDisplay:
@@ -69,7 +42,7 @@ class TerminalDisplay:
     def done(self, record: StageRecord) -> None:
         """A stage has ended."""
         self.close()
-        _, style = _MARKS[record.status]
+        _, style = MARKS[record.status]
         self._console.print(line_of(record), style=style, highlight=False, markup=False)
 
     def say(self, text: str) -> None:

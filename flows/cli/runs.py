@@ -78,9 +78,8 @@ def explain(
 
     Example: deepspec explain
     """
-    from flows._record import read_record
-    from flows.cli.progress import lines_of
-    from tasks._run import StageRecord
+    from tasks.runtime.records import StageRecord, lines_of
+    from tasks.runtime.run_record import read_record
 
     record = read_record(home(), run_id)
     if record is None:

@@ -8,7 +8,7 @@ import pytest
 
 from deepspec.store import open_store
 from flows import demo_inputs, retrain
-from tasks._stage import Stage
+from tasks.runtime.stage import Stage
 from tests.e2e.conftest import Home
 from tests.fixtures.command import call
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.full  # a run from nothing
 
 STAGES = {item.name: item for flow in (demo_inputs, retrain) for item in vars(flow).values() if isinstance(item, Stage)}
 BY_INPUT = {"benchmarks": ("evaluate.benchmarks", "evaluate.seed")}
-"""Input -> fields that its fingerprint stands for (`flows/_inputs.py`: benchmarks_of)."""
+"""Input -> fields that its fingerprint stands for (`tasks/resolve.py`: benchmarks_of)."""
 
 OTHERWISE: dict[str, Any] = {
     "num_threads": 2,

@@ -7,9 +7,9 @@ import pytest
 from deepspec.errors import RecipeError
 from deepspec.recipe import load_recipe
 from deepspec.store import open_store
-from tasks._answering import by_endpoints
-from tasks._run import Run
+from tasks.generators import by_endpoints
 from tasks.responses import responses
+from tasks.runtime.run import Run
 
 
 def test_without_endpoints_it_says_what_to_do(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ from deepspec.store import open_store
 from deepspec.store.backends import s3
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import canonical
-from flows._inputs import benchmarks_of
-from tasks._run import Run
-from tasks._stage import Pending
+from tasks.resolve import benchmarks_of
+from tasks.runtime.references import Pending
+from tasks.runtime.run import Run
 from tests.fixtures.s3 import S3Server
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."

@@ -7,9 +7,10 @@ import pytest
 
 from deepspec.errors import ArtifactDamaged
 from deepspec.store import open_store
-from flows import _prefect
-from flows._execute import _rebuilding
-from tasks._run import Hidden, Run
+from tasks.runtime.display import Hidden
+from tasks.runtime.execute import _rebuilding
+from tasks.runtime.prefect import flow as prefect_flow
+from tasks.runtime.run import Run
 from tests.fixtures.store import KEY, ingredients, put
 
 
@@ -39,7 +40,7 @@ def test_damage_told_by_a_reader_is_condemned_only_if_the_store_has_it(
             raise ArtifactDamaged("An artifact is damaged: its bytes changed.", kind="tokens", key=KEY, file="data")
         return {}
 
-    monkeypatch.setattr(_prefect, "run_as_flow", flow)
+    monkeypatch.setattr(prefect_flow, "run_as_flow", flow)
     assert _rebuilding(run, flow, None) == {}
     assert found == [True, where == "on the way"]
     assert ("It will be rebuilt" in display.said[0]) == (where == "in the store")

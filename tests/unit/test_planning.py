@@ -27,7 +27,7 @@ from deepspec.targets.capture import capture
 from deepspec.targets.model import Target
 from deepspec.targets.qwen3 import FAMILY
 from deepspec.training.memory.tensor_counter import LiveBytes
-from tasks._run import StageRecord
+from tasks.runtime.records import StageRecord
 from tests.fixtures.chat_templates import readable_tokenizer
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from deepspec.errors import DataError, LaunchError
-from flows import _prefect
+from tasks.runtime.prefect import server as prefect_server
 
 ADDRESS = "http://me:hunter2@prefect.example:4200/api"
 
@@ -40,7 +40,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_every_form_of_a_lost_server_is_one_sentence(error: Exception) -> None:
-    found = _prefect.named(error)
+    found = prefect_server.named(error)
     assert isinstance(found, LaunchError)
     assert str(found).startswith("PREFECT_API_URL http://prefect.example:4200: Prefect's server does not answer.")
     assert "hunter2" not in str(found)
@@ -48,7 +48,7 @@ def test_every_form_of_a_lost_server_is_one_sentence(error: Exception) -> None:
 
 @pytest.mark.parametrize("code", [401, 403])
 def test_a_refused_password_names_its_variable(code: int) -> None:
-    found = _prefect.named(status(code))
+    found = prefect_server.named(status(code))
     assert found is not None
     assert "does not accept the password" in str(found)
     assert "PREFECT_API_AUTH_STRING" in str(found)
@@ -64,4 +64,4 @@ def test_a_refused_password_names_its_variable(code: int) -> None:
     ],
 )
 def test_what_is_about_other_things_is_left_alone(error: Exception) -> None:
-    assert _prefect.named(error) is None
+    assert prefect_server.named(error) is None

@@ -10,9 +10,10 @@ from deepspec.demo.recipes import ALL
 from deepspec.errors import ArtifactError, TransientError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, open_store
-from flows._execute import Part, Result, Status
-from flows._record import PARTS, read_record, run_json, write_record
-from tasks._run import Run, StageRecord
+from tasks.runtime.records import StageRecord
+from tasks.runtime.result import Part, Result, Status
+from tasks.runtime.run import Run
+from tasks.runtime.run_record import PARTS, read_record, run_json, write_record
 from tests.fixtures.store import ingredients, put
 
 FIELDS = {

@@ -6,7 +6,7 @@ import pytest
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from deepspec.errors import RecipeError
-from tasks._sharded import _task_runner
+from tasks.runtime.prefect.fan_out import _task_runner
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from deepspec.config import Section, later_field, location_field
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
-from tasks._run import Run, StageRecord
-from tasks._stage import RETRY_POLICY, Pending, Stage, Value, execute, is_transient, stage
+from tasks.runtime.records import StageRecord
+from tasks.runtime.references import Pending, Value
+from tasks.runtime.run import Run
+from tasks.runtime.stage import RETRY_POLICY, Stage, execute, is_transient, stage
 from tests.stage_lock import stages
 
 

@@ -29,7 +29,7 @@ def _pair_of_last_run(home: Path) -> list[str]:
     """Options that name what the last run decoded with."""
     from deepspec.home import store_of
     from deepspec.store import Artifact
-    from flows._record import read_record
+    from tasks.runtime.run_record import read_record
 
     record = read_record(home, None)
     made: dict[str, Artifact] = {}

@@ -18,14 +18,14 @@ from deepspec.registry.draft_names import draft_directory, draft_of
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints, model_files
 from deepspec.targets.directory import read_spec
-from flows import _execute
-from flows._record import read_record
-from flows._report import samples_of
 from flows.compare import comparison_of, naming
-from tasks._stage import Reference
+from tasks.runtime import execute
+from tasks.runtime.references import Reference
+from tasks.runtime.run_record import read_record
+from tasks.runtime.run_report import samples_of
 
 if TYPE_CHECKING:
-    from tasks._run import Display
+    from tasks.runtime.display import Display
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -63,7 +63,7 @@ def compare(
         links = Path(stack.enter_context(TemporaryDirectory(prefix="deepspec-")))
         drafts = _drafts(names, recipe, recipe_name, home, store, links)
         flow = comparison_of(drafts, recipe_name)
-        carried_out = _execute.apart(flow, recipe, store, home, display=display)
+        carried_out = execute.apart(flow, recipe, store, home, display=display)
         run, outcome, tracked = stack.enter_context(carried_out)
         data = {
             "comparison_id": run.run_id,

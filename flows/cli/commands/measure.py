@@ -10,7 +10,7 @@ from deepspec.errors import RecipeError
 from deepspec.inputs import local, made_target
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import Recipe, load_recipe
-from flows._record import read_record
+from tasks.runtime.run_record import read_record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ def document(
     from deepspec.evaluation.server.measure import Server, measure
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
-    from tasks._answering import vocabulary_of
+    from tasks.generators import vocabulary_of
 
     # As a field of the recipe it is checked like one: no password, no query.
     recipe = load_recipe(name, [*overrides, f"run.endpoints={json.dumps([endpoint])}"])

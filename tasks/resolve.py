@@ -19,8 +19,8 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
-from tasks._run import Run
-from tasks._stage import Pending, Reference, Value
+from tasks.runtime.references import Pending, Reference, Value
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.data.sources.readers import Source

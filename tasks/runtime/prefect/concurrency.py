@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from deepspec.errors import RecipeError
-from tasks._models import device_of
-from tasks._run import Run
+from tasks.runtime.loading import device_of
+from tasks.runtime.run import Run
 
 _LEASE_SECONDS = 60.0
 

@@ -11,7 +11,7 @@ from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.records import refuse_newer
-from flows._execute import Part, Result
+from tasks.runtime.result import Part, Result
 
 FORMAT = 1
 """Raised when a record is written that an older deepspec could not read."""

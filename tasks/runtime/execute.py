@@ -10,15 +10,11 @@ producer, once.
 
 import importlib
 import logging
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import ArtifactDamaged, BudgetExceeded
 from deepspec.inputs import local
@@ -26,9 +22,15 @@ from deepspec.registry.open import tracking_of
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from deepspec.usage import Usage
-from flows import _prefect
-from tasks._run import Display, Hidden, Run, Sayings, StageRecord
-from tasks._stage import Reference
+from tasks.runtime.display import Display, Hidden
+from tasks.runtime.interrupt import INTERRUPTED, prompt_back_soon
+from tasks.runtime.plan import algorithm_among, plan
+from tasks.runtime.prefect import flow as prefect_flow
+from tasks.runtime.prefect import server as prefect_server
+from tasks.runtime.records import StageRecord
+from tasks.runtime.references import Reference
+from tasks.runtime.result import Flow, Part, Result, Status, Steps
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
@@ -36,76 +38,6 @@ if TYPE_CHECKING:
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
-Flow = Callable[[Run[Any]], Mapping[str, Reference]]
-Steps = Sequence[tuple[Flow, Any]]
-
-INTERRUPTED = "Interrupted. What was finished is kept; the same command goes on from there."
-_INTERRUPT_SECONDS = 3.0
-
-
-@dataclass
-class Part:
-    """One recipe of a run, and what came of it."""
-
-    recipe: "Recipe"
-    status: Status = "failed"
-    outcome: Mapping[str, Reference] = field(default_factory=dict)
-    tracking_run: str | None = None
-
-
-@dataclass
-class Result:
-    """How a run ended.
-
-    Attributes:
-        run: with the record of its stages.
-        name: what the run is called by: its recipe, or what its recipes are together.
-        parts: one per recipe, in order; one that was not reached counts as failed.
-        error: what ended it early.
-        further: what flows returned that came after the parts, by name.
-    """
-
-    run: Run[Any]
-    name: str
-    parts: list[Part]
-    further: dict[str, Mapping[str, Reference]] = field(default_factory=dict)
-    error: BaseException | None = None
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-
-    @property
-    def status(self) -> Status:
-        """The part's; of several the one that most asks for attention."""
-        found = {part.status for part in self.parts}
-        order: tuple[Status, ...] = ("failed", "budget_exhausted", "refused", "promoted", "no_change")
-        return next(status for status in order if status in found)
-
-
-def plan_all(flow: Flow, recipes: "Sequence[Recipe]", store: Store, home: Path, *, before: Steps) -> list[StageRecord]:
-    """The stages of the run that `execute` would make of the same arguments; nothing is written."""
-    run: Run[Any] = Run(recipes[0], store, home, plan=True, dry=True)
-    for step, recipe in [*before, *((flow, recipe) for recipe in recipes)]:
-        run.algorithm = _algorithm(recipes, recipe)
-        for record in plan(step, recipe, store, home).records:
-            run.record(record)
-    return run.records
-
-
-def plan(flow: Flow, recipe: Any, store: Store, home: Path, *, display: Display | None = None) -> Run[Any]:
-    """What a run would do now: its stages, each `hit` or `would_run`.
-
-    Args:
-        flow, recipe, store, home: see `execute`.
-        display: of the run that follows; None: none does, and nothing is written.
-    """
-    run = Run(local(recipe, home), store, home, plan=True, dry=display is None)
-    if display is not None:
-        run.display = Sayings(display)
-    run.outcome = flow(run)
-    return run
 
 
 def execute(
@@ -137,7 +69,7 @@ def execute(
         how it ended; errors of stages are in the result, not raised.
     """
     run: Run[Any] = Run(
-        recipes[0], store, home, plan=False, display=display or Hidden(), served=_prefect.is_configured()
+        recipes[0], store, home, plan=False, display=display or Hidden(), served=prefect_server.is_configured()
     )
     usage = Usage()
     result = Result(run, name, [Part(recipe) for recipe in recipes])
@@ -154,7 +86,7 @@ def execute(
             interrupted(result)
 
     try:
-        with _prompt_back_soon(give_up):
+        with prompt_back_soon(give_up):
             _carry_out(run, flow, result, before, after)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # whatever ended it: a run leaves its record
         result.error = error
@@ -178,11 +110,11 @@ def apart(
         the run, what the flow returned, and the tracker's run (None where all was found, and nothing is tracked). What
         the flow returned is protected from collectors, and the tracker's run goes on, until the block ends.
     """
-    run: Run[Any] = Run(recipe, store, home, plan=False, display=display, served=_prefect.is_configured())
+    run: Run[Any] = Run(recipe, store, home, plan=False, display=display, served=prefect_server.is_configured())
     part = Part(recipe)
     ended: TrackedStatus = "FAILED"
     try:
-        with _prompt_back_soon(lambda: None), ExitStack() as stack:
+        with prompt_back_soon(lambda: None), ExitStack() as stack:
             part.outcome = _carry_out_one(run, flow, recipe, part, stack)
             tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
             yield run, part.outcome, tracked or None
@@ -206,7 +138,7 @@ def _carry_out(run: Run[Any], flow: Flow, result: Result, before: Steps, after: 
         recipes = [part.recipe for part in parts]
         for part in parts:
             run.recipe = part.recipe
-            run.algorithm = _algorithm(recipes, part.recipe)
+            run.algorithm = algorithm_among(recipes, part.recipe)
             if run.algorithm is not None:
                 run.display.say(run.algorithm)
             promotions = _num_promotions(run.store, part.recipe)
@@ -265,15 +197,10 @@ def _refuse(run: Run[Any], recipe: Any, planned: Run[Any]) -> None:
         raise
 
 
-def _algorithm(recipes: "Sequence[Recipe]", recipe: Any) -> str | None:
-    """Whose the stages of a recipe are, where a run makes the drafts of several; inputs are nobody's."""
-    return str(recipe.draft.algorithm) if len(recipes) > 1 and recipe in recipes else None
-
-
 def _start(run: Run[Any], part: Part, stack: ExitStack) -> None:
     """What a run that makes something needs: a lease, the tracker's run, Prefect's server."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
-    embedded = stack.enter_context(_prefect.server(run.home))
+    embedded = stack.enter_context(prefect_server.server(run.home))
     lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
     run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
     _start_tracking(run, part)
@@ -300,14 +227,14 @@ def _start_tracking(run: Run[Any], part: Part) -> None:
 def _rebuilding(run: Run[Any], flow: Flow, recipe: Any) -> Mapping[str, Reference]:
     """Run[Any] the flow; after damage found on the way run it once more: the producer of what is damaged runs again."""
     try:
-        return dict(_prefect.run_as_flow(run, flow, recipe))
+        return dict(prefect_flow.run_as_flow(run, flow, recipe))
     except ArtifactDamaged as damage:
         warning = str(damage)
         if not _damaged_in_store(run.store, damage):
             warning = f"{damage.where}: What came over the network was damaged; the artifact is not. It is read again."
         logger.warning("%s", warning)
         run.display.say(f"Warning: {warning}")
-        return dict(_prefect.run_as_flow(run, flow, recipe))
+        return dict(prefect_flow.run_as_flow(run, flow, recipe))
 
 
 def _damaged_in_store(store: Store, damage: ArtifactDamaged) -> bool:
@@ -335,37 +262,3 @@ def _artifacts(outcome: Mapping[str, Reference]) -> Iterator[Artifact]:
     for reference in outcome.values():
         if isinstance(reference, Artifact):
             yield reference
-
-
-@contextmanager
-def _prompt_back_soon(leave_record: Callable[[], None]) -> Iterator[None]:
-    """After Ctrl-C the prompt is back within seconds, whatever still hangs in a library's shutdown.
-
-    Nothing is lost by that: what is published is durable, what is not is invisible, and the training process, which
-    lives in a session of its own, saves and ends by itself.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def give_up() -> None:
-        try:
-            leave_record()
-        finally:
-            end()
-
-    def end() -> None:
-        os.write(2, INTERRUPTED.encode() + b"\n")
-        os._exit(130)
-
-    def interrupt(*_: object) -> None:
-        timer = threading.Timer(_INTERRUPT_SECONDS, give_up)
-        timer.daemon = True
-        timer.start()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -9,7 +9,7 @@ from pydantic_core import to_jsonable_python
 from deepspec.recipe import flat
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
-from tasks._run import Run
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.runs import RunWriter

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepspec.errors import DeepspecError, LaunchError, RecipeError
-from tasks._run import Run
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks._run import Run
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer

@@ -6,10 +6,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -18,75 +18,18 @@ from deepspec.progress import SILENT, Progress
 from deepspec.store import Store
 from deepspec.store.fingerprint import Fingerprints
 from deepspec.store.lease import Lease
+from tasks.runtime.display import Display, Hidden
+from tasks.runtime.records import StageRecord
 
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.tracking import Tracking
-    from tasks._stage import Reference
+    from tasks.runtime.references import Reference
 
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 1.0
 _STAGE_LEASE_SECONDS = 30.0
 """So long others wait for a run that died while it made something."""
-
-StageStatus = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
-
-
-@dataclass
-class StageRecord:
-    """One line of a run's record."""
-
-    name: str
-    status: StageStatus
-    seconds: float = 0.0
-    kind: str = ""
-    key: str = ""
-    why: str = ""
-    algorithm: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As in `run.json`, where only a run of several algorithms says whose a stage was."""
-        content = asdict(self)
-        return content if self.algorithm else {name: item for name, item in content.items() if name != "algorithm"}
-
-
-class Display(Protocol):
-    """Shows stages and their progress to a person."""
-
-    def stage(self, name: str) -> Progress:
-        """A stage begins; its progress is reported to what is returned."""
-
-    def done(self, record: StageRecord) -> None:
-        """A stage has ended."""
-
-    def say(self, text: str) -> None:
-        """A line for the reader."""
-
-
-class Hidden:
-    """A display that shows nothing."""
-
-    def stage(self, name: str) -> Progress:
-        """Nothing to show."""
-        del name
-        return SILENT
-
-    def done(self, record: StageRecord) -> None:
-        """Nothing to show."""
-
-    def say(self, text: str) -> None:
-        """Nothing to show."""
-
-
-class Sayings(Hidden):
-    """A display that shows no stages, but passes on what is said to the reader."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-
-    def say(self, text: str) -> None:
-        """A line for the reader."""
-        self._display.say(text)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from deepspec.registry.mlflow.tracking import Status
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
-from flows._execute import Part, Result
-from flows._record import part_json
-from tasks._stage import Reference
+from tasks.runtime.references import Reference
+from tasks.runtime.result import Part, Result
+from tasks.runtime.run_record import part_json
 
 SAMPLES = "samples.json"
 

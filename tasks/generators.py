@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
-from tasks._models import load_target
-from tasks._run import Run
+from tasks.runtime.loading import load_target
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.data.responses.endpoint_pool import Endpoints

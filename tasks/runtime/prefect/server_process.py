@@ -1,4 +1,6 @@
-"""A Prefect API server of our own for runs without one: `python -m flows._server PORT PARENT_PID`.
+"""A Prefect API server of our own for runs without one.
+
+    python -m tasks.runtime.prefect.server_process PORT PARENT_PID
 
 Prefect would start one itself, with its start-up and shutdown noise on the user's terminal; this one writes to a log
 file (its caller redirects it) and ends when the process that started it is gone.

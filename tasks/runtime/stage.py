@@ -16,7 +16,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,30 +25,14 @@ from deepspec.errors import DataError, DeepspecError, TransientError
 from deepspec.store import Artifact, Ingredients, Parent, artifact_key
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import differences
-from tasks._run import Current, Run, StageRecord, StageStatus
+from tasks.runtime.records import StageRecord, StageStatus
+from tasks.runtime.references import Pending, Reference, Value
+from tasks.runtime.run import Current, Run
 
 if TYPE_CHECKING:
     from prefect import Task
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """The output of a stage that would have to run first; only seen in planning."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Value:
-    """A small input that is part of the key as it is (layer ids, the champion's digest)."""
-
-    value: Any
-
-
-Reference = Artifact | External | Value | Pending
-"""What stages are connected by."""
 
 _MOST_REASONS = 4
 _MOST_COMPARED = 20
@@ -185,8 +168,8 @@ class Stage:
 
 def _task(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> Any:
     """`execute` with what Prefect's pages show beside it; what is in the store ends in the state Cached."""
-    from tasks._slots import slot
-    from tasks._ui import ProgressArtifact, cached, show_table
+    from tasks.runtime.prefect.concurrency import slot
+    from tasks.runtime.prefect.pages import ProgressArtifact, cached, show_table
 
     found = run.store.find(stage.name, artifact_key(ingredients))
     if found is not None:
@@ -257,7 +240,7 @@ def stage(
         reads: dotted recipe paths that the function reads; nothing else of the recipe may influence it.
         streams: inputs that are read where they are, a piece at a time (see `deepspec.store.reading.files`): the
             function is handed their location instead of a folder with all their files.
-        computes: whether it runs a model, and so takes a slot where machines are shared (see `_slots.py`).
+        computes: whether it runs a model, and so takes a slot where machines are shared (see `prefect/concurrency.py`).
     """
 
     def decorate(function: Callable[..., dict[str, Any]]) -> Stage:

@@ -1,0 +1,44 @@
+"""Ctrl-C during a run: the prompt is back within seconds."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+INTERRUPTED = "Interrupted. What was finished is kept; the same command goes on from there."
+_INTERRUPT_SECONDS = 3.0
+
+
+@contextmanager
+def prompt_back_soon(leave_record: Callable[[], None]) -> Iterator[None]:
+    """After Ctrl-C the prompt is back within seconds, whatever still hangs in a library's shutdown.
+
+    Nothing is lost by that: what is published is durable, what is not is invisible, and the training process, which
+    lives in a session of its own, saves and ends by itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up() -> None:
+        try:
+            leave_record()
+        finally:
+            end()
+
+    def end() -> None:
+        os.write(2, INTERRUPTED.encode() + b"\n")
+        os._exit(130)
+
+    def interrupt(*_: object) -> None:
+        timer = threading.Timer(_INTERRUPT_SECONDS, give_up)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

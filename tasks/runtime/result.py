@@ -1,0 +1,55 @@
+"""How a run ended: a part per recipe, and one status."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from tasks.runtime.references import Reference
+from tasks.runtime.run import Run
+
+if TYPE_CHECKING:
+    from deepspec.recipe import Recipe
+
+
+Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
+Flow = Callable[[Run[Any]], Mapping[str, Reference]]
+Steps = Sequence[tuple[Flow, Any]]
+
+
+@dataclass
+class Part:
+    """One recipe of a run, and what came of it."""
+
+    recipe: "Recipe"
+    status: Status = "failed"
+    outcome: Mapping[str, Reference] = field(default_factory=dict)
+    tracking_run: str | None = None
+
+
+@dataclass
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: with the record of its stages.
+        name: what the run is called by: its recipe, or what its recipes are together.
+        parts: one per recipe, in order; one that was not reached counts as failed.
+        error: what ended it early.
+        further: what flows returned that came after the parts, by name.
+    """
+
+    run: Run[Any]
+    name: str
+    parts: list[Part]
+    further: dict[str, Mapping[str, Reference]] = field(default_factory=dict)
+    error: BaseException | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+    @property
+    def status(self) -> Status:
+        """The part's; of several the one that most asks for attention."""
+        found = {part.status for part in self.parts}
+        order: tuple[Status, ...] = ("failed", "budget_exhausted", "refused", "promoted", "no_change")
+        return next(status for status in order if status in found)
