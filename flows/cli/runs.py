@@ -102,9 +102,9 @@ def _run(
     together: str | None = None,
     num_seeds: int = 1,
 ) -> None:
-    from flows import _command
+    from flows.cli.commands import run as run_command
 
-    code = _command.run(
+    code = run_command.run(
         names,
         overrides or [],
         home=home(),

@@ -1,30 +1,27 @@
-"""What the commands `run`, `demo` and `plan` do, behind the command line's parsing."""
+"""What the commands `run` and `demo` do: run recipes, or only plan them, and say how it ended."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.errors import DeepspecError, GateFailed, RecipeError
+from deepspec.errors import DeepspecError, GateFailed
 from deepspec.home import store_of
 from deepspec.inputs import local
 from deepspec.planning import before_run
-from deepspec.recipe import Recipe, load_recipe, read_yaml, to_yaml, validated
+from deepspec.recipe import Recipe, load_recipe, to_yaml
 from flows.cli.commands import plan_text
 from flows.cli.progress import display_on
-from tasks.runtime import execute, interrupt, plan, run_record
+from flows.runs import carry_out, check_apart, inputs_of
+from tasks.runtime import interrupt, plan
 from tasks.runtime.records import lines_of
-from tasks.runtime.result import Flow, Result
-
-logger = logging.getLogger(__name__)
+from tasks.runtime.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tasks.runtime.display import Display
     from tasks.runtime.records import StageRecord
 
 
@@ -52,7 +49,7 @@ def run(
     from flows.retrain import retrain
 
     recipes = [load_recipe(name, overrides) for name in names]
-    _check_apart(recipes)
+    check_apart(recipes)
     if dry_run:
         store = store_of(home, recipes[0].store.url)
         records = plan.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
@@ -64,72 +61,6 @@ def run(
     if as_json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
-
-
-def carry_out(
-    recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str, num_seeds: int = 1
-) -> tuple[Result, dict[str, Any], Path]:
-    """Run recipes, and leave the run's record and report.
-
-    Returns:
-        how it ended, the record, and where that is; what ended the run early is in the result, not raised.
-    """
-    from flows.retrain import retrain
-
-    def leave_record(result: Result) -> None:
-        run_record.write_record(run_record.run_json(result), home)
-
-    store = store_of(home, recipes[0].store.url)
-    before = inputs_of(recipes[0])
-    after = {}
-    if num_seeds > 1:
-        from flows._seeds import further_seeds
-
-        after = further_seeds(recipes, num_seeds)
-    result = execute.execute(
-        retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
-    )
-    record = run_record.run_json(result)
-    if after and result.error is None:
-        from flows._seeds import study
-
-        record["seeds"] = study(result, num_seeds)
-    run_record.write_record(record, home)
-    try:
-        record["report"] = _report(result, record)
-    except DeepspecError as error:
-        # Of a run that has failed already the reader is told why, not that the end could not be recorded either.
-        if result.error is None:
-            raise
-        same = type(error) is type(result.error)
-        logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
-    if result.error is not None:
-        record["error"] = str(result.error) or type(result.error).__name__
-    return result, record, run_record.write_record(record, home)
-
-
-def _check_apart(recipes: Sequence[Recipe]) -> None:
-    """Each draft of a run is registered, and recorded, under a name of its own."""
-    for field, values in (
-        ("name", [recipe.name for recipe in recipes]),
-        ("draft.algorithm", [recipe.draft.algorithm for recipe in recipes]),
-    ):
-        if len(set(values)) < len(values):
-            raise RecipeError(
-                f"{field} = {values[0]!r} cannot be that of every draft in the run.",
-                where="--set",
-                remedy="Leave it out, or run the one recipe alone.",
-            )
-
-
-def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
-    """The flow that makes a demo recipe's own inputs, with its configuration; none for other recipes."""
-    if recipe.inputs is None:
-        return []
-    from deepspec.demo.config import Config
-    from flows.demo_inputs import demo_inputs
-
-    return [(demo_inputs, validated(Config, read_yaml(recipe.inputs), (), where=recipe.inputs))]
 
 
 def _show_plan(
@@ -177,9 +108,3 @@ def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Cons
     console.print(summary_table(record, ui_command=tracking.ui_command if tracking else None), crop=False)
     console.print(f"Record: {path}", markup=False, highlight=False, soft_wrap=True)
     return GateFailed.exit_code if result.status == "refused" else 0
-
-
-def _report(result: Result, record: dict[str, Any]) -> str | None:
-    from tasks.runtime.run_report import write
-
-    return write(result, record)

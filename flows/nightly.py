@@ -1,0 +1,94 @@
+"""The flow that a Prefect deployment runs (infra/prefect.yaml): `deepspec run` with a schedule and pages of its own.
+
+The same recipe, plan, stages and record as from the command line; what a person would read there goes to the flow run's
+log. Where things are comes from the worker's environment alone.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from deepspec.errors import BudgetExceeded
+from deepspec.progress import SILENT, Progress
+from deepspec.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from tasks.runtime.records import StageRecord
+
+_NAMES = {"promoted": "Promoted", "refused": "Refused", "no_change": "NoChange", "budget_exhausted": "BudgetExhausted"}
+
+
+@flow(name="retrain", flow_run_name="{recipe}", log_prints=False)
+def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[Any]:
+    """Retrain, judge and ship one draft.
+
+    Args:
+        recipe: a shipped recipe's name, or the path of a YAML file that the worker can read.
+        overrides: `field=value`, as after `--set`.
+
+    Returns:
+        a completed state that is called by the outcome: Promoted, Refused, NoChange, or
+        BudgetExhausted if nothing was begun. Cache policy: the artifact
+        store's keys; a stage whose artifact is there ends as Cached. Requires: DEEPSPEC_STORE, MLFLOW_TRACKING_URI and
+        what they need in the worker's environment, and DEEPSPEC_HOME for what a killed run is resumed from.
+
+    Raises:
+        DeepspecError: a stage failed; what was finished is kept, and the next run goes on from there.
+    """
+    from flows.runs import carry_out
+
+    home = Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute()
+    os.environ["DEEPSPEC_HOME"] = str(home)
+    loaded = load_recipe(recipe, overrides or [])
+    result, record, _ = carry_out([loaded], home, LogDisplay(), name=loaded.name)
+    if result.error is not None and not isinstance(result.error, BudgetExceeded):
+        raise result.error
+    create_markdown_artifact(_summary(record), key="retrain-summary", description=f"What became of {loaded.name}.")
+    return Completed(name=_NAMES[result.status], message=_sentence(record))
+
+
+class LogDisplay:
+    """Stages as lines of the flow run's log."""
+
+    def stage(self, name: str) -> Progress:
+        """A stage begins; its progress is an artifact of its own."""
+        get_run_logger().info("%s begins", name)
+        return SILENT
+
+    def done(self, record: "StageRecord") -> None:
+        """A stage has ended."""
+        from tasks.runtime.records import line_of
+
+        level = logging.ERROR if record.status == "failed" else logging.INFO
+        get_run_logger().log(level, "%s", line_of(record))
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+        get_run_logger().info("%s", text)
+
+
+def _sentence(record: dict[str, Any]) -> str:
+    model = record.get("model") or {}
+    version = f"{model['name']} version {model['version']}" if model else record["recipe"]
+    return f"{version}: {record['status'].replace('_', ' ')}"
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """The record's essentials as Markdown: acceptance per benchmark, and which stages ran."""
+    from deepspec.reports.formatting import number, times
+
+    lines = [f"# {_sentence(record)}", "", "| benchmark | τ | speedup |", "|---|---|---|"]
+    evaluation = record.get("evaluation") or {}
+    parts = {**evaluation.get("benchmarks", {}), "mean": evaluation.get("macro", {})}
+    for name, part in parts.items():
+        lines.append(f"| {name} | {number(part.get('tau'), 2)} | {times(part.get('speedup'))} |")
+    lines += ["", "| stage | status | seconds | why |", "|---|---|---|---|"]
+    lines += [f"| {s['name']} | {s['status']} | {s['seconds']:.1f} | {s['why']} |" for s in record["stages"]]
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""A run of recipes, from a command or from a schedule: their inputs, the flow, further seeds, record and report."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepspec.errors import DeepspecError, RecipeError
+from deepspec.home import store_of
+from deepspec.recipe import Recipe, read_yaml, validated
+from tasks.runtime import execute, run_record
+from tasks.runtime.result import Flow, Result
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from tasks.runtime.display import Display
+
+
+def carry_out(
+    recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str, num_seeds: int = 1
+) -> tuple[Result, dict[str, Any], Path]:
+    """Run recipes, and leave the run's record and report.
+
+    Returns:
+        how it ended, the record, and where that is; what ended the run early is in the result, not raised.
+    """
+    from flows.retrain import retrain
+
+    def leave_record(result: Result) -> None:
+        run_record.write_record(run_record.run_json(result), home)
+
+    store = store_of(home, recipes[0].store.url)
+    before = inputs_of(recipes[0])
+    after = {}
+    if num_seeds > 1:
+        from flows.seeds import further_seeds
+
+        after = further_seeds(recipes, num_seeds)
+    result = execute.execute(
+        retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
+    )
+    record = run_record.run_json(result)
+    if after and result.error is None:
+        from flows.seeds import study
+
+        record["seeds"] = study(result, num_seeds)
+    run_record.write_record(record, home)
+    try:
+        record["report"] = _report(result, record)
+    except DeepspecError as error:
+        # Of a run that has failed already the reader is told why, not that the end could not be recorded either.
+        if result.error is None:
+            raise
+        same = type(error) is type(result.error)
+        logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
+    if result.error is not None:
+        record["error"] = str(result.error) or type(result.error).__name__
+    return result, record, run_record.write_record(record, home)
+
+
+def check_apart(recipes: Sequence[Recipe]) -> None:
+    """Each draft of a run is registered, and recorded, under a name of its own."""
+    for field, values in (
+        ("name", [recipe.name for recipe in recipes]),
+        ("draft.algorithm", [recipe.draft.algorithm for recipe in recipes]),
+    ):
+        if len(set(values)) < len(values):
+            raise RecipeError(
+                f"{field} = {values[0]!r} cannot be that of every draft in the run.",
+                where="--set",
+                remedy="Leave it out, or run the one recipe alone.",
+            )
+
+
+def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
+    """The flow that makes a demo recipe's own inputs, with its configuration; none for other recipes."""
+    if recipe.inputs is None:
+        return []
+    from deepspec.demo.config import Config
+    from flows.demo_inputs import demo_inputs
+
+    return [(demo_inputs, validated(Config, read_yaml(recipe.inputs), (), where=recipe.inputs))]
+
+
+def _report(result: Result, record: dict[str, Any]) -> str | None:
+    from tasks.runtime.run_report import write
+
+    return write(result, record)
