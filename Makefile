@@ -40,6 +40,7 @@ lint: $(READY)  ## formatting, lint, types, layering
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.import_circles
 	$(BIN)/python -m tests.stage_lock --check
 
 format: $(READY)  ## format in place
