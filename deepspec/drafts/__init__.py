@@ -1,4 +1,16 @@
-"""Draft algorithms: the one table of them."""
+"""Draft algorithms: the one table of them.
+
+    ALGORITHMS ──► dflash ─┐
+              ├──► dspark ─┴─► block          a block at once: module, supervision, heads, drafter
+              └──► eagle3 ───► unrolled       one token a step: module, supervision, drafter
+                                  │
+           block and unrolled ────┴──► layers ──► attention     the body, of the target's own family
+                                 └───► files, initialization    config.json and weights; NaN until set
+
+`algorithm.py` is the contract: what an algorithm captures, builds, supervises, its loss, its drafter. Training asks
+for `supervise` and `loss`, what decodes asks for `drafter`; neither asks which algorithm it has. To add one: one file
+that exports an `Algorithm`, and one line in the table below.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,10 @@
-"""Drafts as other systems read them: one file per format, and one table."""
+"""Drafts as other systems read them: one file per format, and one table.
+
+    registry.draft_export ──► FORMATS ──► deepspec_format ──► format
+                                                              what a format offers: `write` and `check`
+
+To add a format: one file that exports a `Format`, and its line in the table below.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType

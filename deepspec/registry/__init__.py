@@ -1,6 +1,12 @@
 """What was trained, what is served, and since when.
 
-`promotions.py` is the truth about the champion: an append-only log in the store, free of MLflow. `mlflow/tracking.py`
-is the only module that knows MLflow: runs, metrics, registered versions, and the alias `champion` as the log's
-projection. `keys.py` lists every parameter, tag and metric that is written there.
+    tasks.promote ───► promotions                  the truth about the champion: an append-only log in the store
+    tasks.register ──► mlflow ──► promotions       runs, metrics, versions; the alias `champion` follows the log
+    deepspec models ─► operations ──► open         list, promote, roll back, reconcile
+    deepspec export ─► draft_export ─► draft_names ──► open      a directory, train/<key>, models:/<name>@champion
+    deepspec backup ─► backup ──► promotions       a copy of the home folder
+                          open ──► mlflow          the tracker of MLFLOW_TRACKING_URI, or of the home folder
+
+`keys.py` lists every parameter, tag and metric that is written, `card.py` writes a draft's card. Only the room
+`mlflow/` imports MLflow.
 """

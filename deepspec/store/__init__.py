@@ -7,11 +7,16 @@
         (writing.directory / "train.parquet").write_bytes(...)
     writing.artifact.directory()                  # verified local files
 
-`keys.py` says what a key is, `manifest.py` what is recorded, `artifacts.py` how one is written, found and read,
-`layout.py` what lies where, `backends/contract.py` the few operations a place must offer, `backends/local.py` and
-`backends/s3.py` the places that do, `backends/s3_location.py` how object storage is addressed, `reading/files.py` how
-an artifact is read a piece at a time, `lease.py` how a live run says so, `gc.py` what is collected, `fingerprint.py`
-how inputs from outside enter. Nothing here knows of flows, models or tracking servers.
+    tasks.runtime.stage ──► keys                  what a result is known by
+                        └─► artifacts ──► writing, manifest      checked, then recorded
+                                │   └───► reading                checksums of files, piece by piece
+                                └───────► backends               a folder, or a bucket
+    states.reader ────────► reading                              a piece at a time, where the files are
+    tasks.runtime.execute ► lease                                what a live run protects from collectors
+    the command line ─────► gc, copy_store ──► lease             collect, copy
+
+`layout.py` says what lies where, `records.py` seals small records, `fingerprint.py` and `download_inputs.py` are how
+inputs from outside enter. Nothing here knows of flows, models or tracking servers.
 """
 
 from deepspec.store.artifacts import Artifact, Store, Writing, open_store

@@ -1,4 +1,13 @@
-"""Target families: the one table of them."""
+"""Target families: the one table of them.
+
+    read_spec(directory) ──► FAMILIES ──► qwen3, gemma4       directory.py: a target's shape, without torch
+                                └───────► family              what a `Family` and a `TargetSpec` are
+    Target.load(directory) ─► weights, layers, rotary, cache  model.py: the loaded model, with fused projections
+                           └► hugging_face                    or Hugging Face's module, where layers differ
+    capture(target, …) ─────► model                           states of whole documents
+
+To add a family: one file with one `Family` value, and one line in the table below.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType

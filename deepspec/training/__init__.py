@@ -2,7 +2,13 @@
 
     result = launch(TrainJob(objective="deepspec.training.draft_objective:objective", …), work_dir=…)
 
-`launch` starts `worker` (under torchrun when there are several processes), which builds the job's `Objective` and hands
-it to `fit`. The loop knows nothing of the model; `checkpoint` makes it restartable to the bit; `metric_stream` carries
-its numbers out. Read `objective.py` first, then `loop.py`.
+    tasks.train ──► processes.launch ══► processes.worker ──► loop.fit     ══ starts processes
+                                                │                │
+                                                │                ├──► objective      handed in: what is trained
+                                                │                ├──► optimizer, schedule, parallel, sharded
+                                                │                ├──► checkpoint     restartable to the bit
+                                                │                └──► memory.peak, metric_stream
+                                                └──► draft_objective ──► drafts, states, decoding
+
+The loop knows nothing of models, files of states, or trackers. Read `objective.py` first, then `loop.py`.
 """
