@@ -1,12 +1,25 @@
-"""Acceptance from two readings of counters, without any server."""
+"""Acceptance from two readings of counters, and how they are read."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import tenacity.nap
 
-from deepspec.errors import DataError, MeasurementError
+from deepspec.errors import DataError, MeasurementError, TransientError
 from deepspec.evaluation.metrics import RoundTable, summary
-from deepspec.evaluation.server.counters import Counted, Reading, acceptance, difference, not_measured, parse, settled
+from deepspec.evaluation.server.counters import (
+    Counted,
+    Reading,
+    ServerMetrics,
+    acceptance,
+    difference,
+    not_measured,
+    parse,
+    settled,
+)
 
 # As a server of vLLM with two engines shows it, shortened.
 VLLM = """\
@@ -177,3 +190,45 @@ def test_counters_that_move_by_themselves_are_somebody_elses() -> None:
     number = iter(range(1000))
     with pytest.raises(MeasurementError, match=r"\(rounds\) move although nothing is asked"):
         settled(lambda: Reading({"rounds": next(number)}), idle_seconds=0.001, limit_seconds=0.01)
+
+
+@contextmanager
+def serving(*answers: tuple[int, str]) -> Iterator[str]:
+    """A server whose /metrics gives these answers in turn, the last of them for ever."""
+    left = list(answers)
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, text = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_lost_answer_ends_no_measurement() -> None:
+    with serving((503, ""), (500, ""), (200, VLLM)) as url, ServerMetrics(url) as metrics:
+        assert metrics.read() == parse(VLLM)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_goes_on_failing_is_named() -> None:
+    with serving((503, "")) as url, ServerMetrics(url) as metrics, pytest.raises(TransientError, match="HTTP 503"):
+        metrics.read()

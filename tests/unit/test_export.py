@@ -62,6 +62,9 @@ def test_what_the_format_cannot_hold_is_refused(target: Path, tmp_path: Path) ->
     few = trained(target, "eagle3", tmp_path / "few", target_layer_ids=(0, 2))
     with pytest.raises(IncompatibleDraft, match=r"reads the layers \[0, 2\]; this layout has exactly 5"):
         FORMAT.write(few, tmp_path / "out", "some/target")
+    embedding = trained(target, "eagle3", tmp_path / "embedding", target_layer_ids=(-1, 0, 2, 4, 6))
+    with pytest.raises(IncompatibleDraft, match="without the embedding"):
+        FORMAT.write(embedding, tmp_path / "out", "some/target")
     assert not (tmp_path / "out").exists()
 
 

@@ -17,7 +17,7 @@ import torch
 
 from deepspec.errors import DataError, LaunchError, LeaseHeld, RecipeError
 from deepspec.training.config import Config, Execution
-from deepspec.training.failure import TrainingDiverged, read_error, write_error
+from deepspec.training.failure import EXIT_STOPPED, TrainingDiverged, read_error, write_error
 from deepspec.training.job import TrainJob
 from deepspec.training.metric_stream import MetricFile, MetricTail
 from deepspec.training.processes.attempt import Attempt, read_json
@@ -196,6 +196,18 @@ def test_an_orphan_saves_and_ends(tmp_path: Path) -> None:
     result = stopped(tmp_path)
     assert result["status"] == "stopped"
     assert (tmp_path / f"work/checkpoints/step-{result['steps']:09d}/manifest.json").is_file()
+
+
+def test_a_training_that_was_stopped_says_so_with_its_exit_code(tmp_path: Path) -> None:
+    """Supervisors see nothing else of it."""
+    attempt = Attempt.create(tmp_path / "work")
+    job(tmp_path, sleep_seconds=0.2, every=1000).write(attempt.job)
+    process = subprocess.Popen([sys.executable, "-m", "training_toy", str(attempt.work_dir), attempt.name])
+    while read_json(attempt.ready) is None:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == EXIT_STOPPED
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
