@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A file's tests share what they set up, and stay together; the folders that wait and take long come first. One process
+# A file's tests share what they set up, and stay together; the folders that wait and take long come first. Two processes
 # more than there are cores, up to four cores: tests wait for servers, and for what is slow on purpose.
 NUM_CORES := $(shell getconf _NPROCESSORS_ONLN)
-PROCESSES := $(shell [ $(NUM_CORES) -gt 4 ] && echo 5 || expr $(NUM_CORES) + 1)
+PROCESSES := $(shell [ $(NUM_CORES) -gt 4 ] && echo 6 || expr $(NUM_CORES) + 2)
+FOLDERS := $(addprefix tests/,integration e2e parity property unit)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-full campaign lint format golden constraints stack stack-down stack-status clean help
@@ -25,13 +26,13 @@ demo: $(READY)  ## run the whole pipeline on inputs it makes itself
 	$(BIN)/deepspec demo
 
 test: $(READY)  ## unit, property, parity and end-to-end tests
-	$(PYTEST) -m 'not full and not campaign'
+	$(PYTEST) $(FOLDERS) -m 'not full'
 
 test-full: $(READY)  ## all tests: also real servers, the browser, and a sample of each part of the campaign
 	bash infra/install_services.sh browser services
-	$(PYTEST) -m 'not campaign' --durations 40
+	$(PYTEST) $(FOLDERS) --durations 40
 
-campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, codecs, computation, faults, kills
+campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, codecs, computation, estimates, faults, kills, parallel
 	bash infra/install_services.sh services
 	$(BIN)/python -m pytest -m campaign tests/campaign/test_$(or $(PART),PART_is_missing).py
 

@@ -35,8 +35,8 @@ def small(home: Home) -> list[str]:
         "evaluate.num_warmup_prompts": 1,
         "evaluate.num_speed_prompts": 1,
         "evaluate.max_new_tokens": 24,
-        "evaluate.thresholds": "[0.5]",
-        "evaluate.load": "{concurrency: [2], num_repeats: 1, max_new_tokens: 8}",
+        "evaluate.thresholds": "[]",
+        "evaluate.load.concurrency": "[]",
     }
     return [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
 

@@ -110,7 +110,6 @@ def test_attention_refuses_heads_that_cannot_be_shared(refused):
     [
         "dspark-qwen3-4b",
         pytest.param("eagle3-qwen3-8b", marks=pytest.mark.full),
-        pytest.param("dflash-qwen3-14b", marks=pytest.mark.full),
     ],
 )
 def test_train_step(measured, recipe):

@@ -190,9 +190,9 @@ def keeps_the_loss_compiled(algorithm: Any, spec: TargetSpec, steps: int = 50) -
 
 
 @pytest.mark.full  # inductor compiles C++
-@pytest.mark.parametrize(("name", "family"), [("dspark", "qwen3"), ("eagle3", "gemma4")])
+@pytest.mark.parametrize(("name", "family"), [("dspark", "qwen3")])
 def test_inductor_compiles_once_and_keeps_the_loss(tmp_path: Path, name: str, family: str) -> None:
-    """Half a minute of g++; every algorithm with every family is the campaign's part `computation`."""
+    """A quarter of a minute of g++; every algorithm with every family is the campaign's part `computation`."""
     spec = read_spec(TARGETS[family](tmp_path / "target", vocab_size=VOCAB))
     keeps_the_loss_compiled(ALGORITHMS[name], spec, steps=12)
 
