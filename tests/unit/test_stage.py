@@ -1,5 +1,6 @@
 """The stage decorator: keys, reuse, publishing, and the policy of its Prefect tasks."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,21 @@ def test_prefect_cache_key_is_none_until_the_artifact_exists(tmp_path: Path) -> 
     assert count.task.cache_key_fn(None, parameters) is None
     made = make(run, count, source=SOURCE)
     assert made.key in count.task.cache_key_fn(None, parameters)
+
+
+def test_of_two_makers_in_one_home_one_waits_for_the_other(tmp_path: Path) -> None:
+    first, second = run_of(tmp_path), run_of(tmp_path)
+    inside: list[str] = []
+
+    def wait() -> None:
+        with second.alone_with("0" * 64, "count"):
+            inside.append("second")
+
+    waiting = threading.Thread(target=wait)
+    with first.alone_with("0" * 64, "count"):
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert inside == []
+    waiting.join(10)
+    assert inside == ["second"]
