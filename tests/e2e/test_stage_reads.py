@@ -20,7 +20,6 @@ BY_INPUT = {"benchmarks": ("evaluate.benchmarks", "evaluate.seed")}
 
 OTHERWISE: dict[str, Any] = {
     "num_threads": 2,
-    "compile": False,
     "recompute_activations": True,
     "checkpoint_every_steps": 3,
     "keep_checkpoints": 1,
