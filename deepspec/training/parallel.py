@@ -3,9 +3,12 @@
 Gradients are added, not averaged: every micro-batch's loss is already divided by the totals of the whole step.
 """
 
+import logging
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -75,6 +78,25 @@ def wait_for_all(group: Any = None) -> None:
     """Return only when every process has come here; `group`: from `side_group`, in another thread."""
     if not is_alone():
         dist.barrier(group)
+
+
+def leave_group() -> None:
+    """Part from the other processes, once all have come here: one that leaves early takes the others down with it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End a training process whose work is written, without taking the interpreter apart.
+
+    Gloo keeps threads until its last object is gone; now and then one outlives the group and aborts the process while
+    Python is being taken apart, and torchrun then reports a training that was finished as failed.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def side_group() -> Any:

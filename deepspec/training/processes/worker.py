@@ -87,6 +87,7 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
     from deepspec.training.checkpoint import Checkpoints
     from deepspec.training.loop import Sharding, fit
     from deepspec.training.metric_stream import MetricFile, NoMetrics
+    from deepspec.training.parallel import leave_group
 
     clock.lap("torch")
     placement = _place(job)
@@ -113,7 +114,7 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
     )
     if first:
         _finish(job, attempt, objective, outcome, placement.device.type)
-    _leave(placement)
+    leave_group()
     lock.release()
     return 0 if outcome.finished else EXIT_STOPPED
 
@@ -149,14 +150,6 @@ def _place(job: TrainJob) -> "Placement":
 
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
     return Placement(device, getattr(torch, job.train.compute_dtype), rank, world_size)
-
-
-def _leave(placement: "Placement") -> None:
-    if placement.world_size > 1:
-        import torch
-
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "Outcome", device: str) -> None:
@@ -237,5 +230,14 @@ class _Clock:
         self._last = now
 
 
+def _end(code: int) -> None:
+    """End with `code`; torch, if it was imported at all, is not taken apart (see `end_process`)."""
+    if "torch" in sys.modules:
+        from deepspec.training.parallel import end_process
+
+        end_process(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _end(main(sys.argv[1:]))
