@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,6 +48,7 @@ class Lease:
         self._writing = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._written = 0.0
         self.token = 0
 
     def acquire(self, **content: object) -> int:
@@ -62,11 +64,14 @@ class Lease:
         self._content = content
         self._holder = uuid.uuid4().hex
         while True:
-            # The clock first: whatever holds us up from here on makes other holders look younger, never dead.
-            now = self._backend.clock()
             listing = self._listing()
-            self._refuse_if_alive(listing, now)
+            if self._is_taken(listing):
+                # The clock first: whatever holds us up from here on makes the holder look younger, never dead.
+                now = self._backend.clock()
+                listing = self._listing()
+                self._refuse_if_alive(listing, now)
             self.token = _newest(listing) + 1
+            self._written = time.monotonic()
             if not created(self._backend, self._path(), self._body()):
                 continue
             # The number may have been free again because others took it, and later ones, and tidied up since.
@@ -102,8 +107,10 @@ class Lease:
     def held(self) -> bool:
         """Whether nobody has taken over since."""
         listing = self._listing()
-        if _newest(listing) != self.token or self._released() in listing:
-            return False
+        return _newest(listing) == self.token and self._released() not in listing and self._is_ours()
+
+    def _is_ours(self) -> bool:
+        """Whether the record under our number is the one that we wrote."""
         try:
             return bool(unseal(self._backend.read(self._path()))["holder"] == self._holder)
         except FileNotFoundError:
@@ -118,15 +125,21 @@ class Lease:
             self._thread.join(timeout=5)
         try:
             # The record itself stays: somebody who decided to take this number a while ago must not find it free.
-            if self.held():
+            # Whether somebody has taken over does not matter: theirs is a later number.
+            if self._is_ours():
                 self._backend.create(self._released(), b"")
         except DeepspecError as error:
             logger.warning("%s could not be released and will run out by itself: %s", self._prefix, error)
 
-    def _refuse_if_alive(self, listing: Mapping[str, Stat], now: float) -> None:
+    def _is_taken(self, listing: Mapping[str, Stat]) -> bool:
+        """Whether the newest record is not released: its holder lives, or died."""
         path = f"{self._prefix}/{_newest(listing):06d}.json"
-        if path not in listing or path.removesuffix("json") + "released" in listing:
+        return path in listing and path.removesuffix("json") + "released" not in listing
+
+    def _refuse_if_alive(self, listing: Mapping[str, Stat], now: float) -> None:
+        if not self._is_taken(listing):
             return
+        path = f"{self._prefix}/{_newest(listing):06d}.json"
         ttl_seconds = self._ttl_seconds
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
             record = unseal(self._backend.read(path))
@@ -154,10 +167,16 @@ class Lease:
 
     def _write(self) -> bool:
         """Write the record anew if the lease is still ours; return whether it is."""
-        if not self.held():
+        if not (self._is_fresh() or self.held()):
             return False
+        started = time.monotonic()
         self._backend.put(self._path(), self._body())
+        self._written = started
         return True
+
+    def _is_fresh(self) -> bool:
+        """Whether the record was written so recently that nobody can have taken over: that takes the time to live."""
+        return time.monotonic() - self._written < self._ttl_seconds / 4
 
     def _listing(self) -> dict[str, Stat]:
         """What stands under this name itself (another lease's name may go on where this one ends)."""
