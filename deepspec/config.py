@@ -4,11 +4,13 @@ A section is an immutable pydantic model that refuses unknown fields. Identity a
 a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be.
 """
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -58,12 +60,10 @@ def location_field(default: Any = ..., **arguments: Any) -> Any:
 
 def absent_in_key(field: FieldInfo, value: Any) -> bool:
     """Whether `value` of `field` is to be left out of keys: a location, or the neutral value of a later field."""
-    extra = field.json_schema_extra
-    if not isinstance(extra, dict):
-        return False
-    if extra.get("location"):
+    if _is_location(field):
         return True
-    if "key_absent" not in extra:
+    extra = field.json_schema_extra
+    if not isinstance(extra, dict) or "key_absent" not in extra:
         return False
     absent = extra["key_absent"]
     # `repr` too: (1,) equals (1.0,), but they are two values in a key.
@@ -93,3 +93,35 @@ def _says_nothing(item: object) -> bool:
     return isinstance(item, Section) and all(
         absent_in_key(field, getattr(item, name)) for name, field in type(item).model_fields.items()
     )
+
+
+def narrowed(section: Model, paths: Iterable[str]) -> Model:
+    """A section, or a recipe, with the fields at dotted `paths` and no others.
+
+    Fields that say where something lies stay: what lies there is in keys by its content. Everything else is not there,
+    so that reading it raises AttributeError instead of deciding something that no key knows.
+    """
+    below: dict[str, list[str]] = {}
+    for path in paths:
+        name, _, rest = path.partition(".")
+        below.setdefault(name, []).append(rest)
+    fields: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if "" in below.get(name, ()) or _is_location(field):
+            fields[name] = value
+        elif isinstance(value, Section) and (name in below or _names_locations(type(value))):
+            fields[name] = narrowed(value, below.get(name, ()))
+    part = section.model_copy()
+    part.__dict__.clear()
+    part.__dict__.update(fields)
+    return part
+
+
+def _names_locations(section: type[Section]) -> bool:
+    return any(map(_is_location, section.model_fields.values()))
+
+
+def _is_location(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("location"))

@@ -5,7 +5,7 @@
 What a run of that recipe has evaluated is a hit here, and what is evaluated here is a hit there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from deepspec.errors import IncompatibleDraft, RecipeError
@@ -15,41 +15,37 @@ from tasks.conversations import conversations
 from tasks.evaluate import evaluate
 from tasks.resolve import benchmarks_of, source_of, target_of
 from tasks.responses import responses
+from tasks.runtime.flow import Outcome, flow
 from tasks.runtime.references import Pending, Reference
 from tasks.runtime.run import Run
 
 
-def comparison_of(
-    drafts: Mapping[str, Reference], recipe_name: str
-) -> Callable[[Run[Recipe]], Mapping[str, Reference]]:
-    """The flow that evaluates drafts by a recipe.
+@flow
+def compare(run: Run[Recipe], *, drafts: Mapping[str, Reference], recipe_name: str) -> Outcome:
+    """Calibrate and evaluate every draft on the recipe's target, benchmarks and gate split.
 
     Args:
+        run: the run; `run.recipe` is a `Recipe`.
         drafts: name -> the draft.
         recipe_name: what the person called the recipe.
+
+    Returns:
+        `calibration/<name>` and `evaluation/<name>`. Cache policy: the artifact store's keys. Requires: the answers of
+        an earlier run of the recipe.
     """
-
-    def compare(run: Run[Recipe]) -> Mapping[str, Reference]:
-        """Calibrate and evaluate every draft on the recipe's target, benchmarks and gate split.
-
-        Returns: `calibration/<name>` and `evaluation/<name>`. Cache policy: the artifact store's keys. Requires: the
-        answers of an earlier run of the recipe.
-        """
-        target, benchmarks = target_of(run), benchmarks_of(run)
-        asked = conversations(run, source=source_of(run), benchmarks=benchmarks)
-        answered = _made_before(responses(run, conversations=asked, target=target), recipe_name)
-        outcome: dict[str, Reference] = {}
-        for name, draft in drafts.items():
-            run.algorithm = name
-            with naming(name):
-                calibration = calibrate(run, draft=draft, responses=answered, target=target)
-                evaluation = evaluate(
-                    run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
-                )
-            outcome |= {f"calibration/{name}": calibration, f"evaluation/{name}": evaluation}
-        return outcome
-
-    return compare
+    target, benchmarks = target_of(run), benchmarks_of(run)
+    asked = conversations(run, source=source_of(run), benchmarks=benchmarks)
+    answered = _made_before(responses(run, conversations=asked, target=target), recipe_name)
+    made: dict[str, Reference] = {}
+    for name, draft in drafts.items():
+        run.algorithm = name
+        with naming(name):
+            calibration = calibrate(run, draft=draft, responses=answered, target=target)
+            evaluation = evaluate(
+                run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
+            )
+        made |= {f"calibration/{name}": calibration, f"evaluation/{name}": evaluation}
+    return Outcome(made)
 
 
 @contextmanager

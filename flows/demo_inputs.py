@@ -7,7 +7,6 @@ retraining flow knows nothing of it.
 """
 
 import json
-from collections.abc import Mapping
 
 from deepspec.demo.config import Config
 from deepspec.demo.inputs import SOURCES, copy
@@ -15,11 +14,12 @@ from deepspec.store import Artifact
 from tasks.demo.corpus import demo_corpus
 from tasks.demo.target import demo_target
 from tasks.demo.tokenizer import demo_tokenizer
-from tasks.runtime.references import Reference
+from tasks.runtime.flow import Outcome, flow
 from tasks.runtime.run import Run
 
 
-def demo_inputs(run: Run[Config]) -> Mapping[str, Reference]:
+@flow
+def demo_inputs(run: Run[Config]) -> Outcome:
     """Make the inputs of a demo recipe.
 
     Args:
@@ -46,4 +46,4 @@ def demo_inputs(run: Run[Config]) -> Mapping[str, Reference]:
         sources = {name: [artifact.kind, artifact.key] for name, artifact in made.items()}
         sources |= {"tokenizer": [tokenizer.kind, tokenizer.key]} if isinstance(tokenizer, Artifact) else {}
         (folder / SOURCES).write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
-    return {"corpus": corpus, "target": target}
+    return Outcome({"corpus": corpus, "target": target})

@@ -42,12 +42,12 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[A
     Raises:
         DeepspecError: a stage failed; what was finished is kept, and the next run goes on from there.
     """
-    from flows.runs import carry_out
+    from flows.runs import run_recipes
 
     home = Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute()
     os.environ["DEEPSPEC_HOME"] = str(home)
     loaded = load_recipe(recipe, overrides or [])
-    result, record, _ = carry_out([loaded], home, LogDisplay(), name=loaded.name)
+    result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name)
     if result.error is not None and not isinstance(result.error, BudgetExceeded):
         raise result.error
     create_markdown_artifact(_summary(record), key="retrain-summary", description=f"What became of {loaded.name}.")

@@ -6,8 +6,6 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 (nothing runs) and runs.
 """
 
-from collections.abc import Mapping
-
 from deepspec.recipe import Recipe
 from tasks.calibrate import calibrate
 from tasks.conversations import conversations
@@ -21,12 +19,14 @@ from tasks.resolve import (
     champion_to_beat,
     layer_ids,
     live_states,
+    promoted,
     refused,
     source_of,
     target_of,
     warm_start,
 )
 from tasks.responses import responses
+from tasks.runtime.flow import Outcome, flow
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
 from tasks.states import states
@@ -34,11 +34,18 @@ from tasks.tokens import tokens
 from tasks.train import train
 
 
-def measured(run: Run[Recipe]) -> tuple[Mapping[str, Reference], Reference]:
-    """Train, calibrate and evaluate one draft: all of a retraining before anything is registered.
+@flow
+def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
+    """Retrain, judge and ship one draft.
+
+    Args:
+        run: the run; `run.recipe` is a `Recipe`.
+        ship: False: the draft is trained, calibrated and evaluated, and nothing else.
 
     Returns:
-        draft, calibration and evaluation; and the answers that the splits come from.
+        the artifacts a run is reported by: draft, evaluation and calibration; and of what is shipped registration,
+        verdict, and promotion if there was one. Cache policy: the artifact store's keys. Requires: the target and the
+        sources named by the recipe.
     """
     target, source, benchmarks = target_of(run), source_of(run), benchmarks_of(run)
 
@@ -56,29 +63,16 @@ def measured(run: Run[Recipe]) -> tuple[Mapping[str, Reference], Reference]:
     evaluation = evaluate(
         run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
     )
-    return {"draft": draft, "calibration": calibration, "evaluation": evaluation}, answered
+    made = {"draft": draft, "calibration": calibration, "evaluation": evaluation}
+    if not ship:
+        return Outcome(made)
 
-
-def retrain(run: Run[Recipe]) -> Mapping[str, Reference]:
-    """Retrain, judge and ship one draft.
-
-    Args:
-        run: the run; `run.recipe` is a `Recipe`.
-
-    Returns:
-        the artifacts a run is reported by: evaluation, calibration, registration, verdict, and promotion if there was
-        one. Cache policy: the artifact store's keys. Requires: the target and the sources named by the recipe.
-    """
-    made, answered = measured(run)
-    draft, evaluation = made["draft"], made["evaluation"]
-    target = target_of(run)
-
-    registration = register(run, draft=draft, calibration=made["calibration"], evaluation=evaluation)
+    registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
     champion = champion_to_beat(run, draft)
     verdict = gate(run, evaluation=evaluation, champion=champion, draft=draft, responses=answered, target=target)
-    outcome: dict[str, Reference] = {**made, "registration": registration, "verdict": verdict}
+    made |= {"registration": registration, "verdict": verdict}
     if refused(verdict):
         run.skip(promote.name, "the gate refused")
-    else:
-        outcome["promotion"] = promote(run, registration=registration, verdict=verdict, draft=draft)
-    return outcome
+        return Outcome(made, "refused")
+    promotion = promote(run, registration=registration, verdict=verdict, draft=draft)
+    return Outcome({**made, "promotion": promotion}, "promoted" if promoted(run, promotion) else "no_change")

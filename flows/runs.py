@@ -9,7 +9,8 @@ from deepspec.errors import DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
 from tasks.runtime import execute, run_record
-from tasks.runtime.result import Flow, Result
+from tasks.runtime.flow import Flow
+from tasks.runtime.result import Result
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.runtime.display import Display
 
 
-def carry_out(
+def run_recipes(
     recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str, num_seeds: int = 1
 ) -> tuple[Result, dict[str, Any], Path]:
     """Run recipes, and leave the run's record and report.

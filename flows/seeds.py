@@ -5,7 +5,7 @@ again by the next run), but neither registered nor judged: it says how much a re
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,18 +14,19 @@ from deepspec.evaluation.compare.drafts import counts_by_prompt
 from deepspec.evaluation.compare.seeds import side_by_side
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from flows.retrain import measured
+from flows.retrain import retrain
+from tasks.runtime.flow import Flow
 from tasks.runtime.references import Reference
-from tasks.runtime.result import Flow, Result
-from tasks.runtime.run import Run
+from tasks.runtime.result import Result
 
 _COLUMNS = ["benchmark", "prompt", "committed"]
 
 
 def further_seeds(recipes: Sequence[Recipe], num_seeds: int) -> dict[str, tuple[Flow, Recipe]]:
     """What follows on a run of these recipes: by name, the flow and the recipe of each further seed."""
+    measured = retrain.with_arguments(ship=False)
     return {
-        _name(recipe, seed): (further_seed, _with_seed(recipe, seed))
+        _name(recipe, seed): (measured, _with_seed(recipe, seed))
         for recipe in recipes
         for seed in _seeds(recipe, num_seeds)[1:]
     }
@@ -65,12 +66,6 @@ def _seeds(recipe: Recipe, num_seeds: int) -> list[int]:
 
 def _name(recipe: Recipe, seed: int) -> str:
     return f"{recipe.draft.algorithm}, seed {seed}"
-
-
-def further_seed(run: Run[Recipe]) -> Mapping[str, Reference]:
-    """Train, calibrate and evaluate; the recipe says with which seed."""
-    made, _ = measured(run)
-    return made
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

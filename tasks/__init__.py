@@ -1,4 +1,4 @@
-"""Stages: one file each, about 30 lines, that call one library function with plain folders.
+"""Stages: one file each, about 30 lines, that call one library function.
 
     flows ──► resolve             what enters from outside: target, sources, benchmarks, champion; never cached
       └─────► conversations, responses, tokens, states, train, calibrate, evaluate, register, gate, promote
@@ -8,7 +8,7 @@
                      └──► deepspec            the work itself
 
     @stage(version=1, reads=("data.mask", "data.max_length_tokens"))
-    def tokens(run, out, *, responses, target): ...
+    def tokens(inputs, config, out, job): ...
 
 `stages.py` lists all of them; `demo/` holds those that make the demo's inputs. To add one: a file, a line in
 `stages.py`, and a line in a flow.

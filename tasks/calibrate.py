@@ -1,12 +1,24 @@
 """calibrate: temperatures that make the draft's confidence mean what it says."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
+from deepspec.store import Artifact
+from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
-from tasks.runtime.run import Run
 from tasks.runtime.stage import stage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The draft and its target, and the answers whose calibration split is decoded."""
+
+    draft: Artifact | External
+    responses: Artifact
+    target: External
 
 
 @stage(
@@ -23,18 +35,18 @@ from tasks.runtime.stage import stage
     ),
     computes=True,
 )
-def calibrate(run: Run[Recipe], out: Path, *, draft: Path, responses: Path, target: Path) -> dict[str, Any]:
+def calibrate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Decode the calibration split and fit Sequential Temperature Scaling on one half of it."""
     from deepspec.evaluation.calibration.run import calibrate as fit
 
-    pair = load_pair(run, target, draft / "draft")
+    pair = load_pair(inputs.target.directory(), inputs.draft.directory() / "draft", config, job)
     calibration = fit(
-        run.recipe.evaluate,
+        config.evaluate,
         target=pair.target,
         drafter=pair.drafter,
         renderer=pair.renderer,
-        conversations=responses,
+        conversations=inputs.responses.directory(),
         out=out,
-        progress=run.progress,
+        progress=job.progress,
     )
     return {"applicable": calibration["applicable"]}

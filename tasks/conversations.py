@@ -1,11 +1,21 @@
 """conversations: the sources' rows, validated, deduplicated and split, as Parquet."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks.runtime.run import Run
+from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The content of `data.source` and of `evaluate.benchmarks`; where they lie, the recipe says."""
+
+    source: External
+    benchmarks: External
 
 
 @stage(
@@ -22,17 +32,16 @@ from tasks.runtime.stage import stage
         "data.system_prompt",
         "data.thinking",
     ),
+    by_input={"benchmarks": ("evaluate.benchmarks", "evaluate.seed")},
 )
-def conversations(run: Run[Recipe], out: Path, *, source: Path, benchmarks: Path) -> dict[str, Any]:
+def conversations(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:  # noqa: ARG001
     """Read the sources; quarantine bad rows; leave benchmarks and near-duplicates out; mix; split by content."""
     from deepspec.data.conversations.build import write_conversations
     from deepspec.data.conversations.decontamination import Benchmarks
     from deepspec.evaluation.prompts.selection import held_out_prompts
 
-    del source, benchmarks
-    recipe = run.recipe
     held_out = Benchmarks(
-        held_out_prompts(recipe.evaluate, system_prompt=recipe.data.system_prompt),
-        num_words=recipe.data.decontamination_words,
+        held_out_prompts(config.evaluate, system_prompt=config.data.system_prompt),
+        num_words=config.data.decontamination_words,
     )
-    return write_conversations(recipe.data, recipe.data.source, out, benchmarks=held_out, progress=run.progress)
+    return write_conversations(config.data, config.data.source, out, benchmarks=held_out, progress=job.progress)

@@ -1,45 +1,48 @@
 """evaluate: acceptance and speed of the draft on every benchmark and on the gate split."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
+from deepspec.store import Artifact
+from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
-from tasks.runtime.run import Run
 from tasks.runtime.stage import stage
-from tasks.runtime.tracking import tracked
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The draft with its calibration, its target, and what they are to answer: benchmarks and the gate split."""
+
+    draft: Artifact | External
+    calibration: Artifact
+    responses: Artifact
+    target: External
+    benchmarks: External
 
 
 @stage(version=3, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
-def evaluate(
-    run: Run[Recipe],
-    out: Path,
-    *,
-    draft: Path,
-    calibration: Path,
-    responses: Path,
-    target: Path,
-    benchmarks: Path,
-) -> dict[str, Any]:
+def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Decode every prompt plainly and speculatively in the same run, under load too; keep every round."""
     from deepspec.evaluation.evaluate import evaluate as measure
     from deepspec.evaluation.load_test import Calibrated
     from deepspec.registry.keys import evaluation_metrics
 
-    del benchmarks
-    pair = load_pair(run, target, draft / "draft")
-    with tracked(run, "evaluate") as writer:
+    pair = load_pair(inputs.target.directory(), inputs.draft.directory() / "draft", config, job)
+    with job.tracked() as writer:
         evaluation = measure(
-            run.recipe.evaluate,
+            config.evaluate,
             target=pair.target,
             drafter=pair.drafter,
             renderer=pair.renderer,
-            conversations=responses,
+            conversations=inputs.responses.directory(),
             out=out,
-            system_prompt=run.section("data.system_prompt"),
-            calibrated=Calibrated.read(calibration),
-            rows=run.recipe.run.evaluation_rows,
-            progress=run.progress,
+            system_prompt=config.data.system_prompt,
+            calibrated=Calibrated.read(inputs.calibration.directory()),
+            rows=job.execution.evaluation_rows,
+            progress=job.progress,
         )
         writer.metrics(evaluation_metrics(evaluation))
     return {"rounds": sum(part["rounds"] for part in evaluation["benchmarks"].values())}

@@ -1,14 +1,27 @@
 """gate: is this challenger better than the champion, on prompts that neither was trained or chosen on?"""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
+from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
-from tasks.runtime.run import Run
 from tasks.runtime.stage import stage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The challenger's draft and evaluation, the champion's draft (if there is one), and what both have to answer."""
+
+    evaluation: Artifact
+    champion: Artifact | None
+    draft: Artifact
+    responses: Artifact
+    target: External
 
 
 @stage(
@@ -26,35 +39,32 @@ from tasks.runtime.stage import stage
     ),
     computes=True,
 )
-def gate(
-    run: Run[Recipe], out: Path, *, evaluation: Path, champion: Path | None, draft: Path, responses: Path, target: Path
-) -> dict[str, Any]:
+def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Judge the challenger against the champion on the same gate prompts; the verdict is bound to that champion."""
     from deepspec.evaluation.evaluate import evaluate_gate
     from deepspec.gates.judge import judge
 
-    del draft
     measured = None
-    if champion is not None:
-        pair = load_pair(run, target, champion / "draft")
+    if inputs.champion is not None:
+        pair = load_pair(inputs.target.directory(), inputs.champion.directory() / "draft", config, job)
         folder = out / "champion"
         folder.mkdir()
         measured = evaluate_gate(
-            run.recipe.evaluate,
+            config.evaluate,
             target=pair.target,
             drafter=pair.drafter,
             renderer=pair.renderer,
-            conversations=responses,
+            conversations=inputs.responses.directory(),
             out=folder,
-            rows=run.recipe.run.evaluation_rows,
-            progress=run.progress,
+            rows=job.execution.evaluation_rows,
+            progress=job.progress,
         )["gate"]
     verdict = judge(
-        _gate_part(json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))["gate"]),
+        _gate_part(inputs.evaluation.json("evaluation.json")["gate"]),
         _gate_part(measured) if measured is not None else None,
-        run.recipe.gates,
-        challenger_digest=_digest(run, "draft"),
-        champion_digest=_digest(run, "champion"),
+        config.gates,
+        challenger_digest=inputs.draft.digest,
+        champion_digest=None if inputs.champion is None else inputs.champion.digest,
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
     return {"accepted": verdict.accepted}
@@ -63,8 +73,3 @@ def gate(
 def _gate_part(measured: dict[str, Any]) -> dict[str, Any]:
     """What the gates compare: the acceptance length, its interval, and which prompts it was measured on."""
     return {**measured, "prompts": measured["per_prompt"]}
-
-
-def _digest(run: Run[Recipe], name: str) -> str | None:
-    item = run.current.inputs[name] if run.current else None
-    return item.digest if isinstance(item, Artifact) else None

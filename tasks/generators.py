@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
+from tasks.runtime.job import Job
 from tasks.runtime.loading import load_target
-from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.data.responses.endpoint_pool import Endpoints
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from deepspec.data.responses.requests import Generate
 
 
-def in_process(run: Run[Recipe], target: Path) -> "Generate":
+def in_process(target: Path, config: Recipe, job: Job) -> "Generate":
     """The target in `target`, loaded here."""
     from deepspec.decoding.config import Sampling
     from deepspec.decoding.generate import generator
 
-    wanted = run.recipe.data.responses
+    wanted = config.data.responses
     sampling = Sampling(temperature=wanted.temperature, top_p=wanted.top_p, top_k=wanted.top_k)
-    return generator(load_target(run, target), sampling=sampling, rows=run.recipe.run.generation_rows)
+    return generator(load_target(target, config, job), sampling=sampling, rows=job.execution.generation_rows)
 
 
-def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
+def by_endpoints(target: Path, config: Recipe, job: Job) -> "Endpoints":
     """The servers of `run.endpoints`; a context. The weights in `target` are not loaded.
 
     Raises:
@@ -33,21 +33,21 @@ def by_endpoints(run: Run[Recipe], target: Path) -> "Endpoints":
     """
     from deepspec.data.responses.endpoint_pool import KEY_VARIABLE, Endpoints
 
-    recipe = run.recipe
-    if not recipe.run.endpoints:
+    how = job.execution
+    if not how.endpoints:
         raise RecipeError(
             "data.responses.engine is endpoint, but run.endpoints names none.",
             where="run.endpoints",
             remedy="Name the servers that serve the target: --set 'run.endpoints=[http://host:8000]'.",
         )
     return Endpoints(
-        recipe.run.endpoints,
-        recipe.data.responses,
-        model=recipe.target.path.rstrip("/").rpartition("/")[2],
+        how.endpoints,
+        config.data.responses,
+        model=config.target.path.rstrip("/").rpartition("/")[2],
         vocabulary=vocabulary_of(target),
-        max_length_tokens=recipe.data.max_length_tokens,
-        concurrency=recipe.run.endpoint_concurrency,
-        timeout_seconds=recipe.run.endpoint_timeout_seconds,
+        max_length_tokens=config.data.max_length_tokens,
+        concurrency=how.endpoint_concurrency,
+        timeout_seconds=how.endpoint_timeout_seconds,
         api_key=os.environ.get(KEY_VARIABLE) or None,
     )
 

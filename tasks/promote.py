@@ -1,42 +1,48 @@
 """promote: the accepted challenger becomes champion, if nobody else became it meanwhile."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.account import who
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
-from tasks.runtime.run import Run
+from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The registered version, the verdict on it, and the draft itself."""
+
+    registration: Artifact
+    verdict: Artifact
+    draft: Artifact
+
+
 @stage(version=1, reads=("name",))
-def promote(run: Run[Recipe], out: Path, *, registration: Path, verdict: Path, draft: Path) -> dict[str, Any]:
+def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:  # noqa: ARG001
     """Append to the promotion log, then let the registry's alias follow it."""
     from deepspec.gates.verdict import Verdict
-    from deepspec.registry.promotions import DraftReference, PromotionLog
+    from deepspec.registry.promotions import DraftReference, PromotionLog, reason_of
 
-    del draft
-    artifact = run.current.inputs["draft"] if run.current else None
-    if run.tracking is None or not isinstance(artifact, Artifact):
-        raise RuntimeError("no tracked stage is being made")
-    version = json.loads((registration / "registration.json").read_text())
+    tracking, _ = job.tracker()
+    draft, version = inputs.draft, inputs.registration.json("registration.json")
     challenger = DraftReference(
-        kind=artifact.kind,
-        key=artifact.key,
-        digest=artifact.digest,
+        kind=draft.kind,
+        key=draft.key,
+        digest=draft.digest,
         version=version["version"],
         uri=version["uri"],
     )
-    log = PromotionLog(run.store.backend)
+    log = PromotionLog(job.store.backend)
     entry = log.promote(
         version["name"],
         challenger,
-        Verdict.from_json(json.loads((verdict / "verdict.json").read_text())),
+        Verdict.from_json(inputs.verdict.json("verdict.json")),
         who=who(),
-        reason=f"run {run.run_id}",
+        reason=reason_of(job.run_id),
     )
-    run.tracking.reconcile(version["name"], log)
+    tracking.reconcile(version["name"], log)
     (out / "promotion.json").write_text(entry.model_dump_json(indent=1))
     return {"number": entry.number}

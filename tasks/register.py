@@ -1,51 +1,57 @@
 """register: the draft as a version of the registered model, with tags that lead back to everything it came from."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
-from tasks.runtime.run import Run
+from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The draft, and what was found out about it."""
+
+    draft: Artifact
+    calibration: Artifact
+    evaluation: Artifact
+
+
 @stage(version=3, reads=("name", "data.source"))
-def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, evaluation: Path) -> dict[str, Any]:
+def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Register the draft's directory with its card and calibration; the same draft once, what is said of it anew."""
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
     from deepspec.registry.keys import version_tags
     from deepspec.registry.promotions import DraftReference
     from deepspec.store.manifest import ABOUT
 
-    if run.tracking is None or run.tracking_run is None or run.current is None:
-        raise RuntimeError("no tracked stage is being made")
-    inputs = run.current.inputs
-    artifact = inputs["draft"]
-    if not isinstance(artifact, Artifact):
-        raise TypeError("the draft is an artifact")
-    ancestors = [item for item in inputs.values() if isinstance(item, Artifact)]
-    made_from = {item.kind: item for parent in ancestors for item in lineage(run.store, parent)}
-    measured = json.loads((evaluation / "evaluation.json").read_text())
+    tracking, tracking_run = job.tracker()
+    draft, folder = inputs.draft, inputs.draft.directory() / "draft"
+    ancestors = (inputs.draft, inputs.calibration, inputs.evaluation)
+    made_from = {item.kind: item for parent in ancestors for item in lineage(parent, job.artifact)}
+    measured = inputs.evaluation.json("evaluation.json")
     tags = version_tags(
-        recipe=run.section("name"),
-        code_version=str(run.store.code.get("commit") or run.store.code.get("deepspec", "")),
-        run_id=run.run_id,
+        recipe=config.name,
+        code_version=job.code_version,
+        run_id=job.run_id,
         artifacts={kind: (item.key, item.digest) for kind, item in made_from.items()},
         evaluation=measured,
     )
-    card = _card(run, draft / "draft", artifact, made_from.get("conversations"), measured)
+    card = _card(config, folder, draft, made_from.get("conversations"), measured)
     (out / ABOUT).mkdir()  # what is said of a draft does not change what was registered
     (out / ABOUT / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
-    fitted = (calibration / CALIBRATION_FILE).read_text(encoding="utf-8")
+    fitted = inputs.calibration.path(CALIBRATION_FILE).read_text(encoding="utf-8")
     (out / ABOUT / CALIBRATION_FILE).write_text(fitted, encoding="utf-8", newline="\n")
-    version = run.tracking.register(
-        draft / "draft",
-        run.section("name"),
-        run.tracking_run,
+    version = tracking.register(
+        folder,
+        config.name,
+        tracking_run,
         tags,
-        draft=DraftReference(kind=artifact.kind, key=artifact.key, digest=artifact.digest),
+        draft=DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest),
         card=card,
         beside={CALIBRATION_FILE: fitted},
     )
@@ -55,7 +61,7 @@ def register(run: Run[Recipe], out: Path, *, draft: Path, calibration: Path, eva
 
 
 def _card(
-    run: Run[Recipe], folder: Path, draft: Artifact, conversations: Artifact | None, evaluation: dict[str, Any]
+    recipe: Recipe, folder: Path, draft: Artifact, conversations: Artifact | None, evaluation: dict[str, Any]
 ) -> str:
     """The card of the draft in `folder`, which was trained on `conversations`."""
     from deepspec.drafts import algorithm_of
@@ -66,24 +72,24 @@ def _card(
     num_draft_tokens = algorithm.num_draft_tokens(algorithm.read_config(folder))
     parents = draft.manifest.parents
     return model_card(
-        name=run.section("name"),
-        recipe=run.section("name"),
+        name=recipe.name,
+        recipe=recipe.name,
         config={**read_draft_config(folder), "algorithm": algorithm.name, "num_draft_tokens": num_draft_tokens},
-        target=Path(run.recipe.target.path).name,
+        target=Path(recipe.target.path).name,
         digests={
             "draft": draft.digest,
             **{name: parents[name].digest for name in ("target", "tokens") if name in parents},
         },
-        sources=_sources(run, conversations),
+        sources=_sources(recipe, conversations),
         evaluation=evaluation,
     )
 
 
-def _sources(run: Run[Recipe], conversations: Artifact | None) -> list[dict[str, Any]]:
+def _sources(recipe: Recipe, conversations: Artifact | None) -> list[dict[str, Any]]:
     """What is known of the sources: counts as the conversations were made, terms as the recipe says them now."""
     from deepspec.data.conversations.statistics import entry_tags, name_of
 
     counted = conversations.manifest.counts.get("sources") if conversations is not None else None
-    entries = run.recipe.data.source
+    entries = recipe.data.source
     counts = counted if counted and len(counted) == len(entries) else [{}] * len(entries)
     return [{**own, "name": name_of(entry), **entry_tags(entry)} for own, entry in zip(counts, entries, strict=True)]

@@ -15,7 +15,7 @@ from deepspec.drafts.algorithm import Algorithm
 from deepspec.errors import DataError, UnsupportedTarget
 from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.draft_names import draft_of
-from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.promotions import PromotionLog, reason_of
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
@@ -47,7 +47,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
     weight_files(folder)
     _check_tokenizer(folder)
     algorithm(run).check(recipe.draft, spec)
-    return _external("target", str(folder), lambda: run.fingerprints.files(model_files(folder), named=True))
+    return _external(run, "target", str(folder), lambda: run.fingerprints.files(model_files(folder), named=True))
 
 
 def source_of(run: "Run[Recipe]") -> External | Pending:
@@ -68,16 +68,17 @@ def source_of(run: "Run[Recipe]") -> External | Pending:
             [[_content_of(run, item) for item in found if item.entry == entry] for entry in range(len(paths))]
         )
 
-    return _external("source", ", ".join(paths), fingerprint)
+    return _external(run, "source", ", ".join(paths), fingerprint)
 
 
 def _made_first(run: "Run[Recipe]", path: Path) -> bool:
     """Whether something is not there yet because the recipe's own inputs, in the home folder, are made first."""
-    return run.plan and bool(run.recipe.inputs) and path.is_relative_to(run.home) and not path.exists()
+    return run.previewing and bool(run.recipe.inputs) and path.is_relative_to(run.home) and not path.exists()
 
 
-def _external(name: str, location: str, fingerprint: Callable[[], str]) -> External:
-    return External(name, fingerprint(), location, fingerprint)
+def _external(run: "Run[Recipe]", name: str, location: str, fingerprint: Callable[[], str]) -> External:
+    """An external input, whose content is looked at once in a run."""
+    return run.once(name, lambda: External(name, fingerprint(), location, fingerprint))
 
 
 def _content_of(run: "Run[Recipe]", source: "Source") -> str:
@@ -125,6 +126,7 @@ def benchmarks_of(run: "Run[Recipe]") -> External | Pending:
     location = ", ".join(item.path for item in benchmarks.values())
     try:
         return _external(
+            run,
             "benchmarks",
             location,
             lambda: digest_of([{name: _benchmark(run, name, item) for name, item in benchmarks.items()}, held_out]),
@@ -187,7 +189,7 @@ def captured_files(run: "Run[Recipe]") -> dict[str, Reference]:
     if not any(Path(wanted).rglob("*.safetensors")):
         raise DataError("there are no captured files (*.safetensors).", where=f"states.captured {wanted}")
     # Names do not count, and neither does order: which file is whose is told by its content.
-    return {"captured": _external("captured", wanted, lambda: digest_of(sorted(_fingerprints(run, Path(wanted)))))}
+    return {"captured": _external(run, "captured", wanted, lambda: digest_of(sorted(_fingerprints(run, Path(wanted)))))}
 
 
 def _fingerprints(run: "Run[Recipe]", folder: Path) -> list[str]:
@@ -227,7 +229,7 @@ def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
     if isinstance(found, Artifact):
         return {"init": found}
     files = model_files(found)
-    return {"init": _external("init", str(found), lambda: run.fingerprints.files(files, named=True))}
+    return {"init": _external(run, "init", str(found), lambda: run.fingerprints.files(files, named=True))}
 
 
 def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:
@@ -238,18 +240,23 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     """
     if not isinstance(draft, Artifact):
         return Pending("train")
-    last = PromotionLog(run.store.backend).last(run.recipe.name)
-    champion = last.champion if last else None
-    if last is not None and champion is not None and champion.digest == draft.digest:
+    log = PromotionLog(run.store.backend)
+    champion = log.champion(run.recipe.name)
+    if champion is not None and champion.digest == draft.digest:
         promotion = next(
             entry
-            for entry in reversed(PromotionLog(run.store.backend).history(run.recipe.name))
+            for entry in reversed(log.history(run.recipe.name))
             if entry.kind == "promote" and entry.champion.digest == draft.digest
         )
         champion = promotion.previous
     if champion is None:
         return Value(None)
-    return run.store.get(champion.kind, champion.key)
+    return run.artifact(champion.kind, champion.key)
+
+
+def promoted(run: "Run[Recipe]", promotion: Reference) -> bool:
+    """Whether this run appointed the champion; one that it found, or that served already, was appointed earlier."""
+    return isinstance(promotion, Artifact) and promotion.json("promotion.json")["reason"] == reason_of(run.run_id)
 
 
 def refused(verdict: Reference) -> bool:

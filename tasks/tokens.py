@@ -1,11 +1,22 @@
 """tokens: token ids and loss masks in the target's own chat template."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks.runtime.run import Run
+from deepspec.store import Artifact
+from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The conversations with their answers, and the target whose tokenizer and chat template are used."""
+
+    responses: Artifact
+    target: External
 
 
 @stage(
@@ -18,14 +29,14 @@ from tasks.runtime.stage import stage
         "data.max_quarantined",
     ),
 )
-def tokens(run: Run[Recipe], out: Path, *, responses: Path, target: Path) -> dict[str, Any]:
+def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Render every conversation once and mark what the target generates at serving time."""
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.tokens.encode import write_tokens
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
 
-    chat = family_of(read_spec(target)).chat
-    tokenizer = load_tokenizer(target)
-    counts = write_tokens(run.recipe.data, responses, out, tokenizer=tokenizer, chat=chat, progress=run.progress)
+    target, answered = inputs.target.directory(), inputs.responses.directory()
+    chat, tokenizer = family_of(read_spec(target)).chat, load_tokenizer(target)
+    counts = write_tokens(config.data, answered, out, tokenizer=tokenizer, chat=chat, progress=job.progress)
     return {**counts, "tokens": sum(split["tokens"] for split in counts["splits"].values())}

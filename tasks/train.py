@@ -1,50 +1,59 @@
 """train: the draft, in processes of its own."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.recipe import Recipe
-from tasks.runtime.run import Run
+from deepspec.store import Artifact
+from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
-from tasks.runtime.tracking import tracked
 
 
-@stage(version=6, reads=("draft", "train", "target.dtype"), streams=("states",), computes=True)
-def train(
-    run: Run[Recipe],
-    out: Path,
-    *,
-    states: str | dict[str, Any],
-    tokens: Path,
-    target: Path,
-    init: Path | None = None,
-) -> dict[str, Any]:
-    """Train the draft; the checkpoint with the best real acceptance is kept.
+@dataclass(frozen=True)
+class Inputs:
+    """What is learned from.
 
-    Its states are captured ones; or live ones, described by what decides the order of their documents. It starts from
-    new weights, or from those of the draft `init`: an earlier artifact of this stage, or a draft's directory.
+    Attributes:
+        states: captured ones, read where they lie; or what decides the order of documents whose states are live.
+        tokens: ids and loss masks.
+        target: the draft's.
+        init: the draft that it starts from, an earlier artifact of this stage or a draft's directory; None: it starts
+            from new weights.
     """
+
+    states: Artifact | dict[str, Any]
+    tokens: Artifact
+    target: External
+    init: Artifact | External | None = None
+
+
+@stage(version=6, reads=("draft", "train", "target.dtype"), computes=True, workers="num_processes")
+def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+    """Train the draft; the checkpoint with the best real acceptance is kept."""
     from deepspec.states.config import Config
     from deepspec.training.draft_objective import draft_job
     from deepspec.training.processes.launch import launch
 
-    recipe = run.recipe
-    job = draft_job(
-        recipe.draft,
-        recipe.train,
-        recipe.run,
-        states=states if isinstance(states, str) else None,
-        live=Config() if isinstance(states, str) else Config.model_validate(states),
-        tokens=tokens,
-        target=target,
-        disk=run.home / "cache" / "blocks",
+    captured = isinstance(inputs.states, Artifact)
+    init = None if inputs.init is None else inputs.init.directory()
+    training = draft_job(
+        config.draft,
+        config.train,
+        job.execution,
+        states=inputs.states.location() if isinstance(inputs.states, Artifact) else None,
+        live=Config() if captured else Config.model_validate(inputs.states),
+        tokens=inputs.tokens.directory(),
+        target=inputs.target.directory(),
+        disk=job.home / "cache" / "blocks",
         init=init / "draft" if init is not None and (init / "draft").is_dir() else init,
-        target_dtype=recipe.target.dtype,
+        target_dtype=config.target.dtype,
         out=out / "draft",
-        identity=run.work_folder.name,
+        identity=job.key,
     )
-    with tracked(run, "train") as writer, (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
+    with job.tracked() as writer, (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
 
         def sink(step: int, name: str, value: float, unit: str) -> None:
             writer.metric(step, name, value, unit)
@@ -52,6 +61,4 @@ def train(
             if not unit.endswith("/s"):
                 file.write(json.dumps({"step": step, "name": name, "value": value, "unit": unit}) + "\n")
 
-        done = launch(job, work_dir=run.work_folder, metrics=sink, progress=run.progress)
-    run.num_gpus = recipe.run.num_processes if done["device"] == "cuda" else 0
-    return done
+        return launch(training, work_dir=job.work_folder, metrics=sink, progress=job.progress)

@@ -96,7 +96,7 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
         parents = registration.manifest.parents
         if registration.json("registration.json")["name"] != model or parents["draft"].digest in known:
             continue
-        ancestors = {item.kind: item for item in lineage(store, registration)[1:]}
+        ancestors = {item.kind: item for item in lineage(registration, store.get)[1:]}
         draft = ancestors[parents["draft"].kind]
         code = registration.manifest.code
         tags = keys.version_tags(

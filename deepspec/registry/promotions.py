@@ -295,6 +295,11 @@ class PromotionLog:
         return entry
 
 
+def reason_of(run_id: str) -> str:
+    """The `reason` of a champion that a run appointed."""
+    return f"run {run_id}"
+
+
 def _before(entries: tuple[Promotion, ...], model: str) -> DraftReference:
     """The champion one step back: promotions stack up, a roll back takes off what stood above its champion."""
     stack: list[DraftReference] = []

@@ -19,7 +19,7 @@
 inputs from outside enter. Nothing here knows of flows, models or tracking servers.
 """
 
-from deepspec.store.artifacts import Artifact, Store, Writing, open_store
+from deepspec.store.artifacts import Artifact, LookUp, Store, Writing, open_store
 from deepspec.store.backends.contract import Backend
 from deepspec.store.keys import Ingredients, artifact_key, canonical, digest_of
 from deepspec.store.layout import Stat
@@ -29,6 +29,7 @@ __all__ = [
     "Artifact",
     "Backend",
     "Ingredients",
+    "LookUp",
     "Manifest",
     "Parent",
     "Stat",

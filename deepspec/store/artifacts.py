@@ -221,6 +221,24 @@ class Artifact:
         raise ArtifactError(f"The artifact has no file {name!r}.", where=f"{self.kind}/{self.key}")
 
 
+@dataclass(frozen=True)
+class LookUp:
+    """What was found under a kind and a key.
+
+    Attributes:
+        artifact: the newest valid one.
+        numbers: of all manifests, condemned or not.
+    """
+
+    artifact: Artifact | None
+    numbers: frozenset[int]
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there is no valid artifact, but manifests of earlier ones are."""
+        return self.artifact is None and bool(self.numbers)
+
+
 class Store:
     """Artifacts on a backend.
 
@@ -239,36 +257,44 @@ class Store:
         return self.backend.location.startswith(SCHEME)
 
     def find(self, kind: str, key: str) -> Artifact | None:
-        """The newest valid artifact under `kind` and `key`, or None.
+        """The newest valid artifact under `kind` and `key`, or None; see `look_up`."""
+        return self.look_up(kind, key).artifact
 
-        Costs one listing and one small read. An invalid candidate is reported as a warning and passed over.
+    def look_up(self, kind: str, key: str) -> "LookUp":
+        """What is under `kind` and `key`.
+
+        Costs one listing, and one small read where something is there. An invalid candidate is reported as a warning
+        and passed over.
 
         Raises:
             ArtifactError: a newer deepspec wrote it.
         """
-        listing = self.backend.list(f"{kind}/{key}")
-        candidates = layout.numbers(listing, layout.MANIFEST) - layout.numbers(listing, layout.CONDEMNED)
-        for number in sorted(candidates, reverse=True):
+        return self._look_up(kind, key, self.backend.list(f"{kind}/{key}"))
+
+    def _look_up(self, kind: str, key: str, listing: Mapping[str, Stat]) -> "LookUp":
+        condemned = layout.numbers(listing, layout.CONDEMNED)
+        numbers = frozenset(layout.numbers(listing, layout.MANIFEST) | condemned)
+        for number in sorted(numbers - condemned, reverse=True):
             manifest = self.manifest(kind, key, number)
             if manifest is None:
                 continue
             artifact = Artifact(self, manifest, number)
             flaw = self._flaw(artifact, listing)
             if flaw is None:
-                return artifact
+                return LookUp(artifact, numbers)
             # A listing is no snapshot: the files may have come, or a collector may have gone by, while it was made.
             again = self.backend.list(f"{kind}/{key}")
             if number not in layout.numbers(again, layout.MANIFEST):
                 continue
             flaw = self._flaw(artifact, again)
             if flaw is None:
-                return artifact
+                return LookUp(artifact, numbers)
             logger.warning("%s/%s is damaged and will be rebuilt: %s", kind, key[:12], flaw)
             try:
                 artifact.condemn(flaw)
             except ArtifactError as error:  # a place that cannot be written: it is passed over all the same
                 logger.warning("%s", error)
-        return None
+        return LookUp(None, numbers)
 
     def get(self, kind: str, key: str) -> Artifact:
         """Like `find`, but raises ArtifactMissing instead of returning None."""
@@ -283,12 +309,22 @@ class Store:
 
     @contextlib.contextmanager
     def write(
-        self, kind: str, ingredients: Ingredients, parents: Mapping[str, Parent] | None = None
+        self,
+        kind: str,
+        ingredients: Ingredients,
+        parents: Mapping[str, Parent] | None = None,
+        looked_up: LookUp | None = None,
     ) -> Iterator[Writing]:
         """Make the artifact of `ingredients`.
 
         The block fills `Writing.directory`. If it raises, nothing becomes visible and the attempt is removed. If
         another writer published the same key meanwhile, that artifact is taken and this attempt removed.
+
+        Args:
+            kind: of the artifact.
+            ingredients: what its key is made of.
+            parents: the artifacts and external inputs among them, by name.
+            looked_up: what an earlier look-up found, which saves one now.
 
         Raises:
             StoreFull: no room left, for the store or for what the block wrote.
@@ -319,7 +355,7 @@ class Store:
                 raise full from error
             raise
         try:
-            artifact = self._create(manifest, data)
+            artifact = self._create(manifest, data, looked_up)
         except ArtifactError:
             self._discard(prefix, staging)
             raise
@@ -462,19 +498,18 @@ class Store:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _create(self, manifest: Manifest, data: bytes) -> Artifact:
+    def _create(self, manifest: Manifest, data: bytes, looked_up: LookUp | None) -> Artifact:
         kind, key = manifest.kind, manifest.key
         number = 0
         while True:
-            # Listed before `find`: what comes in between makes the create below fail, never a second valid manifest.
-            listing = self.backend.list(f"{kind}/{key}")
-            existing = self.find(kind, key)
-            if existing is not None:
-                return existing
-            taken = layout.numbers(listing, layout.MANIFEST) | layout.numbers(listing, layout.CONDEMNED) | {number}
-            number = max(taken) + 1
+            # What comes after the look-up makes the create below fail, never a second valid manifest.
+            there = looked_up or self.look_up(kind, key)
+            if there.artifact is not None:
+                return there.artifact
+            number = max(there.numbers | {number}) + 1
             if created(self.backend, f"{kind}/{key}/manifest.{number}.json", data):
                 return Artifact(self, manifest, number)
+            looked_up = None
 
     def _discard(self, prefix: str, staging: Path) -> None:
         with contextlib.suppress(DeepspecError, OSError):

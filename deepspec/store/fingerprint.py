@@ -43,6 +43,15 @@ class External:
     location: str
     again: Callable[[], str] | None = field(default=None, compare=False)
 
+    @property
+    def digest(self) -> str:
+        """The fingerprint, by the name that it has in an artifact."""
+        return self.fingerprint
+
+    def directory(self) -> Path:
+        """Where it lies, as for an artifact; what is read from it is compared with the fingerprint afterwards."""
+        return Path(self.location)
+
 
 class Fingerprints:
     """Fingerprints with a memo file."""

@@ -54,8 +54,13 @@ def reachable(store: Store, roots: Iterable[tuple[str, str]]) -> set[tuple[str, 
     return found
 
 
-def lineage(store: Store, artifact: Artifact) -> list[Artifact]:
-    """`artifact` and everything it was made from, nearest first."""
+def lineage(artifact: Artifact, get: Callable[[str, str], Artifact]) -> list[Artifact]:
+    """`artifact` and everything it was made from, nearest first.
+
+    Args:
+        artifact: where to begin.
+        get: (kind, key) -> the artifact; `Store.get`, or what remembers it.
+    """
     order: dict[tuple[str, str], Artifact] = {}
     open_ = [artifact]
     while open_:
@@ -64,8 +69,8 @@ def lineage(store: Store, artifact: Artifact) -> list[Artifact]:
             continue
         order[current.kind, current.key] = current
         for parent in current.manifest.parents.values():
-            if parent.key is not None:
-                open_.append(store.get(parent.kind, parent.key))
+            if parent.key is not None and (parent.kind, parent.key) not in order:
+                open_.append(get(parent.kind, parent.key))
     return list(order.values())
 
 

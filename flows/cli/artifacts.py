@@ -63,7 +63,7 @@ def lineage(
     from deepspec.store.gc import lineage
 
     store = artifact_store()
-    found = lineage(store, store.resolve(name))
+    found = lineage(store.resolve(name), store.get)
     if as_json:
         print_json([_brief(item) for item in found])
         return

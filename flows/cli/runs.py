@@ -1,6 +1,5 @@
 """The commands about runs: `demo`, `run`, `plan`, `explain`."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -26,11 +25,11 @@ def demo(
     Example: deepspec demo
     """
     from deepspec.demo.recipes import ALL
+    from flows.cli.commands import run as command
 
-    if every:
-        _run(ALL, overrides, dry_run=dry_run, as_json=as_json, together="demo", num_seeds=seeds)
-    else:
-        _run(["demo"], overrides, dry_run=dry_run, as_json=as_json)
+    names, num_seeds = (ALL, seeds) if every else (["demo"], 1)
+    shown = command.Shown(terminal(), dry_run=dry_run, as_json=as_json)
+    _end(command.run(names, overrides or [], home(), shown, together="demo", num_seeds=num_seeds))
 
 
 def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -38,7 +37,9 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
 
     Example: deepspec run dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
     """
-    _run([recipe], overrides, dry_run=dry_run, as_json=as_json)
+    from flows.cli.commands import run as command
+
+    _end(command.run([recipe], overrides or [], home(), command.Shown(terminal(), dry_run=dry_run, as_json=as_json)))
 
 
 def plan(
@@ -93,26 +94,6 @@ def explain(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _run(
-    names: Sequence[str],
-    overrides: list[str] | None,
-    *,
-    dry_run: bool,
-    as_json: bool,
-    together: str | None = None,
-    num_seeds: int = 1,
-) -> None:
-    from flows.cli.commands import run as run_command
-
-    code = run_command.run(
-        names,
-        overrides or [],
-        home=home(),
-        dry_run=dry_run,
-        as_json=as_json,
-        console=terminal(),
-        together=together,
-        num_seeds=num_seeds,
-    )
+def _end(code: int) -> None:
     if code:
         raise typer.Exit(code)

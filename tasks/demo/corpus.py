@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.demo.config import Config
-from tasks.runtime.run import Run
+from tasks.runtime.job import Job
+from tasks.runtime.references import NoInputs
 from tasks.runtime.stage import stage
 
 
 @stage(version=1, reads=("corpus",))
-def demo_corpus(run: Run[Config], out: Path) -> dict[str, Any]:
+def demo_corpus(inputs: NoInputs, config: Config, out: Path, job: Job) -> dict[str, Any]:  # noqa: ARG001
     """Generate the demo's conversations and held-out benchmarks."""
     from deepspec.demo.corpus import write_corpus
 
-    return write_corpus(run.recipe, out, progress=run.progress)
+    return write_corpus(config, out, progress=job.progress)

@@ -1,16 +1,25 @@
 """demo_tokenizer: a byte-level tokenizer with a chat template, trained on the demo's corpus."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.demo.config import Config
-from tasks.runtime.run import Run
+from deepspec.store import Artifact
+from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The text it is trained on."""
+
+    corpus: Artifact
+
+
 @stage(version=1, reads=("tokenizer",))
-def demo_tokenizer(run: Run[Config], out: Path, *, corpus: Path) -> dict[str, Any]:
+def demo_tokenizer(inputs: Inputs, config: Config, out: Path, job: Job) -> dict[str, Any]:
     """Train the demo's tokenizer."""
     from deepspec.demo.tokenizer import write_tokenizer
 
-    return write_tokenizer(run.recipe, corpus, out, progress=run.progress)
+    return write_tokenizer(config, inputs.corpus.directory(), out, progress=job.progress)

@@ -3,9 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tasks.runtime.run import Run
+from deepspec.recipe import Recipe
+from tasks.runtime.job import Job
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer
@@ -22,27 +23,16 @@ class Pair:
     renderer: "Renderer"
 
 
-def device_of(run: Run[Any]) -> str:
-    """`run.device`, with "auto" resolved to a GPU if there is one; the stage's time on it is noted."""
-    import torch
-
-    device = str(run.section("run.device"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    run.num_gpus = max(run.num_gpus, int(device == "cuda"))
-    return device
-
-
-def load_target(run: Run[Any], folder: Path, layer_ids: tuple[int, ...] = ()) -> "Target":
-    """The recipe's target, in the recipe's dtype, capturing `layer_ids`."""
+def load_target(folder: Path, config: Recipe, job: Job, layer_ids: tuple[int, ...] = ()) -> "Target":
+    """The target in `folder` on the job's device, in the recipe's dtype, capturing `layer_ids`."""
     from deepspec.targets.model import Target
 
-    _use_threads(run.section("run.num_threads"))
-    return Target.load(folder, device=device_of(run), dtype=run.section("target.dtype"), layer_ids=layer_ids)
+    _use_threads(job.execution.num_threads)
+    return Target.load(folder, device=job.device, dtype=config.target.dtype, layer_ids=layer_ids)
 
 
-def load_pair(run: Run[Any], target_folder: Path, draft_folder: Path) -> Pair:
-    """The target and the draft in `draft_folder`.
+def load_pair(target_folder: Path, draft_folder: Path, config: Recipe, job: Job) -> Pair:
+    """The target, and the draft in `draft_folder`, both in the recipe's dtype.
 
     Raises:
         IncompatibleDraft: the draft does not fit the target.
@@ -53,13 +43,12 @@ def load_pair(run: Run[Any], target_folder: Path, draft_folder: Path) -> Pair:
     from deepspec.targets.directory import read_spec
 
     algorithm = algorithm_of(draft_folder)
-    spec = read_spec(target_folder)
-    draft = algorithm.load(draft_folder, spec, device=device_of(run), dtype=run.section("target.dtype"))
+    draft = algorithm.load(draft_folder, read_spec(target_folder), device=job.device, dtype=config.target.dtype)
     drafter = algorithm.drafter(draft, algorithm.read_config(draft_folder))
-    target = load_target(run, target_folder, drafter.layer_ids)
-    thinking = run.section("data.thinking")
-    _use_threads(run.section("run.decoding_threads") or run.section("run.num_threads"))
-    return Pair(target, drafter, Renderer(load_tokenizer(target_folder), target.family.chat, thinking=thinking))
+    target = load_target(target_folder, config, job, drafter.layer_ids)
+    _use_threads(job.execution.decoding_threads or job.execution.num_threads)
+    renderer = Renderer(load_tokenizer(target_folder), target.family.chat, thinking=config.data.thinking)
+    return Pair(target, drafter, renderer)
 
 
 def _use_threads(count: int | None) -> None:

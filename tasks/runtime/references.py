@@ -8,6 +8,11 @@ from deepspec.store.fingerprint import External
 
 
 @dataclass(frozen=True)
+class NoInputs:
+    """The inputs of a stage that needs none."""
+
+
+@dataclass(frozen=True)
 class Pending:
     """The output of a stage that would have to run first; only seen in planning."""
 

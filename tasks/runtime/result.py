@@ -1,19 +1,18 @@
 """How a run ended: a part per recipe, and one status."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from tasks.runtime.flow import Flow, Status
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
 
-
-Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
-Flow = Callable[[Run[Any]], Mapping[str, Reference]]
 Steps = Sequence[tuple[Flow, Any]]
+"""Flows, each with its configuration."""
 
 
 @dataclass

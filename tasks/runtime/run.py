@@ -4,9 +4,9 @@ import fcntl
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from deepspec.errors import LeaseHeld
-from deepspec.progress import SILENT, Progress
-from deepspec.store import Store
-from deepspec.store.fingerprint import Fingerprints
+from deepspec.inputs import local
+from deepspec.recipe import Recipe, RunConfig
+from deepspec.store import Artifact, Store
+from deepspec.store.fingerprint import External, Fingerprints
 from deepspec.store.lease import Lease
-from tasks.runtime.display import Display, Hidden
+from tasks.runtime.display import Display, Hidden, Sayings
+from tasks.runtime.reasons import Reason
 from tasks.runtime.records import StageRecord
 
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.tracking import Tracking
-    from tasks.runtime.references import Reference
 
 logger = logging.getLogger(__name__)
 
@@ -32,60 +33,68 @@ _STAGE_LEASE_SECONDS = 30.0
 """So long others wait for a run that died while it made something."""
 
 
-@dataclass(frozen=True)
-class Current:
-    """The stage that is being made: its key, the recipe sections it reads, and its inputs."""
-
-    key: str
-    reads: tuple[str, ...]
-    inputs: "Mapping[str, Reference]"
-
-
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
 
 
 @dataclass
 class Run(Generic[RecipeT]):
-    """One run of a flow.
+    """One run of a flow, or the preview of one.
 
     Attributes:
-        recipe: the resolved recipe; stages read their sections from it by dotted path.
+        recipe: the resolved recipe, its inputs local; stages are handed what they declare of it.
         store: where artifacts are.
         home: where this user's runs, databases and work folders are.
-        plan: whether stages are only looked up, not run.
-        dry: whether nothing at all may be written: a plan that no run follows.
-        records: what happened, in order.
-        algorithm: whose draft is being made, in a run that makes several; None in any other.
-        leased: (kind, key) of every artifact this run relies on; shown to collectors.
-        current: the stage that is being made.
-        tracking, tracking_run: the experiment tracker and this run's id in it; None while planning.
-        outcome: what the flow returned, where it was planned.
-        num_gpus: how many GPUs the current stage computes on.
+        display: shows stages and their progress to a person.
+        run_id: sorts by time.
+        previewing: whether stages are only looked up, not made.
+        dry: whether nothing at all may be written: a preview that no run follows.
         served: whether it runs on a Prefect server that others see, too; what is reused is shown there as well.
+        algorithm: whose draft is being made, in a run that makes several; None in any other.
+        records: what happened, in order.
+        tracking, tracking_run: the experiment tracker and this run's id in it; None in a preview.
+        known: (kind, key) -> the artifact, of every one that was found or made; no one is looked up twice.
+        reasons: key -> why its artifact has to be made, of every one that was not found.
+        resolved: name -> the external input, of every one that was looked at for this recipe.
+        given: the recipe as a person gave it.
     """
 
     recipe: RecipeT
     store: Store
     home: Path
-    plan: bool
     display: Display = field(default_factory=Hidden)
     run_id: str = ""
+    previewing: bool = False
+    dry: bool = False
+    served: bool = False
+    algorithm: str | None = None
     records: list[StageRecord] = field(default_factory=list)
-    leased: list[tuple[str, str]] = field(default_factory=list)
-    on_lease: Callable[[list[tuple[str, str]]], None] | None = None
-    progress: Progress = SILENT
-    current: "Current | None" = None
     tracking: "Tracking | None" = None
     tracking_run: str | None = None
-    outcome: "Mapping[str, Reference]" = field(default_factory=dict)
-    dry: bool = False
-    algorithm: str | None = None
-    served: bool = False
-    num_gpus: int = 0
+    known: dict[tuple[str, str], Artifact] = field(default_factory=dict)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    resolved: dict[str, External] = field(default_factory=dict)
+    leased: list[tuple[str, str]] = field(default_factory=list)
+    on_lease: Callable[[list[tuple[str, str]]], None] | None = None
+    given: RecipeT | None = None
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:
         self.run_id = self.run_id or new_run_id()
+
+    def begin(self, recipe: RecipeT, algorithm: str | None = None) -> None:
+        """Go on with this recipe: what it names in object storage is copied into the home first."""
+        self.given, self.recipe, self.algorithm = recipe, local(recipe, self.home), algorithm
+        self.resolved = {}
+
+    def preview(self) -> "Run[RecipeT]":
+        """This run as it only looks: what it finds and resolves is known to both, its records are its own."""
+        display = Sayings(self.display)
+        return replace(self, previewing=True, records=[], leased=[], on_lease=None, display=display)
+
+    @property
+    def execution(self) -> RunConfig:
+        """The recipe's `run:` section; its defaults where the recipe (of inputs) has none."""
+        return self.recipe.run if isinstance(self.recipe, Recipe) else RunConfig()
 
     @property
     def fingerprints(self) -> Fingerprints:
@@ -99,12 +108,25 @@ class Run(Generic[RecipeT]):
         """Where this run's own files go (`run.json`, the report)."""
         return self.home / "runs" / self.run_id
 
-    @property
-    def work_folder(self) -> Path:
-        """Where the current stage keeps what it needs to resume; removed once the stage is published."""
-        if self.current is None:
-            raise RuntimeError("no stage is being made")
-        return self.home / "work" / self.current.key
+    def work_folder(self, key: str) -> Path:
+        """Where a stage keeps what it needs to resume the artifact `key`."""
+        return self.home / "work" / key
+
+    def artifact(self, kind: str, key: str) -> Artifact:
+        """An artifact that must be there: known already, or looked up now.
+
+        Raises:
+            ArtifactMissing: it is not there, or damaged.
+        """
+        if (kind, key) not in self.known:
+            self.known[kind, key] = self.store.get(kind, key)
+        return self.known[kind, key]
+
+    def once(self, name: str, resolve: Callable[[], External]) -> External:
+        """An external input: looked at when it is first asked for, and the same from then on."""
+        if name not in self.resolved:
+            self.resolved[name] = resolve()
+        return self.resolved[name]
 
     @contextmanager
     def alone_with(self, key: str, name: str) -> Iterator[None]:
@@ -145,11 +167,17 @@ class Run(Generic[RecipeT]):
 
     def lease(self, kind: str, key: str) -> None:
         """Protect an artifact, or one in the making, from collectors for as long as the run lives."""
-        pair = (kind, key)
-        if pair not in self.leased:
-            self.leased.append(pair)
-            if self.on_lease is not None:
-                self.on_lease(self.leased)
+        self._protect([(kind, key)])
+
+    def lease_all(self, artifacts: Iterable[Artifact]) -> None:
+        """Protect artifacts from collectors for as long as the run lives."""
+        self._protect([(artifact.kind, artifact.key) for artifact in artifacts])
+
+    def _protect(self, pairs: list[tuple[str, str]]) -> None:
+        more = [pair for pair in pairs if pair not in self.leased]
+        if more and self.on_lease is not None:
+            self.leased += more
+            self.on_lease(self.leased)
 
     def record(self, record: StageRecord) -> None:
         """Append to the run's record; a stage that is run again after damage replaces its earlier line.

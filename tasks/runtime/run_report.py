@@ -129,5 +129,5 @@ def _lineage(result: Result, part: Part) -> list[dict[str, str]]:
     registration = part.outcome.get("registration")
     if not isinstance(registration, Artifact):
         return []
-    found = lineage(result.run.store, registration)
+    found = lineage(registration, result.run.artifact)
     return [{"stage": item.kind, "key": item.key, "digest": item.digest} for item in found]

@@ -1,42 +1,49 @@
-"""The one decorator: what a stage's key is, when its result is reused, how it runs and is published.
+"""The one decorator: what a stage's key is, when its result is reused, how it is made and published.
+
+    @dataclass(frozen=True)
+    class Inputs:
+        responses: Artifact
+        target: External
 
     @stage(version=1, reads=("data.mask", "data.max_length_tokens"))
-    def tokens(run: Run[Any], out: Path, *, responses: Path, target: Path) -> dict[str, Any]:
+    def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
         ...write files into `out`, return counts...
 
-    reference = tokens(run, responses=responses_reference, target=external)
+    reference = tokens(run, responses=responses_reference, target=external)      # in a flow
 
-Calling a stage looks its key up in the store: that is the only truth about what exists. In planning nothing else
-happens. In a run, what is missing is executed as a Prefect task, whose own cache is decoration: its cache key is the
-store key where the artifact exists and nothing where it does not, and its result is a reference, never data.
+A stage's function sees its inputs, the fields of the recipe that it declares, where to write, and how it is to run:
+nothing else can influence what it makes. Calling a stage looks its key up in the store, once, under the key's lock:
+that is the only truth about what exists. In a preview nothing else happens. What is missing is made as a Prefect task,
+whose own cache is decoration: its cache key is the store key where the artifact exists and nothing where it does not,
+and its result is a reference, never data.
 """
 
 import inspect
-import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.config import left_out_of_key
+from deepspec.config import left_out_of_key, narrowed
 from deepspec.errors import DataError, DeepspecError, TransientError
-from deepspec.store import Artifact, Ingredients, Parent, artifact_key
+from deepspec.progress import Progress
+from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
-from deepspec.store.keys import differences
+from tasks.runtime.job import Job
+from tasks.runtime.prefect import pages
+from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
 from tasks.runtime.records import StageRecord, StageStatus
 from tasks.runtime.references import Pending, Reference, Value
-from tasks.runtime.run import Current, Run
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from prefect import Task
 
-logger = logging.getLogger(__name__)
-
-_MOST_REASONS = 4
-_MOST_COMPARED = 20
-"""Of the artifacts of a kind, so many of the newest are asked what changed: each is a request to the store."""
+Function = Callable[[Any, Any, Path, Job], dict[str, Any]]
+"""A stage's function: (inputs, config, out, job) -> counts."""
 
 RETRY_POLICY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 10], "retry_jitter_factor": 0.5}
 """The one retry policy: for failures that may pass by themselves, and for nothing else (see `is_transient`)."""
@@ -54,19 +61,22 @@ class Stage:
 
     def __init__(
         self,
-        function: Callable[..., dict[str, Any]],
+        function: Function,
         *,
         version: int,
-        reads: tuple[str, ...],
-        streams: tuple[str, ...] = (),
+        reads: tuple[str, ...] = (),
+        by_input: Mapping[str, tuple[str, ...]] | None = None,
         computes: bool = False,
+        workers: str | None = None,
     ) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
         self.reads = reads
-        self.streams = streams
+        self.by_input = dict(by_input or {})
         self.computes = computes
+        self.workers = workers
+        self.Inputs: Callable[..., Any] = inspect.signature(function).parameters["inputs"].annotation
         self.purpose = inspect.getdoc(function) or ""
         self.__doc__ = function.__doc__
 
@@ -78,61 +88,30 @@ class Stage:
         parents = {name: parent.digest for name, parent in _parents(inputs).items()}
         return Ingredients(self.name, self.version, sections, parents)
 
+    def config(self, recipe: Any) -> Any:
+        """What the function sees of the recipe: the fields it declares, and those that its inputs' content covers."""
+        return narrowed(recipe, [*self.reads, *(path for paths in self.by_input.values() for path in paths)])
+
     def __call__(self, run: Run[Any], **inputs: Reference) -> Artifact | Pending:
         """The stage's artifact: found, or made now.
 
         Returns:
-            the artifact; while planning, `Pending` if it or one of its inputs would have to be made.
+            the artifact; in a preview, `Pending` if it or one of its inputs would have to be made.
 
         Raises:
             DeepspecError: the stage failed; nothing of it is visible.
         """
-        if any(isinstance(item, Pending) for item in inputs.values()):
-            waiting = ", ".join(name for name, item in inputs.items() if isinstance(item, Pending))
-            run.record(StageRecord(self.name, "would_run", kind=self.name, why=f"after {waiting}"))
+        waiting = [name for name, item in inputs.items() if isinstance(item, Pending)]
+        if waiting:
+            run.record(StageRecord(self.name, "would_run", kind=self.name, why=f"after {', '.join(waiting)}"))
             return Pending(self.name)
-        ingredients = self.ingredients(run, inputs)
-        key = artifact_key(ingredients)
-        started = time.monotonic()
-        found = run.store.find(self.name, key)
-        if found is not None:
-            run.lease(self.name, key)
-            if run.served:
-                self.task(run, self, ingredients, inputs)  # so that its pages show what was reused
-            seconds = time.monotonic() - started
-            run.record(StageRecord(self.name, "hit", round(seconds, 3), self.name, key, "nothing changed"))
-            return found
-        why = self._why(run, ingredients, key)
-        if run.plan:
-            run.record(StageRecord(self.name, "would_run", kind=self.name, key=key, why=why))
-            return Pending(self.name)
-        return self._make(run, ingredients, inputs, why)
-
-    def _make(self, run: Run[Any], ingredients: Ingredients, inputs: Mapping[str, Reference], why: str) -> Artifact:
-        key = artifact_key(ingredients)
-        started = time.monotonic()
-        run.progress = run.display.stage(self.name)
-        run.current = Current(key, self.reads, inputs)
-        run.lease(self.name, key)
-        try:
-            with run.alone_with(key, self.name):
-                artifact = run.store.find(self.name, key)
-                status: StageStatus = "hit"
-                if artifact is not None:
-                    why = "another run has just made it"
-                    if run.served:
-                        self.task(run, self, ingredients, inputs)
-                else:
-                    status = "rebuilt" if why.startswith("damaged") else "ran"
-                    self.task(run, self, ingredients, inputs)
-                    artifact = run.store.get(self.name, key)
-                    shutil.rmtree(run.work_folder, ignore_errors=True)
-        except BaseException as error:
-            seconds = round(time.monotonic() - started, 3)
-            run.record(StageRecord(self.name, "failed", seconds, self.name, key, str(error) or type(error).__name__))
-            raise
-        run.record(StageRecord(self.name, status, round(time.monotonic() - started, 3), self.name, key, why))
-        return artifact
+        making = Making(run, self, inputs)
+        if run.previewing:
+            return making.preview()
+        with making.recorded(), making.alone():
+            if making.found is None or run.served:  # a shared server's pages show what is reused, too
+                self.task(making)
+        return making.artifact
 
     @cached_property
     def task(self) -> "Task[..., dict[str, str]]":
@@ -147,63 +126,129 @@ class Stage:
             result_serializer="json",
             retry_condition_fn=_prefect_retries,
             **RETRY_POLICY,
-        )(_task)
-
-    def _why(self, run: Run[Any], ingredients: Ingredients, key: str) -> str:
-        """Which ingredient changed against the nearest earlier artifact of this kind."""
-        listing = run.store.backend.list(f"{self.name}/{key}")
-        if any("/manifest." in path for path in listing):
-            return "damaged: its files no longer match the manifest"
-        new = ingredients.canonical()
-        nearest: list[str] | None = None
-        for earlier in run.store.latest(self.name, _MOST_COMPARED):
-            phrases = differences(new, earlier.ingredients)
-            if phrases and (nearest is None or len(phrases) < len(nearest)):
-                nearest = phrases
-        if not nearest:
-            return "nothing like it in the store"
-        more = [f"and {len(nearest) - _MOST_REASONS} more"] if len(nearest) > _MOST_REASONS else []
-        return ", ".join(nearest[:_MOST_REASONS] + more)
+        )(make)
 
 
-def _task(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> Any:
-    """`execute` with what Prefect's pages show beside it; what is in the store ends in the state Cached."""
-    from tasks.runtime.prefect.concurrency import slot
-    from tasks.runtime.prefect.pages import ProgressArtifact, cached, show_table
+class Making:
+    """One call of a stage: its key, what the store has of it, and what becomes of it."""
 
-    found = run.store.find(stage.name, artifact_key(ingredients))
-    if found is not None:
-        return cached(_reference(found))
-    told = ProgressArtifact(stage.name, run.progress)
-    run.progress = told
-    with slot(run, stage.name, computes=stage.computes):
-        made = execute(run, stage, ingredients, inputs)
-    told.finish()
-    show_table(stage.name, made["key"], run.store.get(made["kind"], made["key"]).manifest.counts)
-    return made
+    def __init__(self, run: Run[Any], stage: Stage, inputs: Mapping[str, Reference]) -> None:
+        self.run = run
+        self.stage = stage
+        self.inputs = inputs
+        self.ingredients = stage.ingredients(run, inputs)
+        self.key = artifact_key(self.ingredients)
+        self.found = run.known.get((stage.name, self.key))
+        self.looked_up: LookUp | None = None
+        self.reason = UNCHANGED
+
+    @property
+    def artifact(self) -> Artifact:
+        """What was found or made."""
+        if self.found is None:
+            raise RuntimeError(f"{self.stage.name} is not made yet")
+        return self.found
+
+    def preview(self) -> Artifact | Pending:
+        """Look it up; what is not there would be made."""
+        self._look_up()
+        status: StageStatus = "hit" if self.found is not None else "would_run"
+        self.run.record(StageRecord(self.stage.name, status, 0.0, self.stage.name, self.key, self.reason.why))
+        return self.found or Pending(self.stage.name)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off others who would make it too, and look whether it is there, unless that is known."""
+        self.run.lease(self.stage.name, self.key)
+        if self.found is not None:
+            yield
+            return
+        with self.run.alone_with(self.key, self.stage.name):
+            self._look_up()
+            yield
+            shutil.rmtree(self.run.work_folder(self.key), ignore_errors=True)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Leave the stage's line in the run's record."""
+        started = time.monotonic()
+        try:
+            yield
+        except BaseException as error:
+            self._record("failed", str(error) or type(error).__name__, started)
+            raise
+        self._record(self.reason.status, self.reason.why, started)
+
+    def handed(self) -> Any:
+        """The stage's `inputs`: artifacts, external inputs, and values as they are."""
+        return self.stage.Inputs(
+            **{name: item.value if isinstance(item, Value) else item for name, item in self.inputs.items()}
+        )
+
+    def job(self, progress: Progress) -> Job:
+        """The stage's `job`."""
+        run = self.run
+        return Job(
+            self.stage.name,
+            self.key,
+            run.run_id,
+            run.home,
+            run.store,
+            run.artifact,
+            execution=run.execution,
+            progress=progress,
+            sections={path: run.section(path) for path in self.stage.reads},
+            inputs=self.inputs,
+            tracking=run.tracking,
+            tracking_run=run.tracking_run,
+        )
+
+    def _look_up(self) -> None:
+        """Ask the store, once in a run."""
+        run, name = self.run, self.stage.name
+        if self.found is not None:
+            return
+        there = self.looked_up = run.store.look_up(name, self.key)
+        expected = run.reasons.get(self.key)
+        if there.artifact is not None:
+            self.found = run.known[name, self.key] = there.artifact
+            self.reason = UNCHANGED if expected is None else MADE_MEANWHILE
+        else:
+            self.reason = DAMAGED if there.damaged else expected or reason_to_make(run.store, self.ingredients)
+            run.reasons[self.key] = self.reason
+
+    def _record(self, status: StageStatus, why: str, started: float) -> None:
+        seconds = round(time.monotonic() - started, 3)
+        self.run.record(StageRecord(self.stage.name, status, seconds, self.stage.name, self.key, why))
 
 
-def execute(run: Run[Any], stage: Stage, ingredients: Ingredients, inputs: Mapping[str, Reference]) -> dict[str, str]:
-    """Make one artifact: check the inputs' bytes, call the stage's function, publish; the body of every task.
+def make(making: Making) -> Any:
+    """Make one artifact: the body of every stage's Prefect task.
 
     Returns:
-        the reference: kind, key and digest.
+        the reference (kind, key and digest); as a state `Cached` where the artifact is there already.
     """
-    found = run.store.find(stage.name, artifact_key(ingredients))
-    if found is None:
-        paths = {name: _handed(item, streamed=name in stage.streams) for name, item in inputs.items()}
-        with run.store.write(stage.name, ingredients, _parents(inputs)) as writing:
-            run.num_gpus, started = 0, time.monotonic()
+    run, stage = making.run, making.stage
+    if making.found is not None:
+        return pages.cached(_reference(making.found))
+    with pages.shown(run, stage.name, computes=stage.computes, workers=stage.workers) as page:
+        job = making.job(page)
+        parents = _parents(making.inputs)
+        with run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
+            started = time.monotonic()
             try:
-                writing.counts = stage.function(run, writing.directory, **paths)
-                if run.num_gpus:
-                    writing.counts |= {"gpu_seconds": round((time.monotonic() - started) * run.num_gpus, 3)}
+                counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
             except DataError as error:
                 _keep_quarantine(run, stage.name, writing.directory, error)
                 raise
-            _check_unchanged(inputs)
-        found = writing.artifact
-    return _reference(found)
+            if job.computes_on_gpu or counts.get("device") == "cuda":
+                num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
+                counts |= {"gpu_seconds": round((time.monotonic() - started) * num_gpus, 3)}
+            writing.counts = counts
+            _check_unchanged(making.inputs)
+        making.found = run.known[stage.name, making.key] = writing.artifact
+        page.show_table(making.key, writing.artifact.manifest.counts)
+    return _reference(making.found)
 
 
 def _reference(artifact: Artifact) -> dict[str, str]:
@@ -231,20 +276,25 @@ def _keep_quarantine(run: Run[Any], name: str, directory: Path, error: DataError
 
 
 def stage(
-    *, version: int, reads: tuple[str, ...] = (), streams: tuple[str, ...] = (), computes: bool = False
-) -> Callable[[Callable[..., dict[str, Any]]], Stage]:
-    """Make a stage of a function `(run, out, **inputs) -> counts`.
+    *,
+    version: int,
+    reads: tuple[str, ...] = (),
+    by_input: Mapping[str, tuple[str, ...]] | None = None,
+    computes: bool = False,
+    workers: str | None = None,
+) -> Callable[[Function], Stage]:
+    """Make a stage of a function `(inputs, config, out, job) -> counts`.
 
     Args:
         version: bumped whenever the function's output changes for equal inputs.
-        reads: dotted recipe paths that the function reads; nothing else of the recipe may influence it.
-        streams: inputs that are read where they are, a piece at a time (see `deepspec.store.reading.files`): the
-            function is handed their location instead of a folder with all their files.
+        reads: dotted recipe paths whose values the key contains.
+        by_input: input -> dotted recipe paths that its digest stands for; with `reads`, all that `config` has.
         computes: whether it runs a model, and so takes a slot where machines are shared (see `prefect/concurrency.py`).
+        workers: the field of `run:` that says on how many devices it runs; None: one.
     """
 
-    def decorate(function: Callable[..., dict[str, Any]]) -> Stage:
-        return Stage(function, version=version, reads=reads, streams=streams, computes=computes)
+    def decorate(function: Function) -> Stage:
+        return Stage(function, version=version, reads=reads, by_input=by_input, computes=computes, workers=workers)
 
     return decorate
 
@@ -259,23 +309,11 @@ def _parents(inputs: Mapping[str, Reference]) -> dict[str, Parent]:
     return parents
 
 
-def _handed(item: Reference, *, streamed: bool) -> Any:
-    """What a stage's function is handed: a checked folder, where to read from, an external location, or the value."""
-    if isinstance(item, Artifact):
-        return item.location() if streamed else item.directory()
-    if isinstance(item, External):
-        return Path(item.location)
-    if isinstance(item, Value):
-        return item.value
-    raise TypeError(f"{item} has no content yet")
-
-
 def _prefect_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:
     """The store key if the artifact is there; None, which forces execution, if not."""
     del context
-    run, current, ingredients = parameters["run"], parameters["stage"], parameters["ingredients"]
-    key = artifact_key(ingredients)
-    return f"{current.name}-{key}" if run.store.find(current.name, key) is not None else None
+    making: Making = parameters["making"]
+    return None if making.found is None else f"{making.stage.name}-{making.key}"
 
 
 def _prefect_retries(task: Any, task_run: Any, state: Any) -> bool:

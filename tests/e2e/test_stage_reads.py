@@ -1,22 +1,19 @@
 """A stage reads what it declares, and how a run is executed changes no byte of what it makes."""
 
-import inspect
 import json
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from deepspec.store import open_store
-from flows import demo_inputs, retrain
 from tasks.runtime.stage import Stage
+from tasks.stages import STAGES
 from tests.e2e.conftest import Home
 from tests.fixtures.command import call
 
 pytestmark = pytest.mark.full  # a run from nothing
-
-STAGES = {item.name: item for flow in (demo_inputs, retrain) for item in vars(flow).values() if isinstance(item, Stage)}
-BY_INPUT = {"benchmarks": ("evaluate.benchmarks", "evaluate.seed")}
-"""Input -> fields that its fingerprint stands for (`tasks/resolve.py`: benchmarks_of)."""
 
 OTHERWISE: dict[str, Any] = {
     "num_threads": 2,
@@ -37,10 +34,11 @@ and `micro_batch_tokens`.
 
 
 class Otherwise(NamedTuple):
-    """A run from nothing that was executed in another way: its home, and what each stage read."""
+    """A run from nothing that was executed in another way: its home, what each stage read, and how it was reached."""
 
     home: Home
     reads: dict[str, list[str]]
+    calls: dict[str, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +52,18 @@ def otherwise(tmp_path_factory: pytest.TempPathFactory) -> Otherwise:
         module="tests.fixtures.recorded_reads",
     )
     assert done.returncode == 0, done.stderr
-    return Otherwise(home, json.loads((folder / "reads.json").read_text()))
+    return Otherwise(home, **json.loads((folder / "reads.json").read_text()))
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_reads_what_it_declares(otherwise: Otherwise, name: str) -> None:
-    stage = STAGES[name]
-    inputs = list(inspect.signature(stage.function).parameters)[2:]
-    declared = [*stage.reads, *(path for parent in inputs for path in BY_INPUT.get(parent, ()))]
-    within = [path for path in otherwise.reads[name] for known in declared if f"{path}.".startswith(f"{known}.")]
-    assert set(otherwise.reads[name]) - set(within) == set()
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_reads_what_it_declares(otherwise: Otherwise, stage: Stage) -> None:
+    declared = [*stage.reads, *(path for paths in stage.by_input.values() for path in paths)]
+    read = otherwise.reads[stage.name]
+    assert [path for path in read if not any(f"{path}.".startswith(f"{known}.") for known in declared)] == []
 
 
 def test_the_recorder_sees_what_stages_read(otherwise: Otherwise) -> None:
-    assert otherwise.reads.keys() == STAGES.keys()
+    assert otherwise.reads.keys() == {stage.name for stage in STAGES}
     assert {"train.lr", "train.seed", "draft.num_draft_tokens"} <= set(otherwise.reads["train"])
     assert {"data.seed", "data.splits.gate"} <= set(otherwise.reads["conversations"])
     assert "data.responses.temperature" in otherwise.reads["responses"]
@@ -85,3 +81,17 @@ def test_how_a_run_is_executed_changes_no_byte(cold: Home, otherwise: Otherwise,
         for home in (cold, otherwise.home)
     ]
     assert digests[0] == digests[1]
+
+
+MOST_CALLS = 10
+_CALL = r"^\d+\. `((?:flows|tasks|deepspec)\.[\w.]+)`"
+
+
+@pytest.mark.parametrize("name", ["tokens", "promote"])
+def test_from_the_command_to_the_library_it_is_as_far_as_contributing_says(otherwise: Otherwise, name: str) -> None:
+    told = re.findall(_CALL, (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    *way, stage, library = told
+    assert otherwise.calls[name] == way
+    assert stage == "tasks.tokens.tokens"
+    assert library == "deepspec.data.tokens.encode.write_tokens"
+    assert len(told) - 1 <= MOST_CALLS

@@ -9,18 +9,20 @@ from deepspec.recipe import load_recipe
 from deepspec.store import open_store
 from tasks.generators import by_endpoints
 from tasks.responses import responses
+from tasks.runtime.job import Job
 from tasks.runtime.run import Run
 
 
 def test_without_endpoints_it_says_what_to_do(tmp_path: Path) -> None:
-    run = Run(load_recipe("tiny", ["data.responses.engine=endpoint"]), open_store(str(tmp_path)), tmp_path, plan=False)
+    recipe, store = load_recipe("tiny", ["data.responses.engine=endpoint"]), open_store(str(tmp_path))
+    job = Job("responses", "0" * 64, "run", tmp_path, store, store.get, execution=recipe.run)
     with pytest.raises(RecipeError, match=r"run.endpoints names none.*--set 'run.endpoints="):
-        by_endpoints(run, tmp_path)
+        by_endpoints(tmp_path, recipe, job)
 
 
 def test_where_the_endpoints_are_is_no_part_of_the_key(tmp_path: Path) -> None:
     def sections(*overrides: str) -> object:
-        run = Run(load_recipe("tiny", list(overrides)), open_store(str(tmp_path)), tmp_path, plan=True)
+        run = Run(load_recipe("tiny", list(overrides)), open_store(str(tmp_path)), tmp_path)
         return responses.ingredients(run, {}).canonical()
 
     plain = sections()

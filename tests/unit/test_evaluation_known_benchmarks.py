@@ -330,7 +330,7 @@ def test_files_of_a_data_set_are_read_like_any(tmp_path: Path, monkeypatch: pyte
 
 def plan_of(recipe: Recipe, tmp_path: Path, *, dry: bool = False) -> Run[Recipe]:
     home = tmp_path / "home"
-    return Run(local(recipe, home), open_store(str(home / "store")), home, plan=True, dry=dry)
+    return Run(local(recipe, home), open_store(str(home / "store")), home, previewing=True, dry=dry)
 
 
 def fingerprint(tmp_path: Path, benchmarks: str) -> str:

@@ -1,15 +1,19 @@
 """What a run does about damage that a reader in another process has met."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from deepspec.errors import ArtifactDamaged
 from deepspec.store import open_store
 from tasks.runtime.display import Hidden
-from tasks.runtime.execute import _rebuilding
+from tasks.runtime.execute import run_or_reuse
+from tasks.runtime.flow import Flow, Outcome, flow
 from tasks.runtime.prefect import flow as prefect_flow
+from tasks.runtime.records import StageRecord
+from tasks.runtime.result import Part
 from tasks.runtime.run import Run
 from tests.fixtures.store import KEY, ingredients, put
 
@@ -22,6 +26,22 @@ class Sayings(Hidden):
         self.said.append(text)
 
 
+class Directly:
+    """A flow's run without Prefect."""
+
+    def __init__(self, run: Run[Any], flow: Flow) -> None:
+        self._run, self._flow = run, flow
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, _: object) -> None:
+        self.outcome = self._flow(self._run)
+
+
 @pytest.mark.parametrize("where", ["in the store", "on the way"])
 def test_damage_told_by_a_reader_is_condemned_only_if_the_store_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -29,19 +49,26 @@ def test_damage_told_by_a_reader_is_condemned_only_if_the_store_has_it(
     store = open_store(str(tmp_path / "store"))
     artifact = put(store, ingredients(), {"data": b"right"})
     display = Sayings()
-    run: Run[Any] = Run(None, store, tmp_path, plan=False, display=display)  # type: ignore[type-var]
+    run: Run[Any] = Run(None, store, tmp_path, display=display)  # type: ignore[type-var]
+    run.on_lease = lambda _: None  # it has begun
     found: list[bool] = []
 
-    def flow(run: Run[Any], *_: object) -> dict[str, Any]:
+    @flow
+    def reading(run: Run[Any]) -> Outcome:
+        if run.previewing:
+            run.record(StageRecord("tokens", "would_run"))
+            return Outcome({})
         found.append(run.store.find("tokens", KEY) is not None)
         if len(found) == 1:
             if where == "in the store":
                 (artifact.directory() / "data").write_bytes(b"wrong")
             raise ArtifactDamaged("An artifact is damaged: its bytes changed.", kind="tokens", key=KEY, file="data")
-        return {}
+        return Outcome({"made": artifact})
 
-    monkeypatch.setattr(prefect_flow, "run_as_flow", flow)
-    assert _rebuilding(run, flow, None) == {}
+    monkeypatch.setattr(prefect_flow, "FlowRun", Directly)
+    with ExitStack() as stack:
+        part = Part(None, tracking_run="tracked")  # type: ignore[arg-type]
+        assert run_or_reuse(run, reading, part, stack).artifacts == {"made": artifact}
     assert found == [True, where == "on the way"]
     assert ("It will be rebuilt" in display.said[0]) == (where == "in the store")
     assert ("the artifact is not" in display.said[0]) == (where == "on the way")

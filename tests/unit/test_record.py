@@ -35,7 +35,7 @@ FIELDS = {
 def result_of(home: Path, *names: str) -> Result:
     """A run of recipes that has not begun."""
     parts = [Part(load_recipe(name)) for name in names]
-    run: Run[Any] = Run(parts[0].recipe, open_store(str(home / "store")), home, plan=False)
+    run: Run[Any] = Run(parts[0].recipe, open_store(str(home / "store")), home)
     return Result(run, "demo", parts)
 
 

@@ -1,6 +1,8 @@
 """The stage decorator: keys, reuse, publishing, and the policy of its Prefect tasks."""
 
+import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from deepspec.config import Section, later_field, location_field
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
+from tasks.runtime.job import Job
 from tasks.runtime.records import StageRecord
-from tasks.runtime.references import Pending, Value
+from tasks.runtime.references import NoInputs, Pending, Value
 from tasks.runtime.run import Run
-from tasks.runtime.stage import RETRY_POLICY, Stage, execute, is_transient, stage
+from tasks.runtime.stage import RETRY_POLICY, Making, Stage, is_transient, stage
+from tasks.runtime.stage import make as make_one
 from tests.stage_lock import stages
 
 
@@ -28,18 +32,29 @@ class Toy(Section):
     numbers: Numbers = Numbers()
 
 
+@dataclass(frozen=True)
+class Source:
+    source: External
+
+
+@dataclass(frozen=True)
+class Doubled:
+    count: Artifact
+    by: int
+
+
 @stage(version=1, reads=("numbers.start",))
-def count(run: Run[Toy], out: Path, *, source: Path) -> dict[str, Any]:
+def count(inputs: Source, config: Toy, out: Path, job: Job) -> dict[str, Any]:
     """Write a number."""
-    (out / "number.txt").write_text(f"{run.recipe.numbers.start} {source.name}")
+    (out / "number.txt").write_text(f"{config.numbers.start} {inputs.source.directory().name}")
     return {"rows": 1}
 
 
 @stage(version=1)
-def double(run: Run[Toy], out: Path, *, count: Path, by: int) -> dict[str, Any]:
+def double(inputs: Doubled, config: Toy, out: Path, job: Job) -> dict[str, Any]:
     """Double it."""
-    value = int((count / "number.txt").read_text().split()[0])
-    (out / "double.txt").write_text(str(value * by))
+    value = int(inputs.count.path("number.txt").read_text().split()[0])
+    (out / "double.txt").write_text(str(value * inputs.by))
     return {}
 
 
@@ -55,20 +70,22 @@ class Later(Section):
 
 
 @stage(version=1, reads=("numbers.start", "limit", "parts"))
-def later(run: Run[Later], out: Path, *, source: Path) -> dict[str, Any]:
+def later(inputs: Source, config: Later, out: Path, job: Job) -> dict[str, Any]:
     """As `count`, but for fields that were added later."""
     return {}
 
 
-def run_of(tmp_path: Path, recipe: BaseModel | None = None, *, plan: bool = False) -> Run[Any]:
-    return Run(recipe or Toy(), open_store(str(tmp_path / "store")), tmp_path, plan=plan)
+def run_of(tmp_path: Path, recipe: BaseModel | None = None, *, previewing: bool = False) -> Run[Any]:
+    return Run(recipe or Toy(), open_store(str(tmp_path / "store")), tmp_path, previewing=previewing)
 
 
 def make(run: Run[Any], current: Stage, **inputs: Any) -> Artifact:
     """Run a stage as its Prefect task would, without Prefect."""
-    ingredients = current.ingredients(run, inputs)
-    made = execute(run, current, ingredients, inputs)
-    return run.store.get(made["kind"], made["key"])
+    making = Making(run, current, inputs)
+    with making.alone():
+        if making.found is None:
+            make_one(making)
+    return making.artifact
 
 
 SOURCE = External("source", "f" * 64, "/somewhere/data.jsonl")
@@ -93,7 +110,7 @@ def test_key_follows_what_is_read_and_nothing_else(tmp_path: Path) -> None:
     moved = External("source", "f" * 64, "/elsewhere/data.jsonl")
     assert count(unread, source=moved).manifest == made.manifest
     assert unread.records[0].status == "hit"
-    changed = run_of(tmp_path, Toy(numbers=Numbers(start=2)), plan=True)
+    changed = run_of(tmp_path, Toy(numbers=Numbers(start=2)), previewing=True)
     assert isinstance(count(changed, source=SOURCE), Pending)
     assert changed.records[0].why == "numbers.start changed 1 -> 2"
 
@@ -155,7 +172,7 @@ def test_a_shared_stage_that_is_made_anew_after_damage_says_so(tmp_path: Path) -
 
 
 def test_pending_input_makes_a_stage_pending(tmp_path: Path) -> None:
-    run = run_of(tmp_path, plan=True)
+    run = run_of(tmp_path, previewing=True)
     assert double(run, count=Pending("count"), by=Value(2)) == Pending("double")
     assert run.records[0].status == "would_run"
 
@@ -167,8 +184,6 @@ def test_damaged_input_is_not_handed_over(tmp_path: Path) -> None:
     fresh = run.store.get("count", parent.key)
     stat = path.stat()
     path.write_text("2" + path.read_text()[1:])
-    import os
-
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(ArtifactDamaged):
         make(run, double, count=fresh, by=Value(2))
@@ -189,7 +204,7 @@ def test_input_edited_while_it_was_read_is_refused(tmp_path: Path) -> None:
 
 def test_failed_stage_leaves_no_artifact(tmp_path: Path) -> None:
     @stage(version=1)
-    def failing(run: Run[Toy], out: Path) -> dict[str, Any]:
+    def failing(inputs: NoInputs, config: Toy, out: Path, job: Job) -> dict[str, Any]:
         (out / "half.txt").write_text("half")
         raise DataError("no")
 
@@ -225,12 +240,11 @@ def test_prefect_policy_of_every_stage(name: str) -> None:
 
 def test_prefect_cache_key_is_none_until_the_artifact_exists(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    inputs = {"source": SOURCE}
-    ingredients = count.ingredients(run, inputs)
-    parameters = {"run": run, "stage": count, "ingredients": ingredients, "inputs": inputs}
-    assert count.task.cache_key_fn(None, parameters) is None
+    making = Making(run, count, {"source": SOURCE})
+    assert count.task.cache_key_fn(None, {"making": making}) is None
     made = make(run, count, source=SOURCE)
-    assert made.key in count.task.cache_key_fn(None, parameters)
+    again = Making(run, count, {"source": SOURCE})
+    assert made.key in count.task.cache_key_fn(None, {"making": again})
 
 
 def test_of_two_makers_in_one_home_one_waits_for_the_other(tmp_path: Path) -> None:
@@ -249,3 +263,34 @@ def test_of_two_makers_in_one_home_one_waits_for_the_other(tmp_path: Path) -> No
         assert inside == []
     waiting.join(10)
     assert inside == ["second"]
+
+
+def test_a_stage_sees_the_fields_that_it_declares_and_no_others(tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    @stage(version=1, reads=("numbers.start",), by_input={"source": ("numbers.later",)})
+    def curious(inputs: Source, config: Toy, out: Path, job: Job) -> dict[str, Any]:
+        seen.update(vars(config.numbers))
+        with pytest.raises(AttributeError):
+            _ = config.numbers.unread
+        return {}
+
+    make(run_of(tmp_path), curious, source=SOURCE)
+    assert seen == {"start": 1, "later": 2}
+
+
+def test_an_artifact_is_looked_up_once_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_of(tmp_path)
+    make(first, double, count=make(first, count, source=SOURCE), by=Value(2))
+    looked: list[str] = []
+    store = open_store(str(tmp_path / "store"))
+    look_up = store.look_up
+    monkeypatch.setattr(store, "look_up", lambda kind, key: looked.append(kind) or look_up(kind, key))
+    run: Run[Any] = Run(Toy(), store, tmp_path)
+    preview = run.preview()
+    for looking in (preview, run):
+        double(looking, count=count(looking, source=SOURCE), by=Value(2))
+        for kind, key in list(run.known):
+            assert looking.artifact(kind, key).kind == kind
+    assert looked == ["count", "double"]
+    assert [line.status for line in run.records] == ["hit", "hit"]

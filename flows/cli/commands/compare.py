@@ -18,7 +18,8 @@ from deepspec.registry.draft_names import draft_directory, draft_of
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints, model_files
 from deepspec.targets.directory import read_spec
-from flows.compare import comparison_of, naming
+from flows.compare import compare as comparison
+from flows.compare import naming
 from tasks.runtime import execute
 from tasks.runtime.references import Reference
 from tasks.runtime.run_record import read_record
@@ -62,7 +63,7 @@ def compare(
     with ExitStack() as stack:
         links = Path(stack.enter_context(TemporaryDirectory(prefix="deepspec-")))
         drafts = _drafts(names, recipe, recipe_name, home, store, links)
-        flow = comparison_of(drafts, recipe_name)
+        flow = comparison.with_arguments(drafts=drafts, recipe_name=recipe_name)
         carried_out = execute.apart(flow, recipe, store, home, display=display)
         run, outcome, tracked = stack.enter_context(carried_out)
         data = {

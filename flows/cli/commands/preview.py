@@ -8,7 +8,7 @@ from deepspec.errors import RecipeError
 from deepspec.home import store_of
 from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe
-from tasks.runtime import plan
+from tasks.runtime.preview import preview_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ def _tokens_key(recipe: Recipe, home: Path) -> str | None:
     """The key of the recipe's tokens, if they are made."""
     from flows.retrain import retrain
 
-    records = plan.plan(retrain, recipe, store_of(home, recipe.store.url), home).records
+    records = preview_all(retrain, [recipe], store_of(home, recipe.store.url), home, before=())
     return next((record.key for record in records if record.name == "tokens" and record.status == "hit"), None)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, to_yaml
 from flows.cli.commands import plan_text
 from flows.cli.progress import display_on
-from flows.runs import carry_out, check_apart, inputs_of
-from tasks.runtime import interrupt, plan
+from flows.runs import check_apart, inputs_of, run_recipes
+from tasks.runtime import interrupt
+from tasks.runtime.preview import preview_all
 from tasks.runtime.records import lines_of
 from tasks.runtime.result import Result
 
@@ -25,24 +27,37 @@ if TYPE_CHECKING:
     from tasks.runtime.records import StageRecord
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a run, and where.
+
+    Attributes:
+        console: where people are told.
+        dry_run: whether it is only previewed.
+        as_json: whether its record, or the preview, is printed as one JSON document.
+    """
+
+    console: "Console"
+    dry_run: bool = False
+    as_json: bool = False
+
+
 def run(
     names: Sequence[str],
     overrides: Sequence[str],
-    *,
     home: Path,
-    dry_run: bool,
-    as_json: bool,
-    console: "Console",
+    shown: Shown,
+    *,
     together: str | None = None,
     num_seeds: int = 1,
 ) -> int:
-    """Run (or only plan) recipes, show it, and leave its record; return the exit code.
+    """Run (or only preview) recipes, show it, and leave its record; return the exit code.
 
     Args:
         names: a recipe; or several, of different algorithms, that have their inputs in common.
         overrides: of each of them.
-        home, console: where things are, where people are told.
-        dry_run, as_json: the command line's options.
+        home: where things are.
+        shown: what is shown, and where.
         together: what several recipes are called in the record.
         num_seeds: with how many seeds of training several recipes are compared.
     """
@@ -50,15 +65,16 @@ def run(
 
     recipes = [load_recipe(name, overrides) for name in names]
     check_apart(recipes)
-    if dry_run:
+    console = shown.console
+    if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
-        records = plan.plan_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
-        _show_plan(recipes, records, home, as_json=as_json, console=console)
+        records = preview_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
+        _show_plan(recipes, records, home, as_json=shown.as_json, console=console)
         return 0
     display = display_on(console)
     num_seeds = num_seeds if len(recipes) > 1 else 1
-    result, record, path = carry_out(recipes, home, display, name=together or recipes[0].name, num_seeds=num_seeds)
-    if as_json:
+    result, record, path = run_recipes(recipes, home, display, name=together or recipes[0].name, num_seeds=num_seeds)
+    if shown.as_json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
 

@@ -10,15 +10,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from deepspec.errors import RecipeError
-from tasks.runtime.loading import device_of
+from tasks.runtime.job import device_of
 from tasks.runtime.run import Run
 
 _LEASE_SECONDS = 60.0
 
 
 @contextmanager
-def slot(run: Run[Any], stage: str, *, computes: bool) -> Iterator[None]:
+def slot(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> Iterator[None]:
     """Hold the slots that a stage needs while the block runs; waits for them.
+
+    Args:
+        run: the run.
+        stage: its name.
+        computes: whether it needs any.
+        workers: the field of `run:` that says how many GPUs it computes on; None: one.
 
     Raises:
         RecipeError: the stage needs more slots than there are.
@@ -28,15 +34,14 @@ def slot(run: Run[Any], stage: str, *, computes: bool) -> Iterator[None]:
         return
     from prefect.concurrency.sync import concurrency
 
-    device = device_of(run)
+    device = device_of(run.execution)
     name = f"deepspec-{device}"
-    workers = {"train": "run.num_processes", "states": "run.num_shard_workers"}.get(stage)
-    wanted = int(run.section(workers)) if device == "cuda" and workers else 1
+    wanted = int(getattr(run.execution, workers)) if device == "cuda" and workers else 1
     limit, taken = _limit(name, device)
     if wanted > limit:
         raise RecipeError(
             f"{stage} needs {wanted} slots of Prefect's concurrency limit {name!r}, which has {limit}.",
-            where=workers,
+            where=f"run.{workers}",
             remedy=f"Use fewer processes, or `prefect gcl update {name} --limit {wanted}`.",
         )
     if taken + wanted > limit:

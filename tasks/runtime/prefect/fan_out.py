@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepspec.errors import DeepspecError, LaunchError, RecipeError
-from tasks.runtime.run import Run
+from tasks.runtime.job import Job
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
@@ -15,7 +15,7 @@ _LOOK_SECONDS = 1.0
 
 
 def in_parts(
-    run: Run[Any],
+    job: Job,
     name: str,
     function: Callable[[PartT], None],
     parts: Sequence[PartT],
@@ -27,7 +27,7 @@ def in_parts(
     All parts come to their end, also when one fails: what they finish counts.
 
     Args:
-        run: the run.
+        job: of the stage.
         name: of the parts on Prefect's pages.
         function: of a module, with nothing but its part, which can be pickled.
         parts: one per worker.
@@ -46,7 +46,7 @@ def in_parts(
     if not parts:
         return
     part = task(name=name, cache_policy=NO_CACHE, persist_result=False)(function)
-    with _task_runner(run.section("run.task_runner"), len(parts)) as runner:
+    with _task_runner(job.execution.task_runner, len(parts)) as runner:
         futures = [runner.submit(part, {"part": one}) for one in parts]
         while wait(futures, timeout=_LOOK_SECONDS).not_done:
             look()
@@ -58,7 +58,7 @@ def in_parts(
             except Exception as error:
                 raise LaunchError(
                     f"A worker of {name} failed: {' '.join(str(error).split()) or type(error).__name__}.",
-                    where=f"run.task_runner {run.section('run.task_runner')}",
+                    where=f"run.task_runner {job.execution.task_runner}",
                     remedy="Run again to go on: what was finished is kept. Fewer run.shard_workers need less memory.",
                 ) from error
 

@@ -7,62 +7,87 @@ import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from tasks.runtime.flow import Flow, Outcome
 from tasks.runtime.prefect.server import named
 
 if TYPE_CHECKING:
+    import prefect
+
     from tasks.runtime.run import Run
 
 lost = False
 """Whether the server stopped answering: Prefect's threads would go on trying to tell it things at the end."""
 
 
-def run_as_flow(run: "Run[Any]", function: Callable[["Run[Any]"], Any], recipe: Any) -> Any:
-    """Call `function(run)` as a Prefect flow run whose parameter is the typed recipe.
+class FlowRun:
+    """One run of a flow: a context in which `call` is to be called with the recipe, the Prefect flow's parameter.
 
-    In a deployment's flow run of the same name it is called as that run; other flows are its children.
+    In a deployment's flow run of the same name the flow is called as that run; other flows are its children.
 
     Raises:
         LaunchError: Prefect's server does not answer any more, or does not let us in.
     """
-    from prefect import flow
-    from prefect.context import FlowRunContext
-    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    global lost  # noqa: PLW0603  # it is the process's server
-    name = function.__name__.replace("_", "-")
-    around = FlowRunContext.get()
-    if around is None:
-        _quiet(run.home)
-    outcome: list[Any] = []
-    giving_up = contextlib.ExitStack()
+    def __init__(self, run: "Run[Any]", flow: Flow) -> None:
+        self._run = run
+        self._flow = flow
+        self._outcome: Outcome | None = None
+        self._patience = contextlib.ExitStack()
+        self.call: Callable[[Any], object]
 
-    def body(recipe: Any) -> None:
+    @property
+    def outcome(self) -> Outcome:
+        """What the flow came to."""
+        if self._outcome is None:
+            raise RuntimeError("the flow was not called")
+        return self._outcome
+
+    def __enter__(self) -> Self:
+        from prefect.context import FlowRunContext
+
+        around = FlowRunContext.get()
+        if around is None:
+            _quiet(self._run.home)
+        if around is not None and around.flow is not None and around.flow.name == self._flow.name:
+            self.call = self._call_directly
+        else:
+            self.call = self._as_prefect()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        global lost  # noqa: PLW0603  # it is the process's server
+        self._patience.close()
+        about_server = named(error) if isinstance(error, Exception) else None
+        if about_server is not None:
+            lost = True
+            raise about_server from error
+
+    def _as_prefect(self) -> "prefect.Flow[..., None]":
+        """The Prefect flow: its parameter is the typed recipe, from whose model Prefect makes its form."""
+        from prefect import flow
+        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+        run, dag = self._run, self._flow
+
+        def body(recipe: Any) -> None:
+            del recipe
+            try:
+                self._outcome = dag.function(run, **dag.arguments)
+            except Exception as error:
+                if named(error) is not None:
+                    # The engine is about to tell the server of it.
+                    self._patience.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+                raise
+
+        body.__annotations__["recipe"] = type(run.recipe)
+        body.__doc__ = dag.purpose
+        return flow(name=dag.name, flow_run_name=run.run_id, validate_parameters=False, log_prints=False)(body)
+
+    def _call_directly(self, recipe: object) -> None:
         del recipe
-        try:
-            outcome.append(function(run))
-        except Exception as error:
-            if named(error) is not None:
-                # The engine is about to tell the server of it.
-                giving_up.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
-            raise
-
-    # Prefect's parameter form is built from the recipe's own model.
-    body.__annotations__["recipe"] = type(recipe)
-    body.__doc__ = function.__doc__
-    try:
-        if around is not None and around.flow is not None and around.flow.name == name:
-            return function(run)
-        with giving_up:
-            flow(name=name, flow_run_name=run.run_id, validate_parameters=False, log_prints=False)(body)(recipe)
-    except Exception as error:
-        about_server = named(error)
-        if about_server is None:
-            raise
-        lost = True
-        raise about_server from error
-    return outcome[0]
+        self._outcome = self._flow(self._run)
 
 
 def _quiet(home: Path) -> None:

@@ -1,20 +1,33 @@
 """What a stage shows in Prefect's pages: how far it is, and a table of what it made."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from deepspec.progress import Progress
+from tasks.runtime.prefect.concurrency import slot
+from tasks.runtime.run import Run
 
 _EVERY_SECONDS = 2.0
 
 
-class ProgressArtifact:
+@contextmanager
+def shown(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> Iterator["Page"]:
+    """What a stage is shown on while the block makes it; it waits for a slot first, where it needs one."""
+    page = Page(stage, run.display.stage(stage))
+    with slot(run, stage, computes=computes, workers=workers):
+        yield page
+    page.finish()
+
+
+class Page:
     """Passes progress on to a display, and now and then to a Prefect progress artifact (0 to 100 %)."""
 
-    def __init__(self, name: str, shown: Progress) -> None:
+    def __init__(self, name: str, display: Progress) -> None:
         self._name = name
-        self._shown = shown
+        self._shown = display
         self._total = self._done = 0
         self._artifact: UUID | None = None
         self._updated = time.monotonic()
@@ -31,6 +44,17 @@ class ProgressArtifact:
         if self._total > 0 and time.monotonic() - self._updated >= _EVERY_SECONDS:
             self._updated = time.monotonic()
             self._show(min(100.0, 100.0 * self._done / self._total))
+
+    def show_table(self, key: str, counts: dict[str, Any]) -> None:
+        """A table artifact: what the stage counted, and the key of what it made; none outside of a task run."""
+        from prefect.artifacts import create_table_artifact
+        from prefect.context import TaskRunContext
+
+        if TaskRunContext.get() is None:
+            return
+        rows = [{"name": "key", "value": key}, *({"name": n, "value": str(v)} for n, v in sorted(counts.items()))]
+        description = f"What the stage {self._name} made."
+        create_table_artifact(rows, key=_key(self._name, "result"), description=description)
 
     def finish(self) -> None:
         """Complete the bar, if there is one."""
@@ -52,14 +76,6 @@ def cached(reference: dict[str, str]) -> Any:
     from prefect.states import Completed
 
     return Completed(name="Cached", message="It was in the artifact store.", data=reference)
-
-
-def show_table(name: str, key: str, counts: dict[str, Any]) -> None:
-    """A table artifact: what a stage counted, and the key of what it made."""
-    from prefect.artifacts import create_table_artifact
-
-    rows = [{"name": "key", "value": key}, *({"name": n, "value": str(v)} for n, v in sorted(counts.items()))]
-    create_table_artifact(rows, key=_key(name, "result"), description=f"What the stage {name} made.")
 
 
 def _key(name: str, what: str) -> str:
