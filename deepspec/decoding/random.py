@@ -11,11 +11,12 @@ Legend: P positions, U purposes. Source: Philox4x64-10, Salmon et al. 2011, as n
 stream is fixed): position i is the block with counter i + 1.
 """
 
-import hashlib
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
+
+from deepspec.keyed_random import integer
 
 _SHIFT = np.uint64(12)
 _STEP = 2.0**-52  # 52 bits: u * total stays strictly below total in fp64, so a draw never falls off the end
@@ -57,4 +58,4 @@ def derive_seed(*parts: int | str) -> int:
         An integer in [0, 2**63), which also fits a signed 64-bit column.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return integer(text, bits=63)

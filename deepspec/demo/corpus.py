@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from deepspec.demo import arithmetic, chat, code
 from deepspec.demo.config import Config, Corpus
-from deepspec.demo.draws import Draws, fraction
+from deepspec.demo.draws import Draws
 from deepspec.errors import DataError, RecipeError
+from deepspec.keyed_random import fraction
 from deepspec.progress import SILENT, Progress
 
 CONVERSATIONS = "conversations.jsonl"

@@ -4,18 +4,12 @@ The demo's corpus has to be the same on every machine and with every library ver
 (key, counter) and not from a generator whose stream may change. Not for cryptography, and not for large arrays.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
+from deepspec.keyed_random import integer
+
 Option = TypeVar("Option")
-
-_RANGE = 1 << 64
-
-
-def fraction(key: str) -> float:
-    """Map a key to a number in [0, 1) that looks uniform over keys."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / _RANGE
 
 
 class Draws:
@@ -32,8 +26,7 @@ class Draws:
     def below(self, bound: int) -> int:
         """Draw an integer in [0, bound); the bias of the modulus is under bound / 2^64."""
         self._count += 1
-        digest = hashlib.sha256(f"{self._key}#{self._count}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") % bound
+        return integer(f"{self._key}#{self._count}") % bound
 
     def pick(self, options: Sequence[Option]) -> Option:
         """Draw one of `options` (not empty)."""

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+from deepspec.atomic_write import replacing
 from deepspec.store import Artifact
 
 SOURCES = "made-from.json"
@@ -36,9 +37,8 @@ def copy(artifact: Artifact, folder: Path) -> list[Path]:
         if known:
             restored.append(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source / name, temporary)
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            shutil.copyfile(source / name, temporary)
     return restored
 
 

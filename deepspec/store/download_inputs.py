@@ -9,11 +9,11 @@ import contextlib
 import fnmatch
 import hashlib
 import re
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from deepspec.atomic_write import replacing
 from deepspec.errors import DataError
 from deepspec.store.backends.s3_location import SCHEME, endpoint_url, shown
 
@@ -73,14 +73,10 @@ def _fetch(bucket: str, key: str, tag: str, root: Path, where: str) -> None:
         if path.is_file() and beside.read_text(encoding="utf-8") == tag:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as temporary:
         download(bucket, key, temporary, f"{where} {SCHEME}{bucket}/{key}")
         beside.unlink(missing_ok=True)
-        temporary.replace(path)
-        beside.write_text(tag, encoding="utf-8")
-    finally:
-        temporary.unlink(missing_ok=True)
+    beside.write_text(tag, encoding="utf-8")
 
 
 def _forget(root: Path, folder: Path, found: dict[str, str]) -> None:

@@ -8,14 +8,13 @@ just now is not remembered: the next edit may fall into the same tick of the fil
 
 import contextlib
 import logging
-import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deepspec.atomic_write import write_bytes
 from deepspec.errors import DataError
 from deepspec.store.keys import digest_of
 from deepspec.store.reading.blocks import sha256_of
@@ -109,13 +108,7 @@ class Fingerprints:
             return
         try:
             self._memo_path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self._memo_path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(seal(self._memo))
-                Path(name).replace(self._memo_path)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            write_bytes(self._memo_path, seal(self._memo))
         except OSError as error:
             logger.warning("Fingerprints could not be remembered: %s", error)
         self._changed = False

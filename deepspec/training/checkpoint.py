@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError, StoreFull
 from deepspec.store.records import refuse_newer
 from deepspec.training import parallel
@@ -117,14 +117,14 @@ class Checkpoints:
             if parallel.rank() != 0:
                 return
             content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(standing)}
-            _write_synced(temporary / "state.json", json.dumps(content, indent=1))
+            write_durably(temporary / "state.json", json.dumps(content, indent=1).encode())
             described = {"format": _FORMAT, "files": _describe(temporary)}
-            _write_synced(temporary / "manifest.json", json.dumps(described, indent=1))
-            _sync_directory(temporary)
+            write_durably(temporary / "manifest.json", json.dumps(described, indent=1).encode())
+            sync_folder(temporary)
             final = self._path(standing.step)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-            _sync_directory(self._directory)
+            sync_folder(self._directory)
         self._drop_old(standing)
 
     @contextlib.contextmanager
@@ -322,21 +322,6 @@ def _refuse_newer(content: Mapping[str, Any], directory: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _no_room(directory: Path) -> StoreFull:

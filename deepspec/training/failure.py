@@ -6,9 +6,9 @@ JSON rather than pickle: a work directory may be shared, and nothing from it is 
 import errno
 import importlib
 import json
-import os
 from pathlib import Path
 
+from deepspec.atomic_write import write_text
 from deepspec.errors import DeepspecError
 
 EXIT_STOPPED = 75
@@ -56,6 +56,4 @@ def read_error(path: Path) -> DeepspecError | None:
 
 def write_json(path: Path, content: object) -> None:
     """Write `content` to `path` so that a reader sees all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1, default=str))

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import signal
 import socket
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import psutil
+from filelock import FileLock, Timeout
 
 from deepspec.errors import LaunchError
 from infra.stack.processes import Processes
@@ -241,11 +241,14 @@ def _alone(settings: Settings) -> Iterator[None]:
     settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.folder.chmod(0o700)
     (settings.folder / "logs").mkdir(mode=0o700, exist_ok=True)
-    with (settings.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError(
-                "Another command is starting or ending this stack.", where=str(settings.folder), remedy="Wait for it."
-            ) from None
+    lock = FileLock(settings.folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LaunchError(
+            "Another command is starting or ending this stack.", where=str(settings.folder), remedy="Wait for it."
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()

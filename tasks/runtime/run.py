@@ -1,6 +1,5 @@
 """What the stages of one run share: the recipe, the store, progress, and the record that becomes `run.json`."""
 
-import fcntl
 import logging
 import time
 import uuid
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from deepspec.errors import LeaseHeld
@@ -141,12 +141,13 @@ class Run(Generic[RecipeT]):
         """
         folder = self.home / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / key).open("a") as file, ExitStack() as stack:
+        lock = FileLock(folder / key)
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stack.enter_context(lock.acquire(blocking=False))
+            except Timeout:
                 self.display.say(f"Waiting for another run that is making {name}.")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                stack.enter_context(lock.acquire())
             if self.store.shared:
                 lease = Lease(self.store.backend, f"stages/{name}-{key}", _STAGE_LEASE_SECONDS)
                 self._wait_for(lease, name)

@@ -89,9 +89,9 @@ def test_a_place_that_takes_nothing_is_told_once_and_does_not_matter(
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "0123.99.new").write_bytes(bytes(500))
+    (tmp_path / ".tmp-0123").write_bytes(bytes(500))
     ask(BlockCache(tmp_path, 1000), "a", Counter())
-    assert not list(tmp_path.glob("*.new"))
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def _many(folder: Path, log: Path, names: list[str]) -> None:

@@ -8,7 +8,6 @@ Which rows are taken goes by a hash of the prompt, then of the conversation: it 
 on their answers, and a smaller sample is part of a larger one. Memory: 0.5 MB a source, and one in 65,536 of the rows.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.config import SourceEntry
+from deepspec.keyed_random import fraction
 
 Key = tuple[float, str, str]
 """By what rows are chosen, the smallest first: a hash of the prompt as a number in [0, 1), the prompt's id, the id."""
@@ -59,8 +59,7 @@ def quotas(available: Sequence[int], entries: Sequence[SourceEntry], max_rows: i
 
 def fraction_of(seed: int, purpose: str, name: str) -> float:
     """A number in [0, 1) drawn by hash: the same on every machine, and independent of every other draw."""
-    digest = hashlib.sha256(f"{purpose}/{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    return fraction(f"{purpose}/{seed}/{name}", bits=48)
 
 
 def sample_key(seed: int, row: Mapping[str, Any]) -> Key:

@@ -10,6 +10,7 @@ from deepspec.data.config import Config
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import Message, Position, RowRejected
 from deepspec.data.tables import TOOLS
+from deepspec.keyed_random import integer
 
 NO_ROOM = "prompt leaves no room for an answer within data.max_length_tokens"
 
@@ -23,8 +24,7 @@ def answer_seed(seed: int, prompt_id: str, index: int, turn: int) -> int:
         index: which of the answers to equal prompts.
         turn: which of the user's turns, from 0.
     """
-    digest = hashlib.sha256(f"answer/{seed}/{prompt_id}/{index}/{turn}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return integer(f"answer/{seed}/{prompt_id}/{index}/{turn}", bits=63)
 
 
 @dataclass(frozen=True, slots=True)

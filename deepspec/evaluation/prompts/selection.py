@@ -8,7 +8,6 @@ target has given to the earlier ones, not behind those that the row may have. Of
 Equal first turns are one prompt. Not here: decoding, and finding files (files.py).
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from deepspec.errors import DataError
 from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KnownBenchmark
 from deepspec.evaluation.prompts.files import MAX_ROW_BYTES, find_benchmark, read_benchmark_rows
+from deepspec.keyed_random import fraction
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer
@@ -343,5 +343,4 @@ def _first(prompts: Iterable[Prompt], num_prompts: int | None, seed: int) -> lis
 
 def _fraction(seed: int, purpose: str, name: str) -> float:
     """A number in [0, 1) that is a pure function of its arguments."""
-    digest = hashlib.sha256(f"{purpose}\x1f{seed}\x1f{name}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    return fraction(f"{purpose}\x1f{seed}\x1f{name}", bits=48)

@@ -6,11 +6,12 @@ place, by one process at a time, and moved there when it is complete.
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 _POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
 
@@ -47,8 +48,7 @@ def prepare(path: Path, migrate: Callable[[str], None]) -> None:
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Be the only process that makes or migrates the database at `path`; a lock that also ends with the process."""
-    with path.with_name(f"{path.name}.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(path.with_name(f"{path.name}.lock")):
         yield
 
 

@@ -1,8 +1,8 @@
 """Which shards of a capture are finished: each lies in the work folder, with a record of its checksum."""
 
-import os
 from pathlib import Path
 
+from deepspec.atomic_write import write_text
 from deepspec.config import Section
 from deepspec.states.capture.survey import Survey
 from deepspec.states.format.layout import Shard
@@ -26,10 +26,7 @@ class Finished(Section):
 
     def write(self, work: Path) -> None:
         """Create the record; before that the shard does not count."""
-        path = self.path(work, self.shard.file)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(self.model_dump_json(), encoding="utf-8")
-        partial.replace(path)
+        write_text(self.path(work, self.shard.file), self.model_dump_json())
 
 
 def is_finished(work: Path, shard: Shard) -> bool:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError
 from deepspec.store.backends.contract import full_disk
 from deepspec.store.layout import KIND, Stat
@@ -107,8 +108,8 @@ class LocalBackend:
         with _named_errors(self.root, "written"):
             for folder, _, names in os.walk(staging):
                 for name in names:
-                    _sync(Path(folder) / name)
-                _sync(Path(folder))
+                    sync_folder(Path(folder) / name)
+                sync_folder(Path(folder))
             _sync_folders(self._at(prefix).parent, self.root)
 
     def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
@@ -172,7 +173,7 @@ def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_durably(path, data)
+        write_durably(path, data)
 
     try:
         unpruned(write)
@@ -198,7 +199,7 @@ def _link(temporary: Path, target: Path, data: bytes) -> bool:
 def _write_exclusively(target: Path, data: bytes) -> bool:
     """The atomic create of file systems without hard links: a reader may meet it half-written, and then passes over."""
     try:
-        _write_durably(target, data)
+        write_durably(target, data)
     except FileExistsError:
         return False
     except OSError:
@@ -207,27 +208,12 @@ def _write_exclusively(target: Path, data: bytes) -> bool:
     return True
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_folders(folder: Path, root: Path) -> None:
     """Flush the entries of `folder` and of every folder above it up to `root`."""
     while True:
         # What was made may have been removed by somebody else by now, and its folder with it.
         with contextlib.suppress(FileNotFoundError):
-            _sync(folder)
+            sync_folder(folder)
         if folder == root or root not in folder.parents:
             return
         folder = folder.parent

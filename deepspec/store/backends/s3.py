@@ -33,6 +33,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from deepspec.atomic_write import replacing
 from deepspec.errors import ArtifactError, RecipeError, TransientError
 from deepspec.store.backends.contract import full_disk
 from deepspec.store.backends.local import unpruned
@@ -176,17 +177,14 @@ class S3Backend:
             if target.is_file() and not anew:
                 return
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+            key = self._at.key(f"{prefix}/{name}")
             try:
-                key = self._at.key(f"{prefix}/{name}")
-                _repeated(lambda: self._client.download_file(self._at.bucket, key, str(temporary), Config=_transfer()))
-                temporary.replace(target)
+                with replacing(target) as part:
+                    _repeated(lambda: self._client.download_file(self._at.bucket, key, str(part), Config=_transfer()))
             except failures.ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
                 target.unlink(missing_ok=True)
-            finally:
-                temporary.unlink(missing_ok=True)
 
         with self._named_errors("read"):
             folder.mkdir(parents=True, exist_ok=True)

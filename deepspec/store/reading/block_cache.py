@@ -8,17 +8,21 @@ Not here: which blocks to read, and whether what comes back is right: whoever as
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
+from deepspec.atomic_write import write_bytes
+
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".block"
 _LOCKS = 64  # files that processes queue at while one of them fetches; two blocks that share one only wait
+_POLL_SECONDS = 0.005
 
 
 class BlockCache:
@@ -72,15 +76,11 @@ class BlockCache:
         return data
 
     def _keep(self, path: Path, data: bytes) -> None:
-        temporary = path.with_suffix(f".{os.getpid()}.new")
         try:
             with self._alone("room"):
                 self._make_room(len(data))
-                temporary.write_bytes(data)
-                temporary.replace(path)
+                write_bytes(path, data)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             if not self._full:
                 logger.warning("blocks are not kept in %s: %s", self._folder, os.strerror(error.errno or errno.EIO))
             self._full = True
@@ -89,7 +89,7 @@ class BlockCache:
         """Give up what was used longest ago, until so many more bytes fit."""
         blocks = []
         for entry in os.scandir(self._folder):
-            if entry.name.endswith(".new"):
+            if entry.name.startswith(".tmp-") or entry.name.endswith(".new"):
                 Path(entry.path).unlink(missing_ok=True)  # of a process that was killed: we are alone here
             elif entry.name.endswith(_SUFFIX):
                 with contextlib.suppress(FileNotFoundError):
@@ -105,12 +105,14 @@ class BlockCache:
     @contextlib.contextmanager
     def _alone(self, name: str) -> Iterator[None]:
         """Hold off the other processes; a place that cannot be locked is used without."""
+        lock = FileLock(self._folder / f"{name}.lock", poll_interval=_POLL_SECONDS)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._folder / f"{name}.lock").open("w")
+            lock.acquire()
         except OSError:
             yield
             return
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
             yield
+        finally:
+            lock.release()

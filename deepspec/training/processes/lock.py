@@ -4,11 +4,11 @@ It guards against two trainings on this machine (a run that was interrupted may 
 starts). Across machines, the store's leases do.
 """
 
-import fcntl
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from deepspec.errors import LeaseHeld
 
@@ -20,7 +20,7 @@ class WorkLock:
 
     def __init__(self, work_dir: Path) -> None:
         self._path = work_dir / "lock"
-        self._descriptor: int | None = None
+        self._lock = FileLock(self._path, thread_local=False)
 
     def acquire(self, wait_seconds: float, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Take the lock, waiting for a holder that may be about to end.
@@ -35,32 +35,20 @@ class WorkLock:
         Raises:
             LeaseHeld: it is still held after `wait_seconds`.
         """
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if give_up():
-                    os.close(descriptor)
-                    return False
-                if time.monotonic() < deadline:
-                    time.sleep(_POLL_SECONDS)
-                    continue
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                os.close(descriptor)
-                raise LeaseHeld(
-                    f"another training (process {holder}) has been working here for {wait_seconds:.0f} s.",
-                    where=str(self._path.parent),
-                    remedy="Wait for it to end, or end it: it saves first.",
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-            self._descriptor = descriptor
-            return True
+        try:
+            self._lock.acquire(timeout=wait_seconds, poll_interval=_POLL_SECONDS, cancel_check=give_up)
+        except Timeout:
+            if give_up():
+                return False
+            holder = self._path.read_text(errors="replace").strip() or "unknown"
+            raise LeaseHeld(
+                f"another training (process {holder}) has been working here for {wait_seconds:.0f} s.",
+                where=str(self._path.parent),
+                remedy="Wait for it to end, or end it: it saves first.",
+            ) from None
+        self._path.write_text(str(os.getpid()))
+        return True
 
     def release(self) -> None:
         """Give the lock back."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._lock.release()
