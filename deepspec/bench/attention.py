@@ -16,7 +16,7 @@ from torch import Tensor
 from deepspec.bench import measuring
 from deepspec.bench.straightforward import DENSE
 from deepspec.drafts.attention.choose import choose_backend
-from deepspec.drafts.attention.contracts import Backend, Blocks
+from deepspec.drafts.attention.contracts import Backend, Blocks, Projected
 from deepspec.errors import RecipeError
 
 
@@ -120,7 +120,7 @@ class _Problem:
     def run(self, backend: Backend) -> measuring.Run:
         def run() -> None:
             attend = backend.blocks(self._blocks, self._dtype)
-            attend(*self._inputs, scale=self._scale).backward(self._upstream)  # type: ignore[no-untyped-call]
+            attend(Projected(*self._inputs), scale=self._scale).backward(self._upstream)  # type: ignore[no-untyped-call]
 
         return run
 

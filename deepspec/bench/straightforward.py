@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, Projected
 from deepspec.drafts.block.module import BlockOutput
 from deepspec.drafts.block.supervision import BlockSupervision
 from deepspec.drafts.unrolled.module import UnrolledOutput
@@ -56,22 +56,13 @@ class _DenseBlocks:
             visible = torch.cat((before, query_N1 == numbers_A.repeat_interleave(blocks.own_per_block)), dim=1)
             self._masks.append(torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min))
 
-    def __call__(
-        self,
-        queries_NHd: Tensor,
-        own_keys_MHd: Tensor,
-        own_values_MHd: Tensor,
-        context_keys_THd: Tensor,
-        context_values_THd: Tensor,
-        *,
-        scale: float,
-    ) -> Tensor:
+    def __call__(self, projected: Projected, *, scale: float) -> Tensor:
         parts = zip(
-            torch.split(queries_NHd, self._query_sizes),
-            torch.split(own_keys_MHd, self._own_sizes),
-            torch.split(own_values_MHd, self._own_sizes),
-            torch.split(context_keys_THd, self._lengths),
-            torch.split(context_values_THd, self._lengths),
+            torch.split(projected.queries_NHd, self._query_sizes),
+            torch.split(projected.own_keys_MHd, self._own_sizes),
+            torch.split(projected.own_values_MHd, self._own_sizes),
+            torch.split(projected.context_keys_THd, self._lengths),
+            torch.split(projected.context_values_THd, self._lengths),
             self._masks,
             strict=True,
         )

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepspec.drafts.attention.choose import BackendName, choose_backend
-from deepspec.drafts.attention.contracts import Backend, BlockAttention
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Projected
 from deepspec.drafts.initialization import unset_embedding
 from deepspec.targets.family import Family, TargetSpec
 from deepspec.targets.layers import ACTIVATIONS, rms_norm
@@ -265,7 +265,7 @@ class BlockLayer(DecoderLayer):
         """
         rows = min(len(x_ND), len(context_TD))
         projected = self.region(BlockLayer.project, rows)(self, x_ND, context_TD, at_block, at_context)
-        attended = attend(*projected, scale=self.self_attn.scale)
+        attended = attend(Projected(*projected), scale=self.self_attn.scale)
         return self.region(DecoderLayer.finish, rows)(self, x_ND, attended)
 
 

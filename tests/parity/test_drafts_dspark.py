@@ -317,8 +317,8 @@ def test_a_drafts_layer_is_the_targets_own_where_nothing_differs(tmp_path, keys_
     layer.load_state_dict(weights, strict=True)
     causal = SDPA.causal((12,), torch.device("cpu"))
 
-    def attend_causally(queries, keys, values, *_context, scale):
-        return causal(queries, keys, values, scale=scale)
+    def attend_causally(projected, *, scale):
+        return causal(projected.queries_NHd, projected.own_keys_MHd, projected.own_values_MHd, scale=scale)
 
     found = layer(states[2][0], states[2][0, :1], (cos, sin), (cos[:1], sin[:1]), attend_causally)
     assert relative(found, states[3][0]) <= RELATIVE_FROBENIUS

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 from deepspec.drafts.attention.choose import choose_backend
-from deepspec.drafts.attention.contracts import Blocks
+from deepspec.drafts.attention.contracts import Blocks, Projected
 from deepspec.drafts.attention.flex import FLEX, TILE, block_mask, block_sight, causal_sight
 from deepspec.drafts.attention.sdpa import SDPA
 
@@ -78,7 +78,8 @@ def test_blocks_see_their_context_and_themselves(backend: str, shape: str) -> No
     lengths, per_document, queries, own = SHAPES[shape]
     blocks = blocks_of(lengths, per_document, queries=queries, own=own)
     q, own_k, own_v, context_k, context_v = (x.detach() for x in inputs(blocks))
-    found = BACKENDS[backend].blocks(blocks, torch.float32)(q, own_k, own_v, context_k, context_v, scale=SCALE)
+    projected = Projected(q, own_k, own_v, context_k, context_v)
+    found = BACKENDS[backend].blocks(blocks, torch.float32)(projected, scale=SCALE)
     assert found.shape == q.shape
     if len(q):
         keys, values = torch.cat((context_k, own_k)), torch.cat((context_v, own_v))
@@ -139,7 +140,7 @@ def test_flex_attention_equals_scaled_dot_products_with_its_gradients(shape: str
     results = []
     for backend in (SDPA, FLEX):
         tensors = inputs(blocks, device)
-        output = backend.blocks(blocks, torch.float32)(*tensors, scale=SCALE)
+        output = backend.blocks(blocks, torch.float32)(Projected(*tensors), scale=SCALE)
         output.square().sum().backward()
         results.append([output.detach(), *(x.grad for x in tensors)])
     for ours, theirs in zip(*results, strict=True):

@@ -13,7 +13,7 @@ Shapes: T packed context tokens, A blocks, N queries of all blocks, M own keys o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,25 +37,35 @@ class Blocks:
     own_per_block: int
 
 
+class Projected(NamedTuple):
+    """What attends and what is attended to.
+
+    Args:
+        queries_NHd: of all blocks, block by block.
+        own_keys_MHd, own_values_MHd: the blocks' own keys and values, block by block (key/value heads).
+        context_keys_THd, context_values_THd: those of the context.
+    """
+
+    queries_NHd: Tensor
+    own_keys_MHd: Tensor
+    own_values_MHd: Tensor
+    context_keys_THd: Tensor
+    context_values_THd: Tensor
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of `[context ; own]`, [T + M, H, d]."""
+        keys_KHd = torch.cat((self.context_keys_THd, self.own_keys_MHd))
+        return keys_KHd, torch.cat((self.context_values_THd, self.own_values_MHd))
+
+
 class BlockAttention(Protocol):
     """Attention of the blocks of one micro-batch, made once and called by every layer."""
 
-    def __call__(
-        self,
-        queries_NHd: Tensor,
-        own_keys_MHd: Tensor,
-        own_values_MHd: Tensor,
-        context_keys_THd: Tensor,
-        context_values_THd: Tensor,
-        *,
-        scale: float,
-    ) -> Tensor:
+    def __call__(self, projected: Projected, *, scale: float) -> Tensor:
         """What the blocks' queries find in their own context and in themselves, [N, H, d].
 
         Args:
-            queries_NHd: queries, block by block.
-            own_keys_MHd, own_values_MHd: their own keys and values, block by block (key/value heads).
-            context_keys_THd, context_values_THd: those of the context.
+            projected: queries, keys and values.
             scale: on query-key products.
         """
 

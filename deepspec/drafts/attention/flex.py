@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, no_queries
+from deepspec.drafts.attention.contracts import (
+    Backend,
+    BlockAttention,
+    Blocks,
+    CausalAttention,
+    Projected,
+    no_queries,
+)
 
 TILE = 128
 """Queries and keys of a tile: flex attention's own default."""
@@ -119,19 +126,8 @@ class _BlockAttention:
     def __init__(self, mask: BlockMask) -> None:
         self._mask = mask
 
-    def __call__(
-        self,
-        queries_NHd: Tensor,
-        own_keys_MHd: Tensor,
-        own_values_MHd: Tensor,
-        context_keys_THd: Tensor,
-        context_values_THd: Tensor,
-        *,
-        scale: float,
-    ) -> Tensor:
-        keys_KHd = torch.cat((context_keys_THd, own_keys_MHd))
-        values_KHd = torch.cat((context_values_THd, own_values_MHd))
-        return _attend(queries_NHd, keys_KHd, values_KHd, self._mask, scale)
+    def __call__(self, projected: Projected, *, scale: float) -> Tensor:
+        return _attend(projected.queries_NHd, *projected.joined(), self._mask, scale)
 
 
 class _CausalAttention:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, no_queries
+from deepspec.drafts.attention.contracts import (
+    Backend,
+    BlockAttention,
+    Blocks,
+    CausalAttention,
+    Projected,
+    no_queries,
+)
 from deepspec.targets.layers import attend
 
 # Blocks of one group see each other's keys only to have them masked: larger groups waste work, smaller ones pay more
@@ -84,26 +91,17 @@ class _Groups:
         self._query_sizes = [group.queries for group in groups]
         self._own_sizes = [group.own for group in groups]
 
-    def __call__(
-        self,
-        queries_NHd: Tensor,
-        own_keys_MHd: Tensor,
-        own_values_MHd: Tensor,
-        context_keys_THd: Tensor,
-        context_values_THd: Tensor,
-        *,
-        scale: float,
-    ) -> Tensor:
+    def __call__(self, projected: Projected, *, scale: float) -> Tensor:
         if not self._groups:
-            return no_queries(queries_NHd, own_keys_MHd, own_values_MHd, context_keys_THd, context_values_THd)
+            return no_queries(*projected)
         # Split once, not sliced per group: the gradient of a slice is as large as what it was cut from.
-        context_keys = torch.split(context_keys_THd, self._lengths)
-        context_values = torch.split(context_values_THd, self._lengths)
+        context_keys = torch.split(projected.context_keys_THd, self._lengths)
+        context_values = torch.split(projected.context_values_THd, self._lengths)
         parts = zip(
             self._groups,
-            torch.split(queries_NHd, self._query_sizes),
-            torch.split(own_keys_MHd, self._own_sizes),
-            torch.split(own_values_MHd, self._own_sizes),
+            torch.split(projected.queries_NHd, self._query_sizes),
+            torch.split(projected.own_keys_MHd, self._own_sizes),
+            torch.split(projected.own_values_MHd, self._own_sizes),
             strict=True,
         )
         attended = []

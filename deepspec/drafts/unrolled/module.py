@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
-from deepspec.drafts.attention.contracts import BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.attention.contracts import BlockAttention, Blocks, CausalAttention, Projected
 from deepspec.drafts.layers import DraftModule, KeysValues, RMSNorm, UnrolledLayer
 from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.drafts.structure import UnrolledForm
@@ -114,7 +114,7 @@ def _over_context(attend: BlockAttention, context: KeysValues, earlier: list[Key
     def attend_step(queries: Tensor, pair: KeysValues) -> Tensor:
         # A row's keys of all steps lie together.
         keys, values = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*before, pair, strict=True))
-        return attend(queries, keys, values, *context, scale=scale)
+        return attend(Projected(queries, keys, values, *context), scale=scale)
 
     return attend_step
 

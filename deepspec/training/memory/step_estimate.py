@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention
+from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, Projected
 from deepspec.drafts.initialization import TABLES
 from deepspec.drafts.layers import Computation
 from deepspec.losses import chunked
@@ -196,15 +196,5 @@ def _whole(queries_THd: Tensor, keys_THd: Tensor, values_THd: Tensor, *, scale: 
     return attend(queries, keys, values, None, scale=scale, causal=False)[0].transpose(0, 1)
 
 
-def _whole_blocks(
-    queries_NHd: Tensor,
-    own_keys_MHd: Tensor,
-    own_values_MHd: Tensor,
-    context_keys_THd: Tensor,
-    context_values_THd: Tensor,
-    *,
-    scale: float,
-) -> Tensor:
-    keys_KHd = torch.cat((context_keys_THd, own_keys_MHd))
-    values_KHd = torch.cat((context_values_THd, own_values_MHd))
-    return _whole(queries_NHd, keys_KHd, values_KHd, scale=scale)
+def _whole_blocks(projected: Projected, *, scale: float) -> Tensor:
+    return _whole(projected.queries_NHd, *projected.joined(), scale=scale)
