@@ -73,20 +73,20 @@ class Loss:
 
 
 def _block(*, ce: float, tv: float, has_factors: bool) -> Loss:
-    """Loss of a block draft whose terms have these factors; a factor of 0 is only logged."""
+    """Loss of a block draft whose terms have these weights; a term of weight 0 is only logged."""
 
     def reference(problem: Problem, draft_NV: Tensor, target_NV: Tensor) -> Tensor:
         loss = ce * (problem.weights_N * terms.cross_entropy(draft_NV, problem.labels_N)).sum()
         with torch.set_grad_enabled(bool(tv)):
-            tv_N = terms.total_variation(draft_NV, target_NV)
-        return loss + tv * (problem.weights_N * tv_N).sum() if tv else loss
+            l1_N = terms.l1_distance(draft_NV, target_NV)
+        return loss + tv * (problem.weights_N * l1_N).sum() if tv else loss
 
     def ours(problem: Problem) -> Tensor:
         return chunked.block_terms(
             problem.sources,
             problem.labels_N,
             ce_weights_N=ce * problem.weights_N,
-            tv_weights_N=tv * problem.weights_N if tv else None,
+            l1_weights_N=tv * problem.weights_N if tv else None,
             factor_head_gradient_Vr=chunked.preallocated_gradient(problem.sources.factor_head_Vr),
         ).loss
 
@@ -96,7 +96,7 @@ def _block(*, ce: float, tv: float, has_factors: bool) -> Loss:
 def _soft() -> Loss:
     def reference(problem: Problem, draft_NV: Tensor, target_NV: Tensor) -> Tensor:
         with torch.no_grad():
-            terms.acceptance(terms.total_variation(draft_NV, target_NV))
+            terms.acceptance(terms.l1_distance(draft_NV, target_NV))
         return (problem.weights_N * terms.soft_cross_entropy(draft_NV, target_NV)).sum()
 
     def ours(problem: Problem) -> Tensor:

@@ -136,10 +136,10 @@ def _block_loss(
             output.factor_head_Vr,
         )
     )
-    tv_N = terms.total_variation(draft_NV, target_NV)
-    per_slot = {"ce": terms.cross_entropy(draft_NV, supervision.labels_N), "tv": tv_N}
+    l1_N = terms.l1_distance(draft_NV, target_NV)
+    per_slot = {"ce": terms.cross_entropy(draft_NV, supervision.labels_N), "tv": l1_N}
     if output.confidence_N is not None:
-        per_slot["confidence"] = terms.confidence_loss(output.confidence_N, terms.acceptance(tv_N.detach()))
+        per_slot["confidence"] = terms.confidence_loss(output.confidence_N, terms.acceptance(l1_N))
     weights_N = supervision.weights_N.to(draft_NV.dtype)
     parts = [factor * (weights_N * per_slot[term]).sum() / totals[term] for term, factor in supervision.factors.items()]
     return torch.stack(parts).sum()

@@ -21,7 +21,7 @@ def acceptance_metrics(
     """Metrics of a micro-batch as (sum, count).
 
     Args:
-        acceptance_N: `1 - ½·TV` of each supervised slot: how likely its token is accepted, given that all before were.
+        acceptance_N: `1 - ½·L1` of each supervised slot: how likely its token is accepted, given that all before were.
         places_N: chain · K + slot of each, int64, without repeats.
         num_chains: A, all with at least one supervised slot.
         num_slots: K.

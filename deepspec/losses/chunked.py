@@ -95,12 +95,12 @@ class BlockTerms:
     Args:
         loss: scalar, the weighted sum; differentiable.
         ce_N: `terms.cross_entropy`, detached.
-        tv_N: `terms.total_variation`, detached.
+        l1_N: `terms.l1_distance`, detached.
     """
 
     loss: Tensor
     ce_N: Tensor
-    tv_N: Tensor
+    l1_N: Tensor
 
 
 @dataclass(frozen=True)
@@ -123,29 +123,29 @@ def block_terms(
     labels_N: Tensor,
     *,
     ce_weights_N: Tensor | None,
-    tv_weights_N: Tensor | None,
+    l1_weights_N: Tensor | None,
     factor_head_gradient_Vr: Tensor | None = None,
     rows_per_chunk: int | None = None,
 ) -> BlockTerms:
-    """`Σ_n ce_weights·ce + tv_weights·tv`, and both terms per slot.
+    """`Σ_n ce_weights·ce + l1_weights·l1`, and both terms per slot.
 
     Args:
         sources: what the logits are made of.
         labels_N: token each slot has to predict, int64.
-        ce_weights_N, tv_weights_N: everything each term is multiplied with (position weight, factor, 1 / total); None
-            for a term that is only logged.
+        ce_weights_N, l1_weights_N: everything each term is multiplied with (position weight, loss weight, 1 / total);
+            None for a term that is only logged.
         factor_head_gradient_Vr: see `preallocated_gradient`. With it, W_2's gradient is added to it *now*, in the
             forward, so that no second tensor of that size is made; the loss must then enter the one that is
-            differentiated with factor 1, and must be differentiated once.
+            differentiated with weight 1, and must be differentiated once.
         rows_per_chunk: by default what fits the budget.
     """
-    term = _Block(sources, labels_N, ce_weights_N, tv_weights_N)
+    term = _Block(sources, labels_N, ce_weights_N, l1_weights_N)
     gradients = _sweep(sources, term, factor_head_gradient_Vr, rows_per_chunk)
     loss = term.ce_N.new_zeros(())
-    for weights_N, value_N in ((ce_weights_N, term.ce_N), (tv_weights_N, term.tv_N)):
+    for weights_N, value_N in ((ce_weights_N, term.ce_N), (l1_weights_N, term.l1_N)):
         if weights_N is not None:
             loss = loss + (weights_N.to(value_N.dtype) * value_N).sum()
-    return BlockTerms(_attach(loss, sources, gradients), term.ce_N, term.tv_N)
+    return BlockTerms(_attach(loss, sources, gradients), term.ce_N, term.l1_N)
 
 
 def soft_cross_entropy(
@@ -165,7 +165,7 @@ def soft_cross_entropy(
     term = _Soft(sources, weights_N)
     gradients = _sweep(sources, term, factor_head_gradient_Vr, rows_per_chunk)
     loss = (weights_N.to(term.ce_N.dtype) * term.ce_N).sum()
-    return SoftTerms(_attach(loss, sources, gradients), term.ce_N, (1 - 0.5 * term.tv_N).clamp(0, 1))
+    return SoftTerms(_attach(loss, sources, gradients), term.ce_N, (1 - 0.5 * term.l1_N).clamp(0, 1))
 
 
 def preallocated_gradient(parameter_Vr: Tensor | None) -> Tensor | None:
@@ -221,15 +221,15 @@ class _Block:
     """See `block_terms`."""
 
     def __init__(
-        self, sources: LogitSources, labels_N: Tensor, ce_weights_N: Tensor | None, tv_weights_N: Tensor | None
+        self, sources: LogitSources, labels_N: Tensor, ce_weights_N: Tensor | None, l1_weights_N: Tensor | None
     ) -> None:
         self._labels_N1 = labels_N[:, None]
-        self._ce_weights_N1, self._tv_weights_N1 = (
+        self._ce_weights_N1, self._l1_weights_N1 = (
             None if weights_N is None else weights_N.to(sources.wide_dtype)[:, None]
-            for weights_N in (ce_weights_N, tv_weights_N)
+            for weights_N in (ce_weights_N, l1_weights_N)
         )
         self.ce_N = sources.hidden_ND.new_zeros(len(labels_N), dtype=sources.wide_dtype)
-        self.tv_N = torch.zeros_like(self.ce_N)
+        self.l1_N = torch.zeros_like(self.ce_N)
 
     def __call__(self, chunk: _Chunk, *, gradient: bool) -> None:
         rows = chunk.rows
@@ -237,31 +237,31 @@ class _Block:
         draft_max_n1, draft_sum_n1 = _exponentials(chunk.draft_nV)
         _, target_sum_n1 = _exponentials(chunk.target_nV)
         self.ce_N[rows] = ((draft_max_n1 - at_label_n1) + draft_sum_n1.log())[:, 0]
-        ce_n1, tv_n1 = (
+        ce_n1, l1_n1 = (
             weights_N1[rows] if gradient and weights_N1 is not None else None
-            for weights_N1 in (self._ce_weights_N1, self._tv_weights_N1)
+            for weights_N1 in (self._ce_weights_N1, self._l1_weights_N1)
         )
-        # By the logits, ce has the gradient q - onehot and tv has q·(s - Σ q·s), with s = sign(q - p). The draft's
+        # By the logits, ce has the gradient q - onehot and l1 has q·(s - Σ q·s), with s = sign(q - p). The draft's
         # place keeps q times its sum: dividing by that comes with the weights.
         ratio_n1, signed_n1 = draft_sum_n1 / target_sum_n1, torch.zeros_like(draft_sum_n1)
         for columns in chunk.columns(_PASS_COLUMNS):
             q_nv, p_nv = chunk.draft_nV[:, columns], chunk.target_nV[:, columns]
             difference_nv = torch.addcmul(q_nv, p_nv, ratio_n1, value=-1, out=p_nv)
-            self.tv_N[rows] += difference_nv.abs().sum(-1)
-            if tv_n1 is not None:
+            self.l1_N[rows] += difference_nv.abs().sum(-1)
+            if l1_n1 is not None:
                 # From here on the target's place holds q·s.
                 signed_n1 += difference_nv.sgn_().mul_(q_nv).sum(-1, keepdim=True)
-        self.tv_N[rows] /= draft_sum_n1[:, 0]
+        self.l1_N[rows] /= draft_sum_n1[:, 0]
         if not gradient:
             return
         scale_n1 = torch.zeros_like(draft_sum_n1) if ce_n1 is None else ce_n1 / draft_sum_n1
-        if tv_n1 is not None:
-            tv_n1 = tv_n1 / draft_sum_n1
-            scale_n1 = scale_n1 - tv_n1 * signed_n1 / draft_sum_n1
+        if l1_n1 is not None:
+            l1_n1 = l1_n1 / draft_sum_n1
+            scale_n1 = scale_n1 - l1_n1 * signed_n1 / draft_sum_n1
         for columns in chunk.columns(_PASS_COLUMNS):
             gradient_nv = chunk.draft_nV[:, columns].mul_(scale_n1)
-            if tv_n1 is not None:
-                gradient_nv.addcmul_(chunk.target_nV[:, columns], tv_n1)
+            if l1_n1 is not None:
+                gradient_nv.addcmul_(chunk.target_nV[:, columns], l1_n1)
         if ce_n1 is not None:
             chunk.draft_nV.scatter_add_(1, self._labels_N1[rows], -ce_n1)
 
@@ -272,7 +272,7 @@ class _Soft:
     def __init__(self, sources: LogitSources, weights_N: Tensor) -> None:
         self._weights_N1 = weights_N.to(sources.wide_dtype)[:, None]
         self.ce_N = sources.hidden_ND.new_zeros(len(weights_N), dtype=sources.wide_dtype)
-        self.tv_N = torch.zeros_like(self.ce_N)
+        self.l1_N = torch.zeros_like(self.ce_N)
 
     def __call__(self, chunk: _Chunk, *, gradient: bool) -> None:
         rows = chunk.rows
@@ -289,10 +289,10 @@ class _Soft:
             q_nv, p_nv = chunk.draft_nV[:, columns], chunk.target_nV[:, columns]
             # Times the draft's sum, as q is here.
             difference_nv = torch.addcmul(q_nv, p_nv, ratio_n1, value=-1, out=p_nv)
-            self.tv_N[rows] += difference_nv.abs().sum(-1)
+            self.l1_N[rows] += difference_nv.abs().sum(-1)
             if gradient:
                 torch.mul(difference_nv, scale_n1, out=q_nv)
-        self.tv_N[rows] /= draft_sum_n1[:, 0]
+        self.l1_N[rows] /= draft_sum_n1[:, 0]
 
 
 class _Gradients:

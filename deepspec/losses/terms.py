@@ -26,8 +26,8 @@ def cross_entropy(draft_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(wide(draft_logits_NV), labels_N, reduction="none")
 
 
-def total_variation(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
-    """`Σ_v |q - p|` per slot (the full L1 distance, 0 … 2), [N]."""
+def l1_distance(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Tensor:
+    """`Σ_v |q - p|` per slot (0 … 2, twice the total variation), [N]."""
     draft_NV = torch.softmax(wide(draft_logits_NV), dim=-1)
     target_NV = torch.softmax(wide(target_logits_NV), dim=-1)
     return (draft_NV - target_NV).abs().sum(dim=-1)
@@ -39,9 +39,9 @@ def soft_cross_entropy(draft_logits_NV: Tensor, target_logits_NV: Tensor) -> Ten
     return -(target_NV * torch.log_softmax(wide(draft_logits_NV), dim=-1)).sum(dim=-1)
 
 
-def acceptance(total_variation_N: Tensor) -> Tensor:
-    """Probability `1 - ½·TV` that the target accepts a token drawn from the draft, detached; the confidence's label."""
-    return (1 - 0.5 * total_variation_N.detach()).clamp(0, 1)
+def acceptance(l1_N: Tensor) -> Tensor:
+    """Probability `1 - ½·L1` that the target accepts a token drawn from the draft, detached; the confidence's label."""
+    return (1 - 0.5 * l1_N.detach()).clamp(0, 1)
 
 
 def confidence_loss(confidence_logits_N: Tensor, acceptance_N: Tensor) -> Tensor:

@@ -65,24 +65,24 @@ class Case:
 
     def eager_block(self, ce, tv):
         draft, target = self.logits()
-        ce_N, tv_N = terms.cross_entropy(draft, self.labels), terms.total_variation(draft, target)
+        ce_N, l1_N = terms.cross_entropy(draft, self.labels), terms.l1_distance(draft, target)
         loss = draft.new_zeros(())
-        for factor, value in ((ce, ce_N), (tv, tv_N)):
+        for factor, value in ((ce, ce_N), (tv, l1_N)):
             if factor is not None:
                 loss = loss + factor * (self.weights.to(value.dtype) * value).sum()
-        return loss, (ce_N, tv_N)
+        return loss, (ce_N, l1_N)
 
     def chunked_block(self, ce, tv, **options):
         found = chunked.block_terms(
-            self.sources(), self.labels, ce_weights_N=self.scaled(ce), tv_weights_N=self.scaled(tv), **options
+            self.sources(), self.labels, ce_weights_N=self.scaled(ce), l1_weights_N=self.scaled(tv), **options
         )
-        return found.loss, (found.ce_N, found.tv_N)
+        return found.loss, (found.ce_N, found.l1_N)
 
     def eager_soft(self):
         draft, target = self.logits()
         ce_N = terms.soft_cross_entropy(draft, target)
         loss = (self.weights.to(ce_N.dtype) * ce_N).sum()
-        return loss, (ce_N, terms.acceptance(terms.total_variation(draft, target)))
+        return loss, (ce_N, terms.acceptance(terms.l1_distance(draft, target)))
 
     def chunked_soft(self, **options):
         found = chunked.soft_cross_entropy(self.sources(), self.weights, **options)
@@ -142,9 +142,9 @@ def test_saturated_rows(dtype):
 def test_equal_sides_have_no_variation_and_no_gradient_from_it():
     case = Case(factors=False)
     case.final = case.hidden.detach().clone()
-    loss, (_, tv_N) = case.chunked_block(None, 1.0)
+    loss, (_, l1_N) = case.chunked_block(None, 1.0)
     # Two products of one chunk may round differently; a sign of such a difference is worth no more than the rounding.
-    assert tv_N.max() <= FP64
+    assert l1_N.max() <= FP64
     expected = case.gradients(case.eager_block(None, 1.0)[0])["hidden"]
     assert torch.isfinite(case.gradients(loss)["hidden"]).all()
     assert torch.isfinite(expected).all()

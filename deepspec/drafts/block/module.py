@@ -160,12 +160,12 @@ def block_loss(
         sources,
         supervision.labels_N,
         ce_weights_N=weights_N * scales["ce"] if "ce" in scales else None,
-        tv_weights_N=weights_N * scales["tv"] if "tv" in scales else None,
+        l1_weights_N=weights_N * scales["tv"] if "tv" in scales else None,
         factor_head_gradient_Vr=chunked.preallocated_gradient(output.factor_head_Vr),
     )
     loss = block.loss
-    per_slot = {"ce": block.ce_N, "tv": block.tv_N}
-    acceptance_N = terms.acceptance(block.tv_N)
+    per_slot = {"ce": block.ce_N, "tv": block.l1_N}
+    acceptance_N = terms.acceptance(block.l1_N)
     if output.confidence_N is not None:
         per_slot["confidence"] = terms.confidence_loss(output.confidence_N, acceptance_N)
     weighted = {term: (weights_N * value_N).sum() for term, value_N in per_slot.items()}
