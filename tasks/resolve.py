@@ -46,7 +46,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
     spec = read_spec(folder)
     weight_files(folder)
     _check_tokenizer(folder)
-    algorithm(run).check(recipe.draft, spec)
+    algorithm(run).resolve(recipe.draft, spec)
     return _external(run, "target", str(folder), lambda: run.fingerprints.files(model_files(folder), named=True))
 
 

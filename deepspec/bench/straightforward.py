@@ -141,7 +141,8 @@ def _block_loss(
     if output.confidence_N is not None:
         per_slot["confidence"] = terms.confidence_loss(output.confidence_N, terms.acceptance(l1_N))
     weights_N = supervision.weights_N.to(draft_NV.dtype)
-    parts = [factor * (weights_N * per_slot[term]).sum() / totals[term] for term, factor in supervision.factors.items()]
+    loss_weights = supervision.loss_weights.items()
+    parts = [weight * (weights_N * per_slot[term]).sum() / totals[term] for term, weight in loss_weights]
     return torch.stack(parts).sum()
 
 

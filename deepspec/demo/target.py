@@ -163,6 +163,7 @@ class TargetObjective:
     """Next-token prediction over the corpus; see `deepspec.training.objective.Objective`."""
 
     units: Mapping[str, str] = {"answer_loss": "nats"}
+    memory_fields = ()
     parts: Sequence[str] = ()
 
     def __init__(

@@ -7,22 +7,24 @@
            block and unrolled ────┴──► layers ──► attention     the body, of the target's own family
                                  └───► files, initialization    config.json and weights; NaN until set
 
-`algorithm.py` is the contract: what an algorithm captures, builds, supervises, its loss, its drafter. Training asks
-for `supervise` and `loss`, what decodes asks for `drafter`; neither asks which algorithm it has. To add one: one file
-that exports an `Algorithm`, and one line in the table below.
+`algorithm.py` is the contract, an abstract class: what an algorithm captures, builds, supervises, its loss, drafter,
+cost and files. Training asks for `supervise` and `loss`, decoding for `drafter`, planning for `cost`; nothing asks
+which algorithm it has. To add one: one file with a class, and one line in the table below.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from deepspec.drafts import dflash, dspark, eagle3
 from deepspec.drafts.algorithm import Algorithm
+from deepspec.drafts.dflash import DFlash
+from deepspec.drafts.dspark import DSpark
+from deepspec.drafts.eagle3 import Eagle3
 from deepspec.drafts.files.config_json import read_draft_config
 from deepspec.errors import IncompatibleDraft
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
-    {algorithm.name: algorithm for algorithm in (eagle3.ALGORITHM, dflash.ALGORITHM, dspark.ALGORITHM)}
+    {algorithm.name: algorithm for algorithm in (Eagle3(), DFlash(), DSpark())}
 )
 
 

@@ -1,19 +1,32 @@
-"""What a draft algorithm is to the rest of the house: the contracts `Algorithm`, `Supervision` and `Drafter`.
+"""What a draft algorithm is to the rest of the house: the abstract class `Algorithm`, and what it gives and is given.
 
-An algorithm is one file that exports one `Algorithm` value and one line in the table of `deepspec.drafts`; nothing
-else asks which algorithm it has. Training sees `supervise` and `loss`, decoding sees the `Drafter`, registry and export
-see `save` and `load`. This module holds no torch code, so that recipes and plans can read it in milliseconds.
+An algorithm is one class in one file and one line in the table of `deepspec.drafts`; nothing else asks which algorithm
+it has. Training calls `supervise` and `loss`, decoding the `Drafter`, planning `cost`, registry and export `save`,
+`load` and `release`. This module and the algorithms' own import no torch, so that recipes and plans can read them in
+milliseconds: methods that compute import what they need.
 
 Shapes: R rows of a decoding batch, Q query positions, A anchors, K draft slots, L captured layers, D hidden,
 V vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from deepspec.config import Section
+from deepspec.drafts.files.config_json import (
+    check_fields,
+    check_fits,
+    draft_config,
+    read_draft_config,
+    read_fields,
+    saved_fields,
+)
+from deepspec.drafts.layer_choice import chosen_layer_ids
+from deepspec.targets import parameter_counts
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
@@ -67,6 +80,30 @@ class Proposal:
     confidence_RK: "Tensor | None"
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a draft takes, from shapes alone; a row is one position of a document that predicts one token.
+
+    Args:
+        parameters: trained weights of its layers and heads; the projection of the states and norms are not counted.
+        row_flops: of training on one row, forward and backward.
+        token_flops: of training on one token of context.
+        rows_per_anchor: rows for each supervised position that is trained on.
+        max_anchors: most such positions of a document; None: all.
+    """
+
+    parameters: float
+    row_flops: float
+    token_flops: float
+    rows_per_anchor: int
+    max_anchors: int | None = None
+
+    def rows(self, num_supervised: int) -> int:
+        """Rows of a document with that many supervised tokens."""
+        anchors = num_supervised if self.max_anchors is None else min(self.max_anchors, num_supervised)
+        return anchors * self.rows_per_anchor
+
+
 class Drafter(Protocol):
     """A draft inside decoding: it keeps the context of each row and proposes tokens after it."""
 
@@ -104,61 +141,171 @@ class Drafter(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Algorithm:
-    """One draft algorithm; see the `Drafter` and `Supervision` contracts for what its parts return.
+class Algorithm(ABC):
+    """One draft algorithm, without state: its methods are given the algorithm's own Config.
 
-    Args:
+    Every Config has `algorithm`, `num_draft_tokens`, `num_layers` and `target_layer_ids`. A field that a draft's
+    config.json says is marked with `SavedAs`; saving, loading and comparing follow from the mark.
+
+    Attributes:
         name: its name in recipes (`draft.algorithm`).
         Config: its recipe section.
-        owns: whether a draft directory's config.json was written by (or for) this algorithm.
-        check: (config, spec): raises RecipeError for what a draft of this target cannot have, before anything runs.
-        layer_ids: (config, spec) -> the decoder layers to capture; raises RecipeError for ids the target has not.
-        num_draft_tokens: (config) -> tokens proposed per round.
-        build: (config, spec) -> module on the current default device whose weights are NaN until initialised or loaded.
-        initialize: (draft, target_embedding_VD, target_head_VD, seed): copy and freeze the target's tables, draw the
-            rest.
-        supervise: (batch, config, *, seed, step) -> Supervision; draws are keyed by (seed, step, document id).
-        loss: (draft, batch, supervision, totals) -> LossOutput; `totals` are those of the whole optimizer step.
-        drafter: (draft, config) -> Drafter over the draft's weights as they are now.
-        save: (draft, directory, config, spec): write config.json and model.safetensors.
-        load: (directory, spec, *, config=None, device="cpu", dtype="float32") -> draft; IncompatibleDraft when
-            anything does not fit the target (or `config`, if given).
-        read_config: (directory) -> the Config that a draft directory was written with; what the directory does not
-            say (loss weights) has its default.
+        architecture: what config.json calls the network, without the family's prefix.
+        units: metric -> unit, of those of its metrics that have one.
+        memory_fields: fields of the Config that take less memory in training when they are lowered.
     """
 
-    name: str
-    Config: type[Section]
-    owns: Callable[[Mapping[str, Any]], bool]
-    check: Callable[[Any, TargetSpec], None]
-    layer_ids: Callable[[Any, TargetSpec], tuple[int, ...]]
-    num_draft_tokens: Callable[[Any], int]
-    build: Callable[[Any, TargetSpec], "DraftModule"]
-    initialize: Callable[["nn.Module", "Tensor", "Tensor", int], None]
-    supervise: "Supervise"
-    loss: Callable[["nn.Module", "PackedStates", Any, Mapping[str, float]], LossOutput]
-    drafter: Callable[["nn.Module", Any], Drafter]
-    save: Callable[["nn.Module", Path, Any, TargetSpec], None]
-    load: "Load"
-    read_config: Callable[[Path], Any]
+    name: ClassVar[str]
+    Config: ClassVar[type[Section]]
+    architecture: ClassVar[str]
+    units: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    memory_fields: ClassVar[tuple[str, ...]] = ()
+
+    # What a recipe asks for, with a target.
+
+    def resolve(self, config: Any, spec: TargetSpec) -> Any:
+        """The config with all that its target answers filled in.
+
+        Raises:
+            RecipeError: a draft of this target cannot have what the config asks for.
+        """
+        return config.model_copy(update={"target_layer_ids": self.layer_ids(config, spec)})
+
+    def layer_ids(self, config: Any, spec: TargetSpec) -> tuple[int, ...]:
+        """The decoder layers to capture; RecipeError for ids that the target does not have."""
+        return chosen_layer_ids(config.target_layer_ids, spec)
+
+    def num_draft_tokens(self, config: Any) -> int:
+        """Tokens proposed per round."""
+        return int(config.num_draft_tokens)
+
+    def cost(self, config: Any, spec: TargetSpec) -> Cost:
+        """What such a draft takes, without torch; here for one that trains layers of the target's shape only."""
+        layers = parameter_counts(spec)["layers"] / spec.num_layers * config.num_layers
+        projection = len(self.layer_ids(config, spec)) * spec.hidden_size**2
+        # Of the head: twice forward (draft and target), once backward through the draft's (its weights are frozen).
+        return Cost(
+            parameters=layers,
+            row_flops=6.0 * (layers + spec.vocab_size * spec.hidden_size),
+            token_flops=6.0 * (0.25 * layers + projection),
+            rows_per_anchor=self.num_draft_tokens(config),
+        )
+
+    # The network.
+
+    @abstractmethod
+    def module(self, config: Any, spec: TargetSpec) -> "DraftModule":
+        """The network of a resolved config; its weights are not set yet."""
+
+    def build(self, config: Any, spec: TargetSpec) -> "DraftModule":
+        """A draft on the current default device whose weights are NaN until initialised or loaded."""
+        from deepspec.drafts import initialization
+
+        resolved = self.resolve(config, spec)
+        return initialization.build(lambda: self.module(resolved, spec))
+
+    def initialize(self, draft: "DraftModule", embedding_VD: "Tensor", head_VD: "Tensor", seed: int) -> None:
+        """Copy and freeze the target's tables, draw the rest."""
+        from deepspec.drafts import initialization
+
+        initialization.initialize(draft, draft.spec.initializer_range, embedding_VD, head_VD, seed)
+
+    # Training and decoding.
+
+    @abstractmethod
+    def supervise(self, batch: "PackedStates", config: Any, *, seed: int, step: int) -> Supervision:
+        """What is learned from a micro-batch; draws are keyed by (seed, step, document id)."""
+
+    @abstractmethod
+    def loss(
+        self, draft: "nn.Module", batch: "PackedStates", supervision: Any, totals: Mapping[str, float]
+    ) -> LossOutput:
+        """Loss and metrics of one micro-batch.
+
+        Args:
+            draft: from `build`, or what wraps it for several processes.
+            batch: packed documents with their states.
+            supervision: from `supervise`.
+            totals: denominators of the whole optimizer step.
+        """
+
+    @abstractmethod
+    def drafter(self, draft: "nn.Module", config: Any) -> Drafter:
+        """The draft inside decoding, with its weights as they are now."""
+
+    # The draft as files.
+
+    @abstractmethod
+    def owns(self, written: Mapping[str, Any]) -> bool:
+        """Whether a draft directory's config.json was written by (or for) this algorithm."""
+
+    def saved(self, config: Any) -> dict[str, Any]:
+        """What config.json says of a resolved config, under its names there."""
+        return saved_fields(config)
+
+    def read(self, written: Mapping[str, Any], directory: Path) -> Any:
+        """The Config that a config.json was written with; what it does not say (loss weights) has its default.
+
+        Raises:
+            IncompatibleDraft: a field is missing or of another type.
+        """
+        return read_fields(self.Config, written, directory)
+
+    def read_config(self, directory: Path) -> Any:
+        """The Config that a draft directory was written with; see `read`."""
+        return self.read(read_draft_config(directory), directory)
+
+    def save(self, draft: "DraftModule", directory: Path, config: Any, spec: TargetSpec) -> None:
+        """Write config.json and model.safetensors.
+
+        Raises:
+            IncompatibleDraft: a weight is not finite.
+        """
+        from deepspec.drafts.files import weights_file
+
+        resolved = self.resolve(config, spec)
+        dtype = str(draft.fc.weight.dtype).removeprefix("torch.")
+        weights_file.save(
+            draft, directory, draft_config(spec, self.architecture, resolved.num_layers, dtype) | self.saved(resolved)
+        )
+
+    def load(
+        self, directory: Path, spec: TargetSpec, *, config: Any = None, device: str = "cpu", dtype: str = "float32"
+    ) -> "DraftModule":
+        """The draft in a directory.
+
+        Raises:
+            IncompatibleDraft: anything does not fit the target (or `config`, if given).
+        """
+        import torch
+
+        from deepspec.drafts import initialization
+        from deepspec.drafts.files.weights_file import load_weights
+
+        written = read_draft_config(directory)
+        found = self.read(written, directory)
+        check_fits(written, spec, directory)
+        if config is not None:
+            check_fields(self.Config, self.saved(found), self.saved(self.resolve(config, spec)), directory)
+        with torch.device(device):
+            draft = initialization.build(lambda: self.module(found, spec)).to(getattr(torch, dtype))
+        load_weights(draft, directory)
+        return draft
+
+    def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:  # noqa: ARG002
+        """The config.json of a draft in the layout of the public DeepSpec checkpoints.
+
+        Args:
+            written: its config.json as we write it.
+            directory: of the draft, for messages.
+            target_name: what the target is called.
+
+        Raises:
+            IncompatibleDraft: the layout cannot hold such a draft.
+        """
+        return dict(written)
 
 
-class Supervise(Protocol):
-    """See `Algorithm.supervise`."""
-
-    def __call__(self, batch: "PackedStates", config: Any, *, seed: int, step: int) -> Supervision: ...
-
-
-class Load(Protocol):
-    """See `Algorithm.load`."""
-
-    def __call__(
-        self,
-        directory: Path,
-        spec: TargetSpec,
-        *,
-        config: Any | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> "nn.Module": ...
+def ints(values: "Ints") -> list[int]:
+    """Row numbers and positions as a list: what a drafter's bookkeeping needs."""
+    return list(values) if isinstance(values, Sequence) else values.tolist()

@@ -8,58 +8,63 @@ Source: DFlash paper (arXiv 2602.06036) and spec page "Algorithms"; where they d
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from deepspec.drafts.block.algorithm import BlockConfig, block_algorithm
-from deepspec.drafts.layer_choice import chosen_layer_ids, chosen_mask_token
-from deepspec.drafts.structure import BlockForm
-from deepspec.targets.family import TargetSpec
+from pydantic import Field
+
+from deepspec.drafts.block.algorithm import BlockAlgorithm
+from deepspec.drafts.block.config import BlockConfig
+from deepspec.errors import IncompatibleDraft
 
 
-class Config(BlockConfig):
-    """`draft:` of a recipe with `algorithm: dflash`.
+class DFlashConfig(BlockConfig):
+    """`draft:` of a recipe with `algorithm: dflash`."""
 
-    Attributes:
-        algorithm: "dflash".
-        slots: what a block's positions predict: "next_token" or "in_place".
-    """
-
-    algorithm: Literal["dflash"] = "dflash"
-    slots: Literal["next_token", "in_place"] = "next_token"
-
-
-def _form(config: Config, spec: TargetSpec) -> BlockForm:
-    in_place = config.slots == "in_place"
-    return BlockForm(
-        block_size=config.num_draft_tokens + int(in_place),
-        num_layers=config.num_layers,
-        layer_ids=chosen_layer_ids(config.target_layer_ids, spec),
-        mask_token_id=chosen_mask_token(config.mask_token_id, spec),
-        num_anchors=config.num_anchors,
-        in_place=in_place,
+    algorithm: Literal["dflash"] = Field("dflash", description="The draft is a DFlash draft.")
+    slots: Literal["next_token", "in_place"] = Field(
+        "next_token", description="What a block's positions predict: the token after them, or the one in their place."
     )
 
 
-def _owns(config: Mapping[str, Any]) -> bool:
-    return "block_size" in config and not (config.get("markov_rank") or config.get("enable_confidence_head"))
+class DFlash(BlockAlgorithm[DFlashConfig]):
+    """The block draft as it is: the body and the target's head."""
 
+    name = "dflash"
+    Config = DFlashConfig
 
-def _factors(config: Config) -> Mapping[str, float]:  # noqa: ARG001  # there is nothing to weigh
-    # The total variation says how often a token would be accepted; it is only logged.
-    return {"ce": 1.0, "tv": 0.0}
+    def loss_weights(self, config: DFlashConfig) -> Mapping[str, float]:  # noqa: ARG002  # there is nothing to weigh
+        """Cross-entropy; the distance to the target says how often a token would be accepted, and is only logged."""
+        return {"ce": 1.0, "tv": 0.0}
 
+    def block_size(self, config: DFlashConfig) -> int:
+        """In place, the anchor's own position comes first and predicts nothing."""
+        return config.num_draft_tokens + int(config.slots == "in_place")
 
-def _config_of(form: BlockForm) -> Config:
-    return Config(
-        num_draft_tokens=form.num_draft_tokens,
-        num_layers=form.num_layers,
-        target_layer_ids=form.layer_ids,
-        mask_token_id=form.mask_token_id,
-        num_anchors=form.num_anchors,
-        slots="in_place" if form.in_place else "next_token",
-    )
+    def owns(self, written: Mapping[str, Any]) -> bool:
+        """Block drafts without heads."""
+        return "block_size" in written and not (written.get("markov_rank") or written.get("enable_confidence_head"))
 
+    def saved(self, config: DFlashConfig) -> dict[str, Any]:
+        """In the public layout a DFlash draft is a DSpark draft without heads."""
+        fields = {**super().saved(config), "block_size": self.block_size(config)}
+        if config.slots == "in_place":
+            fields["sample_from_anchor"] = False
+        return fields | {"markov_rank": 0, "enable_confidence_head": False}
 
-ALGORITHM = block_algorithm(
-    name="dflash", config_class=Config, owns=_owns, form=_form, factors=_factors, config_of=_config_of
-)
+    def read(self, written: Mapping[str, Any], directory: Path) -> DFlashConfig:
+        """Either layout."""
+        if written.get("sample_from_anchor", True):
+            return super().read(written, directory)
+        config = super().read({**written, "sample_from_anchor": True}, directory)
+        return config.model_copy(update={"slots": "in_place", "num_draft_tokens": config.num_draft_tokens - 1})
+
+    def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:
+        """With next-token slots only."""
+        if written.get("sample_from_anchor") is False:
+            raise IncompatibleDraft(
+                "its slots predict in place, which this layout does not have.",
+                where=f"{directory.name}/config.json",
+                remedy="Train with draft.slots next_token for it.",
+            )
+        return super().release(written, directory, target_name)

@@ -1,42 +1,60 @@
 """DSpark: a parallel block draft with a sequential (Markov) head and a confidence head.
 
-Source: DSpark paper (arXiv 2607.05147) and spec page "Algorithms"; where they disagree, the page. Imports no torch.
+To a block draft it adds: a bias on each slot's logits that knows the token before (`W_2 u_k`, the head's factor `u_k`
+made of that token's row of `W_1`), so that slots drawn left to right agree with each other; and a logit per slot that
+says how likely the target accepts it. It learns by cross-entropy, by the distance to the target's distribution, and
+the confidence by how likely the drawn token would be accepted.
+
+Source: DSpark paper (arXiv 2607.05147) and spec page "Algorithms"; where they disagree, the page. Imports no torch by
+itself. Not here: how the heads are made of their weights (`block/heads.py`).
+
+Shapes: R rows of a decoding batch, A anchors, K draft slots, N supervised slots, D hidden, r rank, V vocabulary.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from deepspec.drafts.block.algorithm import BlockConfig, block_algorithm
-from deepspec.drafts.layer_choice import chosen_layer_ids, chosen_mask_token
-from deepspec.drafts.structure import BlockForm
+from deepspec.drafts.algorithm import Cost, LossOutput
+from deepspec.drafts.block.algorithm import BlockAlgorithm
+from deepspec.drafts.block.config import BlockConfig
+from deepspec.drafts.files.config_json import SavedAs
 from deepspec.targets.family import TargetSpec
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class Config(BlockConfig):
-    """`draft:` of a recipe with `algorithm: dspark`.
+    from deepspec.drafts.block.heads import Chain, ConfidenceHead, VanillaHead
+    from deepspec.drafts.block.module import BlockDraft, BlockOutput
+    from deepspec.drafts.block.supervision import BlockSupervision
+    from deepspec.states.batch import PackedStates
 
-    Attributes:
-        algorithm: "dspark".
-        markov_rank: rank of the sequential head; 0: none.
-        markov_head: how it uses the previous token.
-        confidence_head: whether the draft also says how sure it is of each slot.
-        confidence_head_with_markov: whether that head sees the previous token.
-        ce_weight, tv_weight, confidence_weight: factors of the loss terms.
-    """
 
-    algorithm: Literal["dspark"] = "dspark"
-    markov_rank: int = Field(256, ge=0)
-    markov_head: Literal["vanilla", "gated", "rnn"] = "vanilla"
-    confidence_head: bool = True
-    confidence_head_with_markov: bool = True
-    ce_weight: float = Field(0.1, ge=0)
-    tv_weight: float = Field(0.9, ge=0)
-    confidence_weight: float = Field(1.0, ge=0)
+class DSparkConfig(BlockConfig):
+    """`draft:` of a recipe with `algorithm: dspark`."""
+
+    algorithm: Literal["dspark"] = Field("dspark", description="The draft is a DSpark draft.")
+    markov_rank: Annotated[int, SavedAs("markov_rank", absent=0)] = Field(
+        256, ge=0, description="Rank of the sequential head; 0: none."
+    )
+    markov_head: Annotated[Literal["vanilla", "gated", "rnn"], SavedAs("markov_head_type", absent="vanilla")] = Field(
+        "vanilla", description="How the sequential head uses the previous token."
+    )
+    confidence_head: Annotated[bool, SavedAs("enable_confidence_head", absent=False)] = Field(
+        default=True, description="Whether the draft also says how sure it is of each slot."
+    )
+    confidence_head_with_markov: Annotated[bool, SavedAs("confidence_head_with_markov", absent=False)] = Field(
+        default=True, description="Whether the confidence head sees the previous token."
+    )
+    ce_weight: float = Field(0.1, ge=0, description="Weight of the cross-entropy in the loss.")
+    tv_weight: float = Field(0.9, ge=0, description="Weight of the distance to the target in the loss.")
+    confidence_weight: float = Field(1.0, ge=0, description="Weight of the confidence's term in the loss.")
 
     @model_validator(mode="after")
-    def _check_loss(self) -> "Config":
+    def _check_loss(self) -> "DSparkConfig":
         if not (self.ce_weight or self.tv_weight):
             raise ValueError("ce_weight and tv_weight are both 0: nothing would be learned")
         if not (self.markov_rank or self.confidence_head):
@@ -44,46 +62,92 @@ class Config(BlockConfig):
         return self
 
 
-def _form(config: Config, spec: TargetSpec) -> BlockForm:
-    """Next-token slots: as many as tokens are proposed."""
-    return BlockForm(
-        block_size=config.num_draft_tokens,
-        num_layers=config.num_layers,
-        layer_ids=chosen_layer_ids(config.target_layer_ids, spec),
-        mask_token_id=chosen_mask_token(config.mask_token_id, spec),
-        num_anchors=config.num_anchors,
-        markov_rank=config.markov_rank,
-        markov_head=config.markov_head,
-        confidence_head=config.confidence_head,
-        confidence_head_with_markov=config.confidence_head_with_markov and config.markov_rank > 0,
-    )
+class DSpark(BlockAlgorithm[DSparkConfig]):
+    """A block draft whose slots know the token before them, and how likely they are accepted."""
+
+    name = "dspark"
+    Config = DSparkConfig
+    units = MappingProxyType({**BlockAlgorithm.units, "loss_confidence": "nats"})
+
+    def heads(self, config: DSparkConfig, spec: TargetSpec) -> Mapping[str, "nn.Module"]:
+        """The sequential head and the confidence head."""
+        from deepspec.drafts.block.heads import SEQUENTIAL_HEADS, ConfidenceHead
+
+        heads: dict[str, nn.Module] = {}
+        rank = config.markov_rank
+        if rank:
+            heads["markov_head"] = SEQUENTIAL_HEADS[config.markov_head](spec.vocab_size, spec.hidden_size, rank)
+        if config.confidence_head:
+            heads["confidence_head"] = ConfidenceHead(
+                spec.hidden_size, rank if config.confidence_head_with_markov else 0
+            )
+        return heads
+
+    def predict(
+        self, draft: "BlockDraft", hidden_AKD: "Tensor", previous_AK: "Tensor", rows_N: "Tensor"
+    ) -> "BlockOutput":
+        """In training the token before is the true one: all slots at once."""
+        markov, confidence = _heads_of(draft)
+        output = super().predict(draft, hidden_AKD, previous_AK, rows_N)
+        previous_Nr = None
+        if markov is not None:
+            previous_AKr = markov.rows(previous_AK)
+            previous_Nr = previous_AKr.flatten(0, 1)[rows_N]
+            factors_Nr = markov.factors(previous_AKr, hidden_AKD).flatten(0, 1)[rows_N]
+            output = output._replace(factors_Nr=factors_Nr, factor_head_Vr=markov.markov_w2.weight)
+        if confidence is not None:
+            output = output._replace(confidence_N=confidence(output.hidden_ND, previous_Nr))
+        return output
+
+    def loss_weights(self, config: DSparkConfig) -> Mapping[str, float]:
+        """Cross-entropy, distance to the target, and the confidence's term where there is one."""
+        weights = {"ce": config.ce_weight, "tv": config.tv_weight}
+        return {**weights, "confidence": config.confidence_weight} if config.confidence_head else weights
+
+    def loss(
+        self,
+        draft: "nn.Module",
+        batch: "PackedStates",
+        supervision: "BlockSupervision",
+        totals: Mapping[str, float],
+    ) -> LossOutput:
+        """The block draft's terms, and the confidence's: its label is the probability of being accepted."""
+        from deepspec.drafts.block.loss import BlockLoss
+        from deepspec.losses import terms
+
+        output: BlockOutput = draft(batch, supervision)
+        loss = BlockLoss(output, batch, supervision, totals)
+        if output.confidence_N is not None:
+            loss.add("confidence", terms.confidence_loss(output.confidence_N, loss.acceptance_N))
+            error_N = (output.confidence_N.detach().sigmoid() - loss.acceptance_N).double()
+            loss.log("confidence_abs_error", error_N.abs())
+            loss.log("confidence_bias", error_N)
+        return loss.output()
+
+    def chain(self, draft: "BlockDraft") -> "Callable[[], Chain]":
+        """In decoding the token before is the one just drawn."""
+        from deepspec.drafts.block.heads import HeadChain
+
+        markov, confidence = _heads_of(draft)
+        head_rV = None if markov is None else markov.markov_w2.weight.detach().t().contiguous()
+        return lambda: HeadChain(markov, head_rV, confidence)
+
+    def cost(self, config: DSparkConfig, spec: TargetSpec) -> Cost:
+        """`W_1` and `W_2` are as long as the vocabulary; `W_2` is multiplied with every row's factor."""
+        cost, table = super().cost(config, spec), spec.vocab_size * config.markov_rank
+        return replace(cost, parameters=cost.parameters + 2 * table, row_flops=cost.row_flops + 6.0 * table)
+
+    def owns(self, written: Mapping[str, Any]) -> bool:
+        """Block drafts with a head."""
+        return "block_size" in written and bool(written.get("markov_rank") or written.get("enable_confidence_head"))
+
+    def saved(self, config: DSparkConfig) -> dict[str, Any]:
+        """What only the sequential head has is left out where there is none."""
+        fields = super().saved(config)
+        if not config.markov_rank:
+            del fields["markov_head_type"], fields["confidence_head_with_markov"]
+        return fields
 
 
-def _owns(config: Mapping[str, Any]) -> bool:
-    return "block_size" in config and bool(config.get("markov_rank") or config.get("enable_confidence_head"))
-
-
-def _factors(config: Config) -> Mapping[str, float]:
-    factors = {"ce": config.ce_weight, "tv": config.tv_weight}
-    if config.confidence_head:
-        factors["confidence"] = config.confidence_weight
-    return factors
-
-
-def _config_of(form: BlockForm) -> Config:
-    return Config(
-        num_draft_tokens=form.num_draft_tokens,
-        num_layers=form.num_layers,
-        target_layer_ids=form.layer_ids,
-        mask_token_id=form.mask_token_id,
-        num_anchors=form.num_anchors,
-        markov_rank=form.markov_rank,
-        markov_head=form.markov_head,
-        confidence_head=form.confidence_head,
-        confidence_head_with_markov=form.confidence_head_with_markov,
-    )
-
-
-ALGORITHM = block_algorithm(
-    name="dspark", config_class=Config, owns=_owns, form=_form, factors=_factors, config_of=_config_of
-)
+def _heads_of(draft: "BlockDraft") -> "tuple[VanillaHead | None, ConfidenceHead | None]":
+    return getattr(draft, "markov_head", None), getattr(draft, "confidence_head", None)

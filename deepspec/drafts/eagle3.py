@@ -6,171 +6,95 @@ itself: what needs it is imported when it is first called.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from deepspec.config import Section
 from deepspec.drafts.algorithm import Algorithm, Drafter, LossOutput
-from deepspec.drafts.files.config_json import (
-    check_fields,
-    check_fits,
-    read_draft_config,
-    unrolled_config,
-    unrolled_form,
-)
-from deepspec.drafts.layer_choice import chosen_layer_ids
-from deepspec.drafts.structure import UnrolledForm
+from deepspec.drafts.files.config_json import SavedAs
+from deepspec.errors import IncompatibleDraft
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from deepspec.drafts.unrolled.module import UnrolledDraft
     from deepspec.drafts.unrolled.supervision import UnrollSupervision
     from deepspec.states.batch import PackedStates
 
-
-class Config(Section):
-    """`draft:` of a recipe with `algorithm: eagle3`.
-
-    Attributes:
-        algorithm: "eagle3".
-        num_draft_tokens: γ, tokens proposed per round, and training-time-test steps: a draft is asked for as many
-            steps as it was unrolled for.
-        num_layers: decoder layers of the draft.
-        target_layer_ids: the target's layers whose outputs the draft reads; None: the target's usual ones.
-        step_loss_decay: step s weighs step_loss_decay^s.
-    """
-
-    algorithm: Literal["eagle3"] = "eagle3"
-    num_draft_tokens: int = Field(7, ge=1, le=64)
-    num_layers: int = Field(1, ge=1)
-    target_layer_ids: tuple[int, ...] | None = None
-    step_loss_decay: float = Field(0.8, gt=0)
+_NUM_LAYERS_READ = 5
+"""The DeepSpec release asserts it."""
 
 
-def _form(config: Config, spec: TargetSpec) -> UnrolledForm:
-    return UnrolledForm(
-        num_steps=config.num_draft_tokens, num_layers=config.num_layers, layer_ids=_layer_ids(config, spec)
+class Eagle3Config(Section):
+    """`draft:` of a recipe with `algorithm: eagle3`."""
+
+    algorithm: Literal["eagle3"] = Field("eagle3", description="The draft is an Eagle3 draft.")
+    num_draft_tokens: Annotated[int, SavedAs("ttt_length")] = Field(
+        7, ge=1, le=64, description="Tokens proposed per round, and steps of the unroll (training-time test)."
+    )
+    num_layers: Annotated[int, SavedAs("draft_num_hidden_layers")] = Field(
+        1, ge=1, description="Decoder layers of the draft."
+    )
+    target_layer_ids: Annotated[tuple[int, ...] | None, SavedAs("target_layer_ids")] = Field(
+        None, description="The target's layers whose outputs the draft reads; none: the target's usual ones."
+    )
+    step_loss_decay: Annotated[float, SavedAs("step_loss_decay", absent=0.8, trained_with=True)] = Field(
+        0.8, gt=0, description="Step s weighs step_loss_decay^s."
     )
 
 
-def _owns(config: Mapping[str, Any]) -> bool:
-    return "ttt_length" in config
+class Eagle3(Algorithm):
+    """A draft that reads its own outputs, in training as in decoding; it learns the target's whole distribution."""
 
+    name = "eagle3"
+    Config = Eagle3Config
+    architecture = "Eagle3Model"
+    units = MappingProxyType({"loss_soft_ce": "nats"})
 
-def _check(config: Config, spec: TargetSpec) -> None:
-    _form(config, spec)
+    def module(self, config: Eagle3Config, spec: TargetSpec) -> "UnrolledDraft":
+        from deepspec.drafts.unrolled.module import UnrolledDraft
 
-
-def _layer_ids(config: Config, spec: TargetSpec) -> tuple[int, ...]:
-    return chosen_layer_ids(config.target_layer_ids, spec)
-
-
-def _num_draft_tokens(config: Config) -> int:
-    return config.num_draft_tokens
-
-
-def _build(config: Config, spec: TargetSpec) -> "UnrolledDraft":
-    from deepspec.drafts import initialization
-    from deepspec.drafts.unrolled.module import UnrolledDraft
-
-    return initialization.build(lambda: UnrolledDraft(_form(config, spec), spec))
-
-
-def _initialize(draft: "nn.Module", embedding_VD: "Tensor", head_VD: "Tensor", seed: int) -> None:
-    from deepspec.drafts import initialization
-    from deepspec.drafts.unrolled.module import unrolled_draft
-
-    initialization.initialize(draft, unrolled_draft(draft).spec.initializer_range, embedding_VD, head_VD, seed)
-
-
-def _supervise(batch: "PackedStates", config: Config, *, seed: int, step: int) -> "UnrollSupervision":  # noqa: ARG001
-    from deepspec.drafts.unrolled.supervision import unroll_supervision
-
-    return unroll_supervision(batch, num_steps=config.num_draft_tokens, step_decay=config.step_loss_decay)
-
-
-def _loss(draft: "nn.Module", batch: "PackedStates", supervision: Any, totals: Mapping[str, float]) -> LossOutput:
-    from deepspec.drafts.unrolled.module import unrolled_loss
-
-    return unrolled_loss(draft, batch, supervision, totals)
-
-
-def _drafter(draft: "nn.Module", config: Config) -> Drafter:  # noqa: ARG001  # the draft knows its form
-    from deepspec.drafts.unrolled.drafter import UnrolledDrafter
-    from deepspec.drafts.unrolled.module import unrolled_draft
-
-    return UnrolledDrafter(unrolled_draft(draft))
-
-
-def _save(draft: "nn.Module", directory: Path, config: Config, spec: TargetSpec) -> None:
-    from deepspec.drafts.files import weights_file as draft_directory
-    from deepspec.drafts.unrolled.module import unrolled_draft
-
-    dtype = str(unrolled_draft(draft).fc.weight.dtype).removeprefix("torch.")
-    written = unrolled_config(_form(config, spec), spec, dtype, config.step_loss_decay)
-    draft_directory.save(draft, directory, written)
-
-
-def _load(
-    directory: Path,
-    spec: TargetSpec,
-    *,
-    config: Config | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-) -> "nn.Module":
-    import torch
-
-    from deepspec.drafts import initialization
-    from deepspec.drafts.files.weights_file import load_weights
-    from deepspec.drafts.unrolled.module import UnrolledDraft
-
-    written = read_draft_config(directory)
-    found = unrolled_form(written, directory)
-    check_fits(written, spec, directory)
-    if config is not None:
-        wanted = _form(config, spec)
-        check_fields(
-            {
-                "ttt_length": (found.num_steps, wanted.num_steps),
-                "draft_num_hidden_layers": (found.num_layers, wanted.num_layers),
-                "target_layer_ids": (list(found.layer_ids), list(wanted.layer_ids)),
-            },
-            directory,
+        return UnrolledDraft(
+            config.target_layer_ids or (), spec, num_layers=config.num_layers, num_steps=config.num_draft_tokens
         )
-    with torch.device(device):
-        draft = initialization.build(lambda: UnrolledDraft(found, spec)).to(getattr(torch, dtype))
-    load_weights(draft, directory)
-    return draft
 
+    def supervise(self, batch: "PackedStates", config: Eagle3Config, *, seed: int, step: int) -> "UnrollSupervision":  # noqa: ARG002
+        """Nothing is drawn."""
+        from deepspec.drafts.unrolled.supervision import unroll_supervision
 
-def _read_config(directory: Path) -> Config:
-    written = read_draft_config(directory)
-    form = unrolled_form(written, directory)
-    return Config(
-        num_draft_tokens=form.num_steps,
-        num_layers=form.num_layers,
-        target_layer_ids=form.layer_ids,
-        step_loss_decay=float(written.get("step_loss_decay") or 0.8),
-    )
+        return unroll_supervision(batch, num_steps=config.num_draft_tokens, step_decay=config.step_loss_decay)
 
+    def loss(
+        self,
+        draft: "nn.Module",
+        batch: "PackedStates",
+        supervision: "UnrollSupervision",
+        totals: Mapping[str, float],
+    ) -> LossOutput:
+        from deepspec.drafts.unrolled.module import unrolled_loss
 
-ALGORITHM = Algorithm(
-    name="eagle3",
-    Config=Config,
-    owns=_owns,
-    check=_check,
-    layer_ids=_layer_ids,
-    num_draft_tokens=_num_draft_tokens,
-    build=_build,
-    initialize=_initialize,
-    supervise=_supervise,
-    loss=_loss,
-    drafter=_drafter,
-    save=_save,
-    load=_load,
-    read_config=_read_config,
-)
+        return unrolled_loss(draft, batch, supervision, totals)
+
+    def drafter(self, draft: "nn.Module", config: Eagle3Config) -> Drafter:  # noqa: ARG002  # the draft knows its config
+        from deepspec.drafts.unrolled.drafter import UnrolledDrafter
+        from deepspec.drafts.unrolled.module import unrolled_draft
+
+        return UnrolledDrafter(unrolled_draft(draft))
+
+    def owns(self, written: Mapping[str, Any]) -> bool:
+        """Drafts with a training-time-test length."""
+        return "ttt_length" in written
+
+    def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:
+        """With five layers read, none of them the embedding; the target is named."""
+        ids = written["target_layer_ids"]
+        if len(ids) != _NUM_LAYERS_READ or min(ids) < 0:
+            raise IncompatibleDraft(
+                f"it reads the layers {ids}; this layout has exactly {_NUM_LAYERS_READ}, without the embedding.",
+                where=f"{directory.name}/config.json",
+                remedy="Train with five draft.target_layer_ids for it.",
+            )
+        return super().release(written, directory, target_name) | {"target_model_name_or_path": target_name}

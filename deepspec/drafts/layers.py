@@ -56,19 +56,20 @@ class DraftModule(nn.Module):
     """What every draft has: the target's tables, a projection of its states, positions, and a way to compute.
 
     Args:
-        num_states: L, layers whose outputs it reads.
+        layer_ids: the target's layers whose outputs it reads, strictly increasing.
         spec: the target.
     """
 
     layers: nn.ModuleList
 
-    def __init__(self, num_states: int, spec: TargetSpec) -> None:
+    def __init__(self, layer_ids: tuple[int, ...], spec: TargetSpec) -> None:
         super().__init__()
+        self.layer_ids = layer_ids
         self.spec = spec
         self.computation = Computation()
         self.embed_tokens = unset_embedding(spec.vocab_size, spec.hidden_size)
         self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
-        self.fc = nn.Linear(num_states * spec.hidden_size, spec.hidden_size, bias=False)
+        self.fc = nn.Linear(len(layer_ids) * spec.hidden_size, spec.hidden_size, bias=False)
         self.rotary = Rotary(spec)
 
     @property

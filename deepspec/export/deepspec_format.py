@@ -22,29 +22,10 @@ from deepspec.export.format import Format
 from deepspec.targets import FAMILIES
 from deepspec.targets.family import TargetSpec, spec_from_config
 
-_NUM_LAYERS_READ = 5
-"""The release's autoregressive drafts assert it."""
-
 
 def write(draft: Path, out: Path, target_name: str) -> None:
     """Write a draft directory in this layout; see `Format.write`."""
-    config = read_draft_config(draft)
-    if config.get("sample_from_anchor") is False:
-        raise IncompatibleDraft(
-            "its slots predict in place, which this layout does not have.",
-            where=f"{draft.name}/{CONFIG_FILE}",
-            remedy="Train with draft.slots next_token for it.",
-        )
-    if "ttt_length" in config:
-        ids = config["target_layer_ids"]
-        if len(ids) != _NUM_LAYERS_READ or min(ids) < 0:
-            raise IncompatibleDraft(
-                f"it reads the layers {ids}; this layout has exactly {_NUM_LAYERS_READ}, without the embedding.",
-                where=f"{draft.name}/{CONFIG_FILE}",
-                remedy="Train with five draft.target_layer_ids for it.",
-            )
-        config["target_model_name_or_path"] = target_name
-    config["dtype"] = "bfloat16"
+    config = algorithm_of(draft).release(read_draft_config(draft), draft, target_name) | {"dtype": "bfloat16"}
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(draft / WEIGHTS_FILE).items()}
     out.mkdir(parents=True)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -170,17 +170,9 @@ def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, 
     # Causal attention: scores and sums of values, half of the square each way.
     attention = 2.0 * spec.num_layers * spec.num_attention_heads * spec.head_dim * squares
     capture = 2.0 * counts["layers"] * tokens + attention
-    body = counts["layers"] / spec.num_layers * getattr(recipe.draft, "num_layers", 1)
-    algorithm = ALGORITHMS[recipe.draft.algorithm]
-    slots = algorithm.num_draft_tokens(recipe.draft)
-    most = getattr(recipe.draft, "num_anchors", None) or recipe.data.max_length_tokens
-    anchors = sum(min(most, supervised) for supervised in lengths.supervised) / len(lengths.supervised)
-    rows = documents * anchors * slots
-    head = spec.vocab_size * (spec.hidden_size + getattr(recipe.draft, "markov_rank", 0))
-    projection = len(algorithm.layer_ids(recipe.draft, spec)) * spec.hidden_size**2
-    # Head twice forward (draft and target), once backward through the draft's (its weights are frozen).
-    epoch = 6.0 * body * rows + 6.0 * head * rows + 6.0 * (0.25 * body + projection) * tokens
-    return {"capture": capture, "training": epoch * epochs}
+    cost = ALGORITHMS[recipe.draft.algorithm].cost(recipe.draft, spec)
+    rows = documents * sum(map(cost.rows, lengths.supervised)) / len(lengths.supervised)
+    return {"capture": capture, "training": (cost.row_flops * rows + cost.token_flops * tokens) * epochs}
 
 
 def _recommendation(
@@ -215,12 +207,10 @@ def _recommendation(
 
 def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str, Any]:
     """What will be written where, against what is free: states to the store, checkpoints to the home."""
-    counts = parameter_counts(spec)
-    body = counts["layers"] / spec.num_layers * getattr(recipe.draft, "num_layers", 1)
-    markov = 2 * spec.vocab_size * getattr(recipe.draft, "markov_rank", 0)
+    trained = ALGORITHMS[recipe.draft.algorithm].cost(recipe.draft, spec).parameters
     # Weights and two moments in float32; the newest ones, the best one, and one being written.
-    checkpoints = round((body + markov) * 12) * (recipe.run.keep_checkpoints + 2)
-    draft = round((body + markov) * 4) + 2 * spec.vocab_size * spec.hidden_size * 4
+    checkpoints = round(trained * 12) * (recipe.run.keep_checkpoints + 2)
+    draft = round(trained * 4) + 2 * spec.vocab_size * spec.hidden_size * 4
     store, home = states + draft, checkpoints
     needed_store = store + home if room.one_disk else store
     needed_home = store + home if room.one_disk else home

@@ -74,7 +74,13 @@ def memory(
     }
     if gpu is not None:
         size = round(gpu_named(gpu, where="--gpu").memory_gib * 2**30 * _GPU_SHARE)
-        document["fits"] = {"gpu_bytes": size, "training": training <= size, "capture": capture <= size}
+        lower = ["run.micro_batch_tokens", *(f"draft.{name}" for name in algorithm.memory_fields)]
+        document["fits"] = {
+            "gpu_bytes": size,
+            "training": training <= size,
+            "capture": capture <= size,
+            "lower": lower,
+        }
     return document
 
 

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNITS = {
-    "loss_ce": "nats",
-    "loss_soft_ce": "nats",
-    "loss_confidence": "nats",
     "tau_probabilistic": "tokens/round",
     "validation_loss": "nats",
     "validation_tau_probabilistic": "tokens/round",
@@ -151,8 +148,6 @@ class DraftObjective:
         DataError: validations are asked for and there is no prompt for them.
     """
 
-    units: Mapping[str, str] = _UNITS
-
     def __init__(self, config: DraftJobConfig, train: Config, execution: Execution, placement: "Placement") -> None:
         import torch
 
@@ -165,6 +160,8 @@ class DraftObjective:
         self._disk_bytes = execution.states_disk_bytes
         self._placement = placement
         self._algorithm = ALGORITHMS[config.algorithm]
+        self.units: Mapping[str, str] = {**_UNITS, **self._algorithm.units}
+        self.memory_fields = tuple(f"draft.{name}" for name in self._algorithm.memory_fields)
         self._draft_config = self._algorithm.Config.model_validate(config.draft)
         self._spec = read_spec(config.target)
         self._layer_ids = self._algorithm.layer_ids(self._draft_config, self._spec)

@@ -192,10 +192,10 @@ class _Fit:
             self._optimizer.step(self._trained.gradients, number=step + 1, lr=numbers["lr"])
             self._trained.publish()
         except torch.OutOfMemoryError as error:
+            fields = ", ".join(("run.micro_batch_tokens", *self._objective.memory_fields))
             raise OutOfMemory(
                 f"no room for optimizer step {step + 1}: {error}",
-                remedy="Lower run.micro_batch_tokens, draft.num_anchors or data.max_length_tokens, or set "
-                "run.recompute_activations=true.",
+                remedy=f"Lower {fields} or data.max_length_tokens, or set run.recompute_activations=true.",
             ) from error
         numbers["tokens_per_second"] = num_tokens / (time.perf_counter() - start)
         self._num_tokens += num_tokens

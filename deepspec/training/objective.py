@@ -53,6 +53,10 @@ class Objective(Protocol):
         """Unit of each metric it reports, e.g. {"ce": "nats"}."""
 
     @property
+    def memory_fields(self) -> Sequence[str]:
+        """Its recipe fields that take less memory when they are lowered."""
+
+    @property
     def parts(self) -> Sequence[str]:
         """Names of the submodules that a forward calls once each: where several processes divide the weights, these
         are gathered one by one, and the rest of the module at once."""

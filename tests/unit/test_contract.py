@@ -5,24 +5,31 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 from decoding_stubs import some_requests
 
+import deepspec.drafts
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.drafts.algorithm import Algorithm
+from deepspec.errors import IncompatibleDraft
+from deepspec.export import FORMATS
 from deepspec.states.batch import PackedStates
 from deepspec.targets import FAMILIES
 from deepspec.targets.capture import capture
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
+from tests.fixtures import toy_algorithm
 from tests.fixtures.algorithms import TARGETS, small_config
 from tests.fixtures.targets import tiny_qwen3
+from tests.fixtures.toy_algorithm import Toy
 
 ROOT = Path(__file__).parents[2]
 GREEDY = Sampling(temperature=0.0)
@@ -37,9 +44,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return TARGETS[request.param](tmp_path_factory.mktemp(request.param) / "target")
 
 
-@pytest.fixture(params=list(ALGORITHMS))
+WITH_TOY: Mapping[str, Algorithm] = MappingProxyType({**ALGORITHMS, Toy.name: Toy()})
+
+
+@pytest.fixture(autouse=True)
+def _toy_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepspec.drafts, "ALGORITHMS", WITH_TOY)
+
+
+@pytest.fixture(params=list(WITH_TOY))
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
-    return ALGORITHMS[request.param]
+    return WITH_TOY[request.param]
 
 
 def built(algorithm: Algorithm, config: Any, target: Target, spread: float = 1.0) -> Any:
@@ -108,12 +123,12 @@ def test_decodes_losslessly_after_being_saved_and_loaded(folder: Path, algorithm
 
 def test_a_draft_belongs_to_exactly_one_algorithm(folder: Path, tmp_path: Path) -> None:
     spec = read_spec(folder)
-    for algorithm in ALGORITHMS.values():
+    for algorithm in WITH_TOY.values():
         config = small_config(algorithm)
         target = Target.load(folder, layer_ids=algorithm.layer_ids(config, spec))
         algorithm.save(built(algorithm, config, target), tmp_path / algorithm.name, config, spec)
         written = json.loads((tmp_path / algorithm.name / "config.json").read_text())
-        assert [other.name for other in ALGORITHMS.values() if other.owns(written)] == [algorithm.name]
+        assert [other.name for other in WITH_TOY.values() if other.owns(written)] == [algorithm.name]
 
 
 def test_tables_are_held_once_and_never_trained(folder: Path, algorithm: Algorithm) -> None:
@@ -123,27 +138,38 @@ def test_tables_are_held_once_and_never_trained(folder: Path, algorithm: Algorit
     assert frozen == {"embed_tokens.weight", "lm_head.weight"}
 
 
-TOY_ALGORITHM = """
-from typing import Literal
-
-from deepspec.drafts import dflash
-from deepspec.drafts.block.algorithm import block_algorithm
-
-
-class Config(dflash.Config):
-    algorithm: Literal["toy"] = "toy"
-    courage: float = 0.5
-
-
-ALGORITHM = block_algorithm(
-    name="toy",
-    config_class=Config,
-    owns=lambda config: "toy" in config,
-    form=dflash._form,
-    factors=dflash._factors,
-    config_of=dflash._config_of,
+@pytest.mark.parametrize(
+    ("name", "field", "fields"), [("toy", "bias_rank", {}), ("dspark", "markov_rank", {"confidence_head": False})]
 )
-"""
+def test_a_field_changes_loss_cost_and_files_where_it_is_used(
+    folder: Path, name: str, field: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    """What planning reckons is what is trained, and what is saved and exported says what it is."""
+    algorithm, spec = WITH_TOY[name], read_spec(folder)
+    target, batch = Target.load(folder, layer_ids=algorithm.layer_ids(small_config(algorithm), spec)), None
+    losses, costs, trained = [], [], []
+    for rank in (2, 5):
+        config = small_config(algorithm, **{field: rank}, **fields)
+        draft = built(algorithm, config, target, spread=6.0)
+        batch = batch or captured(target)
+        supervision = algorithm.supervise(batch, config, seed=0, step=0)
+        losses.append(float(algorithm.loss(draft, batch, supervision, supervision.totals).loss.detach()))
+        costs.append(algorithm.cost(config, spec))
+        trained.append(sum(weight.numel() for weight in draft.parameters() if weight.requires_grad))
+        saved, out = tmp_path / f"draft-{rank}", tmp_path / f"out-{rank}"
+        algorithm.save(draft, saved, config, spec)
+        assert getattr(algorithm.read_config(saved), field) == rank
+        FORMATS["deepspec"].write(saved, out, "a/target")
+        assert FORMATS["deepspec"].check(out) == []
+        with pytest.raises(IncompatibleDraft, match=str(rank)):
+            algorithm.load(saved, spec, config=config.model_copy(update={field: 7}))
+    assert losses[0] != losses[1]
+    assert costs[1].parameters - costs[0].parameters == trained[1] - trained[0] > 0
+    assert costs[1].row_flops > costs[0].row_flops
+    assert json.loads((tmp_path / "out-5" / "config.json").read_text()).get("toy_released_rank") == (
+        5 if name == "toy" else None
+    )
+
 
 TOY_FAMILY = """
 import dataclasses
@@ -158,27 +184,38 @@ def test_an_algorithm_and_a_family_are_one_file_and_one_line_each(tmp_path: Path
     """A copy of the sources with a toy of each: recipes, plans and error messages know them at once."""
     for package in ("deepspec", "tasks", "flows"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for room, source in (("drafts", TOY_ALGORITHM), ("targets", TOY_FAMILY)):
+    toys = {
+        "drafts": (
+            Path(toy_algorithm.__file__).read_text(),
+            "from deepspec.drafts.toy import Toy",
+            "DSpark()",
+            "Toy()",
+        ),
+        "targets": (TOY_FAMILY, "from deepspec.targets import toy", "gemma4.FAMILY", "toy.FAMILY"),
+    }
+    for room, (source, line, last, own) in toys.items():
         (tmp_path / "deepspec" / room / "toy.py").write_text(source)
         table = tmp_path / "deepspec" / room / "__init__.py"
-        text = table.read_text()
-        value = {"drafts": "ALGORITHM", "targets": "FAMILY"}[room]
-        text = re.sub(rf"^(from deepspec\.{room} import .*)$", r"\1, toy", text, count=1, flags=re.MULTILINE)
-        text = re.sub(rf"(\w+\.{value})(,?\))", rf"\1, toy.{value})", text, count=1)
-        table.write_text(text)
+        text = table.read_text().replace(last, f"{last}, {own}")
+        table.write_text(text.replace("\nfrom deepspec", f"\n{line}\nfrom deepspec", 1))
     target = tiny_qwen3(tmp_path / "target")
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "model_type": "toy"}))
-    options = ["--set", "draft={algorithm: toy, courage: 2.0, mask_token_id: 3}", "--set", f"target.path={target}"]
+    options = ["--set", "draft={algorithm: toy, mask_token_id: 3}", "--set", f"target.path={target}"]
     command = [sys.executable, "-m", "flows.cli.main", "plan", "tiny", *options, "--json"]
     command += ["--conversations", "10", "--mean-tokens", "20"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["tokens"] == 200
-    command += ["--set", "draft.courage=much"]
+    plans = []
+    for rank in (2, 5):
+        ranked = [*command, "--set", f"draft.bias_rank={rank}"]
+        done = subprocess.run(ranked, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        plans.append(json.loads(done.stdout))
+    assert plans[0]["tokens"] == plans[1]["tokens"] == 200
+    assert plans[0]["flops"]["training"] < plans[1]["flops"]["training"]
+    command += ["--set", "draft.bias_rank=much"]
     wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert "draft.courage" in wrong.stderr
+    assert "draft.bias_rank" in wrong.stderr
 
 
 def test_nothing_asks_which_algorithm_or_family_it_has() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepspec.drafts.block.config import BlockConfig
 from deepspec.drafts.block.supervision import block_supervision, draw_anchors
 from deepspec.states.batch import PackedStates
 
@@ -26,15 +27,8 @@ def pack(lengths=LENGTHS, document_ids=(4, 9, 2, 7), seed=0, supervised=0.7):
 
 
 def supervise(batch, *, num_anchors=5, num_slots=4, seed=3, step=8):
-    return block_supervision(
-        batch,
-        num_slots=num_slots,
-        num_anchors=num_anchors,
-        decay_gamma=4.0,
-        factors={"ce": 0.5, "tv": 0.0},
-        seed=seed,
-        step=step,
-    )
+    config = BlockConfig(num_draft_tokens=num_slots, num_anchors=num_anchors, loss_decay_gamma=4.0)
+    return block_supervision(batch, config, loss_weights={"ce": 0.5, "tv": 0.0}, seed=seed, step=step)
 
 
 def candidates_by_brute_force(batch):

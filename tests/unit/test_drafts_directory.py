@@ -144,7 +144,7 @@ def test_tensors_of_the_public_checkpoint(tmp_path):
     assert ALGORITHM.layer_ids(config, spec) == (1, 9, 17, 25, 33)
     with torch.device("meta"):
         draft = ALGORITHM.build(config, spec)
-    assert draft.form.mask_token_id == 151669
+    assert draft.mask_token_id == 151669
     shapes = {name: list(weight.shape) for name, weight in draft.state_dict().items()}
     assert len(shapes) == 64
     assert sum(weight.numel() for weight in draft.parameters()) == pytest.approx(1393.1e6, abs=5e4)
@@ -186,6 +186,10 @@ def test_tensors_of_the_public_checkpoint(tmp_path):
         ({"target_layer_ids": [0, 1]}, r"field target_layer_ids is \[0, 1\], but the recipe says \[0, 2\]"),
         ({"markov_head_type": "rnn"}, "field markov_head_type is rnn, but the recipe says vanilla"),
         ({"block_size": None}, "field block_size is missing"),
+        ({"block_size": 0}, "field block_size is 0: .* greater than or equal to 1"),
+        ({"enable_confidence_head": "yes"}, "field enable_confidence_head is 'yes', not bool"),
+        ({"target_layer_ids": [0, "2"]}, r"field target_layer_ids is \[0, '2'\], not int"),
+        ({"sample_from_anchor": False}, "predict in place, which dspark does not do"),
         ({"mask_token_id": "x"}, "field mask_token_id is 'x', not int"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},

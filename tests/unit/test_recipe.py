@@ -109,7 +109,7 @@ def test_gemmas_recipes_build_with_the_published_layers(algorithm: str, count: i
     assert ALGORITHMS[algorithm].layer_ids(recipe.draft, spec) == (5, 17, 29, 41, 46)
     with torch.device("meta"):
         draft = ALGORITHMS[algorithm].build(recipe.draft, spec)
-    assert getattr(draft.form, "mask_token_id", 4) == 4
+    assert getattr(draft, "mask_token_id", 4) == 4
     assert len(draft.state_dict()) == count
 
 

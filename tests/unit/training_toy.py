@@ -43,6 +43,7 @@ class Toy:
     crash_at: int | None = None
     sleep_seconds: float = 0.0
     units: Mapping[str, str] = field(default_factory=lambda: {"error": "units"})
+    memory_fields: tuple[str, ...] = ()
     exported: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:

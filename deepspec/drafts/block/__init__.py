@@ -1,8 +1,9 @@
 """Block-parallel drafts: all tokens of a block in one pass. DFlash and DSpark are made of this.
 
-    dflash, dspark ──► algorithm ──► module ──► heads        the network: previous token, confidence
-                          │             └─────► supervision  anchors, and which positions are supervised
-                          └────────► drafter ─► module       the same weights inside decoding
+    dflash, dspark ──► algorithm ──► module ──► supervision  the network; anchors, and which positions are supervised
+                │         ├────────► loss ────► module       term by term
+                │         └────────► drafter ─► module       the same weights inside decoding
+                └──► heads                                   previous token, confidence
 
-`block_algorithm(…)` makes an `Algorithm` of a structure and the weights of its loss terms.
+`BlockAlgorithm` is a whole algorithm but for the weights of its loss terms; what one adds, it overrides.
 """

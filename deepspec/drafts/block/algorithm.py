@@ -1,167 +1,124 @@
-"""What the algorithms with a block-parallel draft share: an `Algorithm` made of a form and the factors of its losses.
+"""What the algorithms with a block-parallel draft share: the base class `BlockAlgorithm`. Imports no torch by itself.
 
-Imports no torch by itself: what needs it is imported when it is first called.
+An algorithm says what it adds: `heads` to the network, what they make of a block in training (`predict`) and in
+decoding (`chain`), terms to the loss, and what all that costs. By default nothing is added: DFlash.
+
+Shapes: A anchors, K draft slots, N supervised slots, D hidden, V vocabulary.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic import Field
-
-from deepspec.config import Section
-from deepspec.drafts.algorithm import Algorithm, Drafter
-from deepspec.drafts.files.config_json import block_config, block_form, check_fields, check_fits, read_draft_config
-from deepspec.drafts.layer_choice import chosen_layer_ids
-from deepspec.drafts.structure import BlockForm
+from deepspec.drafts.algorithm import Algorithm, Cost, Drafter, LossOutput
+from deepspec.drafts.block.config import BlockConfig
+from deepspec.drafts.layer_choice import chosen_mask_token
+from deepspec.errors import IncompatibleDraft
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deepspec.drafts.block.module import BlockDraft
+    from deepspec.drafts.block.heads import Chain
+    from deepspec.drafts.block.module import BlockDraft, BlockOutput
     from deepspec.drafts.block.supervision import BlockSupervision
     from deepspec.states.batch import PackedStates
 
-
-class BlockConfig(Section):
-    """The fields that every block draft's recipe section has.
-
-    Attributes:
-        num_draft_tokens: γ, tokens proposed per round.
-        num_layers: decoder layers of the draft.
-        target_layer_ids: the target's layers whose outputs the draft reads; None: the target's usual ones.
-        mask_token_id: an id the tokenizer does not use, for the slots to be filled; None: the family's.
-        num_anchors: most blocks trained per document and step.
-        loss_decay_gamma: slot k weighs exp(-k / loss_decay_gamma) in every loss term.
-    """
-
-    num_draft_tokens: int = Field(7, ge=1, le=64)
-    num_layers: int = Field(5, ge=1)
-    target_layer_ids: tuple[int, ...] | None = None
-    mask_token_id: int | None = Field(None, ge=0)
-    num_anchors: int = Field(512, ge=1)
-    loss_decay_gamma: float = Field(4.0, gt=0)
+ConfigT = TypeVar("ConfigT", bound=BlockConfig)
 
 
-def block_algorithm(
-    *,
-    name: str,
-    config_class: type[BlockConfig],
-    owns: Callable[[Mapping[str, Any]], bool],
-    form: Callable[[Any, TargetSpec], BlockForm],
-    factors: Callable[[Any], Mapping[str, float]],
-    config_of: Callable[[BlockForm], BlockConfig],
-) -> Algorithm:
-    """An algorithm with a block-parallel draft.
+class BlockAlgorithm(Algorithm, Generic[ConfigT]):
+    """An algorithm whose draft proposes all tokens of a block in one pass."""
 
-    Args:
-        name, config_class, owns: see `Algorithm`.
-        form: (config, spec) -> the draft's structure.
-        factors: (config) -> what each loss term is multiplied with; a term with factor 0 is only logged.
-        config_of: (form) -> the config whose form it is.
-    """
+    architecture = "DSparkModel"
+    units = MappingProxyType({"loss_ce": "nats"})
+    memory_fields = ("num_anchors",)
 
-    def check(config: BlockConfig, spec: TargetSpec) -> None:
-        form(config, spec)
+    # What an algorithm of this kind says.
 
-    def build(config: BlockConfig, spec: TargetSpec) -> "BlockDraft":
-        from deepspec.drafts import initialization
+    @abstractmethod
+    def loss_weights(self, config: ConfigT) -> Mapping[str, float]:
+        """What each loss term is multiplied with; a term of weight 0 is only logged. "ce" and "tv" are always there."""
+
+    def block_size(self, config: ConfigT) -> int:
+        """Draft input positions of a block, of which the last `num_draft_tokens` predict."""
+        return config.num_draft_tokens
+
+    def heads(self, config: ConfigT, spec: TargetSpec) -> Mapping[str, "nn.Module"]:  # noqa: ARG002
+        """Modules beside the body, by name; their parameters are trained and saved with the draft's."""
+        return {}
+
+    def predict(
+        self,
+        draft: "BlockDraft",
+        hidden_AKD: "Tensor",
+        previous_AK: "Tensor",  # noqa: ARG002  # for heads that read it
+        rows_N: "Tensor",
+    ) -> "BlockOutput":
+        """The end of the draft's forward: what its loss needs of the supervised slots.
+
+        Args:
+            draft: with its heads.
+            hidden_AKD: the body's normed output at all predicting slots.
+            previous_AK: token before each slot's label, int64.
+            rows_N: which of the A·K slots are supervised, int64.
+        """
+        return draft.output(hidden_AKD.flatten(0, 1)[rows_N])
+
+    def chain(self, draft: "BlockDraft") -> "Callable[[], Chain]":  # noqa: ARG002  # for heads that read it
+        """What starts the drawing of a proposed block, slot by slot; see `Chain`."""
+        from deepspec.drafts.block.heads import Chain
+
+        return Chain
+
+    # What follows from it.
+
+    def resolve(self, config: ConfigT, spec: TargetSpec) -> ConfigT:
+        resolved: ConfigT = super().resolve(config, spec)
+        return resolved.model_copy(update={"mask_token_id": chosen_mask_token(config.mask_token_id, spec)})
+
+    def cost(self, config: ConfigT, spec: TargetSpec) -> Cost:
+        return replace(super().cost(config, spec), max_anchors=config.num_anchors)
+
+    def module(self, config: ConfigT, spec: TargetSpec) -> "BlockDraft":
         from deepspec.drafts.block.module import BlockDraft
 
-        return initialization.build(lambda: BlockDraft(form(config, spec), spec))
-
-    def initialize(draft: "nn.Module", embedding_VD: "Tensor", head_VD: "Tensor", seed: int) -> None:
-        from deepspec.drafts import initialization
-        from deepspec.drafts.block.module import block_draft
-
-        initialization.initialize(draft, block_draft(draft).spec.initializer_range, embedding_VD, head_VD, seed)
-
-    def supervise(batch: "PackedStates", config: BlockConfig, *, seed: int, step: int) -> "BlockSupervision":
-        from deepspec.drafts.block.supervision import block_supervision
-
-        return block_supervision(
-            batch,
-            num_slots=config.num_draft_tokens,
-            num_anchors=config.num_anchors,
-            decay_gamma=config.loss_decay_gamma,
-            factors=factors(config),
-            seed=seed,
-            step=step,
+        return BlockDraft(
+            config, spec, block_size=self.block_size(config), heads=self.heads(config, spec), predict=self.predict
         )
 
-    def loss(draft: "nn.Module", batch: "PackedStates", supervision: Any, totals: Mapping[str, float]) -> Any:
-        from deepspec.drafts.block.module import block_loss
+    def supervise(self, batch: "PackedStates", config: ConfigT, *, seed: int, step: int) -> "BlockSupervision":
+        from deepspec.drafts.block.supervision import block_supervision
 
-        return block_loss(draft, batch, supervision, totals)
+        return block_supervision(batch, config, loss_weights=self.loss_weights(config), seed=seed, step=step)
 
-    def drafter(draft: "nn.Module", config: BlockConfig) -> Drafter:  # noqa: ARG001  # the draft knows its form
+    def loss(
+        self,
+        draft: "nn.Module",
+        batch: "PackedStates",
+        supervision: "BlockSupervision",
+        totals: Mapping[str, float],
+    ) -> LossOutput:
+        from deepspec.drafts.block.loss import BlockLoss
+
+        return BlockLoss(draft(batch, supervision), batch, supervision, totals).output()
+
+    def drafter(self, draft: "nn.Module", config: ConfigT) -> Drafter:  # noqa: ARG002  # the draft knows its config
         from deepspec.drafts.block.drafter import BlockDrafter
         from deepspec.drafts.block.module import block_draft
 
-        return BlockDrafter(block_draft(draft))
+        return BlockDrafter(block_draft(draft), self.chain(block_draft(draft)))
 
-    def save(draft: "nn.Module", directory: Path, config: BlockConfig, spec: TargetSpec) -> None:
-        from deepspec.drafts.block.module import block_draft
-        from deepspec.drafts.files import weights_file as draft_directory
-
-        dtype = str(block_draft(draft).fc.weight.dtype).removeprefix("torch.")
-        draft_directory.save(draft, directory, block_config(form(config, spec), spec, dtype))
-
-    def load(
-        directory: Path,
-        spec: TargetSpec,
-        *,
-        config: BlockConfig | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> "nn.Module":
-        import torch
-
-        from deepspec.drafts import initialization
-        from deepspec.drafts.block.module import BlockDraft
-        from deepspec.drafts.files.weights_file import load_weights
-
-        written = read_draft_config(directory)
-        found = block_form(written, directory)
-        check_fits(written, spec, directory)
-        if config is not None:
-            _check_form(found, form(config, spec), directory)
-        with torch.device(device):
-            draft = initialization.build(lambda: BlockDraft(found, spec)).to(getattr(torch, dtype))
-        load_weights(draft, directory)
-        return draft
-
-    return Algorithm(
-        name=name,
-        Config=config_class,
-        owns=owns,
-        check=check,
-        layer_ids=lambda config, spec: chosen_layer_ids(config.target_layer_ids, spec),
-        num_draft_tokens=lambda config: int(config.num_draft_tokens),
-        build=build,
-        initialize=initialize,
-        supervise=supervise,
-        loss=loss,
-        drafter=drafter,
-        save=save,
-        load=load,
-        read_config=lambda directory: config_of(block_form(read_draft_config(directory), directory)),
-    )
-
-
-def _check_form(found: BlockForm, wanted: BlockForm, directory: Path) -> None:
-    check_fields(
-        {
-            "block_size": (found.block_size, wanted.block_size),
-            "sample_from_anchor": (not found.in_place, not wanted.in_place),
-            "num_hidden_layers": (found.num_layers, wanted.num_layers),
-            "target_layer_ids": (list(found.layer_ids), list(wanted.layer_ids)),
-            "mask_token_id": (found.mask_token_id, wanted.mask_token_id),
-            "markov_rank": (found.markov_rank, wanted.markov_rank),
-            "markov_head_type": (found.markov_head, wanted.markov_head),
-            "enable_confidence_head": (found.confidence_head, wanted.confidence_head),
-            "confidence_head_with_markov": (found.confidence_head_with_markov, wanted.confidence_head_with_markov),
-        },
-        directory,
-    )
+    def read(self, written: Mapping[str, Any], directory: Path) -> ConfigT:
+        """Of next-token slots."""
+        if not written.get("sample_from_anchor", True):
+            raise IncompatibleDraft(
+                f"its slots predict in place, which {self.name} does not do.",
+                where=f"{directory.name}/config.json",
+                remedy="Use a draft whose sample_from_anchor is true.",
+            )
+        config: ConfigT = super().read(written, directory)
+        return config

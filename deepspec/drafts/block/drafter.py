@@ -8,34 +8,41 @@ Shapes: R rows, Q positions, P positions of a block, K predicting slots, L captu
 D hidden, H key/value heads, d head dim, C capacity, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepspec.drafts.algorithm import Proposal
+from deepspec.drafts.algorithm import Proposal, ints
+from deepspec.drafts.block.heads import Chain
 from deepspec.drafts.block.module import BlockDraft
 from deepspec.losses.terms import soft_cap, wide
 from deepspec.targets import family_of
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary, rotate
 
-Ints = Sequence[int] | Tensor
-Sample = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
+if TYPE_CHECKING:
+    from deepspec.drafts.algorithm import Ints, Sample
 
 
 class BlockDrafter:
-    """Drafter over a `BlockDraft`; see the `Drafter` contract."""
+    """Drafter over a `BlockDraft`; see the `Drafter` contract.
 
-    def __init__(self, draft: BlockDraft) -> None:
-        spec, form = draft.spec, draft.form
-        family = family_of(spec)
-        self.num_draft_tokens = form.num_draft_tokens
-        self._block_size = form.block_size
-        self.layer_ids = form.layer_ids
+    Args:
+        draft: with its weights.
+        chain: starts the drawing of a block.
+    """
+
+    def __init__(self, draft: BlockDraft, chain: Callable[[], Chain]) -> None:
+        spec, family = draft.spec, family_of(draft.spec)
+        self.num_draft_tokens = draft.num_draft_tokens
+        self._block_size = draft.block_size
+        self.layer_ids = draft.layer_ids
         self.vocab_size = spec.vocab_size
         self._draft = draft
+        self._chain = chain
         self._spec = spec
         self._casts_first = family.norm_casts_first
         self._value_norm = family.value_norm
@@ -54,11 +61,8 @@ class BlockDrafter:
         key_norms = [layer.get_parameter("self_attn.k_norm.weight").detach() for layer in draft.layers]
         self._key_norm_B1d = torch.stack(key_norms)[:, None]
         self._head_VD = draft.lm_head.weight.detach()
-        self._factor_head_rV = (
-            draft.markov_head.markov_w2.weight.detach().t().contiguous() if draft.markov_head is not None else None
-        )
-        self._slots_P = torch.arange(form.block_size, device=self._head_VD.device)
-        self._mask_ids_P = torch.full((form.block_size,), form.mask_token_id, device=self._head_VD.device)
+        self._slots_P = torch.arange(draft.block_size, device=self._head_VD.device)
+        self._mask_ids_P = torch.full((draft.block_size,), draft.mask_token_id, device=self._head_VD.device)
         self._lengths: list[int] = []
         self._keys: Tensor = self._head_VD.new_empty(0)
         self._values: Tensor = self._keys
@@ -80,11 +84,11 @@ class BlockDrafter:
     @torch.no_grad()
     def advance(
         self,
-        rows: Ints,
+        rows: "Ints",
         states_RQLD: Tensor,
         input_ids_RQ: Tensor,  # noqa: ARG002  # other algorithms read the tokens
-        start_R: Ints,
-        counts_R: Ints,
+        start_R: "Ints",
+        counts_R: "Ints",
     ) -> None:
         """See `Drafter.advance`; cost: one product per layer and position.
 
@@ -117,7 +121,7 @@ class BlockDrafter:
             self._lengths[row] = start + count
 
     @torch.no_grad()
-    def propose(self, rows: Ints, anchor_ids_R: Tensor, positions_R: Ints, sample: Sample) -> Proposal:
+    def propose(self, rows: "Ints", anchor_ids_R: Tensor, positions_R: "Ints", sample: "Sample") -> Proposal:
         """See `Drafter.propose`.
 
         Raises:
@@ -181,29 +185,18 @@ class BlockDrafter:
         predicting_RKD = x_RPD[:, self._block_size - self.num_draft_tokens :]
         return self._norm(predicting_RKD, self._draft.norm.weight.detach())
 
-    def _sample_block(self, hidden_RKD: Tensor, anchor_ids_R: Tensor, sample: Sample) -> Proposal:
+    def _sample_block(self, hidden_RKD: Tensor, anchor_ids_R: Tensor, sample: "Sample") -> Proposal:
         """Draw the slots left to right, each knowing the token before it."""
         logits_RKV = soft_cap(wide(F.linear(hidden_RKD, self._head_VD)), self._spec.logit_softcap)
-        head, factor_head_rV = self._draft.markov_head, self._factor_head_rV
-        previous_R, state = anchor_ids_R, None
-        rows, tokens, probs = [], [], []
+        chain, previous_R = self._chain(), anchor_ids_R
+        tokens, probs = [], []
         for slot, logits_RV in enumerate(logits_RKV.unbind(1)):
-            if head is not None and factor_head_rV is not None:
-                row_Rr = head.rows(previous_R)
-                rows.append(row_Rr)
-                if slot == 0:
-                    state = head.start(row_Rr)
-                factor_Rr, state = head.step(row_Rr, hidden_RKD[:, slot], state)
-                logits_RV = _plus(logits_RV, factor_Rr, factor_head_rV)  # noqa: PLW2901
-            previous_R, probs_RV = sample(logits_RV, slot)
+            previous_R, probs_RV = sample(chain.logits(logits_RV, hidden_RKD[:, slot], previous_R), slot)
             tokens.append(previous_R)
             if probs_RV is not None:
                 probs.append(probs_RV)
-        confidence_RK = None
-        if self._draft.confidence_head is not None:
-            rows_RKr = torch.stack(rows, dim=1) if rows else None
-            confidence_RK = torch.sigmoid(self._draft.confidence_head(hidden_RKD, rows_RKr))
-        return Proposal(torch.stack(tokens, dim=1), torch.stack(probs, dim=1) if probs else None, confidence_RK)
+        probs_RKV = torch.stack(probs, dim=1) if probs else None
+        return Proposal(torch.stack(tokens, dim=1), probs_RKV, chain.confidence(hidden_RKD))
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return rms_norm(x, weight, self._spec.rms_norm_eps, casts_first=self._casts_first)
@@ -212,15 +205,3 @@ class BlockDrafter:
         capacity = self._keys.shape[3] - self._block_size
         if end > capacity:
             raise ValueError(f"row {row} would need {end} context positions, but there is room for {capacity}")
-
-
-def _plus(logits_RV: Tensor, factor_Rr: Tensor, factor_head_rV: Tensor) -> Tensor:
-    """Logits with the sequential head's bias; one operation where the dtypes allow it."""
-    if logits_RV.dtype == factor_Rr.dtype:
-        return torch.addmm(logits_RV, factor_Rr, factor_head_rV)
-    return logits_RV + wide(torch.mm(factor_Rr, factor_head_rV))
-
-
-def ints(values: Ints) -> list[int]:
-    """Row numbers and positions as a list: what bookkeeping needs."""
-    return values.tolist() if isinstance(values, Tensor) else list(values)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepspec.drafts.initialization import unset_embedding
+from deepspec.losses.terms import wide
 
 
 class VanillaHead(nn.Module):
@@ -120,3 +121,54 @@ class ConfidenceHead(nn.Module):
         features = torch.cat((hidden_ND, rows_Nr), dim=-1) if self.rank and rows_Nr is not None else hidden_ND
         logits: Tensor = self.proj(features).squeeze(-1)
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class Chain:
+    """A proposed block that is drawn slot by slot; this one draws each slot without a look at the others."""
+
+    def logits(self, logits_RV: Tensor, hidden_RD: Tensor, previous_R: Tensor) -> Tensor:  # noqa: ARG002
+        """What the next slot is drawn from [R, V], fp32.
+
+        Args:
+            logits_RV: the body's, capped.
+            hidden_RD: the body's normed output.
+            previous_R: the token before: the anchor's for slot 0, then the one just drawn.
+        """
+        return logits_RV
+
+    def confidence(self, hidden_RKD: Tensor) -> Tensor | None:  # noqa: ARG002
+        """How likely each slot is accepted, given that all before it were [R, K]; None if the draft does not say."""
+        return None
+
+
+class HeadChain(Chain):
+    """A block that is drawn with heads.
+
+    Args:
+        markov: the sequential head, if any.
+        head_rV: its `W_2`, transposed.
+        confidence: the confidence head, if any.
+    """
+
+    def __init__(self, markov: VanillaHead | None, head_rV: Tensor | None, confidence: ConfidenceHead | None) -> None:
+        self._markov, self._head_rV, self._confidence = markov, head_rV, confidence
+        self._rows: list[Tensor] = []
+        self._state: Tensor | None = None
+
+    def logits(self, logits_RV: Tensor, hidden_RD: Tensor, previous_R: Tensor) -> Tensor:
+        if self._markov is None or self._head_rV is None:
+            return logits_RV
+        rows_Rr = self._markov.rows(previous_R)
+        if not self._rows:
+            self._state = self._markov.start(rows_Rr)
+        self._rows.append(rows_Rr)
+        factors_Rr, self._state = self._markov.step(rows_Rr, hidden_RD, self._state)
+        if logits_RV.dtype == factors_Rr.dtype:
+            return torch.addmm(logits_RV, factors_Rr, self._head_rV)
+        return logits_RV + wide(torch.mm(factors_Rr, self._head_rV))
+
+    def confidence(self, hidden_RKD: Tensor) -> Tensor | None:
+        if self._confidence is None:
+            return None
+        rows_RKr = torch.stack(self._rows, dim=1) if self._rows else None
+        return torch.sigmoid(self._confidence(hidden_RKD, rows_RKr))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deepspec.drafts.block.config import BlockConfig
 from deepspec.states.batch import PackedStates
 
 Array = npt.NDArray[np.int64]
@@ -34,7 +35,7 @@ class BlockSupervision:
         labels_N: token each supervised slot has to predict, int64.
         weights_N: their position weights, fp64, so that sums don't depend on how a batch was split.
         totals: denominator per loss term.
-        factors: what each loss term is multiplied with; a term with factor 0 is only logged.
+        loss_weights: what each loss term is multiplied with; a term of weight 0 is only logged.
     """
 
     anchors_A: Tensor
@@ -45,33 +46,26 @@ class BlockSupervision:
     labels_N: Tensor
     weights_N: Tensor
     totals: Mapping[str, float]
-    factors: Mapping[str, float]
+    loss_weights: Mapping[str, float]
 
 
 def block_supervision(
-    batch: PackedStates,
-    *,
-    num_slots: int,
-    num_anchors: int,
-    decay_gamma: float,
-    factors: Mapping[str, float],
-    seed: int,
-    step: int,
+    batch: PackedStates, config: BlockConfig, *, loss_weights: Mapping[str, float], seed: int, step: int
 ) -> BlockSupervision:
     """Draw the anchors of a micro-batch and say what their slots learn.
 
     Args:
         batch: packed documents.
-        num_slots: K; slot k (0-based) predicts the token k + 1 after the anchor.
-        num_anchors: most anchors per document.
-        decay_gamma: slot k weighs exp(-k / decay_gamma).
-        factors: what each loss term is multiplied with; their names are the keys of `totals`.
+        config: how many slots (slot k, 0-based, predicts the token k + 1 after the anchor), how many anchors, and how
+            the slots' weights decay.
+        loss_weights: what each loss term is multiplied with; their names are the keys of `totals`.
         seed, step: keys of the draw, with each document's id.
     """
+    num_slots = config.num_draft_tokens
     mask_T = batch.loss_mask_T.cpu().numpy()
     ids_T = batch.input_ids_T.cpu().numpy()
     anchors, counts = draw_anchors(
-        mask_T, batch.lengths, batch.document_ids, num_anchors=num_anchors, seed=seed, step=step
+        mask_T, batch.lengths, batch.document_ids, num_anchors=config.num_anchors, seed=seed, step=step
     )
     starts = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int64)
     document_A = np.repeat(np.arange(len(counts)), counts)
@@ -81,7 +75,7 @@ def block_supervision(
     clamped_AK = np.minimum(labels_at_AK, end_A[:, None] - 1)
     supervised_AK = np.logical_and.accumulate(inside_AK & mask_T[clamped_AK], axis=1)
     rows = np.flatnonzero(supervised_AK)
-    weights = np.exp(-np.arange(num_slots) / decay_gamma)[rows % num_slots]
+    weights = np.exp(-np.arange(num_slots) / config.loss_decay_gamma)[rows % num_slots]
     device = batch.input_ids_T.device
 
     def tensor(values: npt.NDArray[Any]) -> Tensor:
@@ -95,8 +89,8 @@ def block_supervision(
         rows_N=tensor(rows),
         labels_N=tensor(ids_T[clamped_AK].reshape(-1)[rows]),
         weights_N=tensor(weights),
-        totals=dict.fromkeys(factors, float(weights.sum())),
-        factors=factors,
+        totals=dict.fromkeys(loss_weights, float(weights.sum())),
+        loss_weights=loss_weights,
     )
 
 

@@ -9,12 +9,14 @@ more than that to be read rightly, it will say `deepspec_format`, and this versi
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from deepspec.config import Section
 from deepspec.data.chat.tokenizer import tokenizer_identity
-from deepspec.drafts.structure import BlockForm, UnrolledForm
 from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
 from deepspec.store.records import refuse_newer
 from deepspec.targets import family_of
@@ -68,74 +70,74 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def block_form(config: Mapping[str, Any], directory: Path) -> BlockForm:
-    """The form that a block draft's config.json describes.
+@dataclass(frozen=True)
+class SavedAs:
+    """Marks a field of a draft's Config that config.json says: `Annotated[int, SavedAs("block_size")]`.
+
+    Args:
+        name: what it is called there, as in the public checkpoints.
+        absent: its value where config.json does not say it; without one it is required.
+        trained_with: it says how the draft was trained, not what it is: a recipe may say otherwise.
+    """
+
+    name: str
+    absent: Any = ...
+    trained_with: bool = False
+
+    @staticmethod
+    def of(kind: type[Section]) -> dict[str, "SavedAs"]:
+        """The marks of a Config, by field."""
+        fields = kind.model_fields.items()
+        return {field: mark for field, info in fields for mark in info.metadata if isinstance(mark, SavedAs)}
+
+
+def saved_fields(config: Section) -> dict[str, Any]:
+    """What config.json says of a draft's Config, under its names there."""
+    values = {mark.name: getattr(config, field) for field, mark in SavedAs.of(type(config)).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def read_fields(kind: type[Section], written: Mapping[str, Any], directory: Path) -> Section:
+    """The Config that a draft's config.json was written with; what it does not say has its default.
 
     Raises:
-        IncompatibleDraft: a field is missing or of another type.
+        IncompatibleDraft: a field is missing, of another type or out of range.
     """
-    _require(config, {"block_size": int, "num_hidden_layers": int, "mask_token_id": int}, directory)
-    rank = int(config.get("markov_rank") or 0)
-    return BlockForm(
-        block_size=config["block_size"],
-        num_layers=config["num_hidden_layers"],
-        layer_ids=_layer_ids(config, directory),
-        mask_token_id=config["mask_token_id"],
-        num_anchors=int(config.get("num_anchors") or 512),
-        in_place=not config.get("sample_from_anchor", True),
-        markov_rank=rank,
-        markov_head=str(config.get("markov_head_type") or "vanilla"),
-        confidence_head=bool(config.get("enable_confidence_head", False)),
-        confidence_head_with_markov=bool(config.get("confidence_head_with_markov", False)) and rank > 0,
-    )
+    marks = {"num_target_layers": SavedAs("num_target_layers"), **SavedAs.of(kind)}
+    values: dict[str, Any] = {}
+    for field, mark in marks.items():
+        value = written.get(mark.name)
+        value = mark.absent if value is None else value
+        if value is ...:
+            raise IncompatibleDraft(f"field {mark.name} is missing.", where=_where(directory))
+        values[field] = tuple(value) if isinstance(value, list) else value
+    num_target_layers = values.pop("num_target_layers")
+    if type(num_target_layers) is not int:
+        raise _of_another_kind("num_target_layers", num_target_layers, "int", directory)
+    try:
+        return kind.model_validate(values, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            raise IncompatibleDraft(f"{first['msg']}.", where=_where(directory)) from error
+        name = marks[str(first["loc"][0])].name
+        if first["type"].endswith("_type"):
+            kind_name = first["type"].removesuffix("_type").replace("tuple", "list")
+            raise _of_another_kind(name, written[name], kind_name, directory) from error
+        raise IncompatibleDraft(
+            f"field {name} is {written[name]!r}: {first['msg']}.", where=_where(directory)
+        ) from error
 
 
-def block_config(form: BlockForm, spec: TargetSpec, dtype: str) -> dict[str, Any]:
-    """The config.json of a block draft whose weights are of `dtype`."""
-    config = _body(spec, "DSparkModel", form.num_layers, form.layer_ids, dtype) | {
-        "block_size": form.block_size,
-        "mask_token_id": form.mask_token_id,
-        "num_anchors": form.num_anchors,
-        "markov_rank": form.markov_rank,
-        "enable_confidence_head": form.confidence_head,
-    }
-    if form.in_place:
-        config["sample_from_anchor"] = False
-    if form.markov_rank:
-        config |= {
-            "markov_head_type": form.markov_head,
-            "confidence_head_with_markov": form.confidence_head_with_markov,
-        }
-    return config
+def draft_config(spec: TargetSpec, architecture: str, num_layers: int, dtype: str) -> dict[str, Any]:
+    """What every draft's config.json says: the target's text configuration with the draft's own fields.
 
-
-def unrolled_form(config: Mapping[str, Any], directory: Path) -> UnrolledForm:
-    """The form that an autoregressive draft's config.json describes.
-
-    Raises:
-        IncompatibleDraft: a field is missing or of another type.
+    Args:
+        spec: the target.
+        architecture: what the network is called, without the family's prefix.
+        num_layers: its decoder layers.
+        dtype: of its weights.
     """
-    _require(config, {"ttt_length": int, "draft_num_hidden_layers": int}, directory)
-    return UnrolledForm(
-        num_steps=config["ttt_length"],
-        num_layers=config["draft_num_hidden_layers"],
-        layer_ids=_layer_ids(config, directory),
-    )
-
-
-def unrolled_config(form: UnrolledForm, spec: TargetSpec, dtype: str, step_loss_decay: float) -> dict[str, Any]:
-    """The config.json of an autoregressive draft whose weights are of `dtype`."""
-    return _body(spec, "Eagle3Model", form.num_layers, form.layer_ids, dtype) | {
-        "ttt_length": form.num_steps,
-        "step_loss_decay": step_loss_decay,
-        "draft_num_hidden_layers": form.num_layers,
-    }
-
-
-def _body(
-    spec: TargetSpec, architecture: str, num_layers: int, layer_ids: tuple[int, ...], dtype: str
-) -> dict[str, Any]:
-    """What every draft's config.json says: the target's text configuration with the draft's own fields."""
     family = family_of(spec)
     tokenizer = tokenizer_identity(spec.path)
     copied = {key: value for key, value in family.draft_fields(spec).items() if key not in _NOT_COPIED}
@@ -148,27 +150,13 @@ def _body(
             "num_hidden_layers": num_layers,
             "layer_types": ["full_attention"] * num_layers,
             "tie_word_embeddings": False,
-            "target_layer_ids": list(layer_ids),
             "num_target_layers": spec.num_layers,
         }
     )
 
 
-def _require(config: Mapping[str, Any], fields: Mapping[str, type], directory: Path) -> None:
-    for field, kind in {**fields, "target_layer_ids": list, "num_target_layers": int}.items():
-        if field not in config:
-            raise IncompatibleDraft(f"field {field} is missing.", where=_where(directory))
-        if not isinstance(config[field], kind) or isinstance(config[field], bool):
-            raise IncompatibleDraft(
-                f"field {field} is {config[field]!r}, not {kind.__name__}.", where=_where(directory)
-            )
-
-
-def _layer_ids(config: Mapping[str, Any], directory: Path) -> tuple[int, ...]:
-    ids = config["target_layer_ids"]
-    if not all(isinstance(layer, int) for layer in ids):
-        raise IncompatibleDraft(f"field target_layer_ids is {ids!r}, not integers.", where=_where(directory))
-    return tuple(ids)
+def _of_another_kind(field: str, value: Any, kind: str, directory: Path) -> IncompatibleDraft:
+    return IncompatibleDraft(f"field {field} is {value!r}, not {kind}.", where=_where(directory))
 
 
 def _where(directory: Path) -> str:
@@ -224,12 +212,14 @@ def _check_tokenizer(written: Any, spec: TargetSpec, directory: Path) -> None:
         )
 
 
-def check_fields(fields: Mapping[str, tuple[Any, Any]], directory: Path) -> None:
-    """Compare what a directory says with what a recipe says, {field: (found, wanted)}.
+def check_fields(kind: type[Section], found: Mapping[str, Any], wanted: Mapping[str, Any], directory: Path) -> None:
+    """Compare what a directory's config.json says of a draft with what it would say by a recipe.
 
     Raises:
         IncompatibleDraft: a field differs, with both values.
     """
-    for field, (has, wants) in fields.items():
-        if has != wants:
+    trained_with = {mark.name for mark in SavedAs.of(kind).values() if mark.trained_with}
+    for field in dict.fromkeys((*found, *wanted)):
+        has, wants = (side.get(field, "absent") for side in (found, wanted))
+        if has != wants and field not in trained_with:
             raise IncompatibleDraft(f"field {field} is {has}, but the recipe says {wants}.", where=_where(directory))

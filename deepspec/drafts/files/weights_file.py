@@ -1,7 +1,7 @@
 """Drafts as directories: `config.json` and `model.safetensors` in the layout of the public checkpoints.
 
 What is read is checked tensor by tensor before anything runs: a draft that does not fit loads without error elsewhere
-and only its acceptance collapses. The weights' own dtype is kept. What stands in config.json is `directory_config`'s.
+and only its acceptance collapses. The weights' own dtype is kept. What stands in config.json is `config_json`'s.
 
 Source of the layout: spec page "Serving", section 4.
 """

@@ -3,5 +3,5 @@
     eagle3 ──► module ──► supervision    the network and its loss; what each unroll step learns
        └─────► drafter ─► module         the same weights inside decoding, one token a step
 
-The drafter takes two small types (`Ints`, `Sample`) from `block.drafter`; both kinds have their body from `layers.py`.
+Both kinds of drafts have their body from `layers.py`.
 """

@@ -9,24 +9,28 @@ Shapes: R rows, Q positions, L captured layers, D hidden, B layers of the draft,
 C capacity, K draft slots, V vocabulary.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepspec.drafts.algorithm import Proposal
-from deepspec.drafts.block.drafter import Ints, Sample, ints
+from deepspec.drafts.algorithm import Proposal, ints
 from deepspec.drafts.unrolled.module import UnrolledDraft
 from deepspec.losses.terms import soft_cap, wide
 from deepspec.targets.layers import additive, attend
 from deepspec.targets.rotary import Rotary
+
+if TYPE_CHECKING:
+    from deepspec.drafts.algorithm import Ints, Sample
 
 
 class UnrolledDrafter:
     """Drafter over an `UnrolledDraft`; see the `Drafter` contract."""
 
     def __init__(self, draft: UnrolledDraft) -> None:
-        self.num_draft_tokens = draft.form.num_steps
-        self.layer_ids = draft.form.layer_ids
+        self.num_draft_tokens = draft.num_steps
+        self.layer_ids = draft.layer_ids
         self.vocab_size = draft.spec.vocab_size
         self._draft = draft
         self._spec = draft.spec
@@ -63,7 +67,9 @@ class UnrolledDrafter:
         self._lengths[row] = self._pairs[row] = 0
 
     @torch.no_grad()
-    def advance(self, rows: Ints, states_RQLD: Tensor, input_ids_RQ: Tensor, start_R: Ints, counts_R: Ints) -> None:
+    def advance(
+        self, rows: "Ints", states_RQLD: Tensor, input_ids_RQ: Tensor, start_R: "Ints", counts_R: "Ints"
+    ) -> None:
         """See `Drafter.advance`.
 
         Raises:
@@ -97,7 +103,7 @@ class UnrolledDrafter:
             self._pairs[row] = max(self._pairs[row], start + count - 1)
 
     @torch.no_grad()
-    def propose(self, rows: Ints, anchor_ids_R: Tensor, positions_R: Ints, sample: Sample) -> Proposal:
+    def propose(self, rows: "Ints", anchor_ids_R: Tensor, positions_R: "Ints", sample: "Sample") -> Proposal:
         """See `Drafter.propose`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The module of autoregressive drafts that are trained by unrolling them, and its loss.
+"""The network of autoregressive drafts that are trained by unrolling them, and its loss.
 
 One decoder layer (or a few) of the target's family whose attention reads the next token's embedding beside the hidden
 state. Nothing is detached: gradients run through all steps and through the keys and values that later steps see. What
@@ -20,7 +20,6 @@ from deepspec.drafts.algorithm import LossOutput
 from deepspec.drafts.attention.contracts import BlockAttention, Blocks, CausalAttention, Projected
 from deepspec.drafts.layers import DraftModule, KeysValues, RMSNorm, UnrolledLayer
 from deepspec.drafts.metrics import acceptance_metrics
-from deepspec.drafts.structure import UnrolledForm
 from deepspec.drafts.unrolled.supervision import UnrollSupervision
 from deepspec.losses import chunked
 from deepspec.states.batch import PackedStates
@@ -43,18 +42,20 @@ class UnrolledOutput(NamedTuple):
 
 
 class UnrolledDraft(DraftModule):
-    """An autoregressive draft; made by `weights.build`, parameter names as in the public checkpoints.
+    """An autoregressive draft; parameter names as in the public checkpoints.
 
     Args:
-        form: its structure.
+        layer_ids: the target's layers whose outputs it reads, strictly increasing.
         spec: the target.
+        num_layers: decoder layers.
+        num_steps: S, and tokens proposed per round.
     """
 
-    def __init__(self, form: UnrolledForm, spec: TargetSpec) -> None:
-        super().__init__(len(form.layer_ids), spec)
+    def __init__(self, layer_ids: tuple[int, ...], spec: TargetSpec, *, num_layers: int, num_steps: int) -> None:
+        super().__init__(layer_ids, spec)
         family = family_of(spec)
-        self.form = form
-        self.layers = nn.ModuleList(UnrolledLayer(spec, family) for _ in range(form.num_layers))
+        self.num_steps = num_steps
+        self.layers = nn.ModuleList(UnrolledLayer(spec, family) for _ in range(num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec, family)
 
     @property
@@ -71,7 +72,7 @@ class UnrolledDraft(DraftModule):
         """Normed outputs of the supervised rows of all steps."""
         dtype, device = self.fc.weight.dtype, batch.states_TLD.device
         backend = self.attention_backend(device)
-        limit = max(batch.lengths) + self.form.num_steps
+        limit = max(batch.lengths) + self.num_steps
         x: Tensor = self.fc(batch.states_TLD.to(dtype).flatten(-2))
         context: list[KeysValues] = []
         own: list[list[KeysValues]] = [[] for _ in self.body]

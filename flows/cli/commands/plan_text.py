@@ -59,7 +59,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
                 _row("", f"{what} {fit} the {in_units(fits['gpu_bytes'])} of one {gpu['name'] if gpu else ''}")
             )
         if not fits["training"]:
-            lines.append(_row("", "lower run.micro_batch_tokens or draft.num_anchors,"))
+            lines.append(_row("", f"lower {' or '.join(fits['lower'])},"))
             lines.append(_row("", "or set run.recompute_activations=true or run.parallel=fsdp"))
     for name, place in found["room"].items():
         free = "free space not known" if place["free_bytes"] is None else f"{in_units(place['free_bytes'])} free"
