@@ -25,18 +25,16 @@ def test_served_and_in_process_acceptance_stand_side_by_side(warm: Home, tmp_pat
     out = tmp_path / "served.json"
     with openai_server(target, tmp_path / "log", model="org/target", target=str(target), draft=str(draft)) as plain:
         arguments = ("measure", "tiny", *GREEDY, "--concurrency", "2", "--endpoint")
-        unmeasured = json.loads(warm.run(*arguments, f"{plain.url}/v1", "--json").out)
+        unmeasured = json.loads(warm.run(*arguments, f"{plain.url}/v1", "--json", "--out", str(out)).out)
+    assert json.loads(out.read_text()) == unmeasured
     assert unmeasured["macro"]["tau"] is None
     with openai_server(
         target, tmp_path / "log", model="org/target", target=str(target), draft=str(draft), metrics="vllm", key="sk-e2e"
     ) as server:
         key = {"DEEPSPEC_ENDPOINT_API_KEY": "sk-e2e"}
-        document = json.loads(
-            warm.run(*arguments, server.url, "--json", "--out", str(out), environment=key).out,
-        )
-        table = warm.run(*arguments, server.url, environment=key).err
+        table = warm.run(*arguments, server.url, "--out", str(out), environment=key).err
         refused = warm.run(*arguments, server.url, code=2).err
-    assert json.loads(out.read_text()) == document
+    document = json.loads(out.read_text())
     assert document["problems"] == []
     assert (document["engine"], document["engine_version"], document["concurrency"]) == ("vllm", "0.10.2", 2)
     assert document["in_process"]["run_id"] == record["run_id"]
