@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def _toy_is_importable() -> Iterator[None]:
 
 @pytest.fixture
 def forked() -> Iterator[None]:
-    """Trainings of one process are forked: for tests that are about something else than processes."""
+    """Trainings are forked: for tests that are about something else than how an interpreter starts."""
     with forked_trainings():
         yield
 
@@ -134,6 +135,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Und
     return trained
 
 
+@pytest.mark.usefixtures("forked")
 def test_killed_and_resumed_the_result_is_the_same_to_the_bit(
     tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
 ) -> None:
@@ -154,6 +156,7 @@ def test_killed_and_resumed_the_result_is_the_same_to_the_bit(
     assert watcher.steps() == list(range(1, 13))
 
 
+@pytest.mark.usefixtures("forked")
 def test_ctrl_c_returns_at_once_and_the_training_saves_by_itself(tmp_path: Path) -> None:
     interrupted = time.monotonic()
 
@@ -215,8 +218,10 @@ def test_two_processes_learn_what_one_does(
     tmp_path: Path, undisturbed: Callable[[int], Undisturbed], parallel: str
 ) -> None:
     watcher = Watcher()
-    # Three parts: one of the processes has two of them.
-    result = run(tmp_path / "two", watcher, split=3, processes=2, parallel=parallel)
+    # Once as a user's are: an interpreter for torchrun, and one for each of its processes.
+    with nullcontext() if parallel == "ddp" else forked_trainings():
+        # Three parts: one of the processes has two of them.
+        result = run(tmp_path / "two", watcher, split=3, processes=2, parallel=parallel)
     assert result["steps"] == 12
     assert watcher.steps() == list(range(1, 13))
     from safetensors.torch import load_file
@@ -264,11 +269,13 @@ def test_failures_come_back_as_what_they_were(
     assert type(caught.value) is kind
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_of_one_of_two_processes_is_told_as_itself(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="ZeroDivisionError: the toy broke"):
         run(tmp_path, crash_at=1, processes=2)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
     wanted = job(tmp_path)
@@ -277,6 +284,7 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
         launch(wanted, work_dir=tmp_path / "work", metrics=Watcher().metrics, worker="training_toy")
 
 
+@pytest.mark.usefixtures("forked")
 def test_somebody_elses_stop_is_an_error_that_says_so(tmp_path: Path) -> None:
     def stop() -> None:
         ready = read_json(Attempt(tmp_path / "work", "0001").ready)

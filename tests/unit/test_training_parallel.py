@@ -1,7 +1,7 @@
 """Several processes train a real (tiny) draft as one does: the same losses, weights and documents."""
 
-import subprocess
-import sys
+import os
+import socket
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from deepspec.drafts import ALGORITHMS
 from deepspec.training.processes.launch import launch
 from tests.fixtures.algorithms import small_config
-from tests.fixtures.command import forked_trainings
+from tests.fixtures.command import forked_trainings, start
 from tests.fixtures.training import LAYERS, draft_training, write_inputs
 
 NUM_STEPS = 20
@@ -40,7 +40,7 @@ def trained(
     def note(_step: int, name: str, value: float, _unit: str) -> None:
         curves.setdefault(name, []).append(value)
 
-    with forked_trainings():  # of one process; several are started by torchrun
+    with forked_trainings():
         assert launch(job, work_dir=folder / "work", metrics=note)["steps"] == NUM_STEPS
     assert len(curves["loss"]) == NUM_STEPS
     return curves, load_file(folder / "draft/model.safetensors")
@@ -113,9 +113,14 @@ def test_half_precision_shards_keep_fp32_masters(inputs: Path, tmp_path: Path) -
     assert losses["fsdp"][-1] < 0.9 * losses["fsdp"][0]
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def test_a_step_is_the_same_on_two_ranks_in_fp64(inputs: Path, tmp_path: Path) -> None:
     """Loss and gradient of a step: 1x8 = 2x4 = 8x1 = 2 ranks, whichever way the ranks share the weights."""
-    script = Path(__file__).parents[1] / "fixtures" / "one_step.py"
     results = {}
     for name, (processes, *arguments) in {
         "1x8": (1, "10000"),
@@ -125,18 +130,24 @@ def test_a_step_is_the_same_on_two_ranks_in_fp64(inputs: Path, tmp_path: Path) -
         "2 ranks, sharded": (2, "1", "fsdp"),
     }.items():
         out = tmp_path / f"{name}.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = command if processes > 1 else [sys.executable]
-        done = subprocess.run(
-            [*command, str(script), str(inputs), str(out), *arguments],
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={"OMP_NUM_THREADS": "1", "PYTHONPATH": ".", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        )
-        assert done.returncode == 0, done.stderr
+        environment = {
+            **os.environ,
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+        }
+        logs = [tmp_path / f"{name}-{rank}.txt" for rank in range(processes)]
+        ranks = [
+            start(
+                [str(inputs), str(out), *arguments],
+                {**environment, "RANK": str(rank)},
+                out=log,
+                err=log,
+                module="tests.fixtures.one_step",
+            )
+            for rank, log in enumerate(logs)
+        ]
+        assert [rank.wait(120) for rank in ranks] == [0] * processes, [log.read_text() for log in logs]
         results[name] = torch.load(out, weights_only=True)
     whole = results.pop("1x8")
     assert whole["micro_batches"] == 1
