@@ -1,5 +1,6 @@
 """Fixtures that several rooms' tests share."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.fixtures.s3 import S3Server, moto_server, radosgw_server
 
 # Everything here is tiny: a second thread costs more than it does, and more still beside other work.
 torch.set_num_threads(1)
+
+# What is imported and collected stays.
+gc.disable()
 
 # Time decides no test. A developer's runs explore; whether a change lands must not depend on what was drawn.
 settings.register_profile("exploring", deadline=None)
@@ -52,3 +56,9 @@ def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite golden files instead of comparing with them")
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage; who looks for it passes over all that was imported: half a second each time."""
+    gc.freeze()
+    gc.enable()

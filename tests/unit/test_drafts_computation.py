@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch._dynamo.utils import counters
 
 from deepspec.drafts import ALGORITHMS, layers
 from deepspec.drafts.layers import Computation, DraftModule
@@ -149,6 +148,8 @@ def test_recomputing_keeps_less(algorithm: Any, spec: TargetSpec) -> None:
 
 def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
     """Train on batches of other lengths each; how many graphs were compiled, all of them in the first three steps."""
+    from torch._dynamo.utils import counters  # a second to import, for everyone who only collects tests
+
     layers._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
