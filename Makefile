@@ -8,9 +8,11 @@ READY := $(VENV)/.ready
 NUM_CORES := $(shell getconf _NPROCESSORS_ONLN)
 PROCESSES := $(shell [ $(NUM_CORES) -gt 4 ] && echo 6 || expr $(NUM_CORES) + 2)
 FOLDERS := $(addprefix tests/,integration e2e parity property unit)
+# Bytecode is written once, when a module is first imported; without it every process of a test compiles all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-full campaign lint format golden constraints stack stack-down stack-status clean help
+.PHONY: demo test test-full debian-packages campaign lint format golden constraints stack stack-down stack-status clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +21,7 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("deepspec needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,stack]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,stack]'
 	touch $(READY)
 
 demo: $(READY)  ## run the whole pipeline on inputs it makes itself
@@ -28,9 +30,11 @@ demo: $(READY)  ## run the whole pipeline on inputs it makes itself
 test: $(READY)  ## unit, property, parity and end-to-end tests
 	$(PYTEST) $(FOLDERS) -m 'not full'
 
-test-full: $(READY)  ## all tests: also real servers, the browser, and a sample of each part of the campaign
-	bash infra/install_services.sh browser services
+test-full: $(READY) debian-packages  ## all tests: also real servers, the browser, and a sample of each part of the campaign
 	$(PYTEST) $(FOLDERS) --durations 40
+
+debian-packages:
+	bash infra/install_services.sh browser services
 
 campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, codecs, computation, estimates, faults, kills, parallel
 	bash infra/install_services.sh services
