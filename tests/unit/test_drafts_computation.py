@@ -169,6 +169,12 @@ def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
     return int(graphs[-1])
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    # Block drafts have the same compiled regions.
+    [pytest.param(name, marks=[pytest.mark.full] * (name == "dflash")) for name in sorted(ALGORITHMS)],
+    indirect=True,
+)
 def test_nothing_is_compiled_again_for_other_lengths(
     algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
