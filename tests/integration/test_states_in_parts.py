@@ -99,7 +99,7 @@ def test_a_killed_worker_is_told_and_a_later_capture_goes_on(tmp_path: Path, pat
     told = said.read_text().splitlines()[-1]
     assert told.startswith("LaunchError: run.task_runner processes: A worker of states part failed")
     finished = {file.name: file.stat().st_mtime_ns for file in work.glob("states-*.parquet.json")}
-    captured(tmp_path, path, home, *options)
+    captured(tmp_path, path, home, "run.shard_workers=2", "run.task_runner=threads")
     assert {name: (work / name).stat().st_mtime_ns for name in finished} == finished
     captured(tmp_path, path, tmp_path / "undisturbed")
     assert content(home) == content(tmp_path / "undisturbed")
