@@ -11,7 +11,9 @@ from rich.console import Console
 
 from deepspec.reports.comparison_page import compared_differences, tendency, write_comparison
 from deepspec.reports.comparison_terminal import comparison_table
-from tests.fixtures.reports import HOSTILE, Page, benchmark, comparison, evaluation
+from tests.fixtures.reports import HOSTILE, Page, benchmark, comparison, evaluation, figures_once
+
+__all__ = ["figures_once"]
 
 MINUS = "\N{MINUS SIGN}"
 

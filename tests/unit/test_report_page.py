@@ -18,7 +18,9 @@ from deepspec.reports.plots import acceptance as plots
 from deepspec.reports.plots import drawing
 from deepspec.reports.run_page import write_report
 from deepspec.reports.run_terminal import summary_table
-from tests.fixtures.reports import HOSTILE, Page, benchmark, everything, one_page
+from tests.fixtures.reports import HOSTILE, Page, benchmark, everything, figures_once, one_page
+
+__all__ = ["figures_once"]
 
 K = 3
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -98,7 +100,8 @@ def test_figures_stand_in_the_page_and_beside_it(written: Written) -> None:
     assert text.count("currentColor") > len(FIGURES)
 
 
-def test_equal_data_give_equal_bytes(written: Written, tmp_path: Path) -> None:
+def test_equal_data_give_equal_bytes(written: Written, tmp_path: Path, figures_once: dict[Any, Any]) -> None:
+    figures_once.clear()
     write_report(tmp_path, written.data)
     paths = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert len(paths) == 3 + 2 * len(FIGURES)
