@@ -146,7 +146,7 @@ def test_gate_refuses_accepts_and_rolls_back(warm: Home) -> None:
 def test_thresholds_and_load_are_measured_where_the_recipe_asks_for_them(warm: Home) -> None:
     load = "evaluate.load={concurrency: [1, 2], num_repeats: 1, max_new_tokens: 8}"
     asked = ("--set", load, "--set", "evaluate.thresholds=[0.0, 0.5]", "--set", "evaluate.num_sweep_prompts=2")
-    warm.run("run", "tiny", *asked, code=None)
+    warm.run("run", "tiny", *asked, code=None, draws=True)
     assert warm.statuses()["train"] == "hit"
     evaluation = warm.record()["evaluation"]
     assert [point["threshold"] for point in evaluation["threshold_sweep"]["points"]] == [0.0, 0.5]

@@ -59,7 +59,7 @@ def measured(cold: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home(tmp_path_factory.mktemp("measured") / "home")
     shutil.copytree(cold.path, home.path, copy_function=shutil.copy2)
     load = "evaluate.load={concurrency: [1, 2], num_repeats: 2, max_new_tokens: 8}"
-    home.run("run", "tiny", "--set", load, "--set", "evaluate.thresholds=[0.0, 0.5]", code=None)
+    home.run("run", "tiny", "--set", load, "--set", "evaluate.thresholds=[0.0, 0.5]", code=None, draws=True)
     return Path(home.record()["report"])
 
 
@@ -77,7 +77,7 @@ def compared(cold: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a comparison in which nothing had to be made."""
     key = next(stage["key"] for stage in cold.record()["stages"] if stage["name"] == "train")
     out = tmp_path_factory.mktemp("compared") / "comparison"
-    cold.run("compare", "models:/tiny@champion", f"train/{key}", "--recipe", "tiny", "--out", str(out))
+    cold.run("compare", "models:/tiny@champion", f"train/{key}", "--recipe", "tiny", "--out", str(out), draws=True)
     return out / "report.html"
 
 
