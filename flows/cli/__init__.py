@@ -6,7 +6,8 @@
        ├───► data        data preview ──► commands.preview
        ├───► artifacts   artifacts … ──► store
        ├───► bench       bench … ──► commands.bench
-       └───► backup      backup ──► registry.backup
+       ├───► backup      backup ──► registry.backup
+       └───► guide       guide ──► deepspec.guide
                 └──► terminal, progress     options, tables and bars that all of them share
 
 Everything heavy is imported by the command that needs it: `deepspec --help` answers in under half a second.

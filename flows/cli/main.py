@@ -14,11 +14,12 @@ import typer
 
 from deepspec import __version__
 from deepspec.errors import DeepspecError
-from flows.cli import artifacts, backup, bench, data, drafts, models, runs
+from flows.cli import artifacts, backup, bench, data, drafts, guide, models, runs
 
 app = typer.Typer(
     name="deepspec",
-    help="Retrain, judge and ship draft models for speculative decoding.\n\nExample: deepspec demo",
+    help="Retrain, judge and ship draft models for speculative decoding.\n\n"
+    "Example: deepspec demo\n\nThe manual: deepspec guide",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,6 +30,7 @@ for command in (
     runs.run,
     runs.plan,
     runs.explain,
+    guide.guide,
     models.promote,
     models.rollback,
     drafts.compare,

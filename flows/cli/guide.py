@@ -1,0 +1,41 @@
+"""The command `guide`: the manual, in the terminal."""
+
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.cli.terminal import fail
+
+
+def guide(
+    topic: Annotated[
+        str | None, typer.Argument(metavar="[TOPIC]", help="One of the topics; default: list them.")
+    ] = None,
+) -> None:
+    """Read the manual, topic by topic.
+
+    A terminal gets it formatted, a pipe or file as Markdown.
+
+    Example: deepspec guide data
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from deepspec.guide import TOPICS, read, summary
+
+    if topic is None:
+        width = max(map(len, TOPICS))
+        text = "".join(f"{name:<{width}}  {summary(name)}\n" for name in TOPICS)
+        sys.stdout.write(f"{text}\nRead one: deepspec guide TOPIC\n")
+        return
+    if topic not in TOPICS:
+        fail(2, f"There is no topic {topic!r}. Topics: {', '.join(TOPICS)}.")
+    console = Console()
+    if console.is_terminal:
+        # Links between topics become what a reader types; other links keep their text.
+        text = re.sub(r"\[(\w+)\]\(\1\.md\)", r"`deepspec guide \1`", read(topic))
+        console.print(Markdown(text, code_theme="ansi_dark"))
+    else:
+        sys.stdout.write(read(topic))
