@@ -104,22 +104,6 @@ def test_contributing_lists_what_is_written_to_mlflow() -> None:
     assert markdown_table() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def test_readme_names_only_commands_and_fields_that_exist() -> None:
-    from deepspec.recipe import load_recipe
-
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    known = {name.partition(" ")[0] for name, _ in commands()}
-    assert set(re.findall(r"deepspec (?!--)([a-z]+)\b", re.sub(r"\*\*.*?\*\*", "", readme))) & known
-    for command in re.findall(r"`deepspec ([a-z]+)", readme):
-        assert command in known, command
-    recipe = load_recipe("dspark-qwen3-4b")
-    for path in re.findall(r"--set '?([a-z_.]+)=", readme):
-        value: object = recipe
-        for part in path.split("."):
-            assert hasattr(value, part), path
-            value = getattr(value, part)
-
-
 def test_makefile_has_the_two_commands() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("demo", "test", "test-full", "lint"):
