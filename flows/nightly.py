@@ -20,6 +20,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
 
 if TYPE_CHECKING:
+    from deepspec.record import RunRecord
     from tasks.runtime.records import StageRecord
 
 _NAMES = {"promoted": "Promoted", "refused": "Refused", "no_change": "NoChange", "budget_exhausted": "BudgetExhausted"}
@@ -74,21 +75,20 @@ class LogDisplay:
         get_run_logger().info("%s", text)
 
 
-def _sentence(record: dict[str, Any]) -> str:
-    model = record.get("model") or {}
-    version = f"{model['name']} version {model['version']}" if model else record["recipe"]
-    return f"{version}: {record['status'].replace('_', ' ')}"
+def _sentence(record: "RunRecord") -> str:
+    version = next((f"{model.name} version {model.version}" for model in record.models), record.recipe)
+    return f"{version}: {record.status.replace('_', ' ')}"
 
 
-def _summary(record: dict[str, Any]) -> str:
+def _summary(record: "RunRecord") -> str:
     """The record's essentials as Markdown: acceptance per benchmark, and which stages ran."""
     from deepspec.reports.formatting import number, times
 
     lines = [f"# {_sentence(record)}", "", "| benchmark | τ | speedup |", "|---|---|---|"]
-    evaluation = record.get("evaluation") or {}
-    parts = {**evaluation.get("benchmarks", {}), "mean": evaluation.get("macro", {})}
-    for name, part in parts.items():
-        lines.append(f"| {name} | {number(part.get('tau'), 2)} | {times(part.get('speedup'))} |")
+    for evaluation in record.evaluations:
+        measured = {**evaluation.benchmarks, "mean": evaluation.macro}
+        rows = ((name, part) for name, part in measured.items() if part is not None)
+        lines += [f"| {name} | {number(part.tau, 2)} | {times(part.speedup)} |" for name, part in rows]
     lines += ["", "| stage | status | seconds | why |", "|---|---|---|---|"]
-    lines += [f"| {s['name']} | {s['status']} | {s['seconds']:.1f} | {s['why']} |" for s in record["stages"]]
+    lines += [f"| {s.name} | {s.status} | {s.seconds:.1f} | {s.why} |" for s in record.stages]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.errors import DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
+from deepspec.record import RunRecord
 from tasks.runtime import execute, run_record
 from tasks.runtime.flow import Flow
 from tasks.runtime.result import Result
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def run_recipes(
     recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str, num_seeds: int = 1
-) -> tuple[Result, dict[str, Any], Path]:
+) -> tuple[Result, RunRecord, Path]:
     """Run recipes, and leave the run's record and report.
 
     Returns:
@@ -29,7 +30,7 @@ def run_recipes(
     from flows.retrain import retrain
 
     def leave_record(result: Result) -> None:
-        run_record.write_record(run_record.run_json(result), home)
+        run_record.write_record(run_record.record_of(result), home)
 
     store = store_of(home, recipes[0].store.url)
     before = inputs_of(recipes[0])
@@ -41,22 +42,21 @@ def run_recipes(
     result = execute.execute(
         retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
     )
-    record = run_record.run_json(result)
+    record = run_record.record_of(result)
     if after and result.error is None:
         from flows.seeds import study
 
-        record["seeds"] = study(result, num_seeds)
+        record = record.model_copy(update={"seeds": study(result, num_seeds)})
     run_record.write_record(record, home)
     try:
-        record["report"] = _report(result, record)
+        record = record.model_copy(update={"report": _report(result, record)})
     except DeepspecError as error:
         # Of a run that has failed already the reader is told why, not that the end could not be recorded either.
         if result.error is None:
             raise
         same = type(error) is type(result.error)
         logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
-    if result.error is not None:
-        record["error"] = str(result.error) or type(result.error).__name__
+    record = run_record.with_error(record, result)
     return result, record, run_record.write_record(record, home)
 
 
@@ -84,7 +84,7 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
     return [(demo_inputs, validated(Config, read_yaml(recipe.inputs), (), where=recipe.inputs))]
 
 
-def _report(result: Result, record: dict[str, Any]) -> str | None:
+def _report(result: Result, record: RunRecord) -> str | None:
     from tasks.runtime.run_report import write
 
     return write(result, record)

@@ -5,12 +5,12 @@ again by the next run), but neither registered nor judged: it says how much a re
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pyarrow.parquet as pq
 
-from deepspec.evaluation.compare.drafts import counts_by_prompt
+from deepspec.evaluation.compare.drafts import Counts, counts_by_prompt
+from deepspec.evaluation.compare.results import SeedStudy, TrainingBudget
 from deepspec.evaluation.compare.seeds import side_by_side
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
@@ -32,32 +32,29 @@ def further_seeds(recipes: Sequence[Recipe], num_seeds: int) -> dict[str, tuple[
     }
 
 
-def study(result: Result, num_seeds: int) -> dict[str, Any]:
+def study(result: Result, num_seeds: int) -> SeedStudy:
     """Put the algorithms of a finished run side by side.
 
     Args:
         result: the run, with an evaluation of every recipe and of every further seed.
         num_seeds: the run's own included.
-
-    Returns:
-        `seeds`, `budget` (algorithm -> what each seed's training took: `epochs`, `steps`, `cpu_seconds`), and what
-        `deepspec.evaluation.compare.seeds.side_by_side` returns.
     """
-    counts: dict[str, list[Any]] = {}
-    budget: dict[str, dict[str, Any]] = {}
+    counts: dict[str, list[Mapping[str, Counts]]] = {}
+    budget: dict[str, TrainingBudget] = {}
     for part in result.parts:
         recipe, algorithm = part.recipe, part.recipe.draft.algorithm
         further = [result.further[_name(recipe, seed)] for seed in _seeds(recipe, num_seeds)[1:]]
         outcomes = [part.outcome, *further]
         counts[algorithm] = [_counts(outcome["evaluation"]) for outcome in outcomes]
-        budget[algorithm] = {
-            "epochs": recipe.train.num_epochs,
-            "steps": [_training(outcome["draft"])["steps"] for outcome in outcomes],
-            "cpu_seconds": [_training(outcome["draft"])["cpu_seconds"] for outcome in outcomes],
-        }
+        drafts = [outcome["draft"] for outcome in outcomes]
+        budget[algorithm] = TrainingBudget(
+            epochs=recipe.train.num_epochs,
+            steps=tuple(_steps(draft) for draft in drafts),
+            cpu_seconds=tuple(_cpu_seconds(draft) for draft in drafts),
+        )
     first = result.parts[0].recipe
     compared = side_by_side(counts, num_samples=first.evaluate.num_bootstrap_samples, seed=first.evaluate.seed)
-    return {"seeds": _seeds(first, num_seeds), "budget": budget, **compared}
+    return SeedStudy(seeds=tuple(_seeds(first, num_seeds)), budget=budget, **dict(compared))
 
 
 def _seeds(recipe: Recipe, num_seeds: int) -> list[int]:
@@ -77,13 +74,20 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _counts(evaluation: Reference) -> dict[str, dict[str, tuple[int, int]]]:
-    if not isinstance(evaluation, Artifact):
-        raise TypeError("the evaluation is an artifact")
-    return counts_by_prompt(pq.read_table(evaluation.path("rounds.parquet"), columns=_COLUMNS))
+    return counts_by_prompt(pq.read_table(_made(evaluation).path("rounds.parquet"), columns=_COLUMNS))
 
 
-def _training(draft: Reference) -> dict[str, float]:
-    if not isinstance(draft, Artifact):
-        raise TypeError("the draft is an artifact")
-    steps = [json.loads(line)["step"] for line in draft.path("metrics.jsonl").read_text("utf-8").splitlines()]
-    return {"steps": max(steps, default=0), "cpu_seconds": round(draft.manifest.cost.get("cpu_seconds", 0.0), 1)}
+def _steps(draft: Reference) -> int:
+    """Of the draft's training."""
+    lines = _made(draft).path("metrics.jsonl").read_text("utf-8").splitlines()
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def _cpu_seconds(draft: Reference) -> float:
+    return round(_made(draft).manifest.cost.get("cpu_seconds", 0.0), 1)
+
+
+def _made(reference: Reference) -> Artifact:
+    if not isinstance(reference, Artifact):
+        raise TypeError(f"{reference} is no artifact")
+    return reference

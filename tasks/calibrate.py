@@ -49,4 +49,4 @@ def calibrate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, 
         out=out,
         progress=job.progress,
     )
-    return {"applicable": calibration["applicable"]}
+    return {"applicable": calibration.applicable}

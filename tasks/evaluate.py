@@ -45,4 +45,4 @@ def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, A
             progress=job.progress,
         )
         writer.metrics(evaluation_metrics(evaluation))
-    return {"rounds": sum(part["rounds"] for part in evaluation["benchmarks"].values())}
+    return {"rounds": sum(part.rounds for part in evaluation.benchmarks.values())}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepspec.errors import ArtifactError
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
@@ -42,6 +43,7 @@ class Inputs:
 def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Judge the challenger against the champion on the same gate prompts; the verdict is bound to that champion."""
     from deepspec.evaluation.evaluate import evaluate_gate
+    from deepspec.evaluation.results import Evaluation
     from deepspec.gates.judge import judge
 
     measured = None
@@ -58,18 +60,17 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
             out=folder,
             rows=job.execution.evaluation_rows,
             progress=job.progress,
-        )["gate"]
+        )
+    where = f"{inputs.evaluation.kind}/{inputs.evaluation.key[:12]}"
+    ours = Evaluation.from_json(inputs.evaluation.json("evaluation.json"), where=where).gate
+    if ours is None:
+        raise ArtifactError("The evaluation has no gate split.", where=where, remedy="Run the recipe again.")
     verdict = judge(
-        _gate_part(inputs.evaluation.json("evaluation.json")["gate"]),
-        _gate_part(measured) if measured is not None else None,
+        ours,
+        measured,
         config.gates,
         challenger_digest=inputs.draft.digest,
         champion_digest=None if inputs.champion is None else inputs.champion.digest,
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
     return {"accepted": verdict.accepted}
-
-
-def _gate_part(measured: dict[str, Any]) -> dict[str, Any]:
-    """What the gates compare: the acceptance length, its interval, and which prompts it was measured on."""
-    return {**measured, "prompts": measured["per_prompt"]}

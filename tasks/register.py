@@ -3,13 +3,17 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
+
+if TYPE_CHECKING:
+    from deepspec.evaluation.results import Evaluation
+    from deepspec.registry.card import CardSource
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Inputs:
 @stage(version=3, reads=("name", "data.source"))
 def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
     """Register the draft's directory with its card and calibration; the same draft once, what is said of it anew."""
+    from deepspec.evaluation.results import Evaluation
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
     from deepspec.registry.keys import version_tags
     from deepspec.registry.promotions import DraftReference
@@ -33,7 +38,8 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, A
     draft, folder = inputs.draft, inputs.draft.directory() / "draft"
     ancestors = (inputs.draft, inputs.calibration, inputs.evaluation)
     made_from = {item.kind: item for parent in ancestors for item in lineage(parent, job.artifact)}
-    measured = inputs.evaluation.json("evaluation.json")
+    where = f"{inputs.evaluation.kind}/{inputs.evaluation.key[:12]}"
+    measured = Evaluation.from_json(inputs.evaluation.json("evaluation.json"), where=where)
     tags = version_tags(
         recipe=config.name,
         code_version=job.code_version,
@@ -61,20 +67,26 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, A
 
 
 def _card(
-    recipe: Recipe, folder: Path, draft: Artifact, conversations: Artifact | None, evaluation: dict[str, Any]
+    recipe: Recipe, folder: Path, draft: Artifact, conversations: Artifact | None, evaluation: "Evaluation"
 ) -> str:
     """The card of the draft in `folder`, which was trained on `conversations`."""
     from deepspec.drafts import algorithm_of
     from deepspec.drafts.files.config_json import read_draft_config
-    from deepspec.registry.card import model_card
+    from deepspec.registry.card import CardDraft, model_card
 
     algorithm = algorithm_of(folder)
-    num_draft_tokens = algorithm.num_draft_tokens(algorithm.read_config(folder))
+    config = read_draft_config(folder)
     parents = draft.manifest.parents
     return model_card(
         name=recipe.name,
         recipe=recipe.name,
-        config={**read_draft_config(folder), "algorithm": algorithm.name, "num_draft_tokens": num_draft_tokens},
+        draft=CardDraft(
+            algorithm=algorithm.name,
+            num_draft_tokens=algorithm.num_draft_tokens(algorithm.read_config(folder)),
+            num_hidden_layers=config.get("num_hidden_layers"),
+            target_layer_ids=tuple(config.get("target_layer_ids", ())),
+            dtype=config.get("dtype"),
+        ),
         target=Path(recipe.target.path).name,
         digests={
             "draft": draft.digest,
@@ -85,11 +97,15 @@ def _card(
     )
 
 
-def _sources(recipe: Recipe, conversations: Artifact | None) -> list[dict[str, Any]]:
+def _sources(recipe: Recipe, conversations: Artifact | None) -> "list[CardSource]":
     """What is known of the sources: counts as the conversations were made, terms as the recipe says them now."""
     from deepspec.data.conversations.statistics import entry_tags, name_of
+    from deepspec.registry.card import CardSource
 
     counted = conversations.manifest.counts.get("sources") if conversations is not None else None
     entries = recipe.data.source
     counts = counted if counted and len(counted) == len(entries) else [{}] * len(entries)
-    return [{**own, "name": name_of(entry), **entry_tags(entry)} for own, entry in zip(counts, entries, strict=True)]
+    return [
+        CardSource.model_validate({**own, "name": name_of(entry), **entry_tags(entry)})
+        for own, entry in zip(counts, entries, strict=True)
+    ]

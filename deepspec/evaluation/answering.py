@@ -5,7 +5,7 @@ that drafts are asked the same and can be compared prompt by prompt.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from deepspec.evaluation.prompts.selection import (
     encode_turn,
     num_turns,
 )
+from deepspec.evaluation.results import LostTurn
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -56,13 +57,13 @@ class Played:
 
     Attributes:
         answers: in the order of prompts and turns.
-        skipped: turns that were too long, as `Skipped.entry` says them.
-        failed: turns that could not be decoded, likewise.
+        skipped: turns that were too long.
+        failed: turns that could not be decoded.
     """
 
     answers: list[Answer] = field(default_factory=list)
-    skipped: list[Mapping[str, str]] = field(default_factory=list)
-    failed: list[Mapping[str, str]] = field(default_factory=list)
+    skipped: list[LostTurn] = field(default_factory=list)
+    failed: list[LostTurn] = field(default_factory=list)
 
 
 def requests_for(
@@ -118,7 +119,7 @@ def play(
                 answers[turn.id] = Answer(turn, found[turn.id])
             else:
                 logger.warning("benchmark %s, %s: %s", name, turn.place, reasons[turn.id])
-                played.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).entry())
+                played.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
             if turn.turn == 0:
                 progress.advance()
         going = [turn for turn in turns if renderer is not None and turn.id in found and _goes_on(turn)]
@@ -128,13 +129,13 @@ def play(
             if turn.asked is None or renderer is None:
                 continue
             if turn.id not in said:
-                played.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).entry())
+                played.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
                 continue
             history = histories.setdefault(turn.asked.id, [])
             history.append(answer_message(turn.asked, said[turn.id].output_ids, renderer))
             following = encode_turn(name, turn.asked, history, renderer, context=context)
             if isinstance(following, Skipped):
-                played.skipped.append(following.entry())
+                played.skipped.append(following.lost())
             else:
                 turns.append(following)
     places = {name: place for place, name in enumerate(order)}
@@ -177,16 +178,16 @@ def _goes_on(turn: EncodedPrompt) -> bool:
 def _check_losses(name: str, prompts: Encoded, played: Played, config: Config) -> None:
     """Too many lost prompts are an error; those that were too long at their first turn have been counted before."""
     asked = len(prompts.prompts)
-    late = [entry for entry in played.skipped if "turn" in entry]
-    lost = {_prompt_of(entry) for entry in (*played.failed, *late)}
+    late = [turn for turn in played.skipped if turn.turn is not None]
+    lost = {_prompt_of(turn) for turn in (*played.failed, *late)}
     if len(lost) > config.max_skipped * asked or (asked and not played.answers):
         first = (*played.failed, *late)[0]
         raise DataError(
-            f"{len(lost)} of {asked} prompts failed; the first: {first['reason']}",
-            where=f"benchmark {name}, {first['place']}",
+            f"{len(lost)} of {asked} prompts failed; the first: {first.reason}",
+            where=f"benchmark {name}, {first.place}",
             remedy="Leave the benchmark out, or raise evaluate.max_skipped.",
         )
 
 
-def _prompt_of(entry: Mapping[str, str]) -> str:
-    return entry["prompt"].rsplit("-", 1)[0] if "turn" in entry and "-" in entry["prompt"] else entry["prompt"]
+def _prompt_of(lost: LostTurn) -> str:
+    return lost.prompt.rsplit("-", 1)[0] if lost.turn is not None and "-" in lost.prompt else lost.prompt

@@ -12,7 +12,7 @@ Files: `evaluation.json` (what is returned), `rounds.parquet` (every round, so t
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.data.tables import write_summary
 from deepspec.decoding.engine import Engine
@@ -22,6 +22,7 @@ from deepspec.evaluation.config import GATE, Config
 from deepspec.evaluation.load_test import Calibrated, load_experiment
 from deepspec.evaluation.metrics import macro_interval, mean, summary
 from deepspec.evaluation.prompts.selection import Encoded, encode, select, select_split
+from deepspec.evaluation.results import Answered, BenchmarkResult, DomainResult, Evaluation, GateResult, MeanResult
 from deepspec.evaluation.rounds import table_of, write_answers
 from deepspec.evaluation.samples import samples
 from deepspec.evaluation.speed import both_ways, mean_entropy, speed, warm_up
@@ -48,7 +49,7 @@ def evaluate(
     calibrated: Calibrated | None = None,
     rows: int = ROWS,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a draft on the recipe's benchmarks and on the gate split.
 
     Args:
@@ -62,10 +63,6 @@ def evaluate(
         calibrated: the draft's calibration, for scheduled decoding under load; None leaves that out.
         rows: prompts decoded at once where acceptance is measured.
         progress: told prompts, then runs under load.
-
-    Returns:
-        `benchmarks` (name -> metrics), `domains` and `macro` (plain means over benchmarks), `gate` (acceptance on the
-        gate split, and `per_prompt`: id -> [committed, rounds], for paired comparisons), `threshold_sweep` and `load`.
 
     Raises:
         DataError: a benchmark is unusable (see prompts/selection.py), or too many prompts failed.
@@ -91,28 +88,31 @@ def evaluate(
     judged_on = engines.play(GATE, gate, None, progress)
     slots = drafter.num_draft_tokens
     benchmarks = {
-        name: {
-            "domain": config.benchmarks[name].domain_of(name),
-            **_acceptance(config, played[name], slots),
-            **speed(timed[name], config.num_bootstrap_samples, config.seed),
-            "target_entropy_nats": mean_entropy(target, timed[name]),
-            **_losses(played[name]),
-        }
+        name: BenchmarkResult(
+            domain=config.benchmarks[name].domain_of(name),
+            target_entropy_nats=mean_entropy(target, timed[name]),
+            **dict(_answered(config, played[name], slots)),
+            **dict(speed(timed[name], config.num_bootstrap_samples, config.seed)),
+        )
         for name in prompts
     }
-    common: dict[str, Any] = {"target": target, "drafter": drafter, "prompts": swept, "progress": progress}
-    evaluation = {
-        "benchmarks": benchmarks,
-        **_over_benchmarks(config, benchmarks, played),
-        "gate": _gate(config, judged_on, slots),
-        "threshold_sweep": threshold_sweep(config, rows=rows, **common),
-        "load": load_experiment(config, calibrated=calibrated, **common),
-    }
+    evaluation = Evaluation(
+        benchmarks=benchmarks,
+        domains=_domains(config, benchmarks, played),
+        macro=_mean(config, benchmarks, played),
+        gate=_gate(config, judged_on, slots),
+        threshold_sweep=threshold_sweep(
+            config, target=target, drafter=drafter, prompts=swept, rows=rows, progress=progress
+        ),
+        load=load_experiment(
+            config, target=target, drafter=drafter, prompts=swept, calibrated=calibrated, progress=progress
+        ),
+    )
     undrafted = {(name, pair.prompt.id): pair.plain for name, pairs in timed.items() for pair in pairs}
     write_answers(out, {name: one.answers for name, one in {**played, GATE: judged_on}.items()}, undrafted)
-    told = samples({name: one.answers for name, one in played.items()}, renderer)
+    told = [one.to_json() for one in samples({name: one.answers for name, one in played.items()}, renderer)]
     (out / "samples.json").write_text(json.dumps(told, ensure_ascii=False, indent=1), encoding="utf-8")
-    write_summary(out / "evaluation.json", evaluation)
+    write_summary(out / "evaluation.json", evaluation.to_json())
     return evaluation
 
 
@@ -126,15 +126,15 @@ def evaluate_gate(
     out: Path,
     rows: int = ROWS,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> GateResult:
     """The gate's part of `evaluate`, alone: what a champion is measured by. Arguments as there; files as there."""
     gate = _gate_prompts(config, renderer, conversations, target.spec.max_position_embeddings)
     progress.start(len(gate.prompts), "prompts")
     played = _Engines(config, target, drafter, rows, [gate]).play(GATE, gate, None, progress)
-    evaluation = {"benchmarks": {}, "gate": _gate(config, played, drafter.num_draft_tokens)}
+    measured = _gate(config, played, drafter.num_draft_tokens)
     write_answers(out, {GATE: played.answers}, {})
-    write_summary(out / "evaluation.json", evaluation)
-    return evaluation
+    write_summary(out / "evaluation.json", Evaluation(benchmarks={}, gate=measured).to_json())
+    return measured
 
 
 class _Engines:
@@ -152,14 +152,14 @@ class _Engines:
         longest = max((len(prompt.prompt_ids) for encoded in prompts for prompt in encoded.prompts), default=0)
         capacity = min(longest + config.max_new_tokens, target.spec.max_position_embeddings) + drafter.num_draft_tokens
         self._context = target.spec.max_position_embeddings
-        common: dict[str, Any] = {"sampling": config.sampling}
-        self.plain_alone = Engine(target, capacity=capacity, exact_times=True, **common)
-        self.alone = Engine(target, drafter, capacity=capacity, exact_times=True, **common)
-        self._plain = Engine(target, rows=rows, **common)
-        self._speculative = Engine(target, drafter, rows=rows, **common)
+        sampling = config.sampling
+        self.plain_alone = Engine(target, sampling=sampling, capacity=capacity, exact_times=True)
+        self.alone = Engine(target, drafter, sampling=sampling, capacity=capacity, exact_times=True)
+        self._plain = Engine(target, sampling=sampling, rows=rows)
+        self._speculative = Engine(target, drafter, sampling=sampling, rows=rows)
 
     def play(self, name: str, prompts: Encoded, renderer: "Renderer | None", progress: Progress) -> Played:
-        """See `playing.play`."""
+        """See `answering.play`."""
         return play(
             name,
             prompts,
@@ -178,47 +178,46 @@ def _gate_prompts(config: Config, renderer: "Renderer", conversations: Path, con
     return encode(GATE, selected, renderer, context=context, max_skipped=config.max_skipped)
 
 
-def _acceptance(config: Config, played: Played, num_draft_tokens: int) -> dict[str, Any]:
+def _answered(config: Config, played: Played, num_draft_tokens: int) -> Answered:
     measured = summary(table_of(played.answers), num_draft_tokens, config.num_bootstrap_samples, config.seed)
-    return {
-        **measured,
-        "turns": len(played.answers),
-        "tokens": sum(len(answer.completion.output_ids) for answer in played.answers),
-        "stopped": sum(answer.completion.finish_reason == "stop" for answer in played.answers),
-    }
+    return Answered(
+        turns=len(played.answers),
+        tokens=sum(len(answer.completion.output_ids) for answer in played.answers),
+        stopped=sum(answer.completion.finish_reason == "stop" for answer in played.answers),
+        skipped=tuple(played.skipped),
+        failed=tuple(played.failed),
+        **dict(measured),
+    )
 
 
-def _losses(played: Played) -> dict[str, Any]:
-    return {"skipped": [dict(entry) for entry in played.skipped], "failed": [dict(entry) for entry in played.failed]}
-
-
-def _gate(config: Config, played: Played, num_draft_tokens: int) -> dict[str, Any]:
+def _gate(config: Config, played: Played, num_draft_tokens: int) -> GateResult:
     per_prompt = {
-        answer.prompt_id: [sum(one.committed for one in answer.completion.rounds), len(answer.completion.rounds)]
+        answer.prompt_id: (sum(one.committed for one in answer.completion.rounds), len(answer.completion.rounds))
         for answer in played.answers
     }
-    return {**_acceptance(config, played, num_draft_tokens), **_losses(played), "per_prompt": per_prompt}
+    return GateResult(per_prompt=per_prompt, **dict(_answered(config, played, num_draft_tokens)))
 
 
-def _over_benchmarks(
-    config: Config, benchmarks: Mapping[str, Mapping[str, Any]], played: Mapping[str, Played]
-) -> dict[str, Any]:
-    """`domains` and `macro`."""
-
-    def over(names: Sequence[str]) -> dict[str, Any]:
-        return {
-            "tau": mean([benchmarks[name]["tau"] for name in names]),
-            "tau_ci95": macro_interval(
-                [table_of(played[name].answers) for name in names], config.num_bootstrap_samples, config.seed
-            ),
-            "speedup": mean([benchmarks[name]["speedup"] for name in names]),
-        }
-
-    domains: dict[str, list[str]] = {}
+def _domains(
+    config: Config, benchmarks: Mapping[str, BenchmarkResult], played: Mapping[str, Played]
+) -> dict[str, DomainResult]:
+    names: dict[str, list[str]] = {}
     for name, part in benchmarks.items():
-        if part["domain"] is not None:
-            domains.setdefault(part["domain"], []).append(name)
-    return {
-        "domains": {domain: {**over(names), "benchmarks": names} for domain, names in sorted(domains.items())},
-        "macro": over(list(benchmarks)),
-    }
+        if part.domain is not None:
+            names.setdefault(part.domain, []).append(name)
+    found = {}
+    for domain, own in sorted(names.items()):
+        mean_of = _mean(config, {name: benchmarks[name] for name in own}, played)
+        found[domain] = DomainResult(benchmarks=tuple(own), **dict(mean_of))
+    return found
+
+
+def _mean(config: Config, benchmarks: Mapping[str, BenchmarkResult], played: Mapping[str, Played]) -> MeanResult:
+    """The plain mean over benchmarks."""
+    return MeanResult(
+        tau=mean([part.tau for part in benchmarks.values()]),
+        tau_ci95=macro_interval(
+            [table_of(played[name].answers) for name in benchmarks], config.num_bootstrap_samples, config.seed
+        ),
+        speedup=mean([part.speedup for part in benchmarks.values()]),
+    )

@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from deepspec.data.sources.hub import HubPart, split_id
 from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError
 
 Domain = Literal["math", "code", "chat"]
+Row: TypeAlias = Mapping[str, Any]
+"""A row of somebody else's data set, as it was published; what is read of it is checked."""
 
 VARIABLE = "DEEPSPEC_BENCHMARKS"
 """Names a folder, or a prefix `s3://bucket/…`, with `<name>.jsonl` or `<name>.parquet` of known benchmarks."""
@@ -55,7 +57,7 @@ class KnownBenchmark:
     hub: str
     part: HubPart
     questions: tuple[str, ...]
-    ask: Callable[[str, Mapping[str, Any]], str] = field(repr=False)
+    ask: Callable[[str, Row], str] = field(repr=False)
     beside: tuple[str, ...] = ()
 
     @property
@@ -63,7 +65,7 @@ class KnownBenchmark:
         """All that is read of a row."""
         return self.questions + self.beside
 
-    def turns(self, row: Mapping[str, Any]) -> list[str]:
+    def turns(self, row: Row) -> list[str]:
         """The user's turns that one of the benchmark's own rows becomes.
 
         Raises:
@@ -85,7 +87,7 @@ def _checked(text: object, column: str) -> str:
     return text
 
 
-def _beside(row: Mapping[str, Any], column: str) -> str:
+def _beside(row: Row, column: str) -> str:
     """Optional text of a row; "" where it has none."""
     text = row.get(column)
     if text is not None and not isinstance(text, str):
@@ -93,23 +95,23 @@ def _beside(row: Mapping[str, Any], column: str) -> str:
     return text or ""
 
 
-def _as_it_is(question: str, row: Mapping[str, Any]) -> str:
+def _as_it_is(question: str, row: Row) -> str:
     del row
     return question
 
 
-def _reasoning(question: str, row: Mapping[str, Any]) -> str:
+def _reasoning(question: str, row: Row) -> str:
     del row
     return f"{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 
 
-def _function(question: str, row: Mapping[str, Any]) -> str:
+def _function(question: str, row: Row) -> str:
     del row
     what = "Write a solution to the following problem and make sure that it passes the tests:"
     return f"{what}\n{_PYTHON_BLOCK.format(question)}"
 
 
-def _program(question: str, row: Mapping[str, Any]) -> str:
+def _program(question: str, row: Row) -> str:
     """LiveCodeBench's own form: with the code to start from, where there is some."""
     begun = _beside(row, "starter_code")
     form = "Use the following code structure" if begun else "Write your code in the following format"
@@ -123,12 +125,12 @@ def _program(question: str, row: Mapping[str, Any]) -> str:
     )
 
 
-def _issue(question: str, row: Mapping[str, Any]) -> str:
+def _issue(question: str, row: Row) -> str:
     del row
     return f"Problem Statement:\n{question}\nPlease fix the issue described above."
 
 
-def _instruction(question: str, row: Mapping[str, Any]) -> str:
+def _instruction(question: str, row: Row) -> str:
     given = _beside(row, "input")
     return f"{question}\n\nInput:\n{given}" if given else question
 

@@ -11,16 +11,16 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from deepspec.data.responses.requests import GenerationRequest
 from deepspec.decoding.completion import Completion
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.profiling import loads_up_to, measured_costs
@@ -28,8 +28,10 @@ from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, modes_by_loa
 from deepspec.decoding.step_costs import StepCosts
 from deepspec.drafts.algorithm import Drafter
 from deepspec.evaluation.answering import requests_for
+from deepspec.evaluation.calibration.results import CalibrationResult
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.prompts.selection import EncodedPrompt
+from deepspec.evaluation.results import DecodingMode, Interval, LoadPoint, LoadRun, LoadTest, StepSeconds
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
@@ -52,19 +54,18 @@ class Calibrated:
     confidence_NK: Sequence[Sequence[float]]
 
     @classmethod
-    def of(cls, calibration: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> "Calibrated | None":
-        """From `calibration.json` and rows of its rounds; None for a draft without a confidence head."""
-        if not calibration.get("applicable"):
-            return None
-        temperatures = tuple(calibration["temperatures"])
-        confidences = [row["confidence"] for row in rounds if len(row["confidence"]) == len(temperatures)]
-        return cls(temperatures, confidences) if confidences else None
+    def of(cls, calibration: CalibrationResult, confidences: Iterable[Sequence[float]]) -> "Calibrated | None":
+        """From a calibration and the confidences of its rounds; None for a draft without a confidence head."""
+        full = [of_round for of_round in confidences if len(of_round) == len(calibration.temperatures)]
+        return cls(calibration.temperatures, full) if calibration.applicable and full else None
 
     @classmethod
     def read(cls, folder: Path) -> "Calibrated | None":
         """From the folder of the calibrate stage; None for a draft without a confidence head."""
-        calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-        return cls.of(calibration, pq.read_table(folder / "rounds.parquet", columns=["confidence"]).to_pylist())
+        file = folder / "calibration.json"
+        calibration = CalibrationResult.from_json(json.loads(file.read_text(encoding="utf-8")), where=str(file))
+        rounds = pq.read_table(folder / "rounds.parquet", columns=["confidence"])
+        return cls.of(calibration, rounds["confidence"].to_pylist())
 
 
 def load_experiment(
@@ -75,7 +76,7 @@ def load_experiment(
     prompts: Sequence[EncodedPrompt],
     calibrated: Calibrated | None,
     progress: Progress = SILENT,
-) -> dict[str, Any] | None:
+) -> LoadTest | None:
     """Profile, and decode at each of `config.load.concurrency`.
 
     Args:
@@ -86,11 +87,7 @@ def load_experiment(
         progress: told runs.
 
     Returns:
-        `modes`, `repeats`, `max_new_tokens`, `costs` (`StepCosts.to_json`), `by_rows` (number of rows -> what the
-        scheduler does with so many), `most_rows` (with more nothing is drafted; None: at every load something is), and
-        `points`: per `concurrency` and mode `tokens_per_second`, `ci95`, `request_tokens_per_second`, `request_ci95`
-        (means over repeats, with Student's interval), `tau` and `mean_proposed`. None where the recipe asks for no
-        concurrency, or there is no prompt.
+        None where the recipe asks for no concurrency, or there is no prompt.
     """
     load = config.load
     if not load.concurrency or not prompts:
@@ -103,7 +100,10 @@ def load_experiment(
     costs = measured_costs(
         target, drafter, asked, loads, sampling=config.sampling, num_turns=_PROFILE_TURNS, on_load=progress.advance
     )
-    modes: dict[str, tuple[Drafter | None, Scheduler | None]] = {"plain": (None, None), "fixed": (drafter, None)}
+    modes: dict[DecodingMode, tuple[Drafter | None, Scheduler | None]] = {
+        "plain": (None, None),
+        "fixed": (drafter, None),
+    }
     by_rows: Mapping[int, str] = {}
     if calibrated is not None:
         scheduler = scheduler_for(costs, calibrated, [one.rows for one in loads], seed=config.seed)
@@ -111,7 +111,7 @@ def load_experiment(
         modes["scheduled"] = (drafter, scheduler)
     points = []
     for concurrency in load.concurrency:
-        runs: dict[str, list[_Run]] = {mode: [] for mode in modes}
+        runs: dict[DecodingMode, list[_Run]] = {mode: [] for mode in modes}
         order = list(modes)
         requests = _requests(config, prompts, concurrency)
         for _ in range(load.num_repeats):
@@ -127,18 +127,18 @@ def load_experiment(
                 runs[mode].append(_timed(engine, requests))
                 progress.advance()
             order.append(order.pop(0))  # whoever goes first now goes last next time
-        points.append({"concurrency": concurrency, **{mode: _summary(found) for mode, found in runs.items()}})
-    return {
-        "modes": list(modes),
-        "repeats": load.num_repeats,
-        "max_new_tokens": load.max_new_tokens,
-        "threads": torch.get_num_threads(),
-        "device": _device_name(target.device),
-        "by_rows": {str(rows): mode for rows, mode in by_rows.items()},
-        "most_rows": _most_rows(by_rows),
-        "points": points,
-        "costs": costs.to_json(),
-    }
+        points.append(LoadPoint(concurrency=concurrency, **{mode: _summary(found) for mode, found in runs.items()}))
+    return LoadTest(
+        modes=tuple(modes),
+        repeats=load.num_repeats,
+        max_new_tokens=load.max_new_tokens,
+        threads=torch.get_num_threads(),
+        device=_device_name(target.device),
+        by_rows={str(rows): mode for rows, mode in by_rows.items()},
+        most_rows=_most_rows(by_rows),
+        points=tuple(points),
+        costs=StepSeconds.model_validate(costs.to_json()),
+    )
 
 
 def _half_answered(prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> list[EncodedPrompt]:
@@ -174,7 +174,7 @@ class _Run:
     completions: tuple[Completion, ...]
 
 
-def _requests(config: Config, prompts: Sequence[EncodedPrompt], concurrency: int) -> list[Any]:
+def _requests(config: Config, prompts: Sequence[EncodedPrompt], concurrency: int) -> list[GenerationRequest]:
     """So many that rows are refilled, and that one row works for a while."""
     wanted = max(concurrency * config.load.requests_per_row, _FEWEST_REQUESTS)
     chosen = [
@@ -184,37 +184,37 @@ def _requests(config: Config, prompts: Sequence[EncodedPrompt], concurrency: int
     return requests_for(config, chosen, config.load.max_new_tokens)
 
 
-def _timed(engine: Engine, requests: Sequence[Any]) -> _Run:
+def _timed(engine: Engine, requests: Sequence[GenerationRequest]) -> _Run:
     started = time.perf_counter()
     found = tuple(engine.run(requests))
     return _Run(time.perf_counter() - started, found)
 
 
-def _summary(runs: Sequence[_Run]) -> dict[str, Any]:
+def _summary(runs: Sequence[_Run]) -> LoadRun:
     throughput = [sum(len(one.output_ids) for one in run.completions) / run.seconds for run in runs]
     speeds = [
         statistics.mean(len(one.output_ids) / one.elapsed_seconds for one in run.completions if one.elapsed_seconds)
         for run in runs
     ]
     rounds = [one for completion in runs[0].completions for one in completion.rounds]
-    return {
-        "tokens_per_second": statistics.mean(throughput),
-        "ci95": _students_interval(throughput),
-        "request_tokens_per_second": statistics.mean(speeds),
-        "request_ci95": _students_interval(speeds),
-        "tau": sum(one.committed for one in rounds) / len(rounds) if rounds else None,
-        "mean_proposed": sum(one.proposed for one in rounds) / len(rounds) if rounds else None,
-    }
+    return LoadRun(
+        tokens_per_second=statistics.mean(throughput),
+        ci95=_students_interval(throughput),
+        request_tokens_per_second=statistics.mean(speeds),
+        request_ci95=_students_interval(speeds),
+        tau=sum(one.committed for one in rounds) / len(rounds) if rounds else None,
+        mean_proposed=sum(one.proposed for one in rounds) / len(rounds) if rounds else None,
+    )
 
 
-def _students_interval(values: Sequence[float]) -> list[float] | None:
+def _students_interval(values: Sequence[float]) -> Interval | None:
     """95 % interval of the mean of few repeats; None for one."""
     degrees = len(values) - 1
     if degrees < 1:
         return None
     quantile = _T_975[degrees - 1] if degrees <= len(_T_975) else 1.96
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return [statistics.mean(values) - half, statistics.mean(values) + half]
+    return statistics.mean(values) - half, statistics.mean(values) + half
 
 
 def _device_name(device: torch.device) -> str:

@@ -7,11 +7,13 @@ mixed. Not here: decoding, timing, confidences (calibration/fit.py).
 Legend: N rounds, P prompts, K draft slots, S bootstrap samples. Rates at k are at 1-based slot k, list index k-1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from deepspec.evaluation.results import Acceptance, Interval
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -89,7 +91,7 @@ def conditional_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[l
     return _ratios(successes, trials), trials
 
 
-def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) -> list[float] | None:
+def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) -> Interval | None:
     """95 % percentile-bootstrap interval of τ.
 
     Prompts are resampled, not rounds: rounds of one answer resemble each other.
@@ -100,12 +102,12 @@ def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) 
         seed: of the resampling.
     """
     committed_P, rounds_P = rounds.per_prompt()
-    counts_SP = _resamples(rounds.num_prompts, num_samples, seed)
-    samples_S = _pooled(counts_SP, committed_P, rounds_P)
-    return _interval(samples_S)
+    counts_SP = resamples(rounds.num_prompts, num_samples, seed)
+    samples_S = pooled(counts_SP, committed_P, rounds_P)
+    return interval_of(samples_S)
 
 
-def macro_interval(tables: Sequence[RoundTable], num_samples: int, seed: int) -> list[float] | None:
+def macro_interval(tables: Sequence[RoundTable], num_samples: int, seed: int) -> Interval | None:
     """95 % percentile-bootstrap interval of the plain mean of several benchmarks' τ.
 
     Each benchmark's prompts are resampled by themselves: the benchmarks are given, the prompts are a sample.
@@ -117,14 +119,14 @@ def macro_interval(tables: Sequence[RoundTable], num_samples: int, seed: int) ->
     """
     samples = []
     for place, table in enumerate(table for table in tables if len(table.committed_N)):
-        counts_SP = _resamples(table.num_prompts, num_samples, seed + place)
-        samples.append(_pooled(counts_SP, *table.per_prompt()))
-    return _interval(np.mean(samples, axis=0)) if samples else None
+        counts_SP = resamples(table.num_prompts, num_samples, seed + place)
+        samples.append(pooled(counts_SP, *table.per_prompt()))
+    return interval_of(np.mean(samples, axis=0)) if samples else None
 
 
 def ratio_interval(
     ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, num_samples: int, seed: int
-) -> list[float] | None:
+) -> Interval | None:
     """95 % percentile-bootstrap interval of (Σ tokens / Σ seconds of ours) over that of theirs.
 
     Args:
@@ -133,7 +135,7 @@ def ratio_interval(
         num_samples: resamples.
         seed: of the resampling.
     """
-    counts_SP = _resamples(len(ours), num_samples, seed)
+    counts_SP = resamples(len(ours), num_samples, seed)
     rates = []
     for pairs in (ours, theirs):
         tokens_P2 = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
@@ -141,36 +143,11 @@ def ratio_interval(
             rates.append((counts_SP @ tokens_P2[:, 0]) / (counts_SP @ tokens_P2[:, 1]))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios_S = rates[0] / rates[1]
-    return _interval(ratios_S[np.isfinite(ratios_S)])
+    return interval_of(ratios_S[np.isfinite(ratios_S)])
 
 
-def paired_difference(
-    challenger: Mapping[str, tuple[int, int]], champion: Mapping[str, tuple[int, int]], num_samples: int, seed: int
-) -> dict[str, Any]:
-    """How much τ differs between two drafts on the same prompts.
-
-    Args:
-        challenger: prompt id -> (committed tokens, rounds).
-        champion: the same; only prompts in both count.
-        num_samples: bootstrap resamples; both drafts are resampled with the same prompts.
-        seed: of the resampling.
-
-    Returns:
-        `difference` (challenger's τ minus champion's, None if no prompt has rounds in both), its `ci95`, `prompts`.
-    """
-    shared = sorted(name for name in challenger.keys() & champion.keys() if challenger[name][1] and champion[name][1])
-    if not shared:
-        return {"difference": None, "ci95": None, "prompts": 0}
-    ours_P2 = np.asarray([challenger[name] for name in shared], dtype=np.int64)
-    theirs_P2 = np.asarray([champion[name] for name in shared], dtype=np.int64)
-    counts_SP = _resamples(len(shared), num_samples, seed)
-    samples_S = _pooled(counts_SP, ours_P2[:, 0], ours_P2[:, 1]) - _pooled(counts_SP, theirs_P2[:, 0], theirs_P2[:, 1])
-    difference = ours_P2[:, 0].sum() / ours_P2[:, 1].sum() - theirs_P2[:, 0].sum() / theirs_P2[:, 1].sum()
-    return {"difference": float(difference), "ci95": _interval(samples_S), "prompts": len(shared)}
-
-
-def summary(rounds: RoundTable, num_draft_tokens: int, num_samples: int, seed: int) -> dict[str, Any]:
-    """All acceptance metrics of one set of rounds, ready for JSON.
+def summary(rounds: RoundTable, num_draft_tokens: int, num_samples: int, seed: int) -> Acceptance:
+    """All acceptance metrics of one set of rounds.
 
     Args:
         rounds: the rounds.
@@ -180,18 +157,18 @@ def summary(rounds: RoundTable, num_draft_tokens: int, num_samples: int, seed: i
     """
     prefix, prefix_trials = prefix_acceptance(rounds, num_draft_tokens)
     conditional, conditional_trials = conditional_acceptance(rounds, num_draft_tokens)
-    return {
-        "tau": acceptance_length(rounds),
-        "tau_ci95": acceptance_length_interval(rounds, num_samples, seed),
-        "conditional_acceptance": conditional,
-        "conditional_trials": conditional_trials,
-        "prefix_acceptance": prefix,
-        "prefix_trials": prefix_trials,
-        "verify_rate": verify_rate(rounds),
-        "mean_proposed": _ratio(int(rounds.proposed_N.sum()), len(rounds.proposed_N)),
-        "rounds": len(rounds.committed_N),
-        "prompts": rounds.num_prompts,
-    }
+    return Acceptance(
+        tau=acceptance_length(rounds),
+        tau_ci95=acceptance_length_interval(rounds, num_samples, seed),
+        conditional_acceptance=tuple(conditional),
+        conditional_trials=tuple(conditional_trials),
+        prefix_acceptance=tuple(prefix),
+        prefix_trials=tuple(prefix_trials),
+        verify_rate=verify_rate(rounds),
+        mean_proposed=_ratio(int(rounds.proposed_N.sum()), len(rounds.proposed_N)),
+        rounds=len(rounds.committed_N),
+        prompts=rounds.num_prompts,
+    )
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -200,7 +177,7 @@ def mean(values: Sequence[float | None]) -> float | None:
     return sum(measured) / len(measured) if measured else None
 
 
-def _resamples(num_prompts: int, num_samples: int, seed: int) -> Ints:
+def resamples(num_prompts: int, num_samples: int, seed: int) -> Ints:
     """How often each prompt occurs in each resample, [S, P]."""
     generator = np.random.default_rng(seed)
     if num_prompts == 0:
@@ -208,16 +185,20 @@ def _resamples(num_prompts: int, num_samples: int, seed: int) -> Ints:
     return generator.multinomial(num_prompts, np.full(num_prompts, 1.0 / num_prompts), size=num_samples)
 
 
-def _pooled(counts_SP: Ints, committed_P: Ints, rounds_P: Ints) -> Floats:
+def pooled(counts_SP: Ints, committed_P: Ints, rounds_P: Ints) -> Floats:
     """τ of each resample; NaN for a resample without a round."""
     rounds_S = (counts_SP @ rounds_P).astype(np.float64)
     rounds_S[rounds_S == 0] = np.nan
     return np.asarray((counts_SP @ committed_P) / rounds_S)
 
 
-def _interval(samples_S: Floats) -> list[float] | None:
+def interval_of(samples_S: Floats) -> Interval | None:
+    """The 95 % percentile interval; NaN samples are left out, and None is returned if no other is there."""
     samples_S = samples_S[~np.isnan(samples_S)]
-    return [float(bound) for bound in np.percentile(samples_S, _INTERVAL)] if len(samples_S) else None
+    if not len(samples_S):
+        return None
+    low, high = np.percentile(samples_S, _INTERVAL)
+    return float(low), float(high)
 
 
 def _ratios(numerators: Sequence[int], denominators: Sequence[int]) -> list[float | None]:

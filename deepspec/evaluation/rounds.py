@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -38,8 +38,22 @@ ANSWERS_SCHEMA = pa.schema(
 )
 
 
-def round_row(benchmark: str, prompt: str, turn: int, index: int, one: Round) -> dict[str, Any]:
+class RoundRow(TypedDict):
     """A row of `ROUNDS_SCHEMA`."""
+
+    benchmark: str
+    prompt: str
+    turn: int
+    round: int
+    position: int
+    proposed: int
+    accepted: int
+    committed: int
+    confidence: Sequence[float]
+
+
+def round_row(benchmark: str, prompt: str, turn: int, index: int, one: Round) -> RoundRow:
+    """The row of one round."""
     return {
         "benchmark": benchmark,
         "prompt": prompt,

@@ -5,7 +5,6 @@ Legend: P prompts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,10 +15,10 @@ from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import ratio_interval
 from deepspec.evaluation.prompts.selection import EncodedPrompt
+from deepspec.evaluation.results import Speed
 from deepspec.progress import Progress
 from deepspec.targets.model import Target
 
-PARTS = ("prefill", "draft", "verify", "other")
 _ENTROPY_POSITIONS = 256  # logits of so many positions at once: 156 MB at V = 152k
 
 
@@ -59,39 +58,31 @@ def both_ways(
     return found
 
 
-def speed(pairs: Sequence[BothWays], num_samples: int, seed: int) -> dict[str, Any]:
-    """Tokens per second of both ways, prefill included: what a user waits for.
+def speed(pairs: Sequence[BothWays], num_samples: int, seed: int) -> Speed:
+    """Tokens per second of both ways, prefill included: what a user waits for; the interval resamples prompts."""
+    ours, theirs = [pair.speculative for pair in pairs], [pair.plain for pair in pairs]
+    rate, plain_rate = _tokens_per_second(ours), _tokens_per_second(theirs)
+    sides = [[(len(one.output_ids), one.seconds.total) for one in side] for side in (ours, theirs)]
+    return Speed(
+        speedup=rate / plain_rate if rate and plain_rate else None,
+        speedup_ci95=ratio_interval(*sides, num_samples=num_samples, seed=seed),
+        speed_prompts=len(pairs),
+        tokens_per_second=rate,
+        prefill_seconds=sum(one.seconds.prefill for one in ours),
+        draft_seconds=sum(one.seconds.draft for one in ours),
+        verify_seconds=sum(one.seconds.verify for one in ours),
+        other_seconds=sum(one.seconds.other for one in ours),
+        plain_tokens_per_second=plain_rate,
+        plain_prefill_seconds=sum(one.seconds.prefill for one in theirs),
+        plain_draft_seconds=sum(one.seconds.draft for one in theirs),
+        plain_verify_seconds=sum(one.seconds.verify for one in theirs),
+        plain_other_seconds=sum(one.seconds.other for one in theirs),
+    )
 
-    Returns:
-        `speedup` and its `speedup_ci95` (by prompt), `speed_prompts`; of speculative decoding `tokens_per_second` and
-        the seconds of its parts, of plain decoding the same with `plain_` before them.
-    """
-    speculative = _rates([pair.speculative for pair in pairs])
-    plain = _rates([pair.plain for pair in pairs])
-    ours, theirs = speculative["tokens_per_second"], plain["tokens_per_second"]
-    sides = [
-        [(len(one.output_ids), one.seconds.total) for one in side]
-        for side in ([pair.speculative for pair in pairs], [pair.plain for pair in pairs])
-    ]
-    return {
-        "speedup": ours / theirs if ours and theirs else None,
-        "speedup_ci95": ratio_interval(*sides, num_samples=num_samples, seed=seed),
-        "speed_prompts": len(pairs),
-        **speculative,
-        **{f"plain_{key}": value for key, value in plain.items()},
-    }
 
-
-def _rates(completions: Sequence[Completion]) -> dict[str, Any]:
-    tokens = sum(len(completion.output_ids) for completion in completions)
-    seconds = {
-        f"{part}_seconds": sum(getattr(completion.seconds, part) for completion in completions) for part in PARTS
-    }
-    total = sum(seconds.values())
-    return {
-        "tokens_per_second": tokens / total if total else None,
-        **seconds,
-    }
+def _tokens_per_second(completions: Sequence[Completion]) -> float | None:
+    seconds = sum(completion.seconds.total for completion in completions)
+    return sum(len(completion.output_ids) for completion in completions) / seconds if seconds else None
 
 
 @torch.inference_mode()

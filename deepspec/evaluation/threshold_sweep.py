@@ -4,9 +4,9 @@ Every threshold decodes the same prompts anew, because what is not verified move
 Source: the DSpark paper (arXiv 2607.05147).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from deepspec.decoding.completion import Completion
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.scheduler import StaticThreshold
 from deepspec.drafts.algorithm import Drafter
@@ -15,6 +15,7 @@ from deepspec.evaluation.answering import decoded, requests_for
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import RoundTable, summary
 from deepspec.evaluation.prompts.selection import EncodedPrompt
+from deepspec.evaluation.results import ThresholdPoint, ThresholdSweep
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
@@ -27,7 +28,7 @@ def threshold_sweep(
     prompts: Sequence[EncodedPrompt],
     rows: int,
     progress: Progress = SILENT,
-) -> dict[str, Any] | None:
+) -> ThresholdSweep | None:
     """Decode prompts at each of `config.thresholds`.
 
     Args:
@@ -38,31 +39,36 @@ def threshold_sweep(
         progress: told prompts.
 
     Returns:
-        `applicable`: False with a `reason` for a draft without confidences. Else `prompts` and `points`, one per
-        threshold: `tau` and `tau_ci95`, `mean_proposed`, `draft_acceptance` (accepted / proposed; None where nothing
-        was), `verify_rate`, `rounds`. None where the recipe asks for no threshold, or there is no prompt.
+        None where the recipe asks for no threshold, or there is no prompt.
     """
     if not config.thresholds or not prompts:
         return None
-    points: list[dict[str, Any]] = []
+    points: list[ThresholdPoint] = []
     for threshold in config.thresholds:
         engine = Engine(target, drafter, scheduler=StaticThreshold(threshold), rows=rows, sampling=config.sampling)
         try:
             found, _ = decoded(engine, requests_for(config, prompts))
         except NoConfidence:
-            return {"applicable": False, "reason": "The draft has no confidence head."}
+            return ThresholdSweep(applicable=False, reason="The draft has no confidence head.")
         progress.advance(len(prompts))
-        points.append({"threshold": threshold, **_point(config, found.values(), drafter.num_draft_tokens)})
-    return {"applicable": True, "prompts": len(prompts), "points": points}
+        points.append(_point(config, threshold, found.values(), drafter.num_draft_tokens))
+    return ThresholdSweep(applicable=True, prompts=len(prompts), points=tuple(points))
 
 
-def _point(config: Config, completions: Any, num_draft_tokens: int) -> dict[str, Any]:
+def _point(
+    config: Config, threshold: float, completions: Iterable[Completion], num_draft_tokens: int
+) -> ThresholdPoint:
     table = RoundTable.of(
         [[(one.proposed, one.accepted, one.committed) for one in completion.rounds] for completion in completions]
     )
     measured = summary(table, num_draft_tokens, config.num_bootstrap_samples, config.seed)
     proposed = int(table.proposed_N.sum())
-    return {
-        **{name: measured[name] for name in ("tau", "tau_ci95", "mean_proposed", "verify_rate", "rounds")},
-        "draft_acceptance": int(table.accepted_N.sum()) / proposed if proposed else None,
-    }
+    return ThresholdPoint(
+        threshold=threshold,
+        tau=measured.tau,
+        tau_ci95=measured.tau_ci95,
+        mean_proposed=measured.mean_proposed,
+        verify_rate=measured.verify_rate,
+        rounds=measured.rounds,
+        draft_acceptance=int(table.accepted_N.sum()) / proposed if proposed else None,
+    )

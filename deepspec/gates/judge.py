@@ -1,22 +1,22 @@
 """The table of gates, and the verdict they give together."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from deepspec.errors import ArtifactError
+from deepspec.evaluation.results import GateResult
 from deepspec.gates import tau
 from deepspec.gates.config import Config
 from deepspec.gates.verdict import Reason, Verdict
 
-Gate = Callable[[Mapping[str, Any], Mapping[str, Any] | None, Config], Reason | None]
+Gate = Callable[[GateResult, GateResult | None, Config], Reason | None]
 """(challenger's measurement, champion's or None, thresholds) -> its answer, or None if it is not asked."""
 
 GATES: tuple[Gate, ...] = (tau.gain, tau.floor)
 
 
 def judge(
-    challenger: Mapping[str, Any],
-    champion: Mapping[str, Any] | None,
+    challenger: GateResult,
+    champion: GateResult | None,
     config: Config,
     *,
     challenger_digest: str | None = None,
@@ -25,7 +25,7 @@ def judge(
     """Put every gate to a challenger.
 
     Args:
-        challenger: the `gate` part of its evaluation (`tau`; `per_prompt`: id -> [committed, rounds]).
+        challenger: the gate part of its evaluation.
         champion: the champion's, measured on the same prompts; None if there is no champion.
         config: the thresholds.
         challenger_digest: content digest of the judged draft.
@@ -51,9 +51,9 @@ def judge(
     )
 
 
-def _check_same_prompts(challenger: Mapping[str, Any], champion: Mapping[str, Any]) -> None:
-    ours, theirs = _prompt_ids(challenger), _prompt_ids(champion)
-    if ours is None or theirs is None or ours == theirs:
+def _check_same_prompts(challenger: GateResult, champion: GateResult) -> None:
+    ours, theirs = challenger.per_prompt.keys(), champion.per_prompt.keys()
+    if ours == theirs:
         return
     raise ArtifactError(
         f"Challenger and champion were measured on different prompts: {len(ours & theirs)} in common, "
@@ -61,8 +61,3 @@ def _check_same_prompts(challenger: Mapping[str, Any], champion: Mapping[str, An
         where="gate.per_prompt",
         remedy="Evaluate the champion on this run's gate split.",
     )
-
-
-def _prompt_ids(measurement: Mapping[str, Any]) -> set[str] | None:
-    prompts = measurement.get("per_prompt")
-    return set(prompts) if isinstance(prompts, Mapping) else None

@@ -1,10 +1,9 @@
 """Gates on the acceptance length τ of the gate split: not worse than the champion, not below a floor."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from deepspec.errors import ArtifactError
+from deepspec.evaluation.results import GateResult
 from deepspec.gates.config import Config
 from deepspec.gates.verdict import Reason
 
@@ -13,11 +12,11 @@ from deepspec.gates.verdict import Reason
 _ROUNDING = 1e-9
 
 
-def gain(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, config: Config) -> Reason:
+def gain(challenger: GateResult, champion: GateResult | None, config: Config) -> Reason:
     """Whether the challenger's τ exceeds the champion's by more than `config.min_tau_gain`.
 
     Args:
-        challenger: the `gate` part of its evaluation; `tau` in tokens per round.
+        challenger: the gate part of its evaluation.
         champion: the champion's, on the same prompts; None if there is none: then the gate is passed.
         config: the margin.
 
@@ -38,7 +37,7 @@ def gain(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, conf
     return Reason(gate="tau_gain", passed=passed, measured=measured, required=required, sentence=sentence)
 
 
-def floor(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, config: Config) -> Reason | None:
+def floor(challenger: GateResult, champion: GateResult | None, config: Config) -> Reason | None:
     """Whether the challenger's τ reaches `config.min_tau`; None if the recipe asks for no floor.
 
     Raises:
@@ -53,14 +52,14 @@ def floor(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, con
     return Reason(gate="tau_floor", passed=passed, measured=measured, required=config.min_tau, sentence=sentence)
 
 
-def tau_of(measurement: Mapping[str, Any], whose: str) -> float:
+def tau_of(measurement: GateResult, whose: str) -> float:
     """The τ of a measurement.
 
     Raises:
-        ArtifactError: it is missing, not a finite number, or below 1 (every round commits at least one token).
+        ArtifactError: there is none, it is not finite, or below 1 (every round commits at least one token).
     """
-    value = measurement.get("tau")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value = measurement.tau
+    if value is None or not math.isfinite(value):
         raise ArtifactError(
             f"The {whose}'s evaluation has no τ on the gate split (found {value!r}).",
             where="gate.tau",
@@ -68,4 +67,4 @@ def tau_of(measurement: Mapping[str, Any], whose: str) -> float:
         )
     if value < 1.0 - _ROUNDING:
         raise ArtifactError(f"The {whose}'s τ of {value:g} is below 1, which no decoding gives.", where="gate.tau")
-    return float(value)
+    return value

@@ -66,7 +66,7 @@ class Verdict(BaseModel):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_json(cls, record: Any, *, where: str = "verdict") -> "Verdict":
+    def from_json(cls, record: Any, *, where: str = "verdict") -> Self:
         """Read a verdict back.
 
         Raises:

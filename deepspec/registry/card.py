@@ -6,46 +6,87 @@ README.md, and is the version's description.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from deepspec.evaluation.results import Evaluation, GateResult, MeanResult
 
 CARD_FILE = "README.md"
 CALIBRATION_FILE = "calibration.json"
 """Temperatures of the draft's confidences and how good they are, beside its weights: what scheduling reckons with."""
 NOT_SAID = "—"
 
-_SOURCE_COLUMNS = ("name", "domain", "licence", "retention", "conversations", "rows")
 _MARKED = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+@dataclass(frozen=True)
+class CardDraft:
+    """What the card says of the draft's shape; None: not known.
+
+    Attributes:
+        algorithm: its name.
+        num_draft_tokens: proposed in a round.
+        num_hidden_layers: of the draft.
+        target_layer_ids: the target's layers that it reads.
+        dtype: of its weights.
+    """
+
+    algorithm: str
+    num_draft_tokens: int
+    num_hidden_layers: int | None
+    target_layer_ids: tuple[int, ...]
+    dtype: str | None
+
+
+class CardSource(BaseModel):
+    """A source of the conversations; None: not known.
+
+    Attributes:
+        name, domain, licence, retention: as the recipe has them.
+        conversations: kept and split.
+        rows: read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    domain: str | None = None
+    licence: str | None = None
+    retention: str | None = None
+    conversations: int | None = None
+    rows: int | None = None
 
 
 def model_card(
     *,
     name: str,
     recipe: str,
-    config: Mapping[str, Any],
+    draft: CardDraft,
     target: str,
     digests: Mapping[str, str],
-    sources: Sequence[Mapping[str, Any]],
-    evaluation: Mapping[str, Any],
+    sources: Sequence[CardSource],
+    evaluation: Evaluation,
 ) -> str:
     """The card as Markdown.
 
     Args:
         name: of the registered model.
         recipe: its name.
-        config: the draft's own `config.json`, with `algorithm` and `num_draft_tokens` beside.
+        draft: its shape.
         target: what the target is called.
         digests: what it was made from: name -> digest.
-        sources: the conversations' sources: name, domain, licence, retention, rows read, conversations kept.
-        evaluation: as the stage wrote it.
+        sources: of the conversations.
+        evaluation: of the draft.
     """
-    layers = ", ".join(str(layer) for layer in config.get("target_layer_ids", ()))
+    layers = ", ".join(str(layer) for layer in draft.target_layer_ids)
     facts = [
         ("target", target),
-        ("algorithm", config.get("algorithm")),
-        ("tokens proposed a round", config.get("num_draft_tokens")),
-        ("layers", config.get("num_hidden_layers")),
+        ("algorithm", draft.algorithm),
+        ("tokens proposed a round", draft.num_draft_tokens),
+        ("layers", draft.num_hidden_layers),
         ("target layers read", layers or None),
-        ("weights", config.get("dtype")),
+        ("weights", draft.dtype),
         ("recipe", recipe),
         *((f"digest of {what}", digest) for what, digest in sorted(digests.items())),
     ]
@@ -63,7 +104,7 @@ def model_card(
         _table(("", ""), [(what, value) for what, value in facts if value is not None]),
         "## Training data",
         "The conversations' prompts are from these sources. `rows` were read, `conversations` kept and split.",
-        _table(_SOURCE_COLUMNS, [[source.get(column) for column in _SOURCE_COLUMNS] for source in sources]),
+        _table(tuple(CardSource.model_fields), [[value for _, value in source] for source in sources]),
         "## Evaluation",
         measures,
         _table(("benchmark", "τ", "95 %", "prompts", "rounds", "speedup"), _results(evaluation)),
@@ -71,26 +112,24 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _results(evaluation: Mapping[str, Any]) -> list[Sequence[object]]:
-    whole = {"macro average": evaluation.get("macro"), "gate split": evaluation.get("gate")}
-    parts = {**(evaluation.get("benchmarks") or {}), **{name: part for name, part in whole.items() if part}}
+def _results(evaluation: Evaluation) -> list[Sequence[object]]:
+    labels = {"macro": "macro average", "gate": "gate split"}
     rows: list[Sequence[object]] = []
-    for name, part in parts.items():
-        interval = part.get("tau_ci95")
+    for name, part in evaluation.parts():
         rows.append(
             (
-                name,
-                _number(part.get("tau")),
-                f"{interval[0]:.2f} … {interval[1]:.2f}" if interval and None not in interval else None,
-                part.get("prompts") if isinstance(part.get("prompts"), int) else None,
-                part.get("rounds"),
-                _number(part.get("speedup")),
+                name if name in evaluation.benchmarks else labels[name],
+                _number(part.tau),
+                f"{part.tau_ci95[0]:.2f} … {part.tau_ci95[1]:.2f}" if part.tau_ci95 is not None else None,
+                None if isinstance(part, MeanResult) else part.prompts,
+                None if isinstance(part, MeanResult) else part.rounds,
+                None if isinstance(part, GateResult) else _number(part.speedup),
             )
         )
     return rows
 
 
-def _number(value: Any) -> str | None:
+def _number(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f}"
 
 

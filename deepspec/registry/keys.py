@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from deepspec.evaluation.results import Evaluation
+from deepspec.record import Cost
+
 
 class Place(StrEnum):
     """Where a name is found."""
@@ -151,7 +154,7 @@ def version_tags(
     code_version: str,
     run_id: str,
     artifacts: Mapping[str, tuple[str, str]],
-    evaluation: Mapping[str, Any] | None,
+    evaluation: Evaluation | None,
 ) -> dict[str, str]:
     """The tags of a registered version.
 
@@ -160,10 +163,10 @@ def version_tags(
         code_version: deepspec's version, with the commit where it is known.
         run_id: the pipeline run.
         artifacts: stage -> (key, digest) of everything the draft was made from or measured by.
-        evaluation: the evaluation in the form of `run.json`; None leaves τ out.
+        evaluation: of the draft; None leaves τ out.
     """
     tags = {RECIPE: recipe, CODE_VERSION: code_version, RUN_ID: run_id, **artifact_tags(artifacts)}
-    for benchmark, tau in taus(evaluation).items():
+    for benchmark, tau in (taus(evaluation) if evaluation is not None else {}).items():
         tags[mlflow_name(TAU.format(benchmark=benchmark))] = f"{tau:.4f}"
     return tags
 
@@ -177,27 +180,25 @@ def artifact_tags(artifacts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return tags
 
 
-def cost_metrics(cost: Mapping[str, Any]) -> dict[str, float]:
-    """What a run used, in the form of `run.json`, as metrics."""
-    return {COST.format(what=name): float(value) for name, value in cost.items() if _is_number(value)}
+def cost_metrics(cost: Cost) -> dict[str, float]:
+    """What a run used as metrics."""
+    return {COST.format(what=name): float(value) for name, value in cost.to_json().items() if _is_number(value)}
 
 
-def taus(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
+def taus(evaluation: Evaluation) -> dict[str, float]:
     """Benchmark -> τ, then `macro` and `gate`; what has not a single round has none."""
-    parts = _parts(evaluation or {})
-    return {name: float(part["tau"]) for name, part in parts.items() if part.get("tau") is not None}
+    return {name: part.tau for name, part in evaluation.parts() if part.tau is not None}
 
 
-def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """An evaluation as flat metrics: `<benchmark>/tau`, `<benchmark>/conditional_acceptance_at_1`, `macro/speedup` …
 
     Numbers are taken as they are, intervals (`…_ci95`) as `_low` and `_high`, other lists of numbers by position from
     1; what is none of these is left out.
     """
-    parts = _parts(evaluation)
     metrics: dict[str, float] = {}
-    for benchmark, part in parts.items():
-        for name, value in part.items():
+    for benchmark, part in evaluation.parts():
+        for name, value in part:
             if _is_number(value):
                 metrics[mlflow_name(f"{benchmark}/{name}")] = float(value)
             elif isinstance(value, list | tuple):
@@ -205,12 +206,6 @@ def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
                 pairs = ((end, item) for end, item in zip(ends, value, strict=True) if _is_number(item))
                 metrics |= {mlflow_name(f"{benchmark}/{name}{end}"): float(item) for end, item in pairs}
     return metrics
-
-
-def _parts(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The benchmarks by name, their mean, and the gate split."""
-    means, gate = evaluation.get(MACRO) or {}, evaluation.get(GATE) or {}
-    return {**(evaluation.get("benchmarks") or {}), MACRO: means, GATE: gate}
 
 
 def mlflow_name(name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from deepspec.account import who
 from deepspec.errors import GateFailed, RecipeError
+from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
@@ -104,7 +105,7 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
             code_version=str(code.get("commit") or code.get("deepspec", "")),
             run_id="",
             artifacts={kind: (item.key, item.digest) for kind, item in ancestors.items()},
-            evaluation=ancestors[parents["evaluation"].kind].json("evaluation.json"),
+            evaluation=_evaluation(ancestors[parents["evaluation"].kind]),
         )
         del tags[keys.RUN_ID]  # the store does not know it
         run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
@@ -119,6 +120,10 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
     if run_id is not None:
         tracking.finish(run_id)
     return made
+
+
+def _evaluation(artifact: Artifact) -> Evaluation:
+    return Evaluation.from_json(artifact.json("evaluation.json"), where=f"{artifact.kind}/{artifact.key[:12]}")
 
 
 def about(registration: Artifact) -> dict[str, str]:

@@ -1,100 +1,159 @@
 """One small page about a run of several algorithms: their results side by side, and a link to each one's own report."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from deepspec.evaluation.compare.results import SeedDifference, SeedStudy, SeedTau
+from deepspec.evaluation.results import BenchmarkResult, Evaluation, MeanResult
+from deepspec.record import RunRecord
 from deepspec.reports.formatting import MACRO, interval, number, signed, times
 from deepspec.reports.rendering import render
 
 
-def write_overview(out_dir: Path, record: Mapping[str, Any], pages: Mapping[str, str]) -> Path:
+@dataclass(frozen=True)
+class SeedCell:
+    """Mean τ over seeds, its interval, and each seed's own."""
+
+    value: str
+    interval: str
+    by_seed: str
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """An algorithm over seeds, and what its trainings took."""
+
+    algorithm: str
+    cells: Sequence[SeedCell]
+    cpu: str
+    steps: str
+    epochs: str
+
+
+@dataclass(frozen=True)
+class DifferenceCell:
+    """A paired difference; `clear` where its interval leaves out 0."""
+
+    value: str
+    interval: str
+    clear: bool
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """One algorithm against another."""
+
+    name: str
+    cells: Sequence[DifferenceCell]
+
+
+@dataclass(frozen=True)
+class SeedTables:
+    """A study over seeds as text."""
+
+    seeds: str
+    columns: Sequence[str]
+    prompts: str
+    rows: Sequence[SeedRow]
+    differences: Sequence[DifferenceRow]
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    tau: str
+    interval: str
+    speedup: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    algorithm: str
+    page: str
+    rows: Sequence[_Row]
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What the template shows."""
+
+    title: str
+    run_id: str
+    status: str
+    parts: Sequence[_Part]
+    study: SeedTables | None
+
+
+def write_overview(out_dir: Path, record: RunRecord, pages: Mapping[str, str]) -> Path:
     """Write the page.
 
     Args:
         out_dir: existing folder.
-        record: the run's record in the form of `run.json`, where `evaluation` is a list; with `seeds` (see
-            `deepspec.evaluation.compare.seeds.side_by_side`) if several were trained.
+        record: of a run of several recipes.
         pages: algorithm -> its report, relative to `out_dir`.
 
     Returns:
         The page's path.
     """
     page = out_dir / "report.html"
-    content = {
-        "title": record["recipe"],
-        "run_id": record["run_id"],
-        "status": record["status"],
-        "parts": [
-            {"algorithm": part["algorithm"], "page": pages[part["algorithm"]], "rows": _rows(part)}
-            for part in record["evaluation"]
-            if part["algorithm"] in pages
+    content = _Page(
+        title=record.recipe,
+        run_id=record.run_id,
+        status=record.status,
+        parts=[
+            _Part(part.algorithm, pages[part.algorithm], _rows(part))
+            for part in record.evaluations
+            if part.algorithm is not None and part.algorithm in pages
         ],
-        "study": over_seeds(record.get("seeds")),
-    }
+        study=over_seeds(record.seeds),
+    )
     page.write_text(render("overview.html.j2", content), encoding="utf-8")
     return page
 
 
-def over_seeds(seeds: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The table over seeds, and the paired differences, as text; None for a run with one seed.
-
-    Args:
-        seeds: as `run.json` has it, from `deepspec.evaluation.compare.seeds.side_by_side`.
-    """
-    if not seeds:
+def over_seeds(study: SeedStudy | None) -> SeedTables | None:
+    """The table over seeds, and the paired differences, as text; None for a run with one seed."""
+    if study is None:
         return None
-    columns = [*seeds["prompts"], "macro"]
-    return {
-        "seeds": ", ".join(map(str, seeds["seeds"])),
-        "columns": [MACRO if name == "macro" else name for name in columns],
-        "prompts": ", ".join(f"{count} of {name}" for name, count in seeds["prompts"].items()),
-        "rows": [
-            {
-                "algorithm": algorithm,
-                "cells": [
-                    {
-                        "value": number(part[name]["tau"], 2),
-                        "interval": interval(part[name]["ci95"]),
-                        "by_seed": " ".join(number(tau, 2) for tau in part[name]["by_seed"]),
-                    }
-                    for name in columns
-                ],
-                "cpu": number(sum(seeds["budget"][algorithm]["cpu_seconds"]), 0),
-                "steps": number(max(seeds["budget"][algorithm]["steps"]), 0),
-                "epochs": number(seeds["budget"][algorithm]["epochs"], 0),
-            }
-            for algorithm, part in seeds["tau"].items()
+    columns = [*study.prompts, "macro"]
+    rows = [
+        SeedRow(
+            algorithm=algorithm,
+            cells=[_seed_cell(part[name]) for name in columns],
+            cpu=number(sum(study.budget[algorithm].cpu_seconds), 0),
+            steps=number(max(study.budget[algorithm].steps), 0),
+            epochs=number(study.budget[algorithm].epochs, 0),
+        )
+        for algorithm, part in study.tau.items()
+    ]
+    return SeedTables(
+        seeds=", ".join(map(str, study.seeds)),
+        columns=[MACRO if name == "macro" else name for name in columns],
+        prompts=", ".join(f"{count} of {name}" for name, count in study.prompts.items()),
+        rows=rows,
+        differences=[
+            DifferenceRow(
+                f"{pair.of} \N{MINUS SIGN} {pair.against}",
+                [_difference_cell(pair.benchmarks[name]) for name in columns],
+            )
+            for pair in study.differences
         ],
-        "differences": [
-            {
-                "name": f"{pair['of']} \N{MINUS SIGN} {pair['against']}",
-                "cells": [
-                    {
-                        "value": signed(pair["benchmarks"][name]["difference"], 2),
-                        "interval": interval(pair["benchmarks"][name]["ci95"]),
-                        "clear": _excludes_zero(pair["benchmarks"][name]["ci95"]),
-                    }
-                    for name in columns
-                ],
-            }
-            for pair in seeds["differences"]
-        ],
-    }
+    )
 
 
-def _excludes_zero(bounds: Sequence[float]) -> bool:
-    return bounds[0] > 0 or bounds[1] < 0
+def _seed_cell(part: SeedTau) -> SeedCell:
+    return SeedCell(number(part.tau, 2), interval(part.ci95), " ".join(number(tau, 2) for tau in part.by_seed))
 
 
-def _rows(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    parts = {**evaluation["benchmarks"], MACRO: evaluation["macro"]}
+def _difference_cell(part: SeedDifference) -> DifferenceCell:
+    low, high = part.ci95
+    return DifferenceCell(signed(part.difference, 2), interval(part.ci95), clear=low > 0 or high < 0)
+
+
+def _rows(evaluation: Evaluation) -> list[_Row]:
+    macro = {MACRO: evaluation.macro} if evaluation.macro is not None else {}
+    parts: dict[str, BenchmarkResult | MeanResult] = {**evaluation.benchmarks, **macro}
     return [
-        {
-            "name": name,
-            "tau": number(part.get("tau"), 3),
-            "interval": interval(part.get("tau_ci95")),
-            "speedup": times(part.get("speedup")),
-        }
-        for name, part in parts.items()
+        _Row(name, number(part.tau, 3), interval(part.tau_ci95), times(part.speedup)) for name, part in parts.items()
     ]

@@ -1,22 +1,38 @@
 """What pages are made with: templates whose values are escaped, the style sheet, and the figures of one page."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.reports.plots import drawing as plots
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 
 INDEX = "plots.json"
 """Beside a page's figures: what each was drawn from."""
+
+
+@dataclass(frozen=True)
+class LabelledFigure:
+    """A figure that stands beside others, with the words that are read in its stead."""
+
+    drawing: "Markup | None"
+    label: str
+
+
+@dataclass(frozen=True)
+class CaptionedFigure:
+    """A figure with the sentence under it."""
+
+    drawing: "Markup | None"
+    caption: str
 
 
 class Figures:
@@ -38,7 +54,7 @@ class Figures:
         part._drawn = self._drawn
         return part
 
-    def add(self, drawing: plots.Drawing | None) -> Any:
+    def add(self, drawing: plots.Drawing | None) -> "Markup | None":
         """Draw a figure; its markup, or None for None."""
         if drawing is None:
             return None
@@ -75,19 +91,24 @@ def _digest(rendered: plots.Rendered) -> str:
     return sha256(rendered.svg_file.encode() + rendered.png_file).hexdigest()
 
 
-def render(name: str, values: Mapping[str, Any]) -> str:
-    """A page of the template `name`; what is set into it is escaped."""
-    return _template(name).render(style=style(), **values)
+def render(name: str, page: object) -> str:
+    """A page of the template `name`; what is set into it is escaped.
+
+    Args:
+        name: of the template.
+        page: a dataclass; its fields are the template's variables.
+    """
+    return _template(name).render(style=style(), **vars(page))
 
 
-def markup(text: str) -> Any:
+def markup(text: str) -> "Markup":
     """Our own drawings and style: the only text that is inserted as it is."""
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704  made by this room, never from outside
 
 
-def style() -> Any:
+def style() -> "Markup":
     """The pages' style sheet, to be set into them."""
     return markup((resources.files("deepspec.reports") / "templates" / "report.css").read_text("utf-8"))
 

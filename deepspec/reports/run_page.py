@@ -1,6 +1,6 @@
 """One self-contained page about one run: what the draft is worth, against whom, made from what, at what cost.
 
-    path = write_report(folder, data)          # folder/report.html, folder/report.json, folder/plots/*.svg|png
+    path = write_report(folder, report)        # folder/report.html, folder/report.json, folder/plots/*.svg|png
 
 The page needs no network and no script (a policy in it forbids both), shows the text of recipes and names escaped, and
 says what is missing instead of leaving it out. Every rate stands with the number of rounds it was measured on.
@@ -9,14 +9,19 @@ Not here: measuring (evaluation/metrics.py, evaluation/calibration/fit.py) and d
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepspec.evaluation.calibration.results import CalibrationResult
+from deepspec.evaluation.results import Evaluation, Number, Sample
+from deepspec.record import Cost, RecordedModel, RecordedVerdict, StageEntry
 from deepspec.reports.formatting import NOT_MEASURED, number, quantity, spelled
 from deepspec.reports.plots import acceptance as plots
-from deepspec.reports.rendering import Figures, render
-from deepspec.reports.sections.acceptance import evaluated
+from deepspec.reports.rendering import CaptionedFigure, Figures, render
+from deepspec.reports.sections.acceptance import DraftSections, evaluated
+from deepspec.store.records import JsonRecord
 
 _CURVES = (
     ("training-loss", re.compile(r"loss"), "loss", "Loss"),
@@ -30,18 +35,118 @@ _CURVES = (
 )
 
 
-def write_report(out_dir: Path, data: Mapping[str, Any], *, earlier: Path | None = None) -> Path:
+class Champion(JsonRecord):
+    """The champion that a verdict was measured against.
+
+    Attributes:
+        name, version: in the registry; None: it is not known there any more.
+        digest: of its artifact.
+    """
+
+    name: str
+    version: str | None
+    digest: str
+
+
+class TrainingMetric(JsonRecord):
+    """One line of the trainer's stream."""
+
+    step: int
+    name: str
+    value: Number
+    unit: str
+
+
+class Ancestor(JsonRecord):
+    """An artifact that the registered draft was made from or measured by."""
+
+    stage: str
+    key: str
+    digest: str
+
+
+class RunReport(JsonRecord):
+    """What the page about a run, or about one recipe of it, is written from; None: there is nothing to tell.
+
+    Attributes:
+        run_id: the run.
+        recipe_name, recipe: its name, and the recipe with every default.
+        evaluation, calibration, verdict, model: as in the run's record.
+        samples: answers with what came of the draft.
+        champion: that the verdict was measured against.
+        training_metrics: the trainer's stream.
+        stages: of this recipe, and those that recipes share.
+        lineage: of the registered version.
+        cost: of the whole run.
+    """
+
+    run_id: str
+    recipe_name: str | None = None
+    recipe: dict[str, Any] | None = None
+    evaluation: Evaluation | None = None
+    calibration: CalibrationResult | None = None
+    verdict: RecordedVerdict | None = None
+    model: RecordedModel | None = None
+    samples: tuple[Sample, ...] | None = None
+    champion: Champion | None = None
+    training_metrics: tuple[TrainingMetric, ...] | None = None
+    stages: tuple[StageEntry, ...] = ()
+    lineage: tuple[Ancestor, ...] = ()
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class _LastValue:
+    name: str
+    step: int
+    value: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class _Training:
+    figures: Sequence[CaptionedFigure]
+    last: Sequence[_LastValue]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    status: str
+    seconds: str
+    why: str
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What the template shows."""
+
+    title: str
+    run_id: str
+    recipe_name: str | None
+    recipe: str | None
+    model: RecordedModel | None
+    verdict: RecordedVerdict | None
+    champion: Champion | None
+    part: DraftSections
+    training: _Training | None
+    stages: Sequence[_Stage]
+    cost: Sequence[_Quantity]
+    lineage: Sequence[Ancestor]
+
+
+def write_report(out_dir: Path, report: RunReport, *, earlier: Path | None = None) -> Path:
     """Write the page, its figures and its data.
 
     Args:
         out_dir: made if missing; files of an earlier report in it are replaced.
-        data: any of these, None or absent where there is nothing to tell:
-            `run_id`, `recipe_name`: str; `recipe`: the resolved recipe (mapping, or text);
-            `evaluation`: as in run.json; `calibration`: as evaluation/calibration/fit.py writes it; `samples`: answers
-            with what came of the draft, records `benchmark`, `prompt`, `answer` (records `text, round, kind`);
-            `verdict`: `gates.Verdict.to_json()`; `champion`: the one it was measured against, `name, version, digest`;
-            `training_metrics`: records `step, name, value, unit`; `stages`: as in run.json;
-            `lineage`: records `stage, key, digest`; `model`, `cost`: as in run.json.
+        report: what it is written from.
         earlier: the folder of another report: figures that would be equal are taken from it.
 
     Returns:
@@ -50,62 +155,46 @@ def write_report(out_dir: Path, data: Mapping[str, Any], *, earlier: Path | None
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = Figures(earlier=None if earlier is None else earlier / "plots")
     page = out_dir / "report.html"
-    page.write_text(render("report.html.j2", _page(data, figures)), encoding="utf-8")
+    page.write_text(render("report.html.j2", _page(report, figures)), encoding="utf-8")
     figures.write(out_dir / "plots")
-    content = json.dumps(dict(data), indent=1, ensure_ascii=False, default=str)
+    content = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
     (out_dir / "report.json").write_text(content, encoding="utf-8")
     return page
 
 
-def _page(data: Mapping[str, Any], figures: Figures) -> dict[str, Any]:
+def _page(report: RunReport, figures: Figures) -> _Page:
     """What the template shows; every figure drawn is added to `figures`."""
-    return {
-        "title": str(data.get("recipe_name") or "draft model"),
-        "run_id": data.get("run_id") or NOT_MEASURED,
-        "recipe_name": data.get("recipe_name"),
-        "recipe": recipe_text(data.get("recipe")),
-        "model": _fields(data.get("model"), "name", "version", "aliases", "uri"),
-        "verdict": _verdict(data.get("verdict")),
-        "champion": _champion(data),
-        "part": evaluated(data, figures),
-        "training": _training(data.get("training_metrics"), figures),
-        "stages": [
-            {**_fields(stage, "name", "status", "why"), "seconds": number(stage.get("seconds"), 1)}
-            for stage in data.get("stages") or ()
-        ],
-        "cost": [{"name": spelled(name), "value": quantity(name, value)} for name, value in _items(data.get("cost"))],
-        "lineage": [_fields(row, "stage", "key", "digest") for row in data.get("lineage") or ()],
-    }
+    used = report.cost.to_json() if report.cost is not None else {}
+    return _Page(
+        title=report.recipe_name or "draft model",
+        run_id=report.run_id or NOT_MEASURED,
+        recipe_name=report.recipe_name,
+        recipe=recipe_text(report.recipe) if report.recipe is not None else None,
+        model=report.model,
+        verdict=report.verdict,
+        champion=_champion(report),
+        part=evaluated(report.evaluation, report.calibration, report.samples, figures),
+        training=_training(report.training_metrics, figures) if report.training_metrics else None,
+        stages=[_Stage(stage.name, stage.status, number(stage.seconds, 1), stage.why) for stage in report.stages],
+        cost=[_Quantity(spelled(name), quantity(name, value)) for name, value in used.items()],
+        lineage=report.lineage,
+    )
 
 
-def _verdict(verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if not verdict:
-        return None
-    reasons = [_fields(reason, "gate", "passed", "sentence") for reason in verdict.get("reasons") or ()]
-    return {"accepted": bool(verdict.get("accepted")), "reasons": reasons}
-
-
-def _champion(data: Mapping[str, Any]) -> dict[str, Any] | None:
+def _champion(report: RunReport) -> Champion | None:
     """The champion the verdict is bound to, by whatever names are known."""
-    digest = (data.get("verdict") or {}).get("champion")
-    known = data.get("champion")
-    if known:
-        return {
-            "name": known.get("name") or "",
-            "version": known.get("version"),
-            "digest": known.get("digest") or digest,
-        }
-    return {"name": "", "version": None, "digest": digest} if digest else None
+    if report.champion is not None:
+        return report.champion
+    digest = report.verdict.champion if report.verdict is not None else None
+    return Champion(name="", version=None, digest=digest) if digest is not None else None
 
 
-def _training(metrics: Sequence[Mapping[str, Any]] | None, figures: Figures) -> dict[str, Any] | None:
-    if not metrics:
-        return None
+def _training(metrics: Sequence[TrainingMetric], figures: Figures) -> _Training:
     series: dict[str, list[tuple[int, float]]] = {}
     units: dict[str, str] = {}
-    for record in metrics:
-        series.setdefault(str(record["name"]), []).append((int(record["step"]), float(record["value"])))
-        units[str(record["name"])] = str(record.get("unit") or "")
+    for metric in metrics:
+        series.setdefault(metric.name, []).append((metric.step, metric.value))
+        units[metric.name] = metric.unit
     drawn = []
     for name, pattern, label, title in _CURVES:
         chosen = {metric: points for metric, points in series.items() if pattern.search(metric)}
@@ -113,29 +202,15 @@ def _training(metrics: Sequence[Mapping[str, Any]] | None, figures: Figures) -> 
         if drawing is not None:
             thinned = max(plots.thinning(points) for points in chosen.values())
             kept = f" Of long curves one point in {thinned} is drawn." if thinned > 1 else ""
-            drawn.append({"drawing": figures.add(drawing), "caption": f"{title}, by training step.{kept}"})
+            drawn.append(CaptionedFigure(figures.add(drawing), f"{title}, by training step.{kept}"))
     last = [
-        {"name": metric, "step": points[-1][0], "value": f"{points[-1][1]:.5g}", "unit": units[metric]}
-        for metric, points in sorted(series.items())
+        _LastValue(name, points[-1][0], f"{points[-1][1]:.5g}", units[name]) for name, points in sorted(series.items())
     ]
-    return {"figures": drawn, "last": last}
+    return _Training(drawn, last)
 
 
-def _fields(record: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
-    """These fields of a record, empty where it lacks them; nothing for no record."""
-    return {name: record.get(name, "") for name in names} if record else {}
-
-
-def _items(value: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    return list((value or {}).items())
-
-
-def recipe_text(recipe: Any) -> str | None:
-    """The resolved recipe as people write it; text is taken as it is."""
-    if recipe is None:
-        return None
-    if isinstance(recipe, str):
-        return recipe
+def recipe_text(recipe: dict[str, Any]) -> str:
+    """A resolved recipe as people write it."""
     import yaml
 
-    return str(yaml.safe_dump(json.loads(json.dumps(recipe, default=str)), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))

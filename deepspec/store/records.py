@@ -6,14 +6,55 @@ version, so that an old deepspec can tell a record that is too new for it from a
 A record that is read later, perhaps by another deepspec, says its `format`, a number that is raised when it is written
 in a way that an older deepspec could not read. Without one it is of format 1. `refuse_newer` is asked before anything
 else of a record is looked at: what is too new is neither damaged nor to be written anew.
+
+`JsonRecord` is the base of results that are read by later stages, reports and commands.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepspec.errors import ArtifactError
+
+
+class JsonRecord(BaseModel):
+    """An immutable result that is written as JSON and read back by this and by later versions.
+
+    Only the fields that were given are written. A field without a default was written by every version; one that came
+    later has a default, and is absent again when the older record is written once more. Fields that this version does
+    not know are kept as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @classmethod
+    def from_json(cls, content: object, *, where: str) -> Self:
+        """Read a record back.
+
+        Args:
+            content: what `to_json` gave, read from JSON.
+            where: its place, for the error.
+
+        Raises:
+            ArtifactError: it is no such record.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ArtifactError(
+                f"This is no valid {cls.__name__}: {first['msg']}{f' at {place}' if place else ''}.",
+                where=where,
+                remedy="Restore the file from a backup, or make it again: `deepspec run` with the same recipe.",
+            ) from error
 
 
 def seal(body: dict[str, Any]) -> bytes:

@@ -24,10 +24,10 @@ def warm(
 
     document = bench_command.warm(recipe, home(), repeat=repeat)
     if as_json:
-        print_json(document)
+        print_json(document.to_json())
     else:
-        ours = document["ours"]
-        text = f"{recipe}: {ours['seconds']:.1f} s, median of {repeat}; peak {ours['peak_rss_bytes'] >> 20} MiB"
+        ours = document.ours
+        text = f"{recipe}: {ours.seconds:.1f} s, median of {repeat}; peak {ours.peak_rss_bytes >> 20} MiB"
         terminal().print(text, highlight=False)
 
 

@@ -32,14 +32,14 @@ def compare(
     from flows.cli.progress import display_on
 
     console = terminal()
-    document = compare_command.compare(
+    comparison, page = compare_command.compare(
         drafts, recipe, overrides or [], home=home(), out=out, display=display_on(console)
     )
     if as_json:
-        print_json(document)
+        print_json({**comparison.to_json(), "report": str(page)})
     else:
-        console.print(comparison_table(document))
-        console.print(f"Report: {document['report']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(comparison_table(comparison))
+        console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def export(
@@ -100,11 +100,11 @@ def measure(
     if out is not None:
         measure_command.save(document, out)
     if as_json:
-        print_json(document)
+        print_json(document.to_json())
     else:
         measure_command.show(document, console)
-    if document["problems"]:
+    if document.problems:
         if as_json:
-            for problem in document["problems"]:
+            for problem in document.problems:
                 console.print(problem, highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(1)

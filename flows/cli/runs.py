@@ -86,11 +86,11 @@ def explain(
     if record is None:
         fail(2, f"There is no run {run_id or 'yet'} in {home()}. Start one with `deepspec demo`.")
     if as_json:
-        print_json({"run_id": record["run_id"], "stages": record["stages"]})
+        print_json({"run_id": record.run_id, "stages": [stage.to_json() for stage in record.stages]})
         return
     console = terminal()
-    console.print(f"Run {record['run_id']} of {record['recipe']}: {record['status']}", highlight=False)
-    for line in lines_of(StageRecord(**stage) for stage in record["stages"]):
+    console.print(f"Run {record.run_id} of {record.recipe}: {record.status}", highlight=False)
+    for line in lines_of(StageRecord(**stage.to_json()) for stage in record.stages):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

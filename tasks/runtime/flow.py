@@ -14,12 +14,13 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
+from deepspec.record import RunStatus
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
 
-Status = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
+Status: TypeAlias = RunStatus
 """How a run of a recipe ended."""
 
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
-StageStatus = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
+from deepspec.record import StageEntry, StageStatus
 
 
 @dataclass
@@ -19,10 +18,12 @@ class StageRecord:
     why: str = ""
     algorithm: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def entry(self) -> StageEntry:
         """As in `run.json`, where only a run of several algorithms says whose a stage was."""
         content = asdict(self)
-        return content if self.algorithm else {name: item for name, item in content.items() if name != "algorithm"}
+        if self.algorithm is None:
+            del content["algorithm"]
+        return StageEntry(**content)
 
 
 MARKS = {

@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from deepspec.errors import DeepspecError
+from deepspec.record import Cost, RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict, RunRecord
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
@@ -16,79 +18,102 @@ from tasks.runtime.result import Part, Result
 FORMAT = 1
 """Raised when a record is written that an older deepspec could not read."""
 
-PARTS = ("evaluation", "calibration", "verdict", "model")
-"""What a record says of a recipe; the rest is about the whole run."""
+Recorded = TypeVar("Recorded", RecordedEvaluation, RecordedCalibration, RecordedVerdict, RecordedModel)
 
 
-def run_json(result: Result) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PartResults:
+    """What a record says of one recipe; None where it did not come so far."""
+
+    evaluation: RecordedEvaluation | None = None
+    calibration: RecordedCalibration | None = None
+    verdict: RecordedVerdict | None = None
+    model: RecordedModel | None = None
+
+
+def record_of(result: Result) -> RunRecord:
     """The record of a run in the command line's contract.
 
-    Of a run with several recipes, each of `PARTS` is a list: one item, with its `algorithm`, for every recipe that
-    came so far. Where the store does not hand out what the record quotes, that is left out, and is the run's error if
-    it has no other.
+    Where the store does not hand out what the record quotes, that is left out, and is the run's error if it has no
+    other.
     """
     run = result.run
     try:
-        parts, cost = [part_json(result, part) for part in result.parts], _cost(result)
+        parts, cost = [results_of(result, part) for part in result.parts], _cost(result)
     except DeepspecError as error:
         result.error = result.error or error
-        parts, cost = [dict.fromkeys(PARTS) for _ in result.parts], {"cpu_seconds": round(result.cpu_seconds, 1)}
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "run_id": run.run_id,
-        "recipe": result.name,
-        "status": result.status,
-        "seconds": round(result.seconds, 2),
-        "peak_rss_bytes": result.peak_rss_bytes,
-        "stages": [stage.to_json() for stage in run.records],
-        **(parts[0] if len(parts) == 1 else _side_by_side(result, parts)),
-        "cost": cost,
-        "report": None,
+        parts, cost = [PartResults() for _ in result.parts], Cost(cpu_seconds=round(result.cpu_seconds, 1))
+    recipes = tuple(part.recipe.model_dump(mode="json") for part in result.parts)
+    record = RunRecord(
+        format=FORMAT,
+        run_id=run.run_id,
+        recipe=result.name,
+        status=result.status,
+        seconds=round(result.seconds, 2),
+        peak_rss_bytes=result.peak_rss_bytes,
+        stages=tuple(stage.entry() for stage in run.records),
+        evaluation=_told(result, [part.evaluation for part in parts]),
+        calibration=_told(result, [part.calibration for part in parts]),
+        verdict=_told(result, [part.verdict for part in parts]),
+        model=_told(result, [part.model for part in parts]),
+        cost=cost,
+        report=None,
         # Where what the record speaks of was: later commands (benches, comparisons) find it there.
-        "target": result.parts[0].recipe.target.path,
-        "store": run.store.backend.location,
-    }
-    if result.error is not None:
-        record["error"] = str(result.error) or type(result.error).__name__
-    return record
+        target=result.parts[0].recipe.target.path,
+        store=run.store.backend.location,
+        resolved_recipe=recipes[0] if len(recipes) == 1 else recipes,
+    )
+    return with_error(record, result)
 
 
-def part_json(result: Result, part: Part) -> dict[str, Any]:
-    """What a record says of one recipe; None where it did not come so far."""
+def with_error(record: RunRecord, result: Result) -> RunRecord:
+    """The record with what ended the run early, if anything did."""
+    if result.error is None:
+        return record
+    return record.model_copy(update={"error": str(result.error) or type(result.error).__name__})
+
+
+def results_of(result: Result, part: Part) -> PartResults:
+    """What a record says of one recipe.
+
+    Raises:
+        DeepspecError: the store does not hand it out.
+    """
     outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
-    values = (
-        _file(outcome, "evaluation", "evaluation.json"),
-        _file(outcome, "calibration", "calibration.json"),
-        _file(outcome, "verdict", "verdict.json"),
+    evaluation, calibration, verdict = (outcome.get(name) for name in ("evaluation", "calibration", "verdict"))
+    return PartResults(
+        _read(RecordedEvaluation, evaluation, "evaluation.json") if evaluation is not None else None,
+        _read(RecordedCalibration, calibration, "calibration.json") if calibration is not None else None,
+        _read(RecordedVerdict, verdict, "verdict.json") if verdict is not None else None,
         _model(result, outcome),
     )
-    return dict(zip(PARTS, values, strict=True))
 
 
-def _side_by_side(result: Result, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _told(result: Result, found: Sequence[Recorded | None]) -> Recorded | tuple[Recorded, ...] | None:
+    """What the recipe came to; of several a tuple, where each says whose it is."""
+    if len(found) == 1:
+        return found[0]
     algorithms = [part.recipe.draft.algorithm for part in result.parts]
-    return {
-        name: [
-            {"algorithm": algorithm, **part[name]}
-            for algorithm, part in zip(algorithms, parts, strict=True)
-            if part[name] is not None
-        ]
-        for name in PARTS
-    }
+    return tuple(
+        one.model_copy(update={"algorithm": algorithm})
+        for algorithm, one in zip(algorithms, found, strict=True)
+        if one is not None
+    )
 
 
-def write_record(record: Mapping[str, Any], home: Path) -> Path:
+def write_record(record: RunRecord, home: Path) -> Path:
     """Write `runs/<run id>/run.json` and `last-run.json`; both appear whole or not at all."""
-    path = home / "runs" / str(record["run_id"]) / "run.json"
+    path = home / "runs" / record.run_id / "run.json"
+    content = json.dumps(record.to_json(), indent=1, ensure_ascii=False) + "\n"
     for target in (path, home / "last-run.json"):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
         temporary.replace(target)
     return path
 
 
-def read_record(home: Path, run_id: str | None = None) -> dict[str, Any] | None:
+def read_record(home: Path, run_id: str | None = None) -> RunRecord | None:
     """A run's record (the last one's by default), or None if there is none.
 
     Raises:
@@ -96,30 +121,30 @@ def read_record(home: Path, run_id: str | None = None) -> dict[str, Any] | None:
     """
     path = home / "last-run.json" if run_id is None else home / "runs" / run_id / "run.json"
     try:
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        refuse_newer(content, FORMAT, what="This record of a run", where=str(path), otherwise="look at another run")
+        return RunRecord.model_validate(content)
     except (OSError, ValueError):
         return None
-    refuse_newer(record, FORMAT, what="This record of a run", where=str(path), otherwise="look at another run")
-    return record
 
 
-def _model(result: Result, outcome: Mapping[str, Artifact]) -> dict[str, Any] | None:
+def _model(result: Result, outcome: Mapping[str, Artifact]) -> RecordedModel | None:
     """The registered version; it has the alias `champion` if the promotion log says so now."""
-    registration = _file(outcome, "registration", "registration.json")
-    draft = outcome.get("draft")
+    registration, draft = outcome.get("registration"), outcome.get("draft")
     if registration is None or draft is None:
         return None
-    champion = PromotionLog(result.run.store.backend).champion(registration["name"])
+    model = _read(RecordedModel, registration, "registration.json")
+    champion = PromotionLog(result.run.store.backend).champion(model.name)
     # Equal drafts of two trainings are two versions; one of them serves.
-    serves = champion is not None and (champion.digest, champion.version) == (draft.digest, registration["version"])
-    return {**registration, "aliases": [CHAMPION] if serves else []}
+    serves = champion is not None and (champion.digest, champion.version) == (draft.digest, model.version)
+    return model.model_copy(update={"aliases": (CHAMPION,) if serves else ()})
 
 
-def _file(outcome: Mapping[str, Artifact], name: str, file: str) -> Any:
-    return outcome[name].json(file) if name in outcome else None
+def _read(record: type[Recorded], artifact: Artifact, file: str) -> Recorded:
+    return record.from_json(artifact.json(file), where=f"{artifact.kind}/{artifact.key[:12]}/{file}")
 
 
-def _cost(result: Result) -> dict[str, Any]:
+def _cost(result: Result) -> Cost:
     """What this run used; what it found ready cost nothing.
 
     An amount of money stands there where the (first) recipe has prices.
@@ -144,13 +169,14 @@ def _cost(result: Result) -> dict[str, Any]:
         "cpu": (result.cpu_seconds, prices.price_per_cpu_hour),
     }
     priced = [seconds / 3600 * price for seconds, price in amounts.values() if price is not None]
-    money: dict[str, Any] = {"amount": round(sum(priced), 4), "currency": prices.currency} if priced else {}
-    return {
-        "cpu_seconds": round(result.cpu_seconds, 1),
-        "gpu_seconds": round(gpu_seconds, 1),
-        "bytes_written": int(written),
-        "tokens": tokens,
-        "states_bytes": states,
-        "training_peak_bytes": peak,
-        **money,
-    }
+    cost = Cost(
+        cpu_seconds=round(result.cpu_seconds, 1),
+        gpu_seconds=round(gpu_seconds, 1),
+        bytes_written=int(written),
+        tokens=tokens,
+        states_bytes=states,
+        training_peak_bytes=peak,
+    )
+    if not priced:
+        return cost
+    return cost.model_copy(update={"amount": round(sum(priced), 4), "currency": prices.currency})

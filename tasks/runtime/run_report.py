@@ -1,11 +1,12 @@
 """The report of a run: gathered from its artifacts, written into the run's folder and logged with the tracker."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deepspec.errors import DeepspecError
+from deepspec.evaluation.results import Sample
+from deepspec.record import RecordedVerdict, RunRecord
 from deepspec.registry import keys
 from deepspec.registry.mlflow.tracking import Status
 from deepspec.registry.promotions import PromotionLog
@@ -13,12 +14,15 @@ from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from tasks.runtime.references import Reference
 from tasks.runtime.result import Part, Result
-from tasks.runtime.run_record import part_json
+from tasks.runtime.run_record import results_of
+
+if TYPE_CHECKING:
+    from deepspec.reports.run_page import Ancestor, Champion, RunReport, TrainingMetric
 
 SAMPLES = "samples.json"
 
 
-def write(result: Result, record: Mapping[str, Any]) -> str | None:
+def write(result: Result, record: RunRecord) -> str | None:
     """Write the page, log it, and end the tracker's runs.
 
     Returns:
@@ -33,7 +37,7 @@ def write(result: Result, record: Mapping[str, Any]) -> str | None:
     return write_overview_of(result, record)
 
 
-def write_overview_of(result: Result, record: Mapping[str, Any]) -> str | None:
+def write_overview_of(result: Result, record: RunRecord) -> str | None:
     """Write the page that leads to the reports of a run's several recipes; None if none of them has one."""
     folder = result.run.folder / "report"
     algorithms = [part.recipe.draft.algorithm for part in result.parts]
@@ -45,26 +49,27 @@ def write_overview_of(result: Result, record: Mapping[str, Any]) -> str | None:
     return str(write_overview(folder, record, pages))
 
 
-def _write_part(result: Result, part: Part, record: Mapping[str, Any], folder: Path) -> Path | None:
+def _write_part(result: Result, part: Part, record: RunRecord, folder: Path) -> Path | None:
     run = result.run
     page = None
+    report: RunReport | None = None
     try:
-        data = _data(result, part, record) if part.status != "failed" else {}
+        report = _report(result, part, record) if part.status != "failed" else None
     except DeepspecError as error:  # the run itself is done; its tracker's run has to end, too
-        result.error, data = result.error or error, {}
-    if data.get("evaluation"):
+        result.error = result.error or error
+    if report is not None and report.evaluation is not None:
         from deepspec.reports.run_page import write_report
 
-        page = write_report(folder, data, earlier=_earlier(folder, run.folder))
+        page = write_report(folder, report, earlier=_earlier(folder, run.folder))
     if run.tracking is not None and part.tracking_run is not None:
         if page is not None:
             run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
         outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
         tags = keys.artifact_tags({item.kind: (item.key, item.digest) for item in outcome.values()})
         tags |= {keys.STATUS: part.status, keys.RUN_ID: run.run_id}
-        if "currency" in record["cost"]:
-            tags[keys.CURRENCY] = str(record["cost"]["currency"])
-        run.tracking.writer(part.tracking_run).metrics(keys.cost_metrics(record["cost"]))
+        if record.cost.currency is not None:
+            tags[keys.CURRENCY] = record.cost.currency
+        run.tracking.writer(part.tracking_run).metrics(keys.cost_metrics(record.cost))
         run.tracking.finish(part.tracking_run, _ends(result, part), tags=tags)
     return page
 
@@ -82,52 +87,64 @@ def _ends(result: Result, part: Part) -> Status:
     return "KILLED" if isinstance(result.error, KeyboardInterrupt) else "FAILED"
 
 
-def _data(result: Result, part: Part, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page shows, in the form that `write_report` takes."""
-    content = part_json(result, part)
+def _report(result: Result, part: Part, record: RunRecord) -> "RunReport":
+    """What the page is written from."""
+    from deepspec.reports.run_page import RunReport
+
+    found = results_of(result, part)
     whose = (None, part.recipe.draft.algorithm)
-    return {
-        "run_id": record["run_id"],
-        "recipe_name": part.recipe.name,
-        "recipe": part.recipe.model_dump(mode="json"),
-        **content,
-        "samples": samples_of(part.outcome.get("evaluation")),
-        "champion": _champion(result, part, content["verdict"]),
-        "training_metrics": _training(part.outcome.get("draft")),
-        "stages": [stage for stage in record["stages"] if stage.get("algorithm") in whose],
-        "lineage": _lineage(result, part),
-        "cost": record["cost"],
-    }
+    return RunReport(
+        run_id=record.run_id,
+        recipe_name=part.recipe.name,
+        recipe=part.recipe.model_dump(mode="json"),
+        evaluation=found.evaluation,
+        calibration=found.calibration,
+        verdict=found.verdict,
+        model=found.model,
+        samples=samples_of(part.outcome.get("evaluation")),
+        champion=_champion(result, part, found.verdict),
+        training_metrics=_training(part.outcome.get("draft")),
+        stages=tuple(stage for stage in record.stages if stage.algorithm in whose),
+        lineage=_lineage(result, part),
+        cost=record.cost,
+    )
 
 
-def samples_of(evaluation: Reference | None) -> list[dict[str, Any]] | None:
+def samples_of(evaluation: Reference | None) -> tuple[Sample, ...] | None:
     """Answers token by token, with what came of the draft; None of an evaluation that kept none."""
     if not isinstance(evaluation, Artifact) or all(entry.path != SAMPLES for entry in evaluation.manifest.files):
         return None
-    return list(evaluation.json(SAMPLES))
+    where = f"{evaluation.kind}/{evaluation.key[:12]}/{SAMPLES}"
+    return tuple(Sample.from_json(one, where=where) for one in evaluation.json(SAMPLES))
 
 
-def _champion(result: Result, part: Part, verdict: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _champion(result: Result, part: Part, verdict: RecordedVerdict | None) -> "Champion | None":
     """The champion that the verdict was measured against, by its name in the registry."""
-    digest = (verdict or {}).get("champion")
-    if digest is None:
+    from deepspec.reports.run_page import Champion
+
+    if verdict is None or verdict.champion is None:
         return None
     name = part.recipe.name
     entries = PromotionLog(result.run.store.backend).history(name)
-    version = next((entry.champion.version for entry in entries if entry.champion.digest == digest), None)
-    return {"name": name, "version": version, "digest": digest}
+    version = next((entry.champion.version for entry in entries if entry.champion.digest == verdict.champion), None)
+    return Champion(name=name, version=version, digest=verdict.champion)
 
 
-def _training(draft: Reference | None) -> list[dict[str, Any]] | None:
+def _training(draft: Reference | None) -> "tuple[TrainingMetric, ...] | None":
+    from deepspec.reports.run_page import TrainingMetric
+
     if not isinstance(draft, Artifact):
         return None
     lines = draft.path("metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    where = f"{draft.kind}/{draft.key[:12]}/metrics.jsonl"
+    return tuple(TrainingMetric.from_json(json.loads(line), where=where) for line in lines)
 
 
-def _lineage(result: Result, part: Part) -> list[dict[str, str]]:
+def _lineage(result: Result, part: Part) -> "tuple[Ancestor, ...]":
+    from deepspec.reports.run_page import Ancestor
+
     registration = part.outcome.get("registration")
     if not isinstance(registration, Artifact):
-        return []
+        return ()
     found = lineage(registration, result.run.artifact)
-    return [{"stage": item.kind, "key": item.key, "digest": item.digest} for item in found]
+    return tuple(Ancestor(stage=item.kind, key=item.key, digest=item.digest) for item in found)

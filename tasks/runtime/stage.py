@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any
 from deepspec.config import left_out_of_key, narrowed
 from deepspec.errors import DataError, DeepspecError, TransientError
 from deepspec.progress import Progress
+from deepspec.record import StageStatus
 from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
 from tasks.runtime.job import Job
 from tasks.runtime.prefect import pages
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
-from tasks.runtime.records import StageRecord, StageStatus
+from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Pending, Reference, Value
 from tasks.runtime.run import Run
 

@@ -11,6 +11,8 @@ from deepspec.recipe import Recipe, load_recipe
 from deepspec.store.fingerprint import Fingerprints
 from flows.cli.commands import compare as compare_command
 from flows.compare import naming
+from tasks.runtime.run_record import write_record
+from tests.fixtures import reports
 
 
 @pytest.fixture
@@ -19,38 +21,45 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def left_behind(home: Path, recipes: dict[str, Recipe], evaluation: Any) -> None:
-    """What a finished run leaves: its record, and a report of each recipe, by the folder it lies in."""
-    report = home / "runs" / "r1" / "report"
-    for folder, recipe in recipes.items():
-        (report / folder).mkdir(parents=True, exist_ok=True)
-        (report / folder / "report.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
-    record = {"run_id": "r1", "recipe": "demo", "evaluation": evaluation, "report": str(report / "report.html")}
-    (home / "last-run.json").write_text(json.dumps(record))
+def left_behind(home: Path, recipes: list[Recipe], **fields: Any) -> None:
+    """The record that a finished run leaves."""
+    resolved = [recipe.model_dump(mode="json") for recipe in recipes]
+    record = reports.record(recipe="demo", resolved_recipe=resolved if len(resolved) > 1 else resolved[0], **fields)
+    write_record(record, home)
 
 
 def test_the_last_runs_recipe_is_taken_as_it_was_resolved(home: Path) -> None:
     run = load_recipe("tiny", ["evaluate.seed=7", "target.path=/models/t"])
-    left_behind(home, {".": run}, {"benchmarks": {}})
+    left_behind(home, [run], evaluation=reports.evaluation().to_json())
     assert compare_command._recipe(None, (), home) == ("demo", run)
     _, changed = compare_command._recipe(None, ["evaluate.num_gate_prompts=3"], home)
     assert (changed.evaluate.seed, changed.evaluate.num_gate_prompts) == (7, 3)
     assert compare_command._recipe("tiny", (), home) == ("tiny", load_recipe("tiny"))
 
 
-def test_of_a_run_of_several_algorithms_the_first_recipe_is_taken(home: Path) -> None:
-    first, second = load_recipe("demo-eagle3"), load_recipe("demo")
-    left_behind(home, {"eagle3": first, "dspark": second}, [{"algorithm": "eagle3"}, {"algorithm": "dspark"}])
-    assert compare_command._recipe(None, (), home)[1] == first
+@pytest.mark.parametrize("evaluated", [["eagle3", "dspark"], ["dspark"]])
+def test_of_a_run_of_several_algorithms_the_first_evaluated_recipe_is_taken(home: Path, evaluated: list[str]) -> None:
+    recipes = {"eagle3": load_recipe("demo-eagle3"), "dspark": load_recipe("demo")}
+    parts = [{"algorithm": name, **reports.evaluation().to_json()} for name in evaluated]
+    left_behind(home, list(recipes.values()), evaluation=parts)
+    assert compare_command._recipe(None, (), home)[1] == recipes[evaluated[0]]
 
 
-@pytest.mark.parametrize("record", [None, {}, {"report": None, "evaluation": None, "recipe": "demo", "run_id": "r"}])
-def test_without_a_finished_run_the_recipe_has_to_be_named(home: Path, record: Any) -> None:
-    if record is not None:
-        (home / "last-run.json").write_text(json.dumps(record))
+@pytest.mark.parametrize("content", [None, "{}", json.dumps(reports.record().to_json())])
+def test_without_a_finished_run_the_recipe_has_to_be_named(home: Path, content: str | None) -> None:
+    if content is not None:
+        (home / "last-run.json").write_text(content)
     with pytest.raises(RecipeError, match="no finished run") as raised:
         compare_command._recipe(None, (), home)
     assert raised.value.where == "--recipe"
+
+
+def test_a_record_without_a_recipe_says_that_it_has_to_be_named(home: Path) -> None:
+    write_record(reports.record(evaluation=reports.evaluation().to_json()), home)  # as an earlier version wrote it
+    with pytest.raises(RecipeError, match="has no recipe") as raised:
+        compare_command._recipe(None, (), home)
+    assert raised.value.where == "--recipe"
+    assert "--recipe NAME" in (raised.value.remedy or "")
 
 
 def test_a_draft_is_the_same_input_wherever_its_directory_lies(tmp_path: Path) -> None:

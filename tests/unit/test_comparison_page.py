@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from deepspec.evaluation.compare.results import Comparison, Difference, Differences, MeanDifference, PairedDifference
 from deepspec.reports.comparison_page import compared_differences, tendency, write_comparison
 from deepspec.reports.comparison_terminal import comparison_table
 from tests.fixtures.reports import HOSTILE, Page, benchmark, comparison, evaluation, figures_once
@@ -19,7 +20,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def written(folder: Path, data: dict[str, Any]) -> tuple[str, Page]:
-    text = write_comparison(folder, data).read_text(encoding="utf-8")
+    text = write_comparison(folder, Comparison.model_validate(data)).read_text(encoding="utf-8")
     return text, Page(text)
 
 
@@ -66,14 +67,17 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     data = comparison(HOSTILE, f"other {HOSTILE}")
     for draft in data["drafts"]:
         draft.update(kind=HOSTILE, key=HOSTILE, digest=HOSTILE)
-        draft["evaluation"]["benchmarks"][HOSTILE] = benchmark(2.0, HOSTILE, HOSTILE)
+        draft["evaluation"]["benchmarks"][HOSTILE] = benchmark(2.0, HOSTILE).to_json()
         draft["samples"] = [
-            {"benchmark": HOSTILE, "prompt": HOSTILE, "answer": [{"text": HOSTILE, "round": 1, "kind": ""}]}
+            {"benchmark": HOSTILE, "prompt": HOSTILE, "answer": [{"text": HOSTILE, "round": 1, "kind": "bonus"}]}
         ]
     part = {"difference": 0.1, "ci95": [0.0, 0.2], "prompts": 3}
     data["differences"][0]["benchmarks"][HOSTILE] = part
-    data["differences"][0]["domains"] = {HOSTILE: {**part, "benchmarks": [HOSTILE, "chat"]}}
-    text, page = written(tmp_path, {**data, "comparison_id": HOSTILE, "recipe_name": HOSTILE, "recipe": HOSTILE})
+    mean = {"difference": 0.1, "ci95": [0.0, 0.2], "benchmarks": [HOSTILE, "chat"]}
+    data["differences"][0]["domains"] = {HOSTILE: mean}
+    text, page = written(
+        tmp_path, {**data, "comparison_id": HOSTILE, "recipe_name": HOSTILE, "recipe": {HOSTILE: HOSTILE}}
+    )
     assert "<script" not in text
     assert "<img" not in text
     assert text.count("</style>") == text.count("<style")
@@ -111,33 +115,39 @@ def test_an_older_evaluation_and_no_calibration_can_be_shown(tmp_path: Path) -> 
 
 
 def test_intervals_decide_what_is_said() -> None:
-    said = [tendency({"ci95": bounds}) for bounds in ([0.1, 0.2], [-0.2, -0.1], [-0.1, 0.1], [0.0, 0.1], None)]
+    said = [
+        tendency(Difference(difference=0.1, ci95=bounds))
+        for bounds in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (0.0, 0.1), None)
+    ]
     assert said == ["higher", "lower", "no clear difference", "no clear difference", "—"]
 
 
 def test_differences_have_the_rows_of_the_lengths() -> None:
-    part = {"difference": 0.1, "ci95": [0.0, 0.2]}
-    found = compared_differences(
-        {
-            "benchmarks": {"a": part, "b": part, "c": part},
-            "domains": {"math": {**part, "benchmarks": ["a", "b"]}, "chat": {**part, "benchmarks": ["c"]}},
-            "macro": part,
-            "gate": part,
-        }
+    part = PairedDifference(difference=0.1, ci95=(0.0, 0.2), prompts=3)
+    means = {
+        name: MeanDifference(difference=0.1, ci95=(0.0, 0.2), benchmarks=names)
+        for name, names in (("math", ("a", "b")), ("chat", ("c",)), ("macro", ("a", "b", "c")))
+    }
+    several = Differences(
+        benchmarks={"a": part, "b": part, "c": part},
+        domains={"math": means["math"], "chat": means["chat"]},
+        macro=means["macro"],
+        gate=part,
     )
-    assert list(found) == ["a", "b", "c", "math (2)", "macro average", "gate split"]
-    assert list(compared_differences({"benchmarks": {"a": part}, "domains": {}, "macro": part, "gate": None})) == ["a"]
+    assert list(compared_differences(several)) == ["a", "b", "c", "math (2)", "macro average", "gate split"]
+    one = Differences(benchmarks={"a": part}, domains={}, macro=means["macro"], gate=None)
+    assert list(compared_differences(one)) == ["a"]
 
 
 def shown(data: dict[str, Any], width: int = 80) -> str:
     console = Console(width=width, no_color=True, force_terminal=False, record=True, file=io.StringIO())
-    console.print(comparison_table(data))
+    console.print(comparison_table(Comparison.model_validate(data)))
     return console.export_text()
 
 
 def test_the_terminal_table_reads_at_80_columns() -> None:
     data = comparison("models:/tiny/1", "models:/tiny@champion", "[bold]c[/bold]")
-    data["drafts"][0]["evaluation"] = evaluation(4.0)
+    data["drafts"][0]["evaluation"] = evaluation(4.0).to_json()
     lines = shown(data).splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     assert lines[:3] == [" 1  models:/tiny/1", " 2  models:/tiny@champion", " 3  [bold]c[/bold]"]

@@ -41,9 +41,9 @@ def test_calibration_halves_the_error_on_other_rounds() -> None:
     temperatures = fit(made_up(8_000, [2.5, 1.8, 0.6], seed=1), CONFIG)
     other = made_up(8_000, [2.5, 1.8, 0.6], seed=2)
     before, after = judge(other, [1.0] * 3, CONFIG), judge(other, temperatures, CONFIG)
-    assert np.mean(after["ece"]) < 0.5 * np.mean(before["ece"])
-    assert np.mean(after["ece_mass"]) < np.mean(before["ece_mass"])
-    assert np.mean(after["brier"]) < np.mean(before["brier"])
+    assert np.mean(after.ece) < 0.5 * np.mean(before.ece)
+    assert np.mean(after.ece_mass) < np.mean(before.ece_mass)
+    assert np.mean(after.brier) < np.mean(before.brier)
 
 
 def test_a_calibrated_draft_is_left_alone() -> None:
@@ -61,19 +61,19 @@ def test_slots_that_were_never_proposed() -> None:
     temperatures = fit(observations, CONFIG)
     assert temperatures[1:] == [1.0, 1.0]
     judged = judge(observations, temperatures, CONFIG)
-    assert judged["trials"] == [2, 0, 0]
-    assert judged["ece"][1:] == [None, None]
-    assert judged["reliability"][1:] == [[], []]
+    assert judged.trials == (2, 0, 0)
+    assert judged.ece[1:] == (None, None)
+    assert judged.reliability[1:] == ((), ())
 
 
 def test_cut_rounds_count_only_as_far_as_they_proposed() -> None:
     observations = Observations.of([(3, 3, [0.9, 0.9, 0.9]), (2, 2, [0.5, 0.5]), (3, 1, [0.7, 0.6, 0.5])], 3)
     judged = judge(observations, [1.0] * 3, CONFIG)
-    assert judged["trials"] == [3, 3, 2]
+    assert judged.trials == (3, 3, 2)
     # Slot 3: products 0.729 (survived) and 0.21 (did not), each alone in its bin.
-    assert judged["ece"][2] == pytest.approx((0.271 + 0.21) / 2)
-    assert judged["brier"][2] == pytest.approx((0.271**2 + 0.21**2) / 2)
-    assert judged["auc"][2] == 1.0
+    assert judged.ece[2] == pytest.approx((0.271 + 0.21) / 2)
+    assert judged.brier[2] == pytest.approx((0.271**2 + 0.21**2) / 2)
+    assert judged.auc[2] == 1.0
 
 
 def test_prefix_confidence_is_the_running_product() -> None:
@@ -114,7 +114,7 @@ def test_conditional_auc_is_among_rounds_that_got_there() -> None:
 
 def test_reliability_bins_hold_all_rounds() -> None:
     bins = reliability(np.array([0.01, 0.02, 0.99]), np.array([True, False, True]), 20)
-    assert bins == [
+    assert [one.to_json() for one in bins] == [
         {"confidence": pytest.approx(0.015), "observed": 0.5, "rounds": 2},
         {"confidence": pytest.approx(0.99), "observed": 1.0, "rounds": 1},
     ]

@@ -21,6 +21,7 @@ from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.evaluation.calibration.run import calibrate
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate, evaluate_gate
+from deepspec.evaluation.results import Evaluation
 from deepspec.targets.model import Target, TargetOutput
 
 TIMES = ("seconds", "per_second", "speedup", "speedup_ci95")
@@ -86,7 +87,7 @@ def run(
     *,
     measure: Any = evaluate,
     **options: Any,
-) -> dict[str, Any]:
+) -> Any:
     out = inputs / name
     out.mkdir()
     return measure(
@@ -101,6 +102,8 @@ def run(
 
 
 def without_times(value: Any) -> Any:
+    if isinstance(value, Evaluation):
+        return without_times(value.to_json())
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if not key.endswith(TIMES)}
     return value
@@ -108,26 +111,26 @@ def without_times(value: Any) -> Any:
 
 def test_evaluation_has_what_run_json_promises(target: Target, inputs: Path) -> None:
     found = run(config_for(inputs), target, StubDrafter(target, "partly"), inputs)
-    assert list(found["benchmarks"]) == ["chat", "math"]
-    assert json.loads((inputs / "out" / "evaluation.json").read_text()) == found
-    for entry in (*found["benchmarks"].values(), found["gate"]):
-        assert entry["skipped"] == entry["failed"] == []
-        assert 1 <= entry["tau_ci95"][0] <= entry["tau"] <= entry["tau_ci95"][1] <= 4
-        assert len(entry["conditional_acceptance"]) == len(entry["prefix_acceptance"]) == 3
-        assert 0 < entry["verify_rate"] <= 1
-    for entry in found["benchmarks"].values():
-        assert entry["speedup"] == pytest.approx(entry["tokens_per_second"] / entry["plain_tokens_per_second"])
-        assert 0 < entry["target_entropy_nats"] < math.log(VOCAB_SIZE)
-        assert entry["speedup_ci95"][0] <= entry["speedup"] <= entry["speedup_ci95"][1]
-        assert entry["speed_prompts"] == entry["prompts"] == entry["turns"]
-        assert entry["draft_seconds"] > 0
-    assert found["benchmarks"]["chat"]["prompts"] == 5
-    taus = [entry["tau"] for entry in found["benchmarks"].values()]
-    assert found["macro"]["tau"] == pytest.approx(sum(taus) / 2)
-    gate = found["gate"]["per_prompt"]
+    assert list(found.benchmarks) == ["chat", "math"]
+    assert json.loads((inputs / "out" / "evaluation.json").read_text()) == found.to_json()
+    for entry in (*found.benchmarks.values(), found.gate):
+        assert entry.skipped == entry.failed == ()
+        assert 1 <= entry.tau_ci95[0] <= entry.tau <= entry.tau_ci95[1] <= 4
+        assert len(entry.conditional_acceptance) == len(entry.prefix_acceptance) == 3
+        assert 0 < entry.verify_rate <= 1
+    for entry in found.benchmarks.values():
+        assert entry.speedup == pytest.approx(entry.tokens_per_second / entry.plain_tokens_per_second)
+        assert 0 < entry.target_entropy_nats < math.log(VOCAB_SIZE)
+        assert entry.speedup_ci95[0] <= entry.speedup <= entry.speedup_ci95[1]
+        assert entry.speed_prompts == entry.prompts == entry.turns
+        assert entry.draft_seconds > 0
+    assert found.benchmarks["chat"].prompts == 5
+    taus = [entry.tau for entry in found.benchmarks.values()]
+    assert found.macro.tau == pytest.approx(sum(taus) / 2)
+    gate = found.gate.per_prompt
     assert len(gate) == 4
     assert sum(committed for committed, _ in gate.values()) / sum(rounds for _, rounds in gate.values()) == (
-        pytest.approx(found["gate"]["tau"])
+        pytest.approx(found.gate.tau)
     )
 
 
@@ -135,7 +138,9 @@ def test_a_champion_is_measured_as_the_gate_part_of_a_challenger(target: Target,
     config = config_for(inputs)
     whole = run(config, target, StubDrafter(target, "partly"), inputs, "whole")
     gate = run(config, target, StubDrafter(target, "partly"), inputs, "gate", measure=evaluate_gate, rows=3)
-    assert gate == {"benchmarks": {}, "gate": whole["gate"]}
+    assert gate == whole.gate
+    written = json.loads((inputs / "gate" / "evaluation.json").read_text())
+    assert written == {"benchmarks": {}, "gate": whole.to_json()["gate"]}
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -151,11 +156,11 @@ def test_numbers_can_be_recomputed_from_the_rounds(target: Target, inputs: Path)
     rounds = pq.read_table(inputs / "out" / "rounds.parquet").to_pylist()
     answers = pq.read_table(inputs / "out" / "answers.parquet").to_pylist()
     assert {row["benchmark"] for row in rounds} == {"math", "chat", "gate"}
-    for name, entry in found["benchmarks"].items():
+    for name, entry in found.benchmarks.items():
         own = [row for row in rounds if row["benchmark"] == name]
-        assert len(own) == entry["rounds"]
-        assert sum(row["committed"] for row in own) / len(own) == pytest.approx(entry["tau"])
-        assert sum(len(row["output_ids"]) for row in answers if row["benchmark"] == name) == entry["tokens"]
+        assert len(own) == entry.rounds
+        assert sum(row["committed"] for row in own) / len(own) == pytest.approx(entry.tau)
+        assert sum(len(row["output_ids"]) for row in answers if row["benchmark"] == name) == entry.tokens
         assert all(len(row["confidence"]) == row["proposed"] for row in own)
 
 
@@ -181,7 +186,7 @@ def test_greedy_answers_are_the_plain_ones(target: Target, inputs: Path) -> None
             assert row["plain_output_ids"] is None
         else:
             assert row["output_ids"] == row["plain_output_ids"]
-    assert found["benchmarks"]["math"]["stopped"] <= found["benchmarks"]["math"]["turns"]
+    assert found.benchmarks["math"].stopped <= found.benchmarks["math"].turns
 
 
 def test_entropy_is_that_of_the_plain_answers(target: Target, inputs: Path) -> None:
@@ -196,7 +201,7 @@ def test_entropy_is_that_of_the_plain_answers(target: Target, inputs: Path) -> N
             entropies.append(float(-(p_V * p_V.log()).sum()))
             text.append(token)
     expected = sum(entropies) / len(entropies)
-    assert found["benchmarks"]["math"]["target_entropy_nats"] == pytest.approx(expected, rel=1e-4)  # fp32 against fp64
+    assert found.benchmarks["math"].target_entropy_nats == pytest.approx(expected, rel=1e-4)  # fp32 against fp64
 
 
 def test_a_target_that_fails_on_one_prompt_does_not_lose_the_others(inputs: Path, tmp_path: Path) -> None:
@@ -217,10 +222,10 @@ def test_a_target_that_fails_on_one_prompt_does_not_lose_the_others(inputs: Path
     broken = Broken.load(save_tiny_target(folder), layer_ids=(0,))
     drafter = StubDrafter(broken, "always")
     found = run(config_for(inputs, max_skipped=0.5), broken, drafter, inputs, "tolerant")
-    assert found["benchmarks"]["math"]["prompts"] == 3
-    [failed] = found["benchmarks"]["math"]["failed"]
-    assert failed["place"].endswith("math.jsonl:4")
-    assert "NaN" in failed["reason"]
+    assert found.benchmarks["math"].prompts == 3
+    [failed] = found.benchmarks["math"].failed
+    assert failed.place.endswith("math.jsonl:4")
+    assert "NaN" in failed.reason
     with pytest.raises(DataError, match=r"1 of 5 prompts failed.*NaN") as caught:
         run(config_for(inputs), broken, StubDrafter(broken, "always"), inputs, "strict")
     assert caught.value.where is not None
@@ -236,7 +241,7 @@ class Talking(Letters):
         return {"role": "assistant", "content": self.text(output_ids)}
 
 
-def several_turns(target: Target, inputs: Path, turns: list[str], **fields: Any) -> dict[str, Any]:
+def several_turns(target: Target, inputs: Path, turns: list[str], **fields: Any) -> Evaluation:
     """An evaluation of one benchmark with one short and one long prompt."""
     rows = [{"turns": ["one turn"]}, {"turns": turns}]
     (inputs / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -249,8 +254,8 @@ def several_turns(target: Target, inputs: Path, turns: list[str], **fields: Any)
 
 def test_all_turns_are_played_behind_the_targets_plain_answers(target: Target, inputs: Path) -> None:
     turns = ["first", "second", "third"]
-    found = several_turns(target, inputs, turns)["benchmarks"]["talk"]
-    assert (found["prompts"], found["turns"]) == (2, 4)
+    found = several_turns(target, inputs, turns).benchmarks["talk"]
+    assert (found.prompts, found.turns) == (2, 4)
     rows = [row for row in pq.read_table(inputs / "talk" / "answers.parquet").to_pylist() if row["benchmark"] == "talk"]
     [talk] = {row["prompt"] for row in rows if row["turn"] == 2}
     played = [row for row in rows if row["prompt"] == talk]
@@ -270,11 +275,11 @@ def test_all_turns_are_played_behind_the_targets_plain_answers(target: Target, i
 
 
 def test_a_turn_that_is_too_long_is_counted_and_the_earlier_ones_stay(target: Target, inputs: Path) -> None:
-    found = several_turns(target, inputs, ["first", "x" * 90], max_skipped=0.5)["benchmarks"]["talk"]
-    assert (found["prompts"], found["turns"]) == (2, 2)
-    [skipped] = found["skipped"]
-    assert skipped["turn"] == "1"
-    assert "the target's context holds 96" in skipped["reason"]
+    found = several_turns(target, inputs, ["first", "x" * 90], max_skipped=0.5).benchmarks["talk"]
+    assert (found.prompts, found.turns) == (2, 2)
+    [skipped] = found.skipped
+    assert skipped.turn == "1"
+    assert "the target's context holds 96" in skipped.reason
 
 
 def test_too_many_turns_that_are_too_long_are_an_error(target: Target, inputs: Path) -> None:
@@ -296,16 +301,16 @@ def test_calibration_improves_an_overconfident_draft(target: Target, inputs: Pat
     found = calibrate(
         config, target=target, drafter=Confident(target, "partly"), renderer=Letters(), conversations=inputs, out=inputs
     )
-    assert found["applicable"]
-    assert json.loads((inputs / "calibration.json").read_text()) == found
-    assert found["prompts"]["fitted"] + found["prompts"]["measured"] <= 30
-    assert abs(found["prompts"]["fitted"] - found["prompts"]["measured"]) <= 1
-    assert found["temperatures"][0] > 1.5
-    assert found["mean_ece_after"] < found["mean_ece_before"]
+    assert found.applicable
+    assert json.loads((inputs / "calibration.json").read_text()) == found.to_json()
+    assert found.prompts.fitted + found.prompts.measured <= 30
+    assert abs(found.prompts.fitted - found.prompts.measured) <= 1
+    assert found.temperatures[0] > 1.5
+    assert found.mean_ece_after < found.mean_ece_before
     for name in ("ece_before", "ece_after", "auc", "temperatures", "brier_after", "ece_mass_after", "trials"):
-        assert len(found[name]) == 3
+        assert len(getattr(found, name)) == 3
     rows = pq.read_table(inputs / "rounds.parquet").to_pylist()
-    assert len(rows) == sum(found["rounds"].values())
+    assert len(rows) == found.rounds.fitted + found.rounds.measured
     again = inputs / "again"
     again.mkdir()
     repeated = calibrate(
@@ -317,8 +322,8 @@ def test_calibration_improves_an_overconfident_draft(target: Target, inputs: Pat
         out=again,
     )
     # Another batch gives other roundings of the confidences, and nothing else.
-    assert repeated["temperatures"] == pytest.approx(found["temperatures"], rel=0.03)
-    assert repeated["trials"] == found["trials"]
+    assert repeated.temperatures == pytest.approx(found.temperatures, rel=0.03)
+    assert repeated.trials == found.trials
 
 
 def test_calibration_is_not_applicable_without_a_confidence_head(target: Target, inputs: Path) -> None:
@@ -326,5 +331,5 @@ def test_calibration_is_not_applicable_without_a_confidence_head(target: Target,
     found = calibrate(
         config_for(inputs), target=target, drafter=drafter, renderer=Letters(), conversations=inputs, out=inputs
     )
-    assert found == {"applicable": False, "reason": "The draft has no confidence head.", "skipped": []}
+    assert found.to_json() == {"applicable": False, "reason": "The draft has no confidence head.", "skipped": []}
     assert pq.read_table(inputs / "rounds.parquet").num_rows == 0

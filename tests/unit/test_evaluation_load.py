@@ -9,6 +9,7 @@ from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
 from deepspec.decoding.profiling import Load, loads_up_to, measured_costs
 from deepspec.evaluation.answering import requests_for
+from deepspec.evaluation.calibration.results import CalibrationResult
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.load_test import Calibrated, load_experiment
 from deepspec.evaluation.prompts.selection import EncodedPrompt
@@ -34,24 +35,25 @@ def drafter(target: Target, *, with_confidence: bool = True) -> StubDrafter:
 def test_a_higher_threshold_verifies_less(target: Target) -> None:
     found = threshold_sweep(config(), target=target, drafter=drafter(target), prompts=PROMPTS, rows=4)
     assert found is not None
-    assert (found["applicable"], found["prompts"]) == (True, 6)
-    all_of_it, some, none = found["points"]
-    assert [point["threshold"] for point in found["points"]] == [0.0, 0.3, 1.0]
-    assert all_of_it["mean_proposed"] > some["mean_proposed"] > none["mean_proposed"] == 0
-    assert all_of_it["tau"] > some["tau"] > none["tau"] == 1
-    assert none["draft_acceptance"] is None
-    assert none["verify_rate"] == 1
+    assert (found.applicable, found.prompts) == (True, 6)
+    all_of_it, some, none = found.points
+    assert [point.threshold for point in found.points] == [0.0, 0.3, 1.0]
+    assert all_of_it.mean_proposed > some.mean_proposed > none.mean_proposed == 0
+    assert all_of_it.tau > some.tau > none.tau == 1
+    assert none.draft_acceptance is None
+    assert none.verify_rate == 1
     completions = list(Engine(target, drafter(target), rows=2).run(requests_for(config(), PROMPTS)))
     rounds = [one for completion in completions for one in completion.rounds]
-    assert all_of_it["tau"] == pytest.approx(sum(one.committed for one in rounds) / len(rounds))
+    assert all_of_it.tau == pytest.approx(sum(one.committed for one in rounds) / len(rounds))
     accepted, proposed = sum(one.accepted for one in rounds), sum(one.proposed for one in rounds)
-    assert all_of_it["draft_acceptance"] == pytest.approx(accepted / proposed)
+    assert all_of_it.draft_acceptance == pytest.approx(accepted / proposed)
 
 
 def test_a_sweep_of_a_draft_without_confidences_is_not_applicable(target: Target) -> None:
     unsure = drafter(target, with_confidence=False)
     found = threshold_sweep(config(), target=target, drafter=unsure, prompts=PROMPTS, rows=4)
-    assert found == {"applicable": False, "reason": "The draft has no confidence head."}
+    assert found is not None
+    assert found.to_json() == {"applicable": False, "reason": "The draft has no confidence head."}
     assert threshold_sweep(config(thresholds=()), target=target, drafter=unsure, prompts=PROMPTS, rows=4) is None
 
 
@@ -62,39 +64,45 @@ def test_every_way_is_measured_at_every_concurrency(target: Target) -> None:
     asked = config(load={"concurrency": (1, 4), "num_repeats": 2, "max_new_tokens": 8})
     found = load_experiment(asked, target=target, drafter=drafter(target), prompts=PROMPTS, calibrated=CALIBRATED)
     assert found is not None
-    assert found["modes"] == ["plain", "fixed", "scheduled"]
-    assert [point["concurrency"] for point in found["points"]] == [1, 4]
-    for point in found["points"]:
-        for mode in found["modes"]:
-            low, high = point[mode]["ci95"]
-            assert low <= point[mode]["tokens_per_second"] <= high
+    assert found.modes == ("plain", "fixed", "scheduled")
+    assert [point.concurrency for point in found.points] == [1, 4]
+    for point in found.points:
+        for mode in found.modes:
+            measured = point.run(mode)
+            assert measured is not None
+            assert measured.ci95 is not None
+            low, high = measured.ci95
+            assert low <= measured.tokens_per_second <= high
             # Many at once may serve more, but no one faster than all of them together.
-            assert point[mode]["request_tokens_per_second"] > 0
-        assert point["plain"]["tau"] == 1
-        assert point["fixed"]["tau"] > 1
-        assert point["plain"]["mean_proposed"] == 0
-    assert set(found["by_rows"]) == {"1", "2", "4"}
-    assert set(found["by_rows"].values()) <= {"none", "all", "scheduled"}
-    assert set(found["costs"]["plain_seconds"]) == {"1", "2", "4"}
-    assert set(found["costs"]["drafting_seconds"]) == {"1", "2", "4"}
+            assert measured.request_tokens_per_second > 0
+        assert point.plain is not None
+        assert point.fixed is not None
+        assert (point.plain.tau, point.plain.mean_proposed) == (1, 0)
+        assert point.fixed.tau is not None
+        assert point.fixed.tau > 1
+    assert set(found.by_rows) == {"1", "2", "4"}
+    assert set(found.by_rows.values()) <= {"none", "all", "scheduled"}
+    assert found.costs is not None
+    assert set(found.costs.plain_seconds) == {"1", "2", "4"}
+    assert set(found.costs.drafting_seconds) == {"1", "2", "4"}
 
 
 def test_without_calibration_nothing_is_scheduled(target: Target) -> None:
     asked = config(load={"concurrency": (1,), "num_repeats": 1, "max_new_tokens": 4})
     found = load_experiment(asked, target=target, drafter=drafter(target), prompts=PROMPTS, calibrated=None)
     assert found is not None
-    assert found["modes"] == ["plain", "fixed"]
-    assert found["points"][0]["plain"]["ci95"] is None
+    assert found.modes == ("plain", "fixed")
+    assert found.points[0].plain is not None
+    assert found.points[0].plain.ci95 is None
     nothing = config(load={"concurrency": ()})
     assert load_experiment(nothing, target=target, drafter=drafter(target), prompts=PROMPTS, calibrated=None) is None
 
 
 def test_calibration_is_read_as_it_was_written() -> None:
-    rounds = [{"confidence": [0.9, 0.8]}, {"confidence": [0.9]}]
-    assert Calibrated.of({"applicable": True, "temperatures": [1.0, 2.0]}, rounds) == Calibrated(
-        (1.0, 2.0), [[0.9, 0.8]]
-    )
-    assert Calibrated.of({"applicable": False, "reason": "…"}, rounds) is None
+    confidences = [[0.9, 0.8], [0.9]]
+    fitted = CalibrationResult(applicable=True, temperatures=(1.0, 2.0))
+    assert Calibrated.of(fitted, confidences) == Calibrated((1.0, 2.0), [[0.9, 0.8]])
+    assert Calibrated.of(CalibrationResult(applicable=False, reason="…"), confidences) is None
 
 
 def test_costs_are_those_of_steps_at_full_load(target: Target) -> None:

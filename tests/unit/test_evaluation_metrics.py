@@ -1,7 +1,6 @@
 """Acceptance metrics by hand, with their denominators; intervals; paired differences."""
 
 import numpy as np
-import pytest
 
 from deepspec.evaluation.metrics import (
     RoundTable,
@@ -9,7 +8,6 @@ from deepspec.evaluation.metrics import (
     acceptance_length_interval,
     conditional_acceptance,
     mean,
-    paired_difference,
     prefix_acceptance,
     summary,
     verify_rate,
@@ -52,11 +50,11 @@ def test_nothing_measured() -> None:
 
 def test_summary_holds_the_contract_of_run_json() -> None:
     found = summary(ROUNDS, 3, 200, 0)
-    assert found["tau"] == 2.4
-    assert found["rounds"] == 5
-    assert found["prompts"] == 3
-    assert found["conditional_trials"] == [5, 4, 2]
-    low, high = found["tau_ci95"]
+    assert found.tau == 2.4
+    assert found.rounds == 5
+    assert found.prompts == 3
+    assert found.conditional_trials == (5, 4, 2)
+    low, high = found.tau_ci95
     assert low <= 2.4 <= high
 
 
@@ -77,28 +75,6 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_interval_is_a_function_of_its_seed() -> None:
     assert acceptance_length_interval(ROUNDS, 200, 1) == acceptance_length_interval(ROUNDS, 200, 1)
     assert acceptance_length_interval(ROUNDS, 200, 1) is not None
-
-
-def test_paired_difference_uses_shared_prompts_only() -> None:
-    ours = {"a": (30, 10), "b": (12, 6), "only ours": (100, 1), "no rounds": (0, 0)}
-    theirs = {"b": (12, 8), "a": (30, 12), "no rounds": (5, 1)}
-    found = paired_difference(ours, theirs, 500, 0)
-    assert found["prompts"] == 2
-    assert found["difference"] == pytest.approx(42 / 16 - 42 / 20)
-    assert found["ci95"][0] <= found["difference"] <= found["ci95"][1]
-
-
-def test_paired_interval_is_narrower_than_the_unpaired_ones() -> None:
-    generator = np.random.default_rng(1)
-    levels = generator.integers(20, 60, size=50)
-    theirs = {str(index): (int(level), 10) for index, level in enumerate(levels)}
-    ours = {name: (committed + 2, rounds) for name, (committed, rounds) in theirs.items()}
-    found = paired_difference(ours, theirs, 500, 0)
-    assert found["ci95"] == pytest.approx([0.2, 0.2])
-
-
-def test_paired_difference_without_shared_prompts() -> None:
-    assert paired_difference({"a": (1, 1)}, {"b": (1, 1)}, 100, 0) == {"difference": None, "ci95": None, "prompts": 0}
 
 
 def test_macro_average_leaves_out_what_was_not_measured() -> None:

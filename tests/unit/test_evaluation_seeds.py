@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from deepspec.evaluation.compare.results import SeedStudy, TrainingBudget
 from deepspec.evaluation.compare.seeds import side_by_side
 from deepspec.reports.run_terminal import summary_table
+from tests.fixtures import reports, results
 
 
 def counts(taus: list[float], rounds: int = 10) -> dict[str, tuple[int, int]]:
@@ -20,16 +22,16 @@ def test_tau_is_the_mean_over_seeds_of_pooled_rounds() -> None:
         "other": [{"math": counts([2, 2]), "chat": counts([1, 1])}, {"math": counts([2, 2]), "chat": counts([1, 1])}],
     }
     found = side_by_side(measured, num_samples=200, seed=0)
-    assert found["tau"]["one"]["math"]["by_seed"] == [3.0, 4.0]
-    assert found["tau"]["one"]["math"]["tau"] == 3.5
-    assert found["tau"]["one"]["macro"]["by_seed"] == [2.0, 3.0]
-    assert found["tau"]["other"]["macro"] == {"tau": 1.5, "ci95": [1.5, 1.5], "by_seed": [1.5, 1.5]}
-    [pair] = found["differences"]
-    assert (pair["of"], pair["against"]) == ("other", "one")
-    assert pair["benchmarks"]["math"]["difference"] == -1.5
-    low, high = pair["benchmarks"]["math"]["ci95"]
+    assert found.tau["one"]["math"].by_seed == (3.0, 4.0)
+    assert found.tau["one"]["math"].tau == 3.5
+    assert found.tau["one"]["macro"].by_seed == (2.0, 3.0)
+    assert found.tau["other"]["macro"].to_json() == {"tau": 1.5, "ci95": [1.5, 1.5], "by_seed": [1.5, 1.5]}
+    [pair] = found.differences
+    assert (pair.of, pair.against) == ("other", "one")
+    assert pair.benchmarks["math"].difference == -1.5
+    low, high = pair.benchmarks["math"].ci95
     assert low < -1.5 < high
-    assert found["prompts"] == {"math": 2, "chat": 2}
+    assert found.prompts == {"math": 2, "chat": 2}
 
 
 def test_what_prompts_and_seeds_share_falls_out_of_differences() -> None:
@@ -41,16 +43,16 @@ def test_what_prompts_and_seeds_share_falls_out_of_differences() -> None:
         for name, gain in (("one", 0.0), ("other", 0.3))
     }
     found = side_by_side(measured, num_samples=400, seed=1)
-    low, high = found["tau"]["one"]["math"]["ci95"]
+    low, high = found.tau["one"]["math"].ci95
     assert high - low > 1
-    low, high = found["differences"][0]["benchmarks"]["math"]["ci95"]
+    low, high = found.differences[0].benchmarks["math"].ci95
     assert 0.28 < low <= high < 0.32
 
 
 def test_intervals_cover_what_seeds_may_do() -> None:
     """With prompts that are all alike only the seeds differ: the interval is that of a mean of two draws of two."""
     measured = {"one": [{"math": counts([2, 2])}, {"math": counts([4, 4])}]}
-    assert side_by_side(measured, num_samples=500, seed=0)["tau"]["one"]["math"]["ci95"] == [2.0, 4.0]
+    assert side_by_side(measured, num_samples=500, seed=0).tau["one"]["math"].ci95 == (2.0, 4.0)
 
 
 def test_only_common_prompts_count_and_the_gate_does_not() -> None:
@@ -59,9 +61,9 @@ def test_only_common_prompts_count_and_the_gate_does_not() -> None:
         "other": [{"math": {"p1": (30, 10), "p9": (90, 10), "p0": (0, 0)}, "gate": counts([1])}],
     }
     found = side_by_side(measured, num_samples=100, seed=0)
-    assert found["prompts"] == {"math": 1}
-    assert found["tau"]["one"]["math"]["tau"] == 4.0
-    assert found["tau"]["other"]["math"]["tau"] == 3.0
+    assert found.prompts == {"math": 1}
+    assert found.tau["one"]["math"].tau == 4.0
+    assert found.tau["other"]["math"].tau == 3.0
 
 
 def test_different_numbers_of_seeds_are_refused() -> None:
@@ -74,13 +76,13 @@ def test_the_terminal_shows_means_over_seeds_and_which_differences_are_clear() -
         "eagle3": [{"math": counts([2, 4, 3, 2]), "chat": counts([2, 1, 1, 2])}] * 2,
         "dspark": [{"math": counts([4, 6, 5, 4]), "chat": counts([1, 2, 2, 1])}] * 2,
     }
-    budget = {name: {"epochs": 8, "steps": [5, 5], "cpu_seconds": [1.0, 1.0]} for name in measured}
-    study = {"seeds": [0, 1], "budget": budget, **side_by_side(measured, num_samples=500, seed=0)}
-    evaluations = [
-        {"algorithm": name, "benchmarks": {"math": {"tau": 3.0}}, "macro": {"tau": 3.0}} for name in measured
-    ]
+    budget = {name: TrainingBudget(epochs=8, steps=(5, 5), cpu_seconds=(1.0, 1.0)) for name in measured}
+    compared = side_by_side(measured, num_samples=500, seed=0)
+    study = SeedStudy(seeds=(0, 1), budget=budget, **dict(compared))
+    evaluations = [{"algorithm": name, **results.evaluation(math=3.0).to_json()} for name in measured]
+    told = reports.record(evaluation=evaluations, seeds=study.to_json(), status="promoted")
     console = Console(file=io.StringIO(), width=80)
-    console.print(summary_table({"evaluation": evaluations, "seeds": study, "status": "promoted"}))
+    console.print(summary_table(told))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
     [start] = [place for place, line in enumerate(lines) if line.startswith("over seeds")]

@@ -21,6 +21,7 @@ from deepspec.errors import DataError, MeasurementError, RecipeError
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate
 from deepspec.evaluation.server.measure import Pace, Server, measure
+from deepspec.evaluation.server.results import ServedEvaluation
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.openai_server import answer_of, openai_server
@@ -92,7 +93,7 @@ def config_of(inputs: Path, **fields: Any) -> Config:
     return Config.model_validate({"benchmarks": benchmarks, **given})
 
 
-def play(config: Config, url: str, tokenizer: Any, *, model: str = "tiny", **settings: Any) -> dict[str, Any]:
+def play(config: Config, url: str, tokenizer: Any, *, model: str = "tiny", **settings: Any) -> ServedEvaluation:
     server = {"concurrency": 3, "timeout_seconds": 30.0, "patience_seconds": 5.0, **settings.pop("server", {})}
     return measure(
         config,
@@ -133,33 +134,33 @@ def test_served_acceptance_is_that_in_process(engine: str, pair: Path, inputs: P
         conversations=inputs,
         out=out,
     )
-    assert served["problems"] == []
-    for name, expected in found["benchmarks"].items():
-        part = served["benchmarks"][name]
-        assert {key: part[key] for key in SAME} == {key: expected[key] for key in SAME}
-        assert part["notes"] == part["failed"] == part["skipped"] == []
-        assert part["not_measured"] is None
-        assert expected["stopped"] == 0  # so that no engine counts what no answer has
-        assert part["tau_from_tokens"] <= part["tau"]
-        assert part["tokens_per_second"] == pytest.approx(part["tokens"] / part["seconds"])
-    assert served["macro"]["tau"] == found["macro"]["tau"]
-    taus = [part["tau"] for part in served["benchmarks"].values()]
+    assert served.problems == ()
+    for name, expected in found.benchmarks.items():
+        part = served.benchmarks[name]
+        assert {key: getattr(part, key) for key in SAME} == {key: getattr(expected, key) for key in SAME}
+        assert part.notes == part.failed == part.skipped == ()
+        assert part.not_measured is None
+        assert expected.stopped == 0  # so that no engine counts what no answer has
+        assert part.tau_from_tokens <= part.tau
+        assert part.tokens_per_second == pytest.approx(part.tokens / part.seconds)
+    assert served.macro.tau == found.macro.tau
+    taus = [part.tau for part in served.benchmarks.values()]
     assert 1 < min(taus) < max(taus)  # the two benchmarks are told apart, and the draft is of use
-    assert (served["engine"], served["engine_version"], served["concurrency"]) == ("vllm", "0.10.2", 3)
-    assert served["endpoint"] == engine.removeprefix("http://")
+    assert (served.engine, served.engine_version, served.concurrency) == ("vllm", "0.10.2", 3)
+    assert served.endpoint == engine.removeprefix("http://")
 
 
 def test_sampled_answers_have_the_same_seeds(engine: str, pair: Path, inputs: Path) -> None:
     config = config_of(inputs, sampling={"temperature": 1.0, "top_k": 5, "seed": 7}, num_warmup_prompts=0)
     tokenizer = load_tokenizer(pair / "tiny")
     one, other = (play(config, engine, tokenizer, server={"concurrency": width}) for width in (1, 4))
-    for name in one["benchmarks"]:
+    for name in one.benchmarks:
         # A batch does not matter to our engine: same prompts and seeds, same rounds.
-        first, second = one["benchmarks"][name], other["benchmarks"][name]
-        assert {key: first[key] for key in SAME} == {key: second[key] for key in SAME}
+        first, second = one.benchmarks[name], other.benchmarks[name]
+        assert {key: getattr(first, key) for key in SAME} == {key: getattr(second, key) for key in SAME}
 
 
-def rule(tokenizer_dir: Path, inputs: Path, tokenizer: Any, config: Config, **settings: Any) -> dict[str, Any]:
+def rule(tokenizer_dir: Path, inputs: Path, tokenizer: Any, config: Config, **settings: Any) -> ServedEvaluation:
     """Measure a server that answers by rule."""
     given = {"metrics": "vllm", **settings}
     played = given.pop("played", {})
@@ -171,13 +172,13 @@ def test_sglang_is_measured_by_its_rounds_and_tokens(tokenizer_dir: Path, inputs
     config = config_of(inputs, max_new_tokens=64)
     vllm = rule(tokenizer_dir, inputs, tokenizer, config)
     sglang = rule(tokenizer_dir, inputs, tokenizer, config, metrics="sglang", version="0.5.21")
-    assert (sglang["engine"], sglang["engine_version"]) == ("sglang", "0.5.21")
-    for name, part in sglang["benchmarks"].items():
-        expected = vllm["benchmarks"][name]
-        assert part["tau"] == part["tau_from_tokens"] == expected["tau"] == expected["tau_from_tokens"] > 1
-        assert part["rounds"] == expected["rounds"]
-        assert part["prefix_acceptance"] == []
-        assert part["mean_proposed"] is None
+    assert (sglang.engine, sglang.engine_version) == ("sglang", "0.5.21")
+    for name, part in sglang.benchmarks.items():
+        expected = vllm.benchmarks[name]
+        assert part.tau == part.tau_from_tokens == expected.tau == expected.tau_from_tokens > 1
+        assert part.rounds == expected.rounds
+        assert part.prefix_acceptance == ()
+        assert part.mean_proposed is None
 
 
 @pytest.mark.parametrize(
@@ -192,26 +193,26 @@ def test_without_counters_there_is_a_reason_and_no_number(
     tokenizer_dir: Path, inputs: Path, tokenizer: Any, metrics: str, reason: str
 ) -> None:
     found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), metrics=metrics)
-    assert found["problems"] == []  # it answers all the same
-    assert found["macro"]["tau"] is None
-    for part in found["benchmarks"].values():
-        assert part["tau"] is part["tau_from_tokens"] is part["rounds"] is None
-        assert reason in part["not_measured"]
-        assert part["tokens"] > 0
-        assert part["tokens_per_second"] > 0
+    assert found.problems == ()  # it answers all the same
+    assert found.macro.tau is None
+    for part in found.benchmarks.values():
+        assert part.tau is part.tau_from_tokens is part.rounds is None
+        assert reason in part.not_measured
+        assert part.tokens > 0
+        assert part.tokens_per_second > 0
 
 
 def test_a_restart_spoils_only_the_benchmark_it_falls_into(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
     config = config_of(inputs, num_warmup_prompts=0)
     found = rule(tokenizer_dir, inputs, tokenizer, config, restarts_after=7)  # chat has five prompts and comes first
-    chat, math = found["benchmarks"]["chat"], found["benchmarks"]["math"]
-    assert chat["tau"] > 1
-    assert math["tau"] is None
-    assert "began anew" in math["not_measured"]
-    assert math["tokens"] > 0
-    [problem] = found["problems"]
+    chat, math = found.benchmarks["chat"], found.benchmarks["math"]
+    assert chat.tau > 1
+    assert math.tau is None
+    assert "began anew" in math.not_measured
+    assert math.tokens > 0
+    [problem] = found.problems
     assert problem.startswith("benchmark math: The server's counters began anew")
-    assert found["macro"]["tau"] == chat["tau"]
+    assert found.macro.tau == chat.tau
 
 
 def test_somebody_elses_answer_spoils_the_benchmark_it_falls_into(
@@ -219,9 +220,9 @@ def test_somebody_elses_answer_spoils_the_benchmark_it_falls_into(
 ) -> None:
     config = config_of(inputs, num_warmup_prompts=0)
     found = rule(tokenizer_dir, inputs, tokenizer, config, visited_after=3)
-    assert found["benchmarks"]["math"]["tau"] > 1
-    assert found["benchmarks"]["chat"]["tau"] is None
-    [problem] = found["problems"]
+    assert found.benchmarks["math"].tau > 1
+    assert found.benchmarks["chat"].tau is None
+    [problem] = found.problems
     assert "finished 6 answers, and only 5 of them were ours" in problem
 
 
@@ -233,35 +234,35 @@ def test_a_server_that_others_use_is_not_measured_at_all(tokenizer_dir: Path, in
 def test_what_fails_is_listed_and_loses_nothing_else(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
     bad = {"bad_words": {"math question 2": "refused"}}
     found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs, max_skipped=0.5), **bad)
-    math = found["benchmarks"]["math"]
-    assert (math["prompts"], math["requests"], len(math["failed"])) == (5, 6, 1)
-    assert math["tau"] > 1
-    assert "not to my liking" in math["failed"][0]["reason"]
-    assert math["failed"][0]["place"].endswith("math.jsonl:3")
-    assert "1 attempts brought no answer" in math["notes"][0]
-    assert found["problems"] == []
+    math = found.benchmarks["math"]
+    assert (math.prompts, math.requests, len(math.failed)) == (5, 6, 1)
+    assert math.tau > 1
+    assert "not to my liking" in math.failed[0].reason
+    assert math.failed[0].place.endswith("math.jsonl:3")
+    assert "1 attempts brought no answer" in math.notes[0]
+    assert found.problems == ()
     strict = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), **bad)
-    [problem] = strict["problems"]
+    [problem] = strict.problems
     assert problem.startswith("benchmark math: 1 of 6 prompts failed; the first, ")
-    assert strict["benchmarks"]["math"]["tau"] == math["tau"]
+    assert strict.benchmarks["math"].tau == math.tau
 
 
 def test_repeated_attempts_are_told_beside_the_numbers(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
     calm = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs))
     found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), faults=0.5, kinds=("error",), seed=3)
-    assert found["problems"] == []
-    assert any(part["notes"] for part in found["benchmarks"].values())
-    assert {name: part["tau"] for name, part in found["benchmarks"].items()} == {
-        name: part["tau"] for name, part in calm["benchmarks"].items()
+    assert found.problems == ()
+    assert any(part.notes for part in found.benchmarks.values())
+    assert {name: part.tau for name, part in found.benchmarks.items()} == {
+        name: part.tau for name, part in calm.benchmarks.items()
     }
 
 
 def test_all_turns_are_asked_behind_the_servers_answers(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
     write_benchmarks(inputs, "and then?")
     found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), played={"server": {"concurrency": 2}})
-    for part, count in ((found["benchmarks"]["math"], 6), (found["benchmarks"]["chat"], 5)):
-        assert (part["prompts"], part["requests"]) == (count, 2 * count)
-        assert part["notes"] == []
+    for part, count in ((found.benchmarks["math"], 6), (found.benchmarks["chat"], 5)):
+        assert (part.prompts, part.requests) == (count, 2 * count)
+        assert part.notes == ()
     entries = [json.loads(line)["body"] for line in (inputs / "log").read_text().splitlines()]
     texts = [tokenizer.decode(entry["prompt"]) for entry in entries]
     answers = {answer_of(entry["prompt"], entry["seed"]) for entry in entries}
@@ -290,7 +291,7 @@ def test_another_model_a_wrong_key_and_no_benchmarks_are_the_users_errors(
         with pytest.raises(DataError, match="serves 'tiny', but the target is 'other'"):
             play(config, server.url, tokenizer, model="other", server={"api_key": "sk-1"})
         found = play(config, server.url, tokenizer, server={"api_key": "sk-1"})
-        assert found["macro"]["tau"] > 1
-        assert "sk-1" not in json.dumps(found)
+        assert found.macro.tau > 1
+        assert "sk-1" not in json.dumps(found.to_json())
     with pytest.raises(RecipeError, match="no benchmarks"):
         play(config_of(inputs, benchmarks={}), "http://127.0.0.1:9", tokenizer)

@@ -111,10 +111,10 @@ def test_acceptance_is_that_of_the_difference() -> None:
         "mean_proposed",
         "rounds",
     ):
-        assert found[name] == expected[name], name
-    assert found["tau"] == 2.5
-    assert found["tau"] != acceptance(difference(Reading({}), before))["tau"]  # counted from the server's start
-    assert (found["tau_from_tokens"], found["tau_ci95"], found["not_measured"]) == (2.5, None, None)
+        assert getattr(found, name) == getattr(expected, name), name
+    assert found.tau == 2.5
+    assert found.tau != acceptance(difference(Reading({}), before)).tau  # counted from the server's start
+    assert (found.tau_from_tokens, found.tau_ci95, found.not_measured) == (2.5, None, None)
 
 
 def test_what_follows_an_answers_end_is_told_by_the_tokens() -> None:
@@ -122,15 +122,15 @@ def test_what_follows_an_answers_end_is_told_by_the_tokens() -> None:
     counted = Counted(rounds=5, proposed=15, accepted=15, accepted_at=(5, 5, 5), tokens=1 + 4 * 4 + 1, answers=1)
     found = acceptance(counted)
     in_process = (4 * 4 + 1) / 5
-    assert found["tau_from_tokens"] == in_process < found["tau"] == 4
+    assert found.tau_from_tokens == in_process < found.tau == 4
 
 
 def test_sglang_counts_rounds_tokens_and_answers() -> None:
     before = parse(SGLANG + SGLANG_CALLS)
     found = acceptance(difference(before, after(before, rounds=10, tokens=26, answers=1)))
-    assert found["tau"] == found["tau_from_tokens"] == 2.5
-    assert found["prefix_acceptance"] == found["conditional_acceptance"] == []
-    assert found["mean_proposed"] is found["verify_rate"] is None
+    assert found.tau == found.tau_from_tokens == 2.5
+    assert found.prefix_acceptance == found.conditional_acceptance == ()
+    assert found.mean_proposed is found.verify_rate is None
 
 
 def test_averages_are_no_measurement() -> None:
@@ -138,8 +138,8 @@ def test_averages_are_no_measurement() -> None:
     assert reading.reason is not None
     assert "averages" in reading.reason
     found = not_measured(reading.reason)
-    assert found["tau"] is found["rounds"] is None
-    assert found.keys() == acceptance(Counted(1, 3, 2, (1, 1, 0), 4, 1)).keys()
+    assert found.tau is found.rounds is None
+    assert found.to_json().keys() == acceptance(Counted(1, 3, 2, (1, 1, 0), 4, 1)).to_json().keys()
 
 
 def test_a_server_without_speculation_says_why_there_is_nothing() -> None:
@@ -148,9 +148,8 @@ def test_a_server_without_speculation_says_why_there_is_nothing() -> None:
     assert "without a draft" in plain.reason
     declared = parse("# TYPE sglang:spec_verify_calls_total counter\n")  # SGLang always declares it
     assert declared.reason is None
-    assert acceptance(difference(declared, declared))[
-        "not_measured"
-    ] == "the server counted no round of speculative" + (" decoding")
+    found = acceptance(difference(declared, declared))
+    assert found.not_measured == "the server counted no round of speculative decoding"
 
 
 def test_a_counter_that_appears_stood_at_zero() -> None:

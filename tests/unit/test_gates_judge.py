@@ -6,19 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from deepspec.errors import ArtifactError
+from deepspec.evaluation.results import GateResult
 from deepspec.gates import GATES, Config, Verdict, judge
+from tests.fixtures import results
 
 PLAIN = Config()
 A, B = "a" * 64, "b" * 64
 
 
-def measured(tau: object, prompts: tuple[str, ...] = ("p1", "p2")) -> dict[str, object]:
-    return {
-        "tau": tau,
-        "tau_ci95": [1.0, 8.0],
-        "prompts": len(prompts),
-        "per_prompt": {name: [4, 1] for name in prompts},
-    }
+def measured(tau: float | None, prompts: tuple[str, ...] = ("p1", "p2")) -> GateResult:
+    return results.gate(tau, prompts)
 
 
 def test_without_a_champion_any_challenger_passes() -> None:
@@ -80,14 +77,25 @@ def test_no_floor_asks_nothing() -> None:
     assert [r.gate for r in judge(measured(2.0), None, PLAIN).reasons] == ["tau_gain"]
 
 
-@pytest.mark.parametrize("tau", [None, "4.2", float("nan"), float("inf"), True, 0.5])
-def test_an_unusable_measurement_is_an_error_not_an_answer(tau: object) -> None:
+@pytest.mark.parametrize("tau", [None, float("nan"), float("inf"), 0.5])
+def test_an_unusable_measurement_is_an_error_not_an_answer(tau: float | None) -> None:
     with pytest.raises(ArtifactError, match="challenger"):
         judge(measured(tau), None, PLAIN)
     with pytest.raises(ArtifactError, match="champion"):
         judge(measured(4.0), measured(tau), PLAIN, champion_digest=B)
-    with pytest.raises(ArtifactError, match="challenger"):
-        judge({}, None, PLAIN)
+
+
+@pytest.mark.parametrize("tau", ["4.2", True, [4.2], {}])
+def test_what_is_no_number_is_not_read_as_one(tau: object) -> None:
+    content = measured(4.2).to_json()
+    assert GateResult.from_json(content, where="evaluate/1") == measured(4.2)
+    with pytest.raises(ArtifactError, match="at tau") as caught:
+        GateResult.from_json({**content, "tau": tau}, where="evaluate/1")
+    assert caught.value.where == "evaluate/1"
+    assert caught.value.remedy
+    del content["tau"]
+    with pytest.raises(ArtifactError, match="at tau"):
+        GateResult.from_json(content, where="evaluate/1")
 
 
 def test_measurements_on_different_prompts_are_not_compared() -> None:
@@ -97,7 +105,7 @@ def test_measurements_on_different_prompts_are_not_compared() -> None:
 
 @pytest.mark.parametrize(("champion", "digest"), [(None, B), (measured(3.0), None)])
 def test_a_verdict_is_bound_to_the_champion_it_was_measured_against(
-    champion: dict[str, object] | None, digest: str | None
+    champion: GateResult | None, digest: str | None
 ) -> None:
     with pytest.raises(ValueError, match="together"):
         judge(measured(4.0), champion, PLAIN, champion_digest=digest)

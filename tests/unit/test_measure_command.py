@@ -2,27 +2,31 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from deepspec.decoding.config import Sampling
 from deepspec.errors import RecipeError
 from deepspec.evaluation.server.counters import Counted, acceptance, not_measured
+from deepspec.evaluation.server.results import InProcess, ServedAcceptance, ServedBenchmark, ServedMean
 from deepspec.recipe import load_recipe
-from flows.cli.commands.measure import check_out, last_evaluation, show
+from flows.cli.commands.measure import ServedDocument, check_out, last_evaluation, show
+from tests.fixtures import reports, results
 
 
 def leave_run(home: Path, run_id: str, recipe: str, evaluation: Any) -> None:
     folder = home / "runs" / run_id
     folder.mkdir(parents=True)
-    record = {"format": 1, "run_id": run_id, "recipe": recipe, "evaluation": evaluation}
-    (folder / "run.json").write_text(json.dumps(record))
+    record = reports.record(run_id=run_id, recipe=recipe, evaluation=evaluation)
+    (folder / "run.json").write_text(json.dumps(record.to_json()))
 
 
 def evaluated(tau: float, **fields: Any) -> dict[str, Any]:
-    return {"benchmarks": {"math": {"tau": tau, "prompts": 16}}, "macro": {"tau": tau}, **fields}
+    return {**results.evaluation(math=tau).to_json(), **fields}
 
 
 def test_the_last_evaluation_of_the_recipe_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,27 +39,40 @@ def test_the_last_evaluation_of_the_recipe_is_found(tmp_path: Path, monkeypatch:
     leave_run(tmp_path, "20260101-4", "other", evaluated(4.0))
     found = last_evaluation(recipe, tmp_path)
     assert found is not None
-    assert (found["run_id"], found["macro"]["tau"]) == ("20260101-2", 3.0)
+    assert (found.run_id, found.macro.tau) == ("20260101-2", 3.0)
     several = [evaluated(5.0, algorithm="eagle3"), evaluated(6.0, algorithm="dspark")]
     leave_run(tmp_path, "20260101-5", "tiny", several)
     found = last_evaluation(recipe, tmp_path)
     assert found is not None
-    assert found["macro"]["tau"] == 6.0
+    assert found.macro.tau == 6.0
 
 
-def shown(part: dict[str, Any], *, in_process: dict[str, Any] | None, problems: list[str], stopped: int = 0) -> str:
-    counts: dict[str, Any] = {"prompts": 12, "requests": 12, "tokens": 300, "tokens_per_second": 88.4}
-    counts |= {"failed": [], "notes": ["a note"], "stopped": stopped}
-    found = {
-        "endpoint": "gpu1:8000",
-        "engine": "vllm",
-        "engine_version": "0.10.2",
-        "concurrency": 8,
-        "benchmarks": {"math": {**part, **counts}, "chat": {**part, **counts}},
-        "macro": {"tau": part["tau"]},
-        "problems": problems,
-        "in_process": in_process,
-    }
+def shown(part: ServedAcceptance, *, in_process: InProcess | None, problems: Sequence[str], stopped: int = 0) -> str:
+    benchmark = ServedBenchmark(
+        prompts=12,
+        requests=12,
+        tokens=300,
+        seconds=3.4,
+        tokens_per_second=88.4,
+        skipped=(),
+        failed=(),
+        notes=("a note",),
+        stopped=stopped,
+        **dict(part),
+    )
+    found = ServedDocument(
+        recipe="tiny",
+        sampling=Sampling(),
+        max_new_tokens=32,
+        endpoint="gpu1:8000",
+        engine="vllm",
+        engine_version="0.10.2",
+        concurrency=8,
+        benchmarks={"math": benchmark, "chat": benchmark},
+        macro=ServedMean(tau=part.tau),
+        problems=tuple(problems),
+        in_process=in_process,
+    )
     console = Console(width=80, file=io.StringIO(), record=True)
     show(found, console)
     return console.export_text()
@@ -63,7 +80,11 @@ def shown(part: dict[str, Any], *, in_process: dict[str, Any] | None, problems: 
 
 def test_both_numbers_stand_side_by_side() -> None:
     part = acceptance(Counted(rounds=100, proposed=300, accepted=150, accepted_at=(80, 50, 20), tokens=262, answers=12))
-    text = shown(part, in_process={**evaluated(2.75), "run_id": "20260101-2"}, problems=[])
+    beside = results.evaluation(math=2.75)
+    part_of = {"math": results.benchmark(2.75, prompts=16)}
+    assert beside.macro is not None
+    in_process = InProcess(run_id="20260101-2", benchmarks=part_of, macro=beside.macro)
+    text = shown(part, in_process=in_process, problems=[])
     [line] = [line for line in text.splitlines() if line.startswith("math ")]
     assert line.split() == ["math", "2.750", "2.500", "80", "62", "40", "88.4", "12", "of", "16"]
     assert "Served by vllm 0.10.2 at gpu1:8000, 8 at once. In process: run 20260101-2." in text

@@ -13,9 +13,11 @@ from deepspec.store import Artifact, open_store
 from tasks.runtime.records import StageRecord
 from tasks.runtime.result import Part, Result, Status
 from tasks.runtime.run import Run
-from tasks.runtime.run_record import PARTS, read_record, run_json, write_record
+from tasks.runtime.run_record import read_record, record_of, write_record
+from tests.fixtures import reports
 from tests.fixtures.store import ingredients, put
 
+PARTS = ("evaluation", "calibration", "verdict", "model")
 FIELDS = {
     "format",
     "run_id",
@@ -29,6 +31,7 @@ FIELDS = {
     "report",
     "target",
     "store",
+    "resolved_recipe",
 }
 
 
@@ -45,7 +48,7 @@ def finish(result: Result, part: Part, status: Status = "promoted") -> None:
     contents = {
         "evaluation": {"benchmarks": {}, "macro": {"tau": 2.0, "speedup": 1.5}},
         "calibration": {"applicable": False, "reason": "The draft has no confidence head."},
-        "verdict": {"accepted": True},
+        "verdict": reports.verdict().to_json(),
         "registration": {"name": name, "version": "1", "uri": f"models:/{name}/1"},
         "draft": {"name": name},
     }
@@ -60,12 +63,15 @@ def finish(result: Result, part: Part, status: Status = "promoted") -> None:
 def test_one_recipe_is_told_as_the_contract_says(tmp_path: Path) -> None:
     result = result_of(tmp_path, "demo")
     finish(result, result.parts[0])
-    record = run_json(result)
-    assert set(record) == FIELDS
-    assert record["evaluation"]["macro"]["tau"] == 2.0
-    assert record["model"] == {"name": "demo", "version": "1", "uri": "models:/demo/1", "aliases": []}
-    assert set(record["stages"][0]) == {"name", "status", "seconds", "kind", "key", "why"}
+    record = record_of(result)
+    content = record.to_json()
+    assert set(content) == FIELDS
+    assert content["evaluation"]["macro"]["tau"] == 2.0
+    assert content["model"] == {"name": "demo", "version": "1", "uri": "models:/demo/1", "aliases": []}
+    assert set(content["stages"][0]) == {"name", "status", "seconds", "kind", "key", "why"}
+    assert content["resolved_recipe"] == load_recipe("demo").model_dump(mode="json")
     write_record(record, tmp_path)
+    assert json.loads((tmp_path / "last-run.json").read_text()) == content
     assert read_record(tmp_path) == read_record(tmp_path, result.run.run_id) == record
 
 
@@ -74,8 +80,9 @@ def test_several_recipes_stand_side_by_side_in_one_document(tmp_path: Path) -> N
     for part in result.parts:
         result.run.algorithm = part.recipe.draft.algorithm
         finish(result, part)
-    record = run_json(result)
+    record = record_of(result).to_json()
     assert set(record) == FIELDS
+    assert record["resolved_recipe"] == [load_recipe(name).model_dump(mode="json") for name in ALL]
     assert (record["recipe"], record["status"]) == ("demo", "promoted")
     for name in PARTS:
         assert [item["algorithm"] for item in record[name]] == ["eagle3", "dflash", "dspark"]
@@ -95,7 +102,7 @@ def test_a_record_is_left_even_where_the_store_does_not_answer_any_more(
         raise silent
 
     monkeypatch.setattr(result.run.store.backend, "list", unanswered)
-    record = run_json(result)
+    record = record_of(result).to_json()
     assert set(record) == {*FIELDS, "error"}
     assert (record["status"], record["error"], record["model"]) == ("promoted", str(silent), None)
     assert result.error is silent, "the command ends with it"
@@ -106,7 +113,7 @@ def test_what_was_finished_before_an_error_is_told(tmp_path: Path) -> None:
     result = result_of(tmp_path, *ALL)
     finish(result, result.parts[0])
     result.error = RuntimeError("stopped")
-    record = run_json(result)
+    record = record_of(result).to_json()
     assert (record["status"], record["error"]) == ("failed", "stopped")
     assert [item["algorithm"] for item in record["evaluation"]] == ["eagle3"]
     assert [item["algorithm"] for item in record["model"]] == ["eagle3"]
@@ -129,13 +136,24 @@ def test_the_whole_is_what_most_asks_for_attention(tmp_path: Path, statuses: lis
 
 
 def test_an_older_record_is_read_and_a_newer_one_refused(tmp_path: Path) -> None:
-    (tmp_path / "last-run.json").write_text('{"run_id": "1"}')  # as the first version wrote it: of format 1
-    assert read_record(tmp_path) == {"run_id": "1"}
+    older = reports.record(evaluation=reports.evaluation().to_json(), verdict=reports.verdict().to_json()).to_json()
+    assert "format" not in older  # as the first version wrote it: of format 1
+    (tmp_path / "last-run.json").write_text(json.dumps(older))
+    found = read_record(tmp_path)
+    assert found is not None
+    assert (found.format, found.resolved_recipe, found.target, found.seeds) == (1, None, None, None)
+    assert found.to_json() == older
     (tmp_path / "last-run.json").write_text('{"format": 2, "run_id": "1"}')
     with pytest.raises(
         ArtifactError, match=r"last-run\.json: This record of a run has format 2; .*Upgrade deepspec, or"
     ):
         read_record(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run_id": "1", "recipe": "tiny", "status": "perhaps"}'])
+def test_what_is_no_record_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "last-run.json").write_text(content)
+    assert read_record(tmp_path) is None
 
 
 def test_a_run_with_prices_says_what_it_cost(tmp_path: Path) -> None:
@@ -150,7 +168,7 @@ def test_a_run_with_prices_says_what_it_cost(tmp_path: Path) -> None:
     artifact = writing.artifact
     result.run.record(StageRecord("train", "ran", 1.0, "train", artifact.key))
     result.cpu_seconds = 2000.0
-    cost = run_json(result)["cost"]
+    cost = record_of(result).to_json()["cost"]
     assert (cost["gpu_seconds"], cost["training_peak_bytes"]) == (1000.0, 77)
     assert (cost["amount"], cost["currency"]) == (1.2, "EUR")
-    assert "amount" not in run_json(result_of(tmp_path, "demo"))["cost"]
+    assert "amount" not in record_of(result_of(tmp_path, "demo")).to_json()["cost"]

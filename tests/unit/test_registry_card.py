@@ -1,23 +1,31 @@
 """A draft's card: what it must say, and that names from outside cannot change what it says."""
 
-from deepspec.registry.card import model_card
+from deepspec.evaluation.results import Evaluation, MeanResult
+from deepspec.registry.card import CardDraft, CardSource, model_card
+from tests.fixtures import results
 
 SOURCES = [
-    {"name": "chats", "domain": "talk", "licence": "CC-BY-4.0", "retention": "until 2027-06", "conversations": 90},
-    {"name": "logs | <b>", "domain": None, "licence": None, "retention": "90 days", "conversations": 7, "rows": 8},
+    CardSource(name="chats", domain="talk", licence="CC-BY-4.0", retention="until 2027-06", conversations=90),
+    CardSource(name="logs | <b>", retention="90 days", conversations=7, rows=8),
 ]
-EVALUATION = {
-    "benchmarks": {"gsm8k": {"tau": 4.256, "tau_ci95": [4.1, 4.4], "prompts": 20, "rounds": 300, "speedup": 2.5}},
-    "macro": {"tau": 4.256, "speedup": None},
-    "gate": {"tau": None, "tau_ci95": None, "prompts": {"a": [1, 2]}},
-}
+EVALUATION = Evaluation(
+    benchmarks={"gsm8k": results.benchmark(4.256, tau_ci95=(4.1, 4.4), prompts=20, rounds=300, speedup=2.5)},
+    macro=MeanResult(tau=4.256, speedup=None),
+    gate=results.gate(None, rounds=0, prompts=1),
+)
 
 
 def card() -> str:
     return model_card(
         name="night",
         recipe="night",
-        config={"algorithm": "dspark", "num_draft_tokens": 7, "target_layer_ids": [1, 9], "dtype": "bfloat16"},
+        draft=CardDraft(
+            algorithm="dspark",
+            num_draft_tokens=7,
+            num_hidden_layers=None,
+            target_layer_ids=(1, 9),
+            dtype="bfloat16",
+        ),
         target="Qwen3_4B",
         digests={"draft": "d" * 64},
         sources=SOURCES,
@@ -36,7 +44,7 @@ def test_it_says_target_algorithm_sources_and_results() -> None:
     assert "| chats | talk | CC-BY-4.0 | until 2027-06 | 90 | — |" in lines
     assert "| gsm8k | 4.26 | 4.10 … 4.40 | 20 | 300 | 2.50 |" in lines
     assert "| macro average | 4.26 | — | — | — | — |" in lines
-    assert "| gate split | — | — | — | — | — |" in lines
+    assert "| gate split | — | — | 1 | 0 | — |" in lines
 
 
 def test_names_from_outside_are_text() -> None:

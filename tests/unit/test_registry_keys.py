@@ -2,8 +2,10 @@
 
 import pytest
 
+from deepspec.evaluation.results import Evaluation
 from deepspec.registry import keys
 from deepspec.registry.keys import Place, Sort
+from tests.fixtures import results
 
 
 def test_version_tags_are_all_in_the_table() -> None:
@@ -12,11 +14,7 @@ def test_version_tags_are_all_in_the_table() -> None:
         code_version="0.1.0",
         run_id="r",
         artifacts={stage: (f"key-{stage}", f"digest-{stage}") for stage in ("responses", "train", "evaluate")},
-        evaluation={
-            "benchmarks": {"gsm8k": {"tau": 5.25}, "empty": {"tau": None}},
-            "macro": {"tau": 5.25},
-            "gate": {"tau": 5.5, "per_prompt": {"p": [11, 2]}},
-        },
+        evaluation=results.evaluation(gsm8k=5.25, empty=None, gate_tau=5.5),
     )
     assert keys.undocumented(Place.VERSION, Sort.TAG, tags) == []
     assert tags["deepspec.key.responses"] == "key-responses"
@@ -63,22 +61,21 @@ def test_names_that_mlflow_refuses_are_spelled_otherwise(name: str, accepted: st
 
 
 def test_an_interval_and_positions_are_named_apart() -> None:
-    part = {
-        "tau": 4.0,
-        "tau_ci95": [3.5, 4.5],
-        "conditional_acceptance": [0.9, None],
-        "rounds": 12,
-        "skipped": [{"prompt": "p"}],
-    }
-    gate = {"tau": 3.0, "per_prompt": {"p": [3, 1]}}
-    assert keys.evaluation_metrics({"benchmarks": {"chat": part}, "gate": gate}) == {
+    part = results.benchmark(4.0, tau_ci95=(3.5, 4.5), conditional_acceptance=(0.9, None, None), rounds=12)
+    found = keys.evaluation_metrics(Evaluation(benchmarks={"chat": part}, gate=results.gate(3.0)))
+    expected = {
         "gate/tau": 3.0,
         "chat/tau": 4.0,
         "chat/tau_ci95_low": 3.5,
         "chat/tau_ci95_high": 4.5,
         "chat/conditional_acceptance_at_1": 0.9,
         "chat/rounds": 12.0,
+        "chat/draft_seconds": 1.5,
     }
+    assert {name: value for name, value in found.items() if name in expected} == expected
+    names = {name.partition("/")[2] for name in found}
+    assert "conditional_acceptance_at_2" not in {name.partition("/")[2] for name in found if name.startswith("chat/")}
+    assert not names & {"domain", "skipped", "failed", "per_prompt"}
 
 
 def test_values_as_text() -> None:

@@ -13,6 +13,7 @@ from deepspec.gates import Config, Verdict, judge
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.store.backends.local import LocalBackend
+from tests.fixtures import results
 
 MODEL = "demo"
 
@@ -33,8 +34,8 @@ def draft(name: str, version: str | None = None) -> DraftReference:
 
 def verdict_on(challenger: DraftReference, against: DraftReference | None, tau: float = 4.0) -> Verdict:
     return judge(
-        {"tau": tau},
-        None if against is None else {"tau": 3.0},
+        results.gate(tau),
+        None if against is None else results.gate(3.0),
         Config(),
         challenger_digest=challenger.digest,
         champion_digest=None if against is None else against.digest,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deepspec.evaluation.results import Evaluation, MeanResult
 from deepspec.gates import Config, judge
 from deepspec.registry import keys
 from deepspec.registry.errors import TrackingError
@@ -20,14 +21,15 @@ from deepspec.registry.mlflow.connection import Connection
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.store.backends.local import LocalBackend
+from tests.fixtures import results
 
-EVALUATION = {
-    "benchmarks": {
-        "arithmetic": {"tau": 4.5, "tau_ci95": [4.2, 4.8], "conditional_acceptance": [0.9, 0.8], "speedup": 2.1},
-        "chat": {"tau": 3.5, "tau_ci95": [3.2, 3.8], "conditional_acceptance": [0.8, None], "speedup": 2.0},
+EVALUATION = Evaluation(
+    benchmarks={
+        "arithmetic": results.benchmark(4.5, tau_ci95=(4.2, 4.8), conditional_acceptance=(0.9, 0.8), speedup=2.1),
+        "chat": results.benchmark(3.5, tau_ci95=(3.2, 3.8), conditional_acceptance=(0.8, None), speedup=2.0),
     },
-    "macro": {"tau": 4.0, "speedup": 2.05},
-}
+    macro=MeanResult(tau=4.0, speedup=2.05),
+)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +244,7 @@ def test_the_alias_is_the_projection_of_the_log(tracking: Tracking, client: Any,
     repaired = tracking.reconcile("served", log)
     assert (repaired.before, repaired.after, repaired.changed) == ("2", None, True)
     assert client.get_registered_model("served").aliases == {}
-    verdict = judge({"tau": 2.0}, None, Config(), challenger_digest=drafts[0].digest)
+    verdict = judge(results.gate(2.0), None, Config(), challenger_digest=drafts[0].digest)
     log.promote("served", drafts[0], verdict, who="me")
     assert tracking.reconcile("served", log).after == "1"
     assert str(client.get_model_version_by_alias("served", "champion").version) == "1"
@@ -253,7 +255,7 @@ def test_the_alias_is_the_projection_of_the_log(tracking: Tracking, client: Any,
 def test_a_champion_that_mlflow_does_not_know_is_an_error(tracking: Tracking, tmp_path: Path) -> None:
     log = PromotionLog(LocalBackend(tmp_path))
     lost = DraftReference(kind="calibrate", key="k", digest="lost", version="7")
-    log.promote("unknown", lost, judge({"tau": 2.0}, None, Config()), who="me")
+    log.promote("unknown", lost, judge(results.gate(2.0), None, Config()), who="me")
     with pytest.raises(TrackingError, match=r"draft lost.* is not registered as version 7"):
         tracking.reconcile("unknown", log)
 
@@ -264,7 +266,7 @@ def test_a_version_that_was_numbered_anew_is_found_by_content(tracking: Tracking
     tracking.register(directory, "moved", run_id, {}, draft=draft)
     log = PromotionLog(LocalBackend(tmp_path / "store"))
     promoted = draft.model_copy(update={"version": "40"})
-    log.promote("moved", promoted, judge({"tau": 2.0}, None, Config()), who="me")
+    log.promote("moved", promoted, judge(results.gate(2.0), None, Config()), who="me")
     assert tracking.reconcile("moved", log).after == "1"
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,30 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
+from deepspec.evaluation.calibration.results import CalibrationResult, ReliabilityBin
+from deepspec.evaluation.results import BenchmarkResult, Evaluation, MeanResult
+from deepspec.record import Cost, RecordedVerdict, RunRecord
 from deepspec.reports.formatting import interval, number, quantity, signed, signed_interval, times
 from deepspec.reports.overview_page import write_overview
 from deepspec.reports.plots import acceptance as plots
 from deepspec.reports.plots import drawing
-from deepspec.reports.run_page import write_report
+from deepspec.reports.run_page import Ancestor, Champion, RunReport, TrainingMetric, write_report
 from deepspec.reports.run_terminal import summary_table
-from tests.fixtures.reports import HOSTILE, Page, benchmark, everything, figures_once, one_page
+from tests.fixtures import results
+from tests.fixtures.reports import (
+    HOSTILE,
+    Page,
+    benchmark,
+    evaluation,
+    everything,
+    figures_once,
+    model,
+    one_page,
+    record,
+    report,
+    stage,
+    verdict,
+)
 
 __all__ = ["figures_once"]
 
@@ -36,7 +53,7 @@ FIGURES = {
 
 
 @pytest.fixture
-def data() -> dict[str, Any]:
+def data() -> RunReport:
     return everything()
 
 
@@ -45,7 +62,7 @@ class Written:
     """A report with every part, written once for all tests that only look at it."""
 
     folder: Path
-    data: dict[str, Any]
+    data: RunReport
     text: str
     page: Page
 
@@ -117,11 +134,12 @@ def test_figures_are_drawn_again_only_where_they_would_differ(
     assert not drawn
     assert page.read_text() == written.text
 
-    metrics = [
-        {**record, "value": record["value"] / 2} if record["name"] == "loss" else record
-        for record in written.data["training_metrics"]
-    ]
-    other = write_report(tmp_path / "other", {**written.data, "training_metrics": metrics}, earlier=page.parent)
+    metrics = tuple(
+        metric.model_copy(update={"value": metric.value / 2}) if metric.name == "loss" else metric
+        for metric in written.data.training_metrics or ()
+    )
+    changed = written.data.model_copy(update={"training_metrics": metrics})
+    other = write_report(tmp_path / "other", changed, earlier=page.parent)
     assert drawn == ["training-loss"]
     assert other.read_text() != written.text
 
@@ -132,23 +150,25 @@ def test_figures_are_drawn_again_only_where_they_would_differ(
     assert again.read_text() == written.text
 
 
-def test_hostile_text_stays_text(tmp_path: Path, data: dict[str, Any]) -> None:
-    evaluation = {**data["evaluation"], "benchmarks": {HOSTILE: benchmark(2.0, HOSTILE)}}
-    verdict = {**data["verdict"], "reasons": [{"gate": HOSTILE, "passed": True, "sentence": HOSTILE}]}
-    hostile = {
-        **data,
-        "run_id": HOSTILE,
-        "recipe_name": HOSTILE,
-        "recipe": {HOSTILE: [HOSTILE]},
-        "evaluation": evaluation,
-        "verdict": verdict,
-        "champion": {"name": HOSTILE, "version": HOSTILE, "digest": HOSTILE},
-        "model": {"name": HOSTILE, "version": HOSTILE, "aliases": [HOSTILE], "uri": HOSTILE},
-        "training_metrics": [{"step": 0, "name": f"loss {HOSTILE}", "value": 1.0, "unit": HOSTILE}],
-        "stages": [{"name": HOSTILE, "status": HOSTILE, "seconds": 1.0, "why": HOSTILE}],
-        "lineage": [{"stage": HOSTILE, "key": HOSTILE, "digest": HOSTILE}],
-        "cost": {HOSTILE: 1},
-    }
+def test_hostile_text_stays_text(tmp_path: Path, data: RunReport) -> None:
+    measured = Evaluation(benchmarks={HOSTILE: benchmark(2.0, HOSTILE)})
+    reason = {"gate": HOSTILE, "passed": True, "measured": 1.0, "sentence": HOSTILE}
+    told = stage(HOSTILE, HOSTILE)
+    hostile = data.model_copy(
+        update={
+            "run_id": HOSTILE,
+            "recipe_name": HOSTILE,
+            "recipe": {HOSTILE: [HOSTILE]},
+            "evaluation": measured,
+            "verdict": RecordedVerdict.model_validate({"accepted": True, "reasons": [reason]}),
+            "champion": Champion(name=HOSTILE, version=HOSTILE, digest=HOSTILE),
+            "model": model(HOSTILE, HOSTILE).model_copy(update={"aliases": (HOSTILE,)}),
+            "training_metrics": (TrainingMetric(step=0, name=f"loss {HOSTILE}", value=1.0, unit=HOSTILE),),
+            "stages": (told,),
+            "lineage": (Ancestor(stage=HOSTILE, key=HOSTILE, digest=HOSTILE),),
+            "cost": Cost.model_validate({"cpu_seconds": 1.0, HOSTILE: 1}),
+        }
+    )
     text, page = one_page(tmp_path, hostile)
     assert "<script" not in text
     assert "<img" not in text
@@ -158,58 +178,63 @@ def test_hostile_text_stays_text(tmp_path: Path, data: dict[str, Any]) -> None:
         assert "script" not in {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}  # noqa: S314
 
 
-def test_every_missing_part_is_said_to_be_missing(tmp_path: Path, data: dict[str, Any]) -> None:
-    text, page = one_page(tmp_path, dict.fromkeys(data))
+def test_every_missing_part_is_said_to_be_missing(tmp_path: Path) -> None:
+    text, page = one_page(tmp_path, report())
     assert [a["id"] for tag, a in page.tags if tag == "section"] == list(SECTIONS)
     assert text.count("is missing from this report") == len(SECTIONS) + 1  # stages and cost stand in one section
     assert "not registered" in page.text
     assert "None" not in page.text
-    assert write_report(tmp_path / "empty", {}).read_text() == text
 
 
 @pytest.mark.parametrize(("part", "times_said"), [("evaluation", 5), ("calibration", 2), ("verdict", 2)])
-def test_one_missing_part_leaves_the_others(tmp_path: Path, data: dict[str, Any], part: str, times_said: int) -> None:
-    _, page = one_page(tmp_path, {**data, "training_metrics": None, part: None})
+def test_one_missing_part_leaves_the_others(tmp_path: Path, data: RunReport, part: str, times_said: int) -> None:
+    _, page = one_page(tmp_path, data.model_copy(update={"training_metrics": None, part: None}))
     assert page.text.count("is missing from this report") == times_said
 
 
-def test_a_draft_without_a_confidence_head_is_not_called_missing(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_a_draft_without_a_confidence_head_is_not_called_missing(tmp_path: Path) -> None:
     reason = "The draft has no confidence head."
-    calibration = {"applicable": False, "reason": reason, "skipped": []}
-    _, page = one_page(tmp_path, {"calibration": calibration})
+    calibration = CalibrationResult(applicable=False, reason=reason, skipped=())
+    _, page = one_page(tmp_path, report(calibration=calibration))
     assert f"Not applicable: {reason}" in page.text
     assert "The calibration is missing" not in page.text
 
 
-def test_records_may_lack_what_they_do_not_know(tmp_path: Path) -> None:
-    sparse = {"model": {"name": "tiny", "version": "1"}, "stages": [{"name": "train"}], "verdict": {"accepted": False}}
-    _, page = one_page(tmp_path, sparse)
-    assert "tiny version 1" in page.text
-    assert "Refused" in page.text
-
-
-def test_a_benchmark_without_rounds_has_dashes(tmp_path: Path, data: dict[str, Any]) -> None:
-    empty = dict.fromkeys(benchmark(1.0)) | {"conditional_acceptance": [None] * K, "rounds": 0, "prompts": 3}
-    evaluation = {"benchmarks": {"empty": empty}, "macro": {"tau": None, "speedup": None}, "gate": None}
-    _, page = one_page(tmp_path, {"evaluation": evaluation})
+def test_a_benchmark_without_rounds_has_dashes(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("tau_ci95", "verify_rate", "mean_proposed", "speedup", "speedup_ci95"))
+    rates = {"conditional_acceptance": (None,) * K, "prefix_acceptance": (None,) * K, "rounds": 0, "prompts": 3}
+    measured = Evaluation(
+        benchmarks={"empty": results.benchmark(None, **nothing, **rates)},
+        macro=MeanResult(tau=None, speedup=None),
+        gate=None,
+    )
+    _, page = one_page(tmp_path, report(evaluation=measured))
     assert "—" in page.text
     assert "Conditional acceptance by draft slot is missing" in page.text
-    assert "—" in shown({**data, "evaluation": evaluation})
+    assert "—" in shown(record(evaluation=measured.to_json()))
 
 
 def test_the_data_is_kept_as_json(written: Written) -> None:
-    assert json.loads((written.folder / "report.json").read_text()) == written.data
+    assert json.loads((written.folder / "report.json").read_text()) == written.data.to_json()
 
 
-def shown(record: Mapping[str, Any], width: int = 80, **arguments: Any) -> str:
+def shown(record: RunRecord, width: int = 80, **arguments: Any) -> str:
     console = Console(width=width, no_color=True, force_terminal=False, record=True, file=io.StringIO())
     console.print(summary_table(record, **arguments))
     return console.export_text()
 
 
-def test_the_terminal_table_reads_at_80_columns(data: dict[str, Any]) -> None:
-    record = {**data, "status": "promoted", "report": ".deepspec/runs/x/report/report.html"}
-    text = shown(record, ui_command="mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db")
+def test_the_terminal_table_reads_at_80_columns(data: RunReport) -> None:
+    assert data.evaluation is not None
+    assert data.verdict is not None
+    told = record(
+        status="promoted",
+        report=".deepspec/runs/x/report/report.html",
+        evaluation=data.evaluation.to_json(),
+        verdict=data.verdict.to_json(),
+        model=model().to_json(),
+    )
+    text = shown(told, ui_command="mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db")
     lines = text.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     row = next(line for line in lines if line.startswith("arithmetic"))
@@ -230,22 +255,18 @@ def test_the_terminal_table_reads_at_80_columns(data: dict[str, Any]) -> None:
     assert "mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db" in text
 
 
-def side_by_side(algorithms: Sequence[str] = ("eagle3", "dspark")) -> dict[str, Any]:
+def side_by_side(algorithms: Sequence[str] = ("eagle3", "dspark"), **rates: Any) -> RunRecord:
     """The record of a run of several algorithms."""
-    one = everything()
-    parts = {
-        name: [{"algorithm": algorithm, **one[name]} for algorithm in algorithms]
-        for name in ("evaluation", "verdict", "model")
-    }
-    return {"run_id": "r", "recipe": "demo", "status": "promoted", **parts}
+    measured = evaluation()
+    for name, part in measured.benchmarks.items():
+        measured.benchmarks[name] = part.model_copy(update=rates)
+    one = {"evaluation": measured.to_json(), "verdict": verdict().to_json(), "model": model().to_json()}
+    parts = {name: [{"algorithm": algorithm, **content} for algorithm in algorithms] for name, content in one.items()}
+    return record(recipe="demo", status="promoted", **parts)
 
 
 def test_one_table_has_a_row_per_algorithm_and_benchmark() -> None:
-    record = side_by_side()
-    for evaluation in record["evaluation"]:
-        for part in evaluation["benchmarks"].values():
-            part["conditional_acceptance"] = [0.8] * 7
-    lines = shown(record).splitlines()
+    lines = shown(side_by_side(conditional_acceptance=(0.8,) * 7)).splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     rows = [line.split()[:2] for line in lines if line.startswith(("eagle3 ", "dspark "))]
     assert rows == [[name, row] for name in ("eagle3", "dspark") for row in ("arithmetic", "chat", "average")]
@@ -254,30 +275,34 @@ def test_one_table_has_a_row_per_algorithm_and_benchmark() -> None:
 
 
 def test_the_overview_leads_to_every_report(tmp_path: Path) -> None:
-    record = side_by_side(("eagle3", HOSTILE))
     pages = {"eagle3": "eagle3/report.html", HOSTILE: "other/report.html"}
-    text = write_overview(tmp_path, record, pages).read_text(encoding="utf-8")
+    text = write_overview(tmp_path, side_by_side(("eagle3", HOSTILE)), pages).read_text(encoding="utf-8")
     assert re.findall(r'href="([^"]*)"', text) == list(pages.values())
     assert "<script" not in text
     assert "<img" not in text
     assert text.count(">2.750<") == 2
 
 
-def test_many_slots_stand_below_the_table(data: dict[str, Any]) -> None:
-    long = {**benchmark(3.0), "conditional_acceptance": [0.9] * 15}
-    text = shown({"evaluation": {"benchmarks": {"code": long}, "macro": {}}})
+def alone(name: str, part: BenchmarkResult) -> RunRecord:
+    """The record of a run that was evaluated on one benchmark."""
+    measured = Evaluation(benchmarks={name: part}, macro=MeanResult(tau=None, speedup=None))
+    return record(evaluation=measured.to_json())
+
+
+def test_many_slots_stand_below_the_table() -> None:
+    long = results.benchmark(3.0, conditional_acceptance=(0.9,) * 15)
+    text = shown(alone("code", long))
     assert "code: " + " ".join(["90"] * 15) in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 
 
 def test_the_terminal_says_what_is_missing_and_takes_names_as_text() -> None:
-    text = shown({"status": "no_change"})
+    text = shown(record(status="no_change"))
     assert "Nothing was evaluated in this run." in text
     assert "No change" in text
     assert "nothing was registered" in text
     assert "none was written" in text
-    part = {**benchmark(2.0)}
-    assert "[bold]x[/bold]" in shown({"evaluation": {"benchmarks": {"[bold]x[/bold]": part}}}, width=120)
+    assert "[bold]x[/bold]" in shown(alone("[bold]x[/bold]", benchmark(2.0)), width=120)
 
 
 def test_numbers_read_well() -> None:
@@ -293,7 +318,7 @@ def test_numbers_read_well() -> None:
 
 
 def test_of_many_slots_a_few_are_drawn() -> None:
-    one = [{"confidence": 0.5, "observed": 0.5, "rounds": 1}]
+    one = [ReliabilityBin(confidence=0.5, observed=0.5, rounds=1)]
     assert plots.shown_slots([one] * 7) == [1, 3, 5, 7]
     assert plots.shown_slots([one, [], one]) == [1, 3]
     assert plots.shown_slots([one] * 15)[::3] == [1, 15]

@@ -6,20 +6,43 @@ from typing import Any
 
 import pytest
 
+from deepspec.evaluation.results import (
+    AnswerPiece,
+    DomainResult,
+    Evaluation,
+    LoadPoint,
+    LoadRun,
+    LoadTest,
+    Sample,
+    ThresholdPoint,
+    ThresholdSweep,
+)
 from deepspec.reports.rendering import Figures
-from deepspec.reports.sections.acceptance import evaluated, means
+from deepspec.reports.sections.acceptance import DraftSections, evaluated, means
 from deepspec.reports.sections.samples import samples
-from tests.fixtures.reports import HOSTILE, benchmark, evaluation, everything, load, one_page, sample, threshold_sweep
+from tests.fixtures.reports import HOSTILE, benchmark, evaluation, everything, load, one_page, report
 
 
 def page_text(tmp_path: Path, **parts: Any) -> str:
-    _, page = one_page(tmp_path, parts)
+    _, page = one_page(tmp_path, report(**parts))
     return re.sub(r"\s+", " ", page.text)
 
 
 def section(tmp_path: Path, name: str, **parts: Any) -> str:
-    text, _ = one_page(tmp_path, parts)
+    text, _ = one_page(tmp_path, report(**parts))
     return text.split(f'<section id="{name}">')[1].split("</section>")[0]
+
+
+def sections(measured: Evaluation) -> DraftSections:
+    return evaluated(measured, None, None, Figures())
+
+
+def with_sweep(sweep: ThresholdSweep) -> Evaluation:
+    return evaluation().model_copy(update={"threshold_sweep": sweep})
+
+
+def with_load(measured: LoadTest) -> Evaluation:
+    return evaluation().model_copy(update={"load": measured})
 
 
 def test_results_say_what_was_proposed_and_verified(tmp_path: Path) -> None:
@@ -29,14 +52,16 @@ def test_results_say_what_was_proposed_and_verified(tmp_path: Path) -> None:
 
 
 def test_an_older_evaluation_has_dashes_for_what_it_lacks(tmp_path: Path) -> None:
-    old = evaluation()
+    old = evaluation().to_json()
     for name in ("domains", "threshold_sweep", "load"):
         del old[name]
     for part in old["benchmarks"].values():
-        for name in ("domain", "turns", "speedup_ci95", "speed_prompts", "batch", "verify_rate", "mean_proposed"):
+        for name in ("domain", "turns", "speedup_ci95", "speed_prompts"):
             del part[name]
+        part |= {"plain_tokens": 51, "plain_stopped": 1}  # as the first version wrote them
     del old["macro"]["tau_ci95"]
-    said = page_text(tmp_path, evaluation=old)
+    assert Evaluation.from_json(old, where="here").to_json() == old
+    said = page_text(tmp_path, evaluation=Evaluation.from_json(old, where="here"))
     assert "The sweep over confidence thresholds is missing" in said
     assert "The measurement under load is missing" in said
     assert "3.100" in said
@@ -45,24 +70,22 @@ def test_an_older_evaluation_has_dashes_for_what_it_lacks(tmp_path: Path) -> Non
 def test_domains_of_several_benchmarks_have_a_row() -> None:
     found = evaluation()
     assert [name for name, _ in means(found)] == ["macro average"]
-    found["benchmarks"]["algebra"] = benchmark(3.5, domain="math")
-    found["domains"]["math"] = {
-        "tau": 3.3,
-        "tau_ci95": [3.1, 3.5],
-        "speedup": 2.2,
-        "benchmarks": ["arithmetic", "algebra"],
-    }
+    found.benchmarks["algebra"] = benchmark(3.5, domain="math")
+    found.domains["math"] = DomainResult(
+        tau=3.3, tau_ci95=(3.1, 3.5), speedup=2.2, benchmarks=("arithmetic", "algebra")
+    )
     assert [name for name, _ in means(found)] == ["math (2)", "macro average"]
-    results = evaluated({"evaluation": found}, Figures())["results"]
-    assert [(row["tau"], row["interval"]) for row in results["means"]] == [
+    results = sections(found).results
+    assert results is not None
+    assert [(row.tau, row.interval) for row in results.means] == [
         ("3.300", "3.10 to 3.50"),
         ("2.750", "2.60 to 2.90"),
     ]
-    assert [row["speedup"] for row in results["mean_speeds"]] == [
+    assert [row.speedup for row in results.mean_speeds] == [
         "2.20\N{MULTIPLICATION SIGN}",
         "2.25\N{MULTIPLICATION SIGN}",
     ]
-    found["benchmarks"] = {"algebra": found["benchmarks"]["algebra"]}
+    del found.benchmarks["arithmetic"], found.benchmarks["chat"]
     assert means(found) == []
 
 
@@ -76,20 +99,19 @@ def test_the_threshold_sweep_is_drawn_and_tabled(tmp_path: Path) -> None:
 
 def test_a_sweep_that_does_not_apply_says_why(tmp_path: Path) -> None:
     reason = f"The draft has no confidence head {HOSTILE}"
-    said = page_text(tmp_path, evaluation={**evaluation(), "threshold_sweep": {"applicable": False, "reason": reason}})
+    said = page_text(tmp_path, evaluation=with_sweep(ThresholdSweep(applicable=False, reason=reason)))
     assert f"Not applicable: {reason}" in said
     assert "The sweep over confidence thresholds is missing" not in said
 
 
 def test_a_sweep_may_lack_values() -> None:
-    sweep = {**threshold_sweep(), "points": [{"threshold": 0.5, "tau": None}, {"threshold": 0.9}]}
-    found = evaluated({"evaluation": {"threshold_sweep": sweep}}, Figures())["threshold"]
-    assert found["figures"] == []
-    assert found["rows"][0]["tau"] == "—"
-    assert (
-        evaluated({"evaluation": {"threshold_sweep": {"applicable": True, "points": []}}}, Figures())["threshold"]
-        is None
-    )
+    nothing = dict.fromkeys(("tau", "tau_ci95", "mean_proposed", "verify_rate", "draft_acceptance"))
+    points = tuple(ThresholdPoint(threshold=threshold, rounds=0, **nothing) for threshold in (0.5, 0.9))
+    found = sections(with_sweep(ThresholdSweep(applicable=True, prompts=3, points=points))).threshold
+    assert found is not None
+    assert found.figures == []
+    assert found.rows[0].tau == "—"
+    assert sections(with_sweep(ThresholdSweep(applicable=True, points=()))).threshold is None
 
 
 def test_load_is_drawn_and_tabled_per_way_of_decoding(tmp_path: Path) -> None:
@@ -110,23 +132,29 @@ def test_load_is_drawn_and_tabled_per_way_of_decoding(tmp_path: Path) -> None:
 
 
 def test_load_without_a_confidence_head_has_no_scheduled_line() -> None:
-    measured = load()
-    measured["modes"].remove("scheduled")
-    for point in measured["points"]:
-        del point["scheduled"]
-    del measured["costs"]
-    found = evaluated({"evaluation": {"load": {**measured, "most_rows": None}}}, Figures())["load"]
-    assert {row["mode"] for row in found["rows"]} == {"plain", "fixed"}
-    assert "scheduled" not in found["caption"]
-    assert "drafts nothing" not in found["caption"]
-    assert found["costs"] is None
+    whole = load()
+    points = tuple(point.model_copy(update={"scheduled": None}) for point in whole.points)
+    measured = whole.model_copy(
+        update={"modes": ("plain", "fixed"), "points": points, "costs": None, "most_rows": None}
+    )
+    found = sections(with_load(measured)).load
+    assert found is not None
+    assert {row.mode for row in found.rows} == {"plain", "fixed"}
+    assert "scheduled" not in found.caption
+    assert "drafts nothing" not in found.caption
+    assert found.costs is None
 
 
 def test_load_may_lack_points_and_intervals() -> None:
-    points = [{"concurrency": 1, "plain": {"tokens_per_second": 9.0}}, {"concurrency": 2, "fixed": None}]
-    found = evaluated({"evaluation": {"load": {"modes": ["plain", "fixed"], "points": points}}}, Figures())["load"]
-    assert [(row["mode"], row["speed"], row["interval"]) for row in found["rows"]] == [("plain", "9", "—")]
-    assert len(found["figures"]) == 1  # speed per request is not known
+    run = LoadRun(
+        tokens_per_second=9.0, ci95=None, request_tokens_per_second=9.0, request_ci95=None, tau=None, mean_proposed=None
+    )
+    points = (LoadPoint(concurrency=1, plain=run), LoadPoint(concurrency=2, fixed=None))
+    measured = load().model_copy(update={"modes": ("plain", "fixed"), "points": points})
+    found = sections(with_load(measured)).load
+    assert found is not None
+    assert [(row.mode, row.speed, row.interval) for row in found.rows] == [("plain", "9", "—")]
+    assert len(found.figures) == 2
 
 
 def test_every_token_stands_in_its_round(tmp_path: Path) -> None:
@@ -138,15 +166,16 @@ def test_every_token_stands_in_its_round(tmp_path: Path) -> None:
         {"text": "\n", "round": 2, "kind": "bonus"},
         {"text": ".", "round": 3, "kind": "accepted"},
     ]
-    (found,) = samples([{"benchmark": "chat", "prompt": "Say\nit", "answer": answer}]) or []
-    assert [(part["tone"], part["title"]) for part in found["rounds"]] == [
+    asked = Sample.model_validate({"benchmark": "chat", "prompt": "Say\nit", "answer": answer})
+    (found,) = samples([asked]) or []
+    assert [(part.tone, part.title) for part in found.rounds] == [
         ("prefill", "prefill: the answer's first token"),
         ("odd", "round 1: 2 accepted, 1 bonus"),
         ("even", "round 2: 1 bonus"),
         ("odd", "round 3: 1 accepted"),
     ]
-    assert found["tally"] == "6 tokens; 5 of them in 3 rounds, 1.67 per round."
-    said = section(tmp_path, "samples", samples=[{"benchmark": "chat", "prompt": "Say\nit", "answer": answer}])
+    assert found.tally == "6 tokens; 5 of them in 3 rounds, 1.67 per round."
+    said = section(tmp_path, "samples", samples=(asked,))
     assert '<b class="t"> not</b>' in said
     assert '<b class="t"><i class="mark">↵</i>\n</b>' in said
     assert ">Say\nit</pre>" in said
@@ -167,13 +196,16 @@ def test_every_token_stands_in_its_round(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_invisible_is_shown(text: str, pieces: list[tuple[str, str]]) -> None:
-    (found,) = samples([{"prompt": "", "answer": [{"text": text, "round": 1, "kind": "accepted"}]}]) or []
-    assert [(piece["mark"], piece["text"]) for piece in found["rounds"][0]["tokens"][0]["pieces"]] == pieces
+    (found,) = (
+        samples([Sample(benchmark="", prompt="", answer=(AnswerPiece(text=text, round=1, kind="accepted"),))]) or []
+    )
+    assert [(piece.mark, piece.text) for piece in found.rounds[0].tokens[0].pieces] == pieces
 
 
 def test_hostile_prompts_and_answers_stay_text(tmp_path: Path) -> None:
-    hostile = {**sample(HOSTILE, HOSTILE, HOSTILE), "answer": [{"text": HOSTILE, "round": 1, "kind": HOSTILE}]}
-    text, page = one_page(tmp_path, {**everything(), "samples": [hostile]})
+    piece = AnswerPiece(text=HOSTILE, round=1, kind="accepted")
+    hostile = Sample(benchmark=HOSTILE, prompt=HOSTILE, answer=(piece,))
+    text, page = one_page(tmp_path, everything().model_copy(update={"samples": (hostile,)}))
     assert "<script" not in text
     assert "<img" not in text
     assert text.count("</style>") == text.count("<style")
@@ -181,6 +213,6 @@ def test_hostile_prompts_and_answers_stay_text(tmp_path: Path) -> None:
 
 
 def test_an_answer_without_rounds_is_told(tmp_path: Path) -> None:
-    answer = [{"text": "Yes", "round": 0, "kind": "prefill"}]
-    said = page_text(tmp_path, samples=[{"benchmark": "chat", "prompt": "?", "answer": answer}])
+    answer = (AnswerPiece(text="Yes", round=0, kind="prefill"),)
+    said = page_text(tmp_path, samples=(Sample(benchmark="chat", prompt="?", answer=answer),))
     assert "1 token, all of it from the prefill." in said

@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from deepspec.evaluation.calibration.results import ReliabilityBin
 from deepspec.evaluation.config import Calibration
 from deepspec.evaluation.metrics import Ints
+from deepspec.evaluation.results import Rates
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
@@ -52,6 +54,27 @@ class Observations:
         """Rounds that proposed slot `slot` (0-based) [N], and whether each of those survived it [their number]."""
         proposed_N = self.proposed_N > slot
         return proposed_N, self.accepted_N[proposed_N] > slot
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How good confidences are at each position; None where it cannot be said.
+
+    Attributes:
+        ece: calibration error over equal-width bins.
+        ece_mass: over equal-mass bins.
+        brier: mean squared error.
+        auc: area under the ROC curve of the product of confidences; None where only one outcome was seen.
+        reliability: the bins that hold rounds.
+        trials: rounds behind each.
+    """
+
+    ece: Rates
+    ece_mass: Rates
+    brier: Rates
+    auc: Rates
+    reliability: tuple[tuple[ReliabilityBin, ...], ...]
+    trials: tuple[int, ...]
 
 
 def fit(observations: Observations, config: Calibration) -> list[float]:
@@ -95,27 +118,22 @@ def prefix_confidence(observations: Observations, temperatures: Sequence[float])
     return np.cumprod(tempered(observations.confidence_NK, np.asarray(temperatures)), axis=1, dtype=np.float64)
 
 
-def judge(observations: Observations, temperatures: Sequence[float], config: Calibration) -> dict[str, list[Any]]:
-    """How good tempered confidences are, per slot, against prefix survival.
-
-    Returns:
-        Lists over slots, None where it cannot be said (nothing proposed; for `auc` only one outcome seen):
-        `ece` (equal-width bins), `ece_mass` (equal-mass bins), `brier`, `auc` (of the product), `reliability` (bins
-        that are not empty, as {"confidence", "observed", "rounds"}), `trials` (rounds behind each).
-    """
+def judge(observations: Observations, temperatures: Sequence[float], config: Calibration) -> Judged:
+    """How good tempered confidences are, per position, against prefix survival."""
     prefix_NK = prefix_confidence(observations, temperatures)
-    judged: dict[str, list[Any]] = {name: [] for name in ("ece", "ece_mass", "brier", "auc", "reliability", "trials")}
+    slots = []
     for slot in range(prefix_NK.shape[1]):
         proposed_N, survived = observations.survival(slot)
-        confidence = prefix_NK[proposed_N, slot]
-        known = len(confidence) > 0
-        judged["trials"].append(len(confidence))
-        judged["ece"].append(expected_calibration_error(confidence, survived, config.num_width_bins) if known else None)
-        judged["ece_mass"].append(equal_mass_error(confidence, survived, config.num_mass_bins) if known else None)
-        judged["brier"].append(float(np.mean((confidence - survived) ** 2)) if known else None)
-        judged["auc"].append(area_under_curve(confidence, survived))
-        judged["reliability"].append(reliability(confidence, survived, config.num_width_bins))
-    return judged
+        slots.append((prefix_NK[proposed_N, slot], survived))
+    known = [(confidence, survived) if len(confidence) else None for confidence, survived in slots]
+    return Judged(
+        ece=tuple(one and expected_calibration_error(*one, config.num_width_bins) for one in known),
+        ece_mass=tuple(one and equal_mass_error(*one, config.num_mass_bins) for one in known),
+        brier=tuple(one and float(np.mean((one[0] - one[1]) ** 2)) for one in known),
+        auc=tuple(area_under_curve(*one) for one in slots),
+        reliability=tuple(reliability(*one, config.num_width_bins) for one in slots),
+        trials=tuple(len(confidence) for confidence, _ in slots),
+    )
 
 
 def conditional_auc(observations: Observations) -> list[float | None]:
@@ -157,20 +175,20 @@ def area_under_curve(score: Floats, outcome: Flags) -> float | None:
     return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
-def reliability(confidence: Floats, outcome: Flags, num_bins: int) -> list[dict[str, float]]:
+def reliability(confidence: Floats, outcome: Flags, num_bins: int) -> tuple[ReliabilityBin, ...]:
     """The bins of a reliability diagram that hold rounds, from low to high confidence."""
     bins = _bins(confidence, num_bins)
     rounds_W = np.bincount(bins, minlength=num_bins)
     confidence_W = np.bincount(bins, weights=confidence, minlength=num_bins)
     observed_W = np.bincount(bins, weights=outcome, minlength=num_bins)
-    return [
-        {
-            "confidence": float(confidence_W[index] / rounds_W[index]),
-            "observed": float(observed_W[index] / rounds_W[index]),
-            "rounds": int(rounds_W[index]),
-        }
+    return tuple(
+        ReliabilityBin(
+            confidence=float(confidence_W[index] / rounds_W[index]),
+            observed=float(observed_W[index] / rounds_W[index]),
+            rounds=int(rounds_W[index]),
+        )
         for index in np.flatnonzero(rounds_W)
-    ]
+    )
 
 
 def _bins(confidence: Floats, num_bins: int) -> Ints:

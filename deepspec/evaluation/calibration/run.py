@@ -6,7 +6,7 @@ that is measured on. Files: `calibration.json` (what is returned) and `rounds.pa
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.data.tables import TableWriter, write_summary
 from deepspec.decoding.completion import Round
@@ -15,6 +15,7 @@ from deepspec.drafts.algorithm import Drafter
 from deepspec.errors import DataError
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.calibration.fit import Observations, conditional_auc, fit, judge
+from deepspec.evaluation.calibration.results import CalibrationResult, Halves
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import mean
 from deepspec.evaluation.prompts.selection import Encoded, by_rank, encode, select_split
@@ -37,7 +38,7 @@ def calibrate(
     conversations: Path,
     out: Path,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> CalibrationResult:
     """Calibrate a draft on the calibration split.
 
     Args:
@@ -48,9 +49,6 @@ def calibrate(
         conversations: folder with `calibration.parquet` of the conversations (or responses) stage.
         out: existing folder for the two files.
         progress: told prompts.
-
-    Returns:
-        As `calibrate_prompts`.
 
     Raises:
         DataError: the split is empty or too small, or too many of its prompts don't fit into the context.
@@ -70,26 +68,20 @@ def calibrate_prompts(
     prompts: Encoded,
     out: Path,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """`calibrate` for prompts that are at hand already.
-
-    Returns:
-        `applicable`: False, with a `reason`, for a draft without a confidence head. Else `temperatures` (from the
-        fitted half), and of the measured half per slot `ece_before/after`, `ece_mass_before/after`,
-        `brier_before/after`, `auc_before/after` (`auc` = after), `conditional_auc`, `trials` and
-        `reliability_before/after`; `mean_ece_before/after`; and `prompts` and `rounds` of both halves.
-    """
+) -> CalibrationResult:
+    """`calibrate` for prompts that are at hand already."""
     rounds = _collect(config, target, drafter, prompts, progress)
     with TableWriter(out / "rounds.parquet", ROUNDS_SCHEMA) as file:
         for name, of_prompt in sorted((rounds or {}).items()):
             for index, one in enumerate(of_prompt):
                 file.write(round_row(SPLIT, name, 0, index, one))
     if rounds is None:
-        result: dict[str, Any] = {"applicable": False, "reason": "The draft has no confidence head."}
+        result = CalibrationResult(
+            applicable=False, reason="The draft has no confidence head.", skipped=prompts.skipped
+        )
     else:
-        result = _calibration(config, rounds, drafter.num_draft_tokens)
-    result["skipped"] = [dict(entry) for entry in prompts.skipped]
-    write_summary(out / "calibration.json", result)
+        result = _calibration(config, rounds, prompts, drafter.num_draft_tokens)
+    write_summary(out / "calibration.json", result.to_json())
     return result
 
 
@@ -114,27 +106,37 @@ def _collect(
     return rounds
 
 
-def _calibration(config: Config, rounds: Mapping[str, Sequence[Round]], num_draft_tokens: int) -> dict[str, Any]:
+def _calibration(
+    config: Config, rounds: Mapping[str, Sequence[Round]], prompts: Encoded, num_draft_tokens: int
+) -> CalibrationResult:
     order = list(by_rank((name for name, of_prompt in rounds.items() if of_prompt), config.seed, "halves"))
     halves = (order[0::2], order[1::2])
     fitted, measured = (_observations([rounds[name] for name in half], num_draft_tokens) for half in halves)
     temperatures = fit(fitted, config.calibration)
     before = judge(measured, [1.0] * num_draft_tokens, config.calibration)
     after = judge(measured, temperatures, config.calibration)
-    result: dict[str, Any] = {"applicable": True, "temperatures": temperatures}
-    for name in ("ece", "ece_mass", "brier", "auc", "reliability"):
-        result[f"{name}_before"] = before[name]
-        result[f"{name}_after"] = after[name]
-    return {
-        **result,
-        "auc": after["auc"],
-        "conditional_auc": conditional_auc(measured),
-        "trials": after["trials"],
-        "mean_ece_before": mean(before["ece"]),
-        "mean_ece_after": mean(after["ece"]),
-        "prompts": {"fitted": len(halves[0]), "measured": len(halves[1])},
-        "rounds": {"fitted": len(fitted.proposed_N), "measured": len(measured.proposed_N)},
-    }
+    return CalibrationResult(
+        applicable=True,
+        temperatures=tuple(temperatures),
+        ece_before=before.ece,
+        ece_after=after.ece,
+        ece_mass_before=before.ece_mass,
+        ece_mass_after=after.ece_mass,
+        brier_before=before.brier,
+        brier_after=after.brier,
+        auc_before=before.auc,
+        auc_after=after.auc,
+        auc=after.auc,
+        conditional_auc=tuple(conditional_auc(measured)),
+        reliability_before=before.reliability,
+        reliability_after=after.reliability,
+        trials=after.trials,
+        mean_ece_before=mean(before.ece),
+        mean_ece_after=mean(after.ece),
+        prompts=Halves(fitted=len(halves[0]), measured=len(halves[1])),
+        rounds=Halves(fitted=len(fitted.proposed_N), measured=len(measured.proposed_N)),
+        skipped=prompts.skipped,
+    )
 
 
 def _observations(rounds: Sequence[Sequence[Round]], num_draft_tokens: int) -> Observations:

@@ -8,13 +8,14 @@ Legend: N rounds, P prompts, S bootstrap samples.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from deepspec.evaluation.compare.results import Differences, MeanDifference, PairedDifference
 from deepspec.evaluation.config import GATE
-from deepspec.evaluation.metrics import Floats, paired_difference
+from deepspec.evaluation.metrics import Floats, Ints, interval_of, pooled, resamples
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """Prompt id -> (committed tokens, rounds)."""
@@ -33,6 +34,26 @@ def counts_by_prompt(rounds: pa.Table) -> dict[str, dict[str, tuple[int, int]]]:
     return found
 
 
+def paired_difference(challenger: Counts, champion: Counts, num_samples: int, seed: int) -> PairedDifference:
+    """How much τ differs between two drafts on the same prompts.
+
+    Args:
+        challenger: prompt id -> (committed tokens, rounds).
+        champion: the same; only prompts in both count.
+        num_samples: bootstrap resamples; both drafts are resampled with the same prompts.
+        seed: of the resampling.
+    """
+    shared = sorted(name for name in challenger.keys() & champion.keys() if challenger[name][1] and champion[name][1])
+    if not shared:
+        return PairedDifference(difference=None, ci95=None, prompts=0)
+    ours_P2 = np.asarray([challenger[name] for name in shared], dtype=np.int64)
+    theirs_P2 = np.asarray([champion[name] for name in shared], dtype=np.int64)
+    counts_SP = resamples(len(shared), num_samples, seed)
+    samples_S = pooled(counts_SP, ours_P2[:, 0], ours_P2[:, 1]) - pooled(counts_SP, theirs_P2[:, 0], theirs_P2[:, 1])
+    difference = ours_P2[:, 0].sum() / ours_P2[:, 1].sum() - theirs_P2[:, 0].sum() / theirs_P2[:, 1].sum()
+    return PairedDifference(difference=float(difference), ci95=interval_of(samples_S), prompts=len(shared))
+
+
 def differences(
     challenger: Mapping[str, Counts],
     reference: Mapping[str, Counts],
@@ -40,7 +61,7 @@ def differences(
     *,
     num_samples: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Differences:
     """The challenger's τ minus the reference's, wherever both were measured.
 
     Args:
@@ -48,11 +69,6 @@ def differences(
         domains: domain -> its benchmarks.
         num_samples: bootstrap resamples behind each interval.
         seed: of the resampling.
-
-    Returns:
-        `benchmarks`: name -> `difference`, `ci95`, `prompts` (on how many); `domains` and `macro`: plain means over
-        benchmarks, `difference`, `ci95`, `benchmarks` (which); `gate`: as a benchmark, None where it is not in both.
-        A difference is None where no prompt has rounds in both.
     """
     paired = {
         name: paired_difference(challenger[name], reference[name], num_samples, seed)
@@ -60,28 +76,28 @@ def differences(
     }
     gate = paired.pop(GATE, None)
 
-    def over(names: Sequence[str]) -> dict[str, Any]:
+    def over(names: Sequence[str]) -> MeanDifference:
         return _mean_difference(challenger, reference, [name for name in names if name in paired], num_samples, seed)
 
-    return {
-        "benchmarks": paired,
-        "domains": {domain: over(names) for domain, names in sorted(domains.items())},
-        "macro": over(list(paired)),
-        "gate": gate,
-    }
+    return Differences(
+        benchmarks=paired,
+        domains={domain: over(names) for domain, names in sorted(domains.items())},
+        macro=over(list(paired)),
+        gate=gate,
+    )
 
 
 def _mean_difference(
     challenger: Mapping[str, Counts], reference: Mapping[str, Counts], names: Sequence[str], num_samples: int, seed: int
-) -> dict[str, Any]:
+) -> MeanDifference:
     """The plain mean of several benchmarks' differences; those without a common prompt are left out."""
     pairs = {name: pair for name in names if len(pair := _shared(challenger[name], reference[name]))}
     if not pairs:
-        return {"difference": None, "ci95": None, "benchmarks": []}
+        return MeanDifference(difference=None, ci95=None, benchmarks=())
     samples = [_resampled(pair, num_samples, seed + place) for place, pair in enumerate(pairs.values())]
     found = [_difference(pair, np.ones((1, len(pair)), dtype=np.int64))[0] for pair in pairs.values()]
     low, high = np.percentile(np.mean(samples, axis=0), (2.5, 97.5))
-    return {"difference": float(np.mean(found)), "ci95": [float(low), float(high)], "benchmarks": list(pairs)}
+    return MeanDifference(difference=float(np.mean(found)), ci95=(float(low), float(high)), benchmarks=tuple(pairs))
 
 
 def _shared(challenger: Counts, reference: Counts) -> Floats:
@@ -98,7 +114,7 @@ def _resampled(pair_P4: Floats, num_samples: int, seed: int) -> Floats:
     return _difference(pair_P4, draws_SP)
 
 
-def _difference(pair_P4: Floats, draws_SP: Any) -> Floats:
+def _difference(pair_P4: Floats, draws_SP: Ints) -> Floats:
     """τ of the first minus τ of the second, each prompt counted as often as it was drawn; pooled over prompts."""
     sums_S4 = draws_SP @ pair_P4
     return np.asarray(sums_S4[:, 0] / sums_S4[:, 1] - sums_S4[:, 2] / sums_S4[:, 3])

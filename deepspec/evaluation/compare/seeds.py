@@ -9,31 +9,25 @@ Legend: A algorithms, T seeds, P prompts, S bootstrap samples. Source: the DSpar
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from deepspec.evaluation.compare.drafts import Counts
+from deepspec.evaluation.compare.results import AlgorithmDifference, SeedDifference, SeedTau, SideBySide
 from deepspec.evaluation.config import GATE
-from deepspec.evaluation.metrics import Floats
+from deepspec.evaluation.metrics import Floats, Ints
+from deepspec.evaluation.results import Interval
 
 MACRO = "macro"
 
 
-def side_by_side(
-    measured: Mapping[str, Sequence[Mapping[str, Counts]]], *, num_samples: int, seed: int
-) -> dict[str, Any]:
+def side_by_side(measured: Mapping[str, Sequence[Mapping[str, Counts]]], *, num_samples: int, seed: int) -> SideBySide:
     """Mean τ of algorithms over seeds, and how they differ.
 
     Args:
         measured: algorithm -> of each seed, in the same order: benchmark -> counts.
         num_samples: bootstrap resamples behind each interval.
         seed: of the resampling.
-
-    Returns:
-        `tau`: algorithm -> benchmark (and "macro", the plain mean over benchmarks) -> `tau`, `ci95`, `by_seed`;
-        `differences`: for each pair `of`, `against` and `benchmarks`: benchmark (and "macro") -> `difference`, `ci95`;
-        `prompts`: benchmark -> on how many.
 
     Raises:
         ValueError: algorithms were measured with different numbers of seeds.
@@ -61,22 +55,22 @@ def side_by_side(
         if of_benchmarks:
             by_seed, samples = zip(*of_benchmarks.values(), strict=True)
             of_benchmarks[MACRO] = (np.mean(by_seed, axis=0), np.mean(samples, axis=0))
-    return {
-        "tau": {algorithm: {name: _told(*pair) for name, pair in part.items()} for algorithm, part in found.items()},
-        "differences": [
-            {
-                "of": one,
-                "against": other,
-                "benchmarks": {name: _difference(found[one][name], found[other][name]) for name in found[one]},
-            }
+    return SideBySide(
+        tau={algorithm: {name: _tau_of(*pair) for name, pair in part.items()} for algorithm, part in found.items()},
+        differences=tuple(
+            AlgorithmDifference(
+                of=one,
+                against=other,
+                benchmarks={name: _difference(found[one][name], found[other][name]) for name in found[one]},
+            )
             for other, one in combinations(measured, 2)
-        ],
-        "prompts": prompts,
-    }
+        ),
+        prompts=prompts,
+    )
 
 
 def _tau(
-    of_seeds: Sequence[Mapping[str, Counts]], name: str, shared: Sequence[str], counts_SP: Any, weights_ST: Floats
+    of_seeds: Sequence[Mapping[str, Counts]], name: str, shared: Sequence[str], counts_SP: Ints, weights_ST: Floats
 ) -> tuple[Floats, Floats]:
     """τ of each seed [T], pooled over prompts, and its mean over the drawn seeds in each resample [S]."""
     by_seed, samples = [], []
@@ -87,14 +81,14 @@ def _tau(
     return np.asarray(by_seed), np.asarray((np.stack(samples, axis=1) * weights_ST).sum(axis=1))
 
 
-def _told(by_seed: Floats, samples: Floats) -> dict[str, Any]:
-    return {"tau": float(by_seed.mean()), "ci95": _interval(samples), "by_seed": [float(tau) for tau in by_seed]}
+def _tau_of(by_seed: Floats, samples: Floats) -> SeedTau:
+    return SeedTau(tau=float(by_seed.mean()), ci95=_interval(samples), by_seed=tuple(float(tau) for tau in by_seed))
 
 
-def _difference(one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> dict[str, Any]:
-    return {"difference": float(one[0].mean() - other[0].mean()), "ci95": _interval(one[1] - other[1])}
+def _difference(one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> SeedDifference:
+    return SeedDifference(difference=float(one[0].mean() - other[0].mean()), ci95=_interval(one[1] - other[1]))
 
 
-def _interval(samples: Floats) -> list[float]:
+def _interval(samples: Floats) -> Interval:
     low, high = np.percentile(samples, (2.5, 97.5))
-    return [float(low), float(high)]
+    return float(low), float(high)

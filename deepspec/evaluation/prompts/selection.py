@@ -8,7 +8,7 @@ target has given to the earlier ones, not behind those that the row may have. Of
 Equal first turns are one prompt. Not here: decoding, and finding files (files.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from deepspec.errors import DataError
 from deepspec.evaluation.config import Benchmark, Config
 from deepspec.evaluation.known_benchmarks import KnownBenchmark
 from deepspec.evaluation.prompts.files import MAX_ROW_BYTES, find_benchmark, read_benchmark_rows
+from deepspec.evaluation.results import LostTurn
 from deepspec.keyed_random import fraction
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class Skipped:
     reason: str
     turn: int = 0
 
-    def entry(self) -> dict[str, str]:
-        """As it stands in a report: the turn is told where it is not the first."""
-        told = {"turn": str(self.turn)} if self.turn else {}
-        return {"prompt": self.prompt, **told, "place": self.place, "reason": self.reason}
+    def lost(self) -> LostTurn:
+        """As it stands in a result: the turn is named where it is not the first."""
+        if not self.turn:
+            return LostTurn(prompt=self.prompt, place=self.place, reason=self.reason)
+        return LostTurn(prompt=self.prompt, turn=str(self.turn), place=self.place, reason=self.reason)
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ class Encoded:
 
     Attributes:
         prompts: first turns of those that fit.
-        skipped: the others, as {"prompt": id, "place": …, "reason": …}.
+        skipped: the others.
     """
 
     prompts: tuple[EncodedPrompt, ...]
-    skipped: tuple[Mapping[str, str], ...] = ()
+    skipped: tuple[LostTurn, ...] = ()
 
 
 def read_benchmark(
@@ -256,11 +258,11 @@ def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, contex
         if isinstance(turn, EncodedPrompt):
             encoded.append(turn)
         else:
-            skipped.append(turn.entry())
+            skipped.append(turn.lost())
     if len(skipped) > max_skipped * len(prompts) or (skipped and not encoded):
         raise DataError(
             f"{len(skipped)} of {len(prompts)} prompts don't fit into the target's context; the first is"
-            f" {skipped[0]['place']} with {skipped[0]['reason']}. evaluate.max_skipped allows {max_skipped:.1%}.",
+            f" {skipped[0].place} with {skipped[0].reason}. evaluate.max_skipped allows {max_skipped:.1%}.",
             where=f"benchmark {name}",
             remedy="Leave the benchmark out, or raise evaluate.max_skipped.",
         )

@@ -24,10 +24,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from deepspec.data.responses.endpoint_pool import KEY_VARIABLE
 from deepspec.errors import DataError, MeasurementError, TransientError
+from deepspec.evaluation.server.results import ServedAcceptance
 
 if TYPE_CHECKING:
     import httpx
@@ -156,47 +157,36 @@ def difference(before: Reading, after: Reading) -> Counted:
     )
 
 
-def acceptance(counted: Counted) -> dict[str, Any]:
-    """Acceptance in the words of `metrics.summary`, as far as the server counts it.
-
-    Returns:
-        * `tau`: tokens per round, bonus included: 1 + accepted / rounds, or, where accepted tokens are not counted,
-          `tau_from_tokens`. None without rounds; `not_measured` says why.
-        * `tau_from_tokens`: (tokens - answers) / rounds. Leaves out what the engine accepted behind an answer's end,
-          and also what was cut off at `max_new_tokens`, which τ in process includes: that lies between the two.
-        * `prefix_acceptance` at k: rounds in which slots 1 … k were accepted / all rounds (`prefix_trials`). In process
-          only rounds that proposed so far are in the denominator; engines don't say how many those are.
-        * `conditional_acceptance` at k: the same numerator / that of k-1 (all rounds for k = 1).
-        * `verify_rate`, `mean_proposed`, `rounds`, `proposed`, `accepted`; `tau_ci95` is None: sums have no spread.
-    """
+def acceptance(counted: Counted) -> ServedAcceptance:
+    """Acceptance, as far as the server counts it."""
     rounds, accepted, proposed = counted.rounds or 0, counted.accepted, counted.proposed
     from_tokens = None
     if counted.tokens is not None and counted.answers is not None:
         from_tokens = _ratio(counted.tokens - counted.answers, rounds)
     from_accepted = _ratio(rounds + accepted, rounds) if accepted is not None else None
-    trials = [rounds, *counted.accepted_at[:-1]] if counted.accepted_at else []
+    trials = (rounds, *counted.accepted_at[:-1]) if counted.accepted_at else ()
     verified = None if accepted is None or proposed is None else _ratio(rounds + accepted, rounds + proposed)
-    return {
-        "tau": from_tokens if accepted is None else from_accepted,
-        "tau_from_tokens": from_tokens,
-        "tau_ci95": None,
-        "conditional_acceptance": [_ratio(at, of) for at, of in zip(counted.accepted_at, trials, strict=True)],
-        "conditional_trials": trials,
-        "prefix_acceptance": [_ratio(at, rounds) for at in counted.accepted_at],
-        "prefix_trials": [rounds] * len(counted.accepted_at),
-        "verify_rate": verified,
-        "mean_proposed": _ratio(proposed, rounds) if proposed is not None else None,
-        "rounds": counted.rounds,
-        "proposed": proposed,
-        "accepted": accepted,
-        "not_measured": None if rounds else _NO_ROUNDS,
-    }
+    return ServedAcceptance(
+        tau=from_tokens if accepted is None else from_accepted,
+        tau_from_tokens=from_tokens,
+        tau_ci95=None,
+        conditional_acceptance=tuple(_ratio(at, of) for at, of in zip(counted.accepted_at, trials, strict=True)),
+        conditional_trials=trials,
+        prefix_acceptance=tuple(_ratio(at, rounds) for at in counted.accepted_at),
+        prefix_trials=(rounds,) * len(counted.accepted_at),
+        verify_rate=verified,
+        mean_proposed=_ratio(proposed, rounds) if proposed is not None else None,
+        rounds=counted.rounds,
+        proposed=proposed,
+        accepted=accepted,
+        not_measured=None if rounds else _NO_ROUNDS,
+    )
 
 
-def not_measured(reason: str) -> dict[str, Any]:
+def not_measured(reason: str) -> ServedAcceptance:
     """What `acceptance` returns, where there is none: everything None or empty, and why."""
     nothing = acceptance(Counted(None, None, None, (), None, None))
-    return {**nothing, "not_measured": reason}
+    return nothing.model_copy(update={"not_measured": reason})
 
 
 class ServerMetrics:

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deepspec.data.config import Responses
@@ -41,8 +41,10 @@ from deepspec.evaluation.prompts.selection import (
     num_turns,
     select,
 )
+from deepspec.evaluation.results import LostTurn
 from deepspec.evaluation.server import counters
 from deepspec.evaluation.server.counters import Counted, Reading, ServerMetrics
+from deepspec.evaluation.server.results import ServedBenchmark, ServedEvaluation, ServedMean
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -88,8 +90,8 @@ class _Played:
 
     answers: list[GenerationResult] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
-    failed: list[dict[str, str]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    failed: list[LostTurn] = field(default_factory=list)
+    skipped: list[LostTurn] = field(default_factory=list)
     num_requests: int = 0
     seconds: float = 0.0
 
@@ -108,7 +110,7 @@ def measure(
     system_prompt: str | None = None,
     pace: Pace | None = None,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> ServedEvaluation:
     """Measure a server on the recipe's benchmarks.
 
     Args:
@@ -120,11 +122,6 @@ def measure(
         system_prompt: `data.system_prompt`.
         pace: of reading counters.
         progress: told prompts.
-
-    Returns:
-        `endpoint`, `engine`, `engine_version`, `concurrency`, `benchmarks` (name -> as in evaluation.json, as far as
-        the server counts it: see `server_metrics.acceptance`; `seconds` and `tokens_per_second` are wall clock at that
-        concurrency), `macro`, and `problems`: sentences, one for each benchmark that cannot be relied on.
 
     Raises:
         RecipeError: the recipe has no benchmarks.
@@ -152,15 +149,15 @@ def measure(
             benchmarks[name], found = player.benchmark(name, encoded, progress)
             problems += found
         engine, version = endpoints.engine
-    return {
-        "endpoint": urlsplit(server.url).netloc.rpartition("@")[2],
-        "engine": engine,
-        "engine_version": version,
-        "concurrency": server.concurrency,
-        "benchmarks": benchmarks,
-        "macro": {"tau": mean([part["tau"] for part in benchmarks.values()])},
-        "problems": problems,
-    }
+    return ServedEvaluation(
+        endpoint=urlsplit(server.url).netloc.rpartition("@")[2],
+        engine=engine,
+        engine_version=version,
+        concurrency=server.concurrency,
+        benchmarks=benchmarks,
+        macro=ServedMean(tau=mean([part.tau for part in benchmarks.values()])),
+        problems=tuple(problems),
+    )
 
 
 @dataclass
@@ -180,7 +177,7 @@ class _Player:
         self._play(prompts[: self.config.num_warmup_prompts], _Played(), SILENT)
         self._still()
 
-    def benchmark(self, name: str, encoded: Encoded, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    def benchmark(self, name: str, encoded: Encoded, progress: Progress) -> tuple[ServedBenchmark, list[str]]:
         """What is said of one benchmark, and what is wrong with it."""
         played, notes, problems = _Played(), [], []
         lost = self.endpoints.num_lost
@@ -202,20 +199,21 @@ class _Player:
         if played.failed and (len(played.failed) > self.config.max_skipped * total or not played.answered):
             problems.append(
                 f"benchmark {name}: {len(played.failed)} of {total} prompts failed; the first,"
-                f" {played.failed[0]['place']}: {played.failed[0]['reason']}"
+                f" {played.failed[0].place}: {played.failed[0].reason}"
             )
-        return {
-            **found,
-            "prompts": len(played.answered),
-            "requests": played.num_requests,
-            "tokens": played.num_tokens,
-            "stopped": sum(answer.finish_reason == "stop" for answer in played.answers),
-            "seconds": played.seconds,
-            "tokens_per_second": played.num_tokens / played.seconds if played.seconds else None,
-            "skipped": [*(dict(entry) for entry in encoded.skipped), *played.skipped],
-            "failed": played.failed,
-            "notes": notes,
-        }, problems
+        measured = ServedBenchmark(
+            prompts=len(played.answered),
+            requests=played.num_requests,
+            tokens=played.num_tokens,
+            stopped=sum(answer.finish_reason == "stop" for answer in played.answers),
+            seconds=played.seconds,
+            tokens_per_second=played.num_tokens / played.seconds if played.seconds else None,
+            skipped=(*encoded.skipped, *played.skipped),
+            failed=tuple(played.failed),
+            notes=tuple(notes),
+            **dict(found),
+        )
+        return measured, problems
 
     def _still(self) -> Reading:
         return counters.settled(
@@ -253,7 +251,7 @@ class _Player:
             else:
                 logger.warning("%s: %s (%s)", prompt.place, result.reason, result.words)
                 reason = f"{result.reason}: {result.words}"
-                played.failed.append({"prompt": prompt.id, "place": prompt.place, "reason": reason})
+                played.failed.append(LostTurn(prompt=prompt.id, place=prompt.place, reason=reason))
             if following is None:
                 progress.advance()
             played.seconds = time.perf_counter() - started
@@ -268,7 +266,7 @@ class _Player:
         history = [answer_message(asked, answer.output_ids, self.renderer) for answer in answers]
         turn = encode_turn(prompt.place, asked, history, self.renderer, context=self.context)
         if isinstance(turn, Skipped):
-            played.skipped.append(turn.entry())
+            played.skipped.append(turn.lost())
             return None
         return turn
 

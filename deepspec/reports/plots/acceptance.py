@@ -6,15 +6,22 @@ Legend: K draft slots, counted from 1.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deepspec.evaluation.calibration.results import ReliabilityBin
+from deepspec.evaluation.compare.results import Difference
+from deepspec.evaluation.results import Interval, Rates
 from deepspec.reports.plots.drawing import _INK, PALETTE, Drawing, figure, line_styles
 
 _MAX_POINTS = 400
 
 
 @figure
-def acceptance_lengths(benchmarks: Mapping[str, Mapping[str, Any]], num_draft_tokens: int) -> Drawing | None:
-    """τ of each benchmark with its 95 % interval, on the scale from 1 to K+1; None if nothing was measured."""
-    rows = [(name, part["tau"], part.get("tau_ci95")) for name, part in benchmarks.items() if part.get("tau")]
+def acceptance_lengths(rows: Sequence[tuple[str, float, Interval | None]], num_draft_tokens: int) -> Drawing | None:
+    """τ of each benchmark with its 95 % interval, on the scale from 1 to K+1; None if nothing was measured.
+
+    Args:
+        rows: name, τ and interval of each benchmark.
+        num_draft_tokens: K.
+    """
     if not rows:
         return None
 
@@ -33,18 +40,17 @@ def acceptance_lengths(benchmarks: Mapping[str, Mapping[str, Any]], num_draft_to
 
 
 @figure
-def acceptance_by_slot(
-    parts: Mapping[str, Mapping[str, Any]], which: str, name: str | None = None, *, title: str | None = None
+def acceptance_by_position(
+    lines: Mapping[str, Rates], which: str, name: str | None = None, *, title: str | None = None
 ) -> Drawing | None:
-    """Acceptance at slots 1 … K, one line per part; None if nothing was measured.
+    """Acceptance at draft positions 1 … K, one line per label; None if nothing was measured.
 
     Args:
-        parts: label -> metrics: benchmarks of one draft, or drafts on one benchmark.
+        lines: label -> rates: benchmarks of one draft, or drafts on one benchmark.
         which: `conditional` or `prefix`.
         name: the drawing's name; default: after `which`.
         title: above a figure that stands beside others; such a one is small.
     """
-    lines = {label: part.get(f"{which}_acceptance") or [] for label, part in parts.items()}
     if not any(rate is not None for rates in lines.values() for rate in rates):
         return None
 
@@ -65,29 +71,31 @@ def acceptance_by_slot(
 
 
 @figure
-def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Drawing | None:
+def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Difference]]) -> Drawing | None:
     """Differences in τ with their intervals, a row per label and a mark per draft; None if there is none.
 
     Args:
         labels: of the rows, from the top.
-        drafts: draft -> label -> `difference` and `ci95`.
+        drafts: draft -> label -> its difference.
     """
-    shown = [label for label in labels if any(_known(parts, label) for parts in drafts.values())]
+    known = {
+        draft: {label: part for label, part in parts.items() if part.difference is not None}
+        for draft, parts in drafts.items()
+    }
+    shown = [label for label in labels if any(label in parts for parts in known.values())]
     if not shown:
         return None
 
     def draw(axes: Any) -> None:
         axes.axvline(0, color=_INK, linewidth=1, alpha=0.6)
         step = 0.6 / max(1, len(drafts))
-        for nth, (style, (draft, parts)) in enumerate(zip(line_styles(), drafts.items(), strict=False)):
-            rows = [(place, parts[label]) for place, label in enumerate(shown) if _known(parts, label)]
+        for nth, (style, (draft, parts)) in enumerate(zip(line_styles(), known.items(), strict=False)):
+            rows = [(place, parts[label]) for place, label in enumerate(shown) if label in parts]
             places = [place + step * (nth - (len(drafts) - 1) / 2) for place, _ in rows]
-            axes.plot([part["difference"] for _, part in rows], places, linestyle="none", label=_short(draft), **style)
+            axes.plot([part.difference for _, part in rows], places, linestyle="none", label=_short(draft), **style)
             for at, (_, part) in zip(places, rows, strict=True):
-                if part.get("ci95"):
-                    axes.plot(
-                        part["ci95"], [at, at], color=style["color"], linewidth=3, alpha=0.5, solid_capstyle="butt"
-                    )
+                if part.ci95 is not None:
+                    axes.plot(part.ci95, [at, at], color=style["color"], linewidth=3, alpha=0.5, solid_capstyle="butt")
         axes.set_yticks(range(len(shown)), [_short(label) for label in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlabel("difference in τ, tokens per round")
@@ -99,12 +107,11 @@ def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Mapping
 
 
 @figure
-def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: str) -> Drawing | None:
+def reliability(slots: Sequence[Sequence[ReliabilityBin]], title: str, name: str) -> Drawing | None:
     """Predicted against observed survival of the prefix of length k, one line per slot; None if nothing was observed.
 
     Args:
-        slots: per slot its bins, each with `confidence` and `observed` (means, 0 … 1) and `rounds`, which is the area
-            of its point. Of many slots, `shown_slots` are drawn.
+        slots: per slot its bins; the area of a point is its rounds. Of many slots, `shown_slots` are drawn.
         title: e.g. "before calibration".
         name: the drawing's name.
     """
@@ -113,11 +120,11 @@ def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: 
         return None
 
     def draw(axes: Any) -> None:
-        largest = max(part["rounds"] for bins in lines.values() for part in bins)
+        largest = max(part.rounds for bins in lines.values() for part in bins)
         axes.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1, alpha=0.6)
         for style, (slot, bins) in zip(line_styles(), lines.items(), strict=False):
-            predicted, observed = [part["confidence"] for part in bins], [part["observed"] for part in bins]
-            sizes = [6 + 60 * part["rounds"] / largest for part in bins]
+            predicted, observed = [part.confidence for part in bins], [part.observed for part in bins]
+            sizes = [6 + 60 * part.rounds / largest for part in bins]
             axes.plot(predicted, observed, color=style["color"], linewidth=1.2, label=f"k = {slot}")
             axes.scatter(predicted, observed, s=sizes, color=style["color"], marker=style["marker"], alpha=0.8)
         axes.set_xlim(0, 1)
@@ -132,7 +139,7 @@ def reliability(slots: Sequence[Sequence[Mapping[str, Any]]], title: str, name: 
     return Drawing(name, (3.6, 3.7), draw)
 
 
-def shown_slots(slots: Sequence[Sequence[Any]], most: int = 4) -> list[int]:
+def shown_slots(slots: Sequence[Sequence[ReliabilityBin]], most: int = 4) -> list[int]:
     """Slots (from 1) with observations; of more than `most` the first, the last and some between."""
     observed = [slot for slot, bins in enumerate(slots, 1) if bins]
     if len(observed) <= most:
@@ -163,10 +170,6 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]], name: str, label: 
 def thinning(points: Sequence[Any]) -> int:
     """Every how many points one is drawn."""
     return -(-len(points) // _MAX_POINTS) if points else 1
-
-
-def _known(parts: Mapping[str, Mapping[str, Any]], label: str) -> bool:
-    return (parts.get(label) or {}).get("difference") is not None
 
 
 def _gaps(rates: Sequence[float | None]) -> list[float]:

@@ -16,7 +16,7 @@ from functools import cache, wraps
 from hashlib import sha256
 from importlib import resources
 from importlib.metadata import version
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypedDict
 
 PALETTE = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5527f", "#8a6fc9", "#7d8a2e", "#1fa3a3", "#c4503b")
 """Mid tones: legible on white and on near-black."""
@@ -106,7 +106,15 @@ def _drawn_by() -> str:
     return f"matplotlib {version('matplotlib')}, {sha256(code).hexdigest()}"
 
 
-def line_styles() -> Iterator[dict[str, Any]]:
+class LineStyle(TypedDict):
+    """How a line is told apart: matplotlib's arguments."""
+
+    color: str
+    marker: str
+    markersize: float
+
+
+def line_styles() -> Iterator[LineStyle]:
     """Colour and marker per line, without end; told apart without colours, too."""
     place = 0
     while True:

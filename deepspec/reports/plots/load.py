@@ -3,22 +3,21 @@
 Sources: the DSpark paper's Figure 5 (static thresholds) and Figure 8 (throughput under load).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from deepspec.evaluation.results import DecodingMode, Interval, LoadPoint, LoadRun, ThresholdPoint
 from deepspec.reports.plots.drawing import PALETTE, Drawing, figure, line_styles
 
 _SIZE = (4.2, 3.3)
 
-Points = Sequence[Mapping[str, Any]]
-
 
 @figure
-def threshold_rates(points: Points) -> Drawing | None:
+def threshold_rates(points: Sequence[ThresholdPoint]) -> Drawing | None:
     """Accepted share of the drafted, and of the verified, by threshold; None if nothing was measured."""
     lines = {
-        "accepted / drafted": _course(points, "threshold", "draft_acceptance"),
-        "verify rate": _course(points, "threshold", "verify_rate"),
+        "accepted / drafted": _course((point.threshold, point.draft_acceptance) for point in points),
+        "verify rate": _course((point.threshold, point.verify_rate) for point in points),
     }
     if not any(lines.values()):
         return None
@@ -37,17 +36,16 @@ def threshold_rates(points: Points) -> Drawing | None:
 
 
 @figure
-def threshold_lengths(points: Points) -> Drawing | None:
+def threshold_lengths(points: Sequence[ThresholdPoint]) -> Drawing | None:
     """τ with its interval, and the mean proposal, by threshold; None if nothing was measured."""
-    measured = [point for point in points if point.get("tau") is not None and point.get("threshold") is not None]
-    if not measured:
+    lengths = _course((point.threshold, point.tau) for point in points)
+    if not lengths:
         return None
 
     def draw(axes: Any) -> None:
-        thresholds, lengths = zip(*_course(measured, "threshold", "tau"), strict=True)
-        errors = _errors(measured, "tau", "tau_ci95")
-        axes.errorbar(thresholds, lengths, yerr=errors, color=PALETTE[0], marker="o", label="τ", capsize=2)
-        proposed = _course(measured, "threshold", "mean_proposed")
+        errors = _errors([(point.tau, point.tau_ci95) for point in points if point.tau is not None])
+        axes.errorbar(*zip(*lengths, strict=True), yerr=errors, color=PALETTE[0], marker="o", label="τ", capsize=2)
+        proposed = _course((point.threshold, point.mean_proposed) for point in points if point.tau is not None)
         if proposed:
             axes.plot(*zip(*proposed, strict=True), color=PALETTE[1], marker="s", linestyle="--", label="proposed")
         axes.set_ylim(bottom=0)
@@ -60,7 +58,7 @@ def threshold_lengths(points: Points) -> Drawing | None:
 
 
 @figure
-def throughput(points: Points, modes: Sequence[str]) -> Drawing | None:
+def throughput(points: Sequence[LoadPoint], modes: Sequence[DecodingMode]) -> Drawing | None:
     """Tokens per second of all requests together by concurrency, one line per way of decoding."""
     lines = _by_mode(points, modes)
     if not lines:
@@ -68,12 +66,15 @@ def throughput(points: Points, modes: Sequence[str]) -> Drawing | None:
 
     def draw(axes: Any) -> None:
         for style, (mode, parts) in zip(line_styles(), lines.items(), strict=False):
-            concurrencies = [part["concurrency"] for part in parts]
-            speeds = [part["tokens_per_second"] for part in parts]
             axes.errorbar(
-                concurrencies, speeds, yerr=_errors(parts, "tokens_per_second", "ci95"), label=mode, capsize=2, **style
+                [concurrency for concurrency, _ in parts],
+                [run.tokens_per_second for _, run in parts],
+                yerr=_errors([(run.tokens_per_second, run.ci95) for _, run in parts]),
+                label=mode,
+                capsize=2,
+                **style,
             )
-        ticks = sorted({part["concurrency"] for parts in lines.values() for part in parts})
+        ticks = sorted({concurrency for parts in lines.values() for concurrency, _ in parts})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
@@ -87,31 +88,27 @@ def throughput(points: Points, modes: Sequence[str]) -> Drawing | None:
 
 
 @figure
-def trade_off(points: Points, modes: Sequence[str]) -> Drawing | None:
+def trade_off(points: Sequence[LoadPoint], modes: Sequence[DecodingMode]) -> Drawing | None:
     """Tokens per second of all requests against those of each, one line per way of decoding; right and up is better."""
-    lines = {
-        mode: parts
-        for mode, found in _by_mode(points, modes).items()
-        if (parts := [part for part in found if part.get("request_tokens_per_second") is not None])
-    }
+    lines = _by_mode(points, modes)
     if not lines:
         return None
 
     def draw(axes: Any) -> None:
         for style, (mode, parts) in zip(line_styles(), lines.items(), strict=False):
             axes.errorbar(
-                [part["request_tokens_per_second"] for part in parts],
-                [part["tokens_per_second"] for part in parts],
-                xerr=_errors(parts, "request_tokens_per_second", "request_ci95"),
-                yerr=_errors(parts, "tokens_per_second", "ci95"),
+                [run.request_tokens_per_second for _, run in parts],
+                [run.tokens_per_second for _, run in parts],
+                xerr=_errors([(run.request_tokens_per_second, run.request_ci95) for _, run in parts]),
+                yerr=_errors([(run.tokens_per_second, run.ci95) for _, run in parts]),
                 label=mode,
                 capsize=2,
                 **style,
             )
-            for part in parts:
+            for concurrency, run in parts:
                 axes.annotate(
-                    str(part["concurrency"]),
-                    (part["request_tokens_per_second"], part["tokens_per_second"]),
+                    str(concurrency),
+                    (run.request_tokens_per_second, run.tokens_per_second),
                     textcoords="offset points",
                     xytext=(4, 4),
                     fontsize="x-small",
@@ -131,27 +128,24 @@ def _legend_above(axes: Any) -> None:
     axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
-def _by_mode(points: Points, modes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _by_mode(
+    points: Sequence[LoadPoint], modes: Sequence[DecodingMode]
+) -> dict[DecodingMode, list[tuple[int, LoadRun]]]:
     """Per way of decoding what was measured of it, each with its concurrency."""
     found = {
-        mode: [
-            {**point[mode], "concurrency": point["concurrency"]}
-            for point in points
-            if (point.get(mode) or {}).get("tokens_per_second") is not None
-        ]
-        for mode in modes
+        mode: [(point.concurrency, run) for point in points if (run := point.run(mode)) is not None] for mode in modes
     }
     return {mode: parts for mode, parts in found.items() if parts}
 
 
-def _course(points: Points, across: str, name: str) -> list[tuple[float, float]]:
-    return [(point[across], point[name]) for point in points if None not in (point.get(across), point.get(name))]
+def _course(pairs: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
+    return [(at, value) for at, value in pairs if value is not None]
 
 
-def _errors(points: Points, name: str, interval: str) -> list[list[float]]:
-    """Distances below and above each point, as matplotlib wants them; 0 where there is no interval."""
-    bounds = [point.get(interval) or [point[name], point[name]] for point in points]
+def _errors(measured: Sequence[tuple[float, Interval | None]]) -> list[list[float]]:
+    """Distances below and above each value, as matplotlib wants them; 0 where there is no interval."""
+    bounds = [interval or (value, value) for value, interval in measured]
     # A median of few repeats may lie on its interval's edge, and rounding then beyond it.
-    below = [max(0.0, point[name] - low) for point, (low, _) in zip(points, bounds, strict=True)]
-    above = [max(0.0, high - point[name]) for point, (_, high) in zip(points, bounds, strict=True)]
+    below = [max(0.0, value - low) for (value, _), (low, _) in zip(measured, bounds, strict=True)]
+    above = [max(0.0, high - value) for (value, _), (_, high) in zip(measured, bounds, strict=True)]
     return [below, above]

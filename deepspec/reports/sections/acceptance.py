@@ -1,207 +1,355 @@
 """What a page says of one draft's evaluation: tables as text, figures, and the sentences under them.
 
-Each function turns a part of `evaluation.json` (or `calibration.json`) into what a template shows; None stands for
-what is missing. Not here: measuring, drawing (plots/acceptance.py), the sections about load and samples (load.py,
-samples.py).
+Each function turns a part of an evaluation or a calibration into what a template shows; None stands for what is
+missing. Not here: measuring, drawing (plots/acceptance.py), the sections about load and samples (load.py, samples.py).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from deepspec.evaluation.calibration.results import CalibrationResult
+from deepspec.evaluation.results import (
+    Acceptance,
+    Answered,
+    BenchmarkResult,
+    Evaluation,
+    GateResult,
+    MeanResult,
+    Rates,
+    Sample,
+)
 from deepspec.reports.formatting import MACRO, interval, number, times
 from deepspec.reports.plots import acceptance as plots
-from deepspec.reports.rendering import Figures
-from deepspec.reports.sections.load import load, threshold_sweep
-from deepspec.reports.sections.samples import samples
+from deepspec.reports.rendering import Figures, LabelledFigure
+from deepspec.reports.sections.load import LoadSection, ThresholdSection, load, threshold_sweep
+from deepspec.reports.sections.samples import ShownSample, samples
 
-_SLOT_CAPTIONS = {
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+Measured: TypeAlias = BenchmarkResult | MeanResult | GateResult
+"""What a row of a table is about."""
+Which: TypeAlias = Literal["conditional", "prefix"]
+
+_SLOT_CAPTIONS: Mapping[Which, str] = {
     "conditional": "Share of rounds in which the draft's token k was accepted, of the rounds that proposed at "
     "least k tokens and accepted all before it; that number of rounds stands below each rate.",
     "prefix": "Share of rounds in which tokens 1 to k were all accepted, of the rounds that proposed at least k "
     "tokens; that number of rounds stands below each rate.",
 }
 
-_CALIBRATION_MEASURES = (
-    ("rounds", "trials", 0),
-    ("temperature", "temperatures", 3),
-    ("calibration error before", "ece_before", 4),
-    ("calibration error after", "ece_after", 4),
-    ("equal-mass error before", "ece_mass_before", 4),
-    ("equal-mass error after", "ece_mass_after", 4),
-    ("Brier score before", "brier_before", 4),
-    ("Brier score after", "brier_after", 4),
-    ("ROC-AUC before", "auc_before", 3),
-    ("ROC-AUC after", "auc_after", 3),
-    ("ROC-AUC of slot k alone", "conditional_auc", 3),
-)
+
+@dataclass(frozen=True)
+class AcceptanceRow:
+    """Acceptance of a benchmark, a mean or the gate split."""
+
+    name: str
+    domain: str
+    tau: str
+    interval: str
+    proposed: str
+    verify_rate: str
+    entropy: str
+    rounds: str
+    prompts: str
+    turns: str
 
 
-def evaluated(data: Mapping[str, Any], figures: Figures) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SpeedRow:
+    """Speed on a benchmark, or a mean of speedups."""
+
+    name: str
+    speedup: str
+    interval: str
+    speed: str
+    plain: str
+    prompts: str
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """Where the seconds of speculative decoding went, and the plain total."""
+
+    name: str
+    prefill: str
+    draft: str
+    verify: str
+    other: str
+    plain: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that is shown large."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """Acceptance lengths and speeds: the first section."""
+
+    rows: Sequence[AcceptanceRow]
+    means: Sequence[AcceptanceRow]
+    speeds: Sequence[SpeedRow]
+    mean_speeds: Sequence[SpeedRow]
+    tiles: Sequence[Tile]
+    lengths: "Markup | None"
+    lengths_caption: str
+    time: Sequence[TimeRow]
+    left_out: Sequence[str]
+
+
+@dataclass(frozen=True)
+class PositionCell:
+    """A rate, and the rounds behind it."""
+
+    rate: str
+    trials: int | None
+
+
+@dataclass(frozen=True)
+class PositionRow:
+    """A benchmark's rates."""
+
+    name: str
+    cells: Sequence[PositionCell]
+
+
+@dataclass(frozen=True)
+class PositionSection:
+    """Acceptance by draft position: figure and table."""
+
+    drawing: "Markup | None"
+    caption: str
+    slots: Sequence[int]
+    rows: Sequence[PositionRow]
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One measure, by draft position."""
+
+    name: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """Reliability diagrams and the table of measures; or the note that there is nothing to calibrate."""
+
+    rows: Sequence[CalibrationRow] = ()
+    slots: Sequence[int] = ()
+    diagrams: Sequence[LabelledFigure] = ()
+    caption: str = ""
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class DraftSections:
+    """Everything a page says of one draft's evaluation; None: missing."""
+
+    gate: AcceptanceRow | None
+    results: Results | None
+    conditional: PositionSection | None
+    prefix: PositionSection | None
+    calibration: CalibrationSection | None
+    threshold: ThresholdSection | None
+    load: LoadSection | None
+    samples: Sequence[ShownSample] | None
+
+
+def evaluated(
+    evaluation: Evaluation | None,
+    calibration: CalibrationResult | None,
+    told: Sequence[Sample] | None,
+    figures: Figures,
+) -> DraftSections:
     """Everything a page says of one draft's evaluation.
 
     Args:
-        data: `evaluation`, `calibration` and `samples`, each None or absent where there is nothing to tell.
+        evaluation, calibration, told: of the draft (`told`: its samples), each None where there is nothing to tell.
         figures: takes what is drawn.
     """
-    evaluation = data.get("evaluation") or {}
-    benchmarks: Mapping[str, Any] = evaluation.get("benchmarks") or {}
-    return {
-        "gate": _acceptance_row("gate", evaluation["gate"]) if evaluation.get("gate") else None,
-        "results": _results(evaluation, benchmarks, figures),
-        "conditional": _by_slot(benchmarks, "conditional", figures),
-        "prefix": _by_slot(benchmarks, "prefix", figures),
-        "calibration": _calibration(data.get("calibration"), figures),
-        "threshold": threshold_sweep(evaluation.get("threshold_sweep"), figures),
-        "load": load(evaluation.get("load"), figures),
-        "samples": samples(data.get("samples")),
-    }
-
-
-def num_draft_tokens(benchmarks: Mapping[str, Any]) -> int:
-    """K, as far as the evaluation shows it: the longest list of acceptance rates."""
-    lists = (
-        part.get(f"{which}_acceptance") or () for part in benchmarks.values() for which in ("conditional", "prefix")
+    benchmarks = evaluation.benchmarks if evaluation is not None else {}
+    gate = evaluation.gate if evaluation is not None else None
+    return DraftSections(
+        gate=_acceptance_row("gate", gate) if gate is not None else None,
+        results=_results(evaluation, figures) if evaluation is not None and benchmarks else None,
+        conditional=_by_position(benchmarks, "conditional", figures),
+        prefix=_by_position(benchmarks, "prefix", figures),
+        calibration=_calibration(calibration, figures) if calibration is not None else None,
+        threshold=threshold_sweep(evaluation.threshold_sweep if evaluation is not None else None, figures),
+        load=load(evaluation.load if evaluation is not None else None, figures),
+        samples=samples(told),
     )
-    return max((len(rates) for rates in lists), default=1)
 
 
-def means(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def num_draft_tokens(benchmarks: Mapping[str, BenchmarkResult]) -> int:
+    """K, as far as the evaluation shows it: the longest list of acceptance rates."""
+    lengths = (
+        len(rates) for part in benchmarks.values() for rates in (part.conditional_acceptance, part.prefix_acceptance)
+    )
+    return max(lengths, default=1)
+
+
+def means(evaluation: Evaluation) -> list[tuple[str, MeanResult]]:
     """What stands below the benchmarks: the means of every domain that has several, and of all; none for a single one.
 
     A domain may be called like a benchmark: its label also says of how many it is the mean.
     """
-    if len(evaluation.get("benchmarks") or ()) < 2:
+    if len(evaluation.benchmarks) < 2:
         return []
-    counted = [(name, part, len(part.get("benchmarks") or ())) for name, part in _domains(evaluation)]
-    return [*((f"{name} ({count})", part) for name, part, count in counted if count > 1), _macro(evaluation)]
+    found: list[tuple[str, MeanResult]] = [
+        (f"{name} ({len(part.benchmarks)})", part)
+        for name, part in evaluation.domains.items()
+        if len(part.benchmarks) > 1
+    ]
+    return [*found, (MACRO, evaluation.macro or MeanResult(tau=None, speedup=None))]
 
 
-def _domains(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(name, part) for name, part in (evaluation.get("domains") or {}).items() if part]
-
-
-def _macro(evaluation: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    return MACRO, evaluation.get("macro") or {}
-
-
-def _results(evaluation: Mapping[str, Any], benchmarks: Mapping[str, Any], figures: Figures) -> dict[str, Any] | None:
-    if not benchmarks:
-        return None
-    macro = evaluation.get("macro") or {}
-    parts = list(benchmarks.items())
+def _results(evaluation: Evaluation, figures: Figures) -> Results:
+    benchmarks = evaluation.benchmarks
+    macro = evaluation.macro
     averages = means(evaluation)
-    drawing = plots.acceptance_lengths(benchmarks, num_draft_tokens(benchmarks))
-    rounds = sum(part.get("rounds") or 0 for part in benchmarks.values())
-    prompts = sum(part.get("prompts") or 0 for part in benchmarks.values())
+    lengths = [(name, part.tau, part.tau_ci95) for name, part in benchmarks.items() if part.tau is not None]
+    rounds = sum(part.rounds for part in benchmarks.values())
+    prompts = sum(part.prompts for part in benchmarks.values())
     caption = (
         f"Acceptance length τ per benchmark with its 95 % interval, over {rounds} rounds of {prompts} prompts; "
         f"at most {num_draft_tokens(benchmarks) + 1} tokens can be committed in a round."
     )
-    return {
-        "rows": [_acceptance_row(name, part) for name, part in parts],
-        "means": [_acceptance_row(name, part) for name, part in averages],
-        "speeds": [_speed_row(name, part) for name, part in parts],
-        "mean_speeds": [_speed_row(name, part) for name, part in averages],
-        "tiles": [
-            {"value": number(macro.get("tau"), 2), "label": "tokens per round (τ), mean over benchmarks"},
-            {"value": times(macro.get("speedup")), "label": "speed against plain decoding, mean over benchmarks"},
+    tau, speedup = (macro.tau, macro.speedup) if macro is not None else (None, None)
+    return Results(
+        rows=[_acceptance_row(name, part) for name, part in benchmarks.items()],
+        means=[_acceptance_row(name, part) for name, part in averages],
+        speeds=[_speed_row(name, part) for name, part in benchmarks.items()],
+        mean_speeds=[_mean_speed_row(name, part) for name, part in averages],
+        tiles=[
+            Tile(number(tau, 2), "tokens per round (τ), mean over benchmarks"),
+            Tile(times(speedup), "speed against plain decoding, mean over benchmarks"),
         ],
-        "lengths": figures.add(drawing),
-        "lengths_caption": caption,
-        "time": [_time_row(name, part) for name, part in parts if part.get("verify_seconds") is not None],
-        "left_out": [text for name, part in parts if (text := _left_out(name, part))],
-    }
+        lengths=figures.add(plots.acceptance_lengths(lengths, num_draft_tokens(benchmarks))),
+        lengths_caption=caption,
+        time=[_time_row(name, part) for name, part in benchmarks.items()],
+        left_out=[text for name, part in benchmarks.items() if (text := _left_out(name, part))],
+    )
 
 
-def _acceptance_row(name: str, part: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "name": name,
-        "domain": str(part.get("domain") or ""),
-        "tau": number(part.get("tau"), 3),
-        "interval": interval(part.get("tau_ci95")),
-        "proposed": number(part.get("mean_proposed"), 2),
-        "verify_rate": number(part.get("verify_rate"), 3),
-        "entropy": number(part.get("target_entropy_nats"), 3),
-        "rounds": number(part.get("rounds"), 0),
-        "prompts": number(part.get("prompts"), 0),
-        "turns": number(part.get("turns"), 0),
-        "batch": number(part.get("batch"), 0),
-    }
+def _acceptance_row(name: str, part: Measured) -> AcceptanceRow:
+    measured = part if isinstance(part, Acceptance) else None
+    benchmark = part if isinstance(part, BenchmarkResult) else None
+    return AcceptanceRow(
+        name=name,
+        domain=(benchmark.domain if benchmark is not None else None) or "",
+        tau=number(part.tau, 3),
+        interval=interval(part.tau_ci95),
+        proposed=number(measured.mean_proposed if measured is not None else None, 2),
+        verify_rate=number(measured.verify_rate if measured is not None else None, 3),
+        entropy=number(benchmark.target_entropy_nats if benchmark is not None else None, 3),
+        rounds=number(measured.rounds if measured is not None else None, 0),
+        prompts=number(measured.prompts if measured is not None else None, 0),
+        turns=number(part.turns if isinstance(part, Answered) else None, 0),
+    )
 
 
-def _speed_row(name: str, part: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "name": name,
-        "speedup": times(part.get("speedup")),
-        "interval": interval(part.get("speedup_ci95")),
-        "speed": number(part.get("tokens_per_second"), 0),
-        "plain": number(part.get("plain_tokens_per_second"), 0),
-        "prompts": number(part.get("speed_prompts"), 0),
-    }
+def _speed_row(name: str, part: BenchmarkResult) -> SpeedRow:
+    return SpeedRow(
+        name=name,
+        speedup=times(part.speedup),
+        interval=interval(part.speedup_ci95),
+        speed=number(part.tokens_per_second, 0),
+        plain=number(part.plain_tokens_per_second, 0),
+        prompts=number(part.speed_prompts, 0),
+    )
 
 
-def _time_row(name: str, part: Mapping[str, Any]) -> dict[str, str]:
-    """Where the seconds of speculative decoding went, and the plain total."""
-    kinds = ("prefill", "draft", "verify", "other")
-    plain = [part.get(f"plain_{kind}_seconds") for kind in kinds]
-    known = [value for value in plain if value is not None]
-    seconds = {kind: number(part.get(f"{kind}_seconds"), 2) for kind in kinds}
-    return {"name": name, **seconds, "plain": number(sum(known) if len(known) == len(plain) else None, 2)}
+def _mean_speed_row(name: str, part: MeanResult) -> SpeedRow:
+    dash = number(None, 0)
+    return SpeedRow(name=name, speedup=times(part.speedup), interval=dash, speed=dash, plain=dash, prompts=dash)
 
 
-def _left_out(name: str, part: Mapping[str, Any]) -> str:
+def _time_row(name: str, part: BenchmarkResult) -> TimeRow:
+    return TimeRow(
+        name=name,
+        prefill=number(part.prefill_seconds, 2),
+        draft=number(part.draft_seconds, 2),
+        verify=number(part.verify_seconds, 2),
+        other=number(part.other_seconds, 2),
+        plain=number(part.plain_seconds, 2),
+    )
+
+
+def _left_out(name: str, part: BenchmarkResult) -> str:
     """What a benchmark's numbers do not cover, in words; empty if they cover all of it."""
-    counts = [(len(part.get(kind) or ()), kind) for kind in ("skipped", "failed")]
+    counts = [(len(part.skipped), "skipped"), (len(part.failed), "failed")]
     told = " and ".join(f"{count} {kind}" for count, kind in counts if count)
-    return f"{name}: {told} of {sum(count for count, _ in counts) + (part.get('prompts') or 0)} prompts" if told else ""
+    return f"{name}: {told} of {sum(count for count, _ in counts) + part.prompts} prompts" if told else ""
 
 
-def _by_slot(benchmarks: Mapping[str, Any], which: str, figures: Figures) -> dict[str, Any] | None:
-    drawing = plots.acceptance_by_slot(benchmarks, which)
+def _by_position(benchmarks: Mapping[str, BenchmarkResult], which: Which, figures: Figures) -> PositionSection | None:
+    lines = {name: rates_of(part, which) for name, part in benchmarks.items()}
+    drawing = plots.acceptance_by_position(lines, which)
     if drawing is None:
         return None
-    slots = num_draft_tokens(benchmarks)
+    count = num_draft_tokens(benchmarks)
     rows = []
     for name, part in benchmarks.items():
-        rates, trials = part.get(f"{which}_acceptance") or [], part.get(f"{which}_trials") or []
-        cells = [{"rate": number(_at(rates, k), 3), "trials": _at(trials, k)} for k in range(slots)]
-        rows.append({"name": name, "cells": cells})
-    return {
-        "drawing": figures.add(drawing),
-        "caption": _SLOT_CAPTIONS[which],
-        "slots": range(1, slots + 1),
-        "rows": rows,
-    }
+        trials = part.conditional_trials if which == "conditional" else part.prefix_trials
+        cells = [
+            PositionCell(number(_at(lines[name], k), 3), trials[k] if k < len(trials) else None) for k in range(count)
+        ]
+        rows.append(PositionRow(name, cells))
+    return PositionSection(figures.add(drawing), _SLOT_CAPTIONS[which], range(1, count + 1), rows)
 
 
-def _calibration(calibration: Mapping[str, Any] | None, figures: Figures) -> dict[str, Any] | None:
-    if not calibration:
-        return None
-    if calibration.get("applicable") is False:
-        reason = str(calibration.get("reason") or "This draft has no confidence head.")
-        return {"rows": [], "slots": [], "diagrams": [], "caption": "", "note": f"Not applicable: {reason}"}
-    found = [(name, calibration[key], digits) for name, key, digits in _CALIBRATION_MEASURES if calibration.get(key)]
-    slots = max((len(values) for _, values, _ in found), default=0)
+def rates_of(part: Acceptance, which: Which) -> Rates:
+    """The rates of one kind."""
+    return part.conditional_acceptance if which == "conditional" else part.prefix_acceptance
+
+
+def _calibration(calibration: CalibrationResult, figures: Figures) -> CalibrationSection:
+    if not calibration.applicable:
+        reason = calibration.reason or "This draft has no confidence head."
+        return CalibrationSection(note=f"Not applicable: {reason}")
+    found = [(name, values, digits) for name, values, digits in _measures(calibration) if values]
+    count = max((len(values) for _, values, _ in found), default=0)
     rows = [
-        {"name": name, "cells": [number(_at(values, k), digits) for k in range(slots)]}
-        for name, values, digits in found
+        CalibrationRow(name, [number(_at(values, k), digits) for k in range(count)]) for name, values, digits in found
     ]
     diagrams = []
     drawn: list[int] = []
-    for when in ("before", "after"):
-        bins = calibration.get(f"reliability_{when}") or ()
+    for when, bins in (("before", calibration.reliability_before), ("after", calibration.reliability_after)):
         drawing = plots.reliability(bins, f"{when} calibration", f"reliability-{when}")
         if drawing is not None:
             drawn = plots.shown_slots(bins)
-            diagrams.append({"drawing": figures.add(drawing), "label": f"Reliability diagram {when} calibration"})
-    counts = [sum(part["rounds"] for part in (calibration.get("reliability_before") or ())[slot - 1]) for slot in drawn]
+            diagrams.append(LabelledFigure(figures.add(drawing), f"Reliability diagram {when} calibration"))
+    counts = [sum(part.rounds for part in calibration.reliability_before[slot - 1]) for slot in drawn]
     caption = (
         "Predicted probability that the first k drafted tokens all survive, against how often they did, on prompts "
         "that the temperatures were not fitted on. One point per bin, its area after the rounds in it; rounds "
         "behind k = " + ", ".join(f"{slot}: {count}" for slot, count in zip(drawn, counts, strict=True)) + "."
     )
-    return {"rows": rows, "slots": range(1, slots + 1), "diagrams": diagrams, "caption": caption, "note": None}
+    return CalibrationSection(rows, range(1, count + 1), diagrams, caption)
 
 
-def _at(values: Sequence[Any], place: int) -> Any:
+def _measures(found: CalibrationResult) -> Iterator[tuple[str, Rates, int]]:
+    """What the table has, with the number of digits."""
+    yield "rounds", found.trials, 0
+    yield "temperature", found.temperatures, 3
+    yield "calibration error before", found.ece_before, 4
+    yield "calibration error after", found.ece_after, 4
+    yield "equal-mass error before", found.ece_mass_before, 4
+    yield "equal-mass error after", found.ece_mass_after, 4
+    yield "Brier score before", found.brier_before, 4
+    yield "Brier score after", found.brier_after, 4
+    yield "ROC-AUC before", found.auc_before, 3
+    yield "ROC-AUC after", found.auc_after, 3
+    yield "ROC-AUC of slot k alone", found.conditional_auc, 3
+
+
+def _at(values: Rates, place: int) -> float | None:
     return values[place] if place < len(values) else None

@@ -4,38 +4,72 @@ What is invisible is shown: line ends, tabs, runs of spaces, and characters that
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
+from deepspec.evaluation.results import AnswerPiece, Sample
 from deepspec.reports.formatting import number
 
-_KINDS = {"prefill": "prefill", "accepted": "accepted", "bonus": "bonus"}
 _INVISIBLE = re.compile(r"\r\n|\n|\t|  +|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
 
 
-def samples(found: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text: `mark` shows one that is invisible, `text` is what stands there."""
+
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    """A token of an answer."""
+
+    kind: str
+    pieces: Sequence[Piece]
+
+
+@dataclass(frozen=True)
+class ShownRound:
+    """The tokens of one round on a ground of their own."""
+
+    title: str
+    tone: str
+    tokens: Sequence[ShownToken]
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """A prompt, and its answer round by round."""
+
+    benchmark: str
+    prompt: Sequence[Piece]
+    rounds: Sequence[ShownRound]
+    tally: str
+
+
+def samples(found: Sequence[Sample] | None) -> list[ShownSample] | None:
     """What a page shows of `samples.json`: prompts, and their answers as rounds of tokens."""
     return [_sample(sample) for sample in found] if found else None
 
 
-def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    tokens = list(sample.get("answer") or ())
-    rounds = [_round(place, list(part)) for place, part in groupby(tokens, key=lambda token: int(token["round"]))]
-    return {
-        "benchmark": str(sample.get("benchmark") or ""),
-        "prompt": list(_visible(str(sample.get("prompt") or ""), spaces=False)),
-        "rounds": rounds,
-        "tally": _tally(tokens),
-    }
+def _sample(sample: Sample) -> ShownSample:
+    rounds = groupby(sample.answer, key=lambda token: token.round)
+    return ShownSample(
+        benchmark=sample.benchmark,
+        prompt=list(_visible(sample.prompt, spaces=False)),
+        rounds=[_round(place, list(part)) for place, part in rounds],
+        tally=_tally(sample.answer),
+    )
 
 
-def _tally(tokens: Sequence[Mapping[str, Any]]) -> str:
-    drafted = [token for token in tokens if int(token["round"]) > 0]
+def _tally(tokens: Sequence[AnswerPiece]) -> str:
+    drafted = [token for token in tokens if token.round > 0]
     told = _counted(len(tokens), "token")
     if not drafted:
         return f"{told}, all of it from the prefill."
-    rounds = len({int(token["round"]) for token in drafted})
+    rounds = len({token.round for token in drafted})
     return (
         f"{told}; {len(drafted)} of them in {_counted(rounds, 'round')}, {number(len(drafted) / rounds, 2)} per round."
     )
@@ -45,44 +79,41 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-def _round(place: int, tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    kinds = [_KINDS.get(str(token.get("kind")), "accepted") for token in tokens]
+def _round(place: int, tokens: Sequence[AnswerPiece]) -> ShownRound:
+    kinds = [token.kind for token in tokens]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("accepted", "bonus") if kind in kinds)
-    return {
-        "title": f"round {place}: {counted}" if place else "prefill: the answer's first token",
-        "tone": "prefill" if not place else ("even", "odd")[place % 2],
-        "tokens": [
-            {"kind": kind, "pieces": list(_visible(str(token["text"])))}
-            for kind, token in zip(kinds, tokens, strict=True)
-        ],
-    }
+    return ShownRound(
+        title=f"round {place}: {counted}" if place else "prefill: the answer's first token",
+        tone="prefill" if not place else ("even", "odd")[place % 2],
+        tokens=[ShownToken(token.kind, list(_visible(token.text))) for token in tokens],
+    )
 
 
-def _visible(text: str, *, spaces: bool = True) -> Iterator[dict[str, Any]]:
-    """Pieces of a text: `mark` shows one that is invisible, `text` is what stands there.
+def _visible(text: str, *, spaces: bool = True) -> Iterator[Piece]:
+    """Pieces of a text.
 
     Args:
         text: anything.
         spaces: whether runs of spaces are marked, too, and a text of nothing but spaces.
     """
     if spaces and text and not text.strip(" "):
-        yield {"mark": "·" * len(text), "text": ""}
+        yield Piece("·" * len(text), "")
         return
     place = 0
     for match in _INVISIBLE.finditer(text):
         if match.start() > place:
-            yield {"mark": "", "text": text[place : match.start()]}
+            yield Piece("", text[place : match.start()])
         yield _marked(match[0], spaces=spaces)
         place = match.end()
     if place < len(text):
-        yield {"mark": "", "text": text[place:]}
+        yield Piece("", text[place:])
 
 
-def _marked(found: str, *, spaces: bool) -> dict[str, Any]:
+def _marked(found: str, *, spaces: bool) -> Piece:
     if found in ("\n", "\r\n"):
-        return {"mark": "↵" if spaces else "", "text": "\n"}
+        return Piece("↵" if spaces else "", "\n")
     if found == "\t":
-        return {"mark": "⇥" if spaces else "", "text": "\t"}
+        return Piece("⇥" if spaces else "", "\t")
     if found.startswith(" "):
-        return {"mark": "·" * len(found), "text": ""} if spaces else {"mark": "", "text": found}
-    return {"mark": f"⟨U+{ord(found):04X}⟩", "text": ""}
+        return Piece("·" * len(found), "") if spaces else Piece("", found)
+    return Piece(f"⟨U+{ord(found):04X}⟩", "")

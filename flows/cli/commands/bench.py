@@ -1,6 +1,5 @@
 """Benches behind the command line: those of the library, and the one that needs a whole pipeline."""
 
-import json
 import os
 import statistics
 import subprocess
@@ -8,9 +7,37 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deepspec.errors import RecipeError
+from deepspec.record import RunRecord
+from deepspec.store.records import JsonRecord
+from tasks.runtime.run_record import read_record
+
+
+class WarmSizes(JsonRecord):
+    """What a warm run is of."""
+
+    recipe: str
+    stages: int
+    repeat: int
+
+
+class WarmTimes(JsonRecord):
+    """Wall time of a warm run: the median, and of each repeat; and its memory."""
+
+    seconds: float
+    all_seconds: tuple[float, ...]
+    peak_rss_bytes: int
+
+
+class WarmBench(JsonRecord):
+    """The bench's document."""
+
+    bench: str
+    device: str
+    sizes: WarmSizes
+    ours: WarmTimes
+
 
 _DECODE_A_PAIR = ("decode", "sps")
 
@@ -29,27 +56,26 @@ def _pair_of_last_run(home: Path) -> list[str]:
     """Options that name what the last run decoded with."""
     from deepspec.home import store_of
     from deepspec.store import Artifact
-    from tasks.runtime.run_record import read_record
 
     record = read_record(home, None)
     made: dict[str, Artifact] = {}
     if record is not None:
-        store = store_of(home, record.get("store"))
-        for stage in record["stages"]:
-            artifact = store.find(stage["kind"], stage["key"]) if stage["name"] in ("train", "evaluate") else None
+        store = store_of(home, record.store)
+        for stage in record.stages:
+            artifact = store.find(stage.kind, stage.key) if stage.name in ("train", "evaluate") else None
             if artifact is not None:
-                made.setdefault(stage["name"], artifact)
-    if record is None or len(made) < 2 or "target" not in record:
+                made.setdefault(stage.name, artifact)
+    if record is None or len(made) < 2 or record.target is None:
         raise RecipeError(
             f"no run in {home} has evaluated a draft yet.",
             where="--pair",
             remedy="Run `deepspec demo`, or name a folder with `target` and `draft`.",
         )
     draft, answers = made["train"].directory() / "draft", made["evaluate"].path("answers.parquet")
-    return ["--target", record["target"], "--draft", str(draft), "--prompts", str(answers)]
+    return ["--target", record.target, "--draft", str(draft), "--prompts", str(answers)]
 
 
-def warm(recipe: str, home: Path, *, repeat: int) -> dict[str, Any]:
+def warm(recipe: str, home: Path, *, repeat: int) -> WarmBench:
     """Wall time of the whole command, start of Python included, for a run of hits.
 
     Args:
@@ -57,33 +83,32 @@ def warm(recipe: str, home: Path, *, repeat: int) -> dict[str, Any]:
         home: the home folder.
         repeat: how many runs.
 
-    Returns:
-        the bench's document: median and all `seconds`, `peak_rss_bytes` and the number of stages.
-
     Raises:
         RecipeError: not everything was a hit.
     """
     command = [sys.executable, "-m", "flows.cli.main", "run", recipe]
     seconds = []
-    record: dict[str, Any] = {}
+    record: RunRecord | None = None
     for _ in range(repeat):
         started = time.perf_counter()
         done = subprocess.run(command, env={**os.environ, "DEEPSPEC_HOME": str(home)}, capture_output=True, check=False)
         seconds.append(time.perf_counter() - started)
-        record = json.loads((home / "last-run.json").read_text(encoding="utf-8")) if done.returncode == 0 else {}
-        if record.get("status") != "no_change":
+        record = read_record(home) if done.returncode == 0 else None
+        if record is None or record.status != "no_change":
             raise RecipeError(
                 f"a run of {recipe} was no run of hits (exit code {done.returncode}).",
                 where=str(home),
                 remedy=f"Run `deepspec run {recipe}` first.",
             )
-    return {
-        "bench": "warm",
-        "device": "cpu",
-        "sizes": {"recipe": recipe, "stages": len(record["stages"]), "repeat": repeat},
-        "ours": {
-            "seconds": round(statistics.median(seconds), 3),
-            "all_seconds": [round(value, 3) for value in seconds],
-            "peak_rss_bytes": record["peak_rss_bytes"],
-        },
-    }
+    if record is None:
+        raise ValueError("repeat must be at least 1")
+    return WarmBench(
+        bench="warm",
+        device="cpu",
+        sizes=WarmSizes(recipe=recipe, stages=len(record.stages), repeat=repeat),
+        ours=WarmTimes(
+            seconds=round(statistics.median(seconds), 3),
+            all_seconds=tuple(round(value, 3) for value in seconds),
+            peak_rss_bytes=record.peak_rss_bytes,
+        ),
+    )

@@ -1,16 +1,18 @@
 """What the command `compare` does: evaluate drafts by one recipe, and write what that says of them side by side."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.drafts import algorithm_of
 from deepspec.drafts.files.config_json import check_fits, read_draft_config
 from deepspec.errors import ArtifactError, RecipeError
+from deepspec.evaluation.calibration.results import CalibrationResult
+from deepspec.evaluation.compare.results import ComparedDraft, Comparison, DraftDifferences
+from deepspec.evaluation.results import Evaluation
 from deepspec.home import store_of
 from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe, validated
@@ -39,18 +41,18 @@ def compare(
     home: Path,
     out: Path | None,
     display: "Display",
-) -> dict[str, Any]:
+) -> tuple[Comparison, Path]:
     """Evaluate drafts, and write the page about them.
 
     Args:
-        names: drafts, as a person names them (`_drafts.draft_of`); the first is what the others are compared with.
+        names: drafts, as a person names them (`registry.draft_names.draft_of`); the others are compared with the first.
         recipe_name, overrides: what they are judged by; None: the recipe of the last run.
         home: where things are.
         out: folder for the page; None: one in the home.
         display: told stages.
 
     Returns:
-        what the page is written from (`write_comparison`), and `report`, its path.
+        what the page is written from, and its path.
 
     Raises:
         RecipeError: there is no such recipe or draft, a draft is named twice, or the recipe's answers are not there.
@@ -66,37 +68,38 @@ def compare(
         flow = comparison.with_arguments(drafts=drafts, recipe_name=recipe_name)
         carried_out = execute.apart(flow, recipe, store, home, display=display)
         run, outcome, tracked = stack.enter_context(carried_out)
-        data = {
-            "comparison_id": run.run_id,
-            "recipe_name": recipe.name,
-            "recipe": recipe.model_dump(mode="json"),
-            "drafts": [_part(name, draft, outcome) for name, draft in drafts.items()],
-            "differences": _differences(drafts, outcome, recipe),
-        }
-        page = write_comparison(out or home / "comparisons" / run.run_id, data)
+        compared = Comparison(
+            comparison_id=run.run_id,
+            recipe_name=recipe.name,
+            recipe=recipe.model_dump(mode="json"),
+            drafts=tuple(_part(name, draft, outcome) for name, draft in drafts.items()),
+            differences=tuple(_differences(drafts, outcome, recipe)),
+        )
+        page = write_comparison(out or home / "comparisons" / run.run_id, compared)
         if tracked is not None:
             tracked.artifact(page.parent, "report")
-    return {**data, "report": str(page)}
+    return compared, page
 
 
 def _recipe(name: str | None, overrides: Sequence[str], home: Path) -> tuple[str, Recipe]:
     """What a person calls the recipe, and the recipe; by default as the last run in this home resolved it."""
     if name is not None:
         return name, load_recipe(name, overrides)
-    record = read_record(home) or {}
-    report = Path(record.get("report") or home)
-    parts = record.get("evaluation")
-    # Of several recipes, which have their inputs and evaluation in common, the first.
-    folder = report.parent / parts[0]["algorithm"] if isinstance(parts, list) and parts else report.parent
-    try:
-        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError) as error:
+    record = read_record(home)
+    remedy = "Name the recipe that the drafts are to be judged by: --recipe NAME."
+    if record is None or not record.evaluations:
+        raise RecipeError(f"{home} has no finished run whose recipe could be taken.", where="--recipe", remedy=remedy)
+    if record.resolved_recipe is None:
         raise RecipeError(
-            f"{home} has no finished run whose recipe could be taken.",
+            f"the record of run {record.run_id} has no recipe: an earlier deepspec wrote it.",
             where="--recipe",
-            remedy="Name the recipe that the drafts are to be judged by.",
-        ) from error
-    return str(record["recipe"]), validated(Recipe, content, overrides, where=f"recipe of run {record['run_id']}")
+            remedy=remedy,
+        )
+    recipes = record.resolved_recipe if isinstance(record.resolved_recipe, tuple) else (record.resolved_recipe,)
+    found = [validated(Recipe, one, overrides, where=f"recipe of run {record.run_id}") for one in recipes]
+    # Of several recipes, which have their inputs and evaluation in common, the first that was evaluated.
+    first = record.evaluations[0].algorithm
+    return record.recipe, next((one for one in found if one.draft.algorithm == first), found[0])
 
 
 def _drafts(
@@ -131,27 +134,28 @@ def _outside(directory: Path, link: Path, fingerprints: Fingerprints) -> Externa
     return External("draft", fingerprint(), str(link), fingerprint)
 
 
-def _part(name: str, draft: Reference, outcome: Mapping[str, Reference]) -> dict[str, Any]:
+def _part(name: str, draft: Reference, outcome: Mapping[str, Reference]) -> ComparedDraft:
     """What the page says of one draft."""
     evaluation, calibration = _made(outcome, "evaluation", name), _made(outcome, "calibration", name)
-    known = (
-        {"kind": draft.kind, "key": draft.key, "digest": draft.digest}
-        if isinstance(draft, Artifact)
-        else {"kind": "external", "key": None, "digest": getattr(draft, "fingerprint", None)}
+    if isinstance(draft, Artifact):
+        known: tuple[str, str | None, str | None] = (draft.kind, draft.key, draft.digest)
+    else:
+        known = ("external", None, draft.fingerprint if isinstance(draft, External) else None)
+    return ComparedDraft(
+        name=name,
+        kind=known[0],
+        key=known[1],
+        digest=known[2],
+        evaluation_key=evaluation.key,
+        evaluation=Evaluation.from_json(evaluation.json("evaluation.json"), where=f"evaluation of {name}"),
+        calibration=CalibrationResult.from_json(calibration.json("calibration.json"), where=f"calibration of {name}"),
+        samples=samples_of(evaluation),
     )
-    return {
-        "name": name,
-        **known,
-        "evaluation_key": evaluation.key,
-        "evaluation": evaluation.json("evaluation.json"),
-        "calibration": calibration.json("calibration.json"),
-        "samples": samples_of(evaluation),
-    }
 
 
 def _differences(
     drafts: Mapping[str, Reference], outcome: Mapping[str, Reference], recipe: Recipe
-) -> list[dict[str, Any]]:
+) -> list[DraftDifferences]:
     """Every draft but the first against the first."""
     import pyarrow.parquet as pq
 
@@ -171,15 +175,13 @@ def _differences(
         for name in drafts
     }
     first, *others = counts
-    return [
-        {
-            "name": name,
-            **differences(
-                counts[name], counts[first], domains, num_samples=settings.num_bootstrap_samples, seed=settings.seed
-            ),
-        }
-        for name in others
-    ]
+    found = []
+    for name in others:
+        against = differences(
+            counts[name], counts[first], domains, num_samples=settings.num_bootstrap_samples, seed=settings.seed
+        )
+        found.append(DraftDifferences(name=name, **dict(against)))
+    return found
 
 
 def _made(outcome: Mapping[str, Reference], kind: str, name: str) -> Artifact:

@@ -4,9 +4,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from deepspec.decoding.config import Sampling
 from deepspec.errors import RecipeError
+from deepspec.evaluation.results import MeanResult
+from deepspec.evaluation.server.results import InProcess, ServedBenchmark, ServedEvaluation
 from deepspec.inputs import local, made_target
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import Recipe, load_recipe
@@ -14,6 +17,21 @@ from tasks.runtime.run_record import read_record
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class ServedDocument(ServedEvaluation):
+    """What was measured, and beside what.
+
+    Attributes:
+        recipe: its name.
+        sampling, max_new_tokens: of the recipe, which the server was asked for.
+        in_process: the last run in this home that evaluated the recipe; None: there is none.
+    """
+
+    recipe: str
+    sampling: Sampling
+    max_new_tokens: int
+    in_process: InProcess | None
 
 
 def document(
@@ -24,11 +42,8 @@ def document(
     concurrency: int,
     home: Path,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """What was measured, as one JSON document: that of `deepspec.evaluation.server.measure.measure`, with
-
-    `recipe`, `sampling`, `max_new_tokens`, and `in_process`: `run_id`, `benchmarks` and `macro` of the last run in this
-    home that evaluated this recipe, or None.
+) -> ServedDocument:
+    """Measure a server on a recipe's benchmarks.
 
     Args:
         name, overrides: the recipe.
@@ -72,35 +87,35 @@ def document(
         system_prompt=recipe.data.system_prompt,
         progress=progress,
     )
-    return {
-        "recipe": recipe.name,
-        "sampling": recipe.evaluate.sampling.model_dump(mode="json"),
-        "max_new_tokens": recipe.evaluate.max_new_tokens,
-        **found,
-        "in_process": last_evaluation(recipe, home),
-    }
+    return ServedDocument(
+        recipe=recipe.name,
+        # With every default: what was asked for is told in full.
+        sampling=Sampling.model_validate(recipe.evaluate.sampling.model_dump()),
+        max_new_tokens=recipe.evaluate.max_new_tokens,
+        in_process=last_evaluation(recipe, home),
+        **dict(found),
+    )
 
 
-def last_evaluation(recipe: Recipe, home: Path) -> dict[str, Any] | None:
-    """`run_id`, `benchmarks` and `macro` of the last run that evaluated this recipe; None if there is none.
+def last_evaluation(recipe: Recipe, home: Path) -> InProcess | None:
+    """The last run that evaluated this recipe; None if there is none.
 
     A run's record does not repeat the recipe's fields: the run may have had others than are asked for now.
     """
     for folder in sorted((home / "runs").glob("*"), reverse=True):
         record = read_record(home, folder.name)
-        if record is None or record.get("recipe") != recipe.name:
+        if record is None or record.recipe != recipe.name:
             continue
-        said = record.get("evaluation")
-        parts = said if isinstance(said, list) else [said]
-        for part in parts:
-            if part and part.get("algorithm", recipe.draft.algorithm) == recipe.draft.algorithm:
-                return {"run_id": record["run_id"], "benchmarks": part["benchmarks"], "macro": part["macro"]}
+        for part in record.evaluations:
+            if part.algorithm in (None, recipe.draft.algorithm):
+                macro = part.macro or MeanResult(tau=None, speedup=None)
+                return InProcess(run_id=record.run_id, benchmarks=part.benchmarks, macro=macro)
     return None
 
 
-def save(found: Mapping[str, Any], out: Path) -> None:
+def save(found: ServedDocument, out: Path) -> None:
     """Write the document to a file."""
-    out.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(found.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def check_out(out: Path | None) -> None:
@@ -113,67 +128,68 @@ def check_out(out: Path | None) -> None:
         raise RecipeError("No file can be written there.", where=f"--out {out}", remedy="Name a file in a folder.")
 
 
-def show(found: Mapping[str, Any], console: "Console") -> None:
+def show(found: ServedDocument, console: "Console") -> None:
     """In-process and served acceptance side by side, and what has to be known of them."""
     from rich.table import Table
     from rich.text import Text
 
     from deepspec.reports.formatting import MACRO, number
 
-    engine = f"{found['engine']} {found['engine_version']}"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", overflow="fold")
     for column in ("τ in process", "τ served", "accepted at k, %", "tokens/s", "prompts"):
         table.add_column(column, justify="left" if column.startswith("accepted") else "right", no_wrap=True)
-    beside = found["in_process"] or {"benchmarks": {}, "macro": {}}
-    for name, part in found["benchmarks"].items():
-        ours = beside["benchmarks"].get(name, {})
-        counts = [
-            part["prompts"],
-            *([ours["prompts"]] if ours.get("prompts", part["prompts"]) != part["prompts"] else []),
-        ]
+    beside = found.in_process
+    for name, part in found.benchmarks.items():
+        ours = beside.benchmarks.get(name) if beside is not None else None
+        counts = [part.prompts]
+        if ours is not None and ours.prompts != part.prompts:
+            counts.append(ours.prompts)
         table.add_row(
             Text(name),
-            number(ours.get("tau"), 3),
-            number(part["tau"], 3),
-            " ".join(number(None if rate is None else 100 * rate, 0) for rate in part["conditional_acceptance"]),
-            number(part["tokens_per_second"], 1),
+            number(ours.tau if ours is not None else None, 3),
+            number(part.tau, 3),
+            " ".join(number(None if rate is None else 100 * rate, 0) for rate in part.conditional_acceptance),
+            number(part.tokens_per_second, 1),
             " of ".join(map(str, counts)),
         )
-    if len(found["benchmarks"]) > 1:
-        served = number(found["macro"]["tau"], 3)
-        table.add_row(MACRO, number(beside["macro"].get("tau"), 3), served, "", "", "", style="bold")
+    if len(found.benchmarks) > 1:
+        in_process = number(beside.macro.tau if beside is not None else None, 3)
+        table.add_row(MACRO, in_process, number(found.macro.tau, 3), "", "", "", style="bold")
     console.print(table)
-    for line in _remarks(found, engine):
+    for line in _remarks(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _remarks(found: Mapping[str, Any], engine: str) -> list[str]:
-    where = f"Served by {engine} at {found['endpoint']}, {found['concurrency']} at once."
-    if found["in_process"] is None:
+def _remarks(found: ServedDocument) -> list[str]:
+    where = f"Served by {found.engine} {found.engine_version} at {found.endpoint}, {found.concurrency} at once."
+    if found.in_process is None:
         beside = "This home has no evaluation of this recipe to stand beside it."
     else:
-        beside = f"In process: run {found['in_process']['run_id']}."
+        beside = f"In process: run {found.in_process.run_id}."
     lines = [f"{where} {beside}", "τ: tokens per round, bonus included. Accepted at k: given that all before were."]
-    lines += _other_counts(found["benchmarks"])
-    for name, part in found["benchmarks"].items():
-        reason = part["not_measured"]
-        said = [reason] if reason and not any(reason in problem for problem in found["problems"]) else []
-        if part["failed"]:
-            said.append(f"{len(part['failed'])} requests failed; the first: {part['failed'][0]['reason']}")
-        lines += [f"{name}: {text.rstrip('.')}." for text in (*said, *part["notes"])]
-    return [*lines, *found["problems"]]
+    lines += _other_counts(found.benchmarks)
+    for name, part in found.benchmarks.items():
+        reason = part.not_measured
+        said = [reason] if reason and not any(reason in problem for problem in found.problems) else []
+        if part.failed:
+            said.append(f"{len(part.failed)} requests failed; the first: {part.failed[0].reason}")
+        lines += [f"{name}: {text.rstrip('.')}." for text in (*said, *part.notes)]
+    return [*lines, *found.problems]
 
 
-def _other_counts(benchmarks: Mapping[str, Any]) -> list[str]:
+def _other_counts(benchmarks: Mapping[str, ServedBenchmark]) -> list[str]:
     """Where the engine counts otherwise than evaluation in process does, and how much that can be."""
     from deepspec.reports.formatting import number
 
     lines = []
     wider = {
-        name: number(part["tau_from_tokens"], 3)
+        name: number(part.tau_from_tokens, 3)
         for name, part in benchmarks.items()
-        if part["stopped"] and part["tau_from_tokens"] is not None and part["tau_from_tokens"] < part["tau"]
+        if part.stopped
+        and part.tau is not None
+        and part.tau_from_tokens is not None
+        and part.tau_from_tokens < part.tau
     }
     if wider:
         said = ", ".join(f"{name} {tau}" for name, tau in wider.items())
@@ -182,8 +198,7 @@ def _other_counts(benchmarks: Mapping[str, Any]) -> list[str]:
             " As τ in process is counted, it lies between."
         )
     if any(
-        part["tau"] is not None and part["accepted"] is None and part["stopped"] < part["requests"]
-        for part in benchmarks.values()
+        part.tau is not None and part.accepted is None and part.stopped < part.requests for part in benchmarks.values()
     ):
         lines.append(
             "This engine counts answers' tokens, not accepted ones: what was cut off at evaluate.max_new_tokens is in"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.errors import DeepspecError, GateFailed
 from deepspec.home import store_of
@@ -24,6 +24,7 @@ from tasks.runtime.result import Result
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from deepspec.record import RunRecord
     from tasks.runtime.records import StageRecord
 
 
@@ -75,7 +76,7 @@ def run(
     num_seeds = num_seeds if len(recipes) > 1 else 1
     result, record, path = run_recipes(recipes, home, display, name=together or recipes[0].name, num_seeds=num_seeds)
     if shown.as_json:
-        sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
 
 
@@ -86,7 +87,7 @@ def _show_plan(
     if as_json:
         document = {
             "recipe": [recipe.model_dump(mode="json") for recipe in recipes],
-            "stages": [record.to_json() for record in records],
+            "stages": [record.entry().to_json() for record in records],
             "estimate": estimates,
         }
         if len(recipes) == 1:
@@ -104,7 +105,7 @@ def _show_plan(
             plan_text.show(estimate, console)
 
 
-def _conclude(result: Result, record: dict[str, Any], path: Path, console: "Console") -> int:
+def _conclude(result: Result, record: "RunRecord", path: Path, console: "Console") -> int:
     """Tell a person how it ended; return the exit code."""
     if isinstance(result.error, KeyboardInterrupt):
         console.print(interrupt.INTERRUPTED)

@@ -1,0 +1,181 @@
+"""The record of a run, `run.json`, as values: what dashboards, checks, reports and later commands read.
+
+    tasks.runtime.run_record ──► record ◄── reports, registry.keys, flows.cli
+
+Of a run with several recipes each of `evaluation`, `calibration`, `verdict` and `model` is a tuple: one item, with its
+`algorithm`, for every recipe that came so far. Fields without a default stand in the records of every version. Not
+here: making, writing and finding records (tasks/runtime/run_record.py).
+"""
+
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from pydantic import computed_field
+
+from deepspec.evaluation.calibration.results import CalibrationResult
+from deepspec.evaluation.compare.results import SeedStudy
+from deepspec.evaluation.results import Evaluation, Number
+from deepspec.gates.verdict import Verdict
+from deepspec.store.records import JsonRecord
+
+Part = TypeVar("Part", bound=JsonRecord | Verdict)
+
+RunStatus: TypeAlias = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
+StageStatus: TypeAlias = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
+
+
+class StageEntry(JsonRecord):
+    """One stage of a run.
+
+    Attributes:
+        name: the stage's.
+        status: what became of it.
+        seconds: that it took.
+        kind, key: of its artifact; empty where there is none.
+        why: it ran, or did not.
+        algorithm: whose stage it was, in a run of several.
+    """
+
+    name: str
+    status: StageStatus
+    seconds: Number
+    kind: str
+    key: str
+    why: str
+    algorithm: str | None = None
+
+
+class RecordedEvaluation(Evaluation):
+    """The evaluation of a run's draft.
+
+    Attributes:
+        algorithm: whose it is, in a run of several.
+    """
+
+    algorithm: str | None = None
+
+
+class RecordedCalibration(CalibrationResult):
+    """The calibration of a run's draft.
+
+    Attributes:
+        algorithm: whose it is, in a run of several.
+    """
+
+    algorithm: str | None = None
+
+
+class RecordedVerdict(Verdict):
+    """The verdict about a run's draft, with its sentence.
+
+    Attributes:
+        algorithm: whose it is, in a run of several.
+    """
+
+    algorithm: str | None = None
+
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic's documentation has it
+    @property
+    def sentence(self) -> str:
+        """Accepted or refused, and why, in one line."""
+        return super().sentence
+
+
+class RecordedModel(JsonRecord):
+    """The version that a run's draft is registered as.
+
+    Attributes:
+        name, version, uri: in the registry.
+        aliases: `champion`, if the promotion log says so.
+        algorithm: whose it is, in a run of several.
+    """
+
+    name: str
+    version: str
+    uri: str
+    aliases: tuple[str, ...] = ()
+    algorithm: str | None = None
+
+
+class Cost(JsonRecord):
+    """What a run used; what it found ready cost nothing.
+
+    Attributes:
+        cpu_seconds, gpu_seconds: of all its processes, of all GPUs.
+        bytes_written: to the store.
+        tokens: that were encoded.
+        states_bytes: of the states that were captured.
+        training_peak_bytes: the most memory that a training process took.
+        amount, currency: of money, where the (first) recipe has prices.
+    """
+
+    cpu_seconds: Number
+    gpu_seconds: Number = 0.0
+    bytes_written: int = 0
+    tokens: int = 0
+    states_bytes: int = 0
+    training_peak_bytes: int = 0
+    amount: Number | None = None
+    currency: str | None = None
+
+
+class RunRecord(JsonRecord):
+    """What a run leaves behind.
+
+    Attributes:
+        format: of the record; see `tasks.runtime.run_record.FORMAT`.
+        run_id: sorts by time.
+        recipe: the recipe's name, or what several are called together.
+        status: how it ended.
+        seconds: wall clock.
+        peak_rss_bytes: the most memory of its processes.
+        stages: in order.
+        evaluation, calibration, verdict, model: of the recipe, or of each of several; None: it did not come so far.
+        cost: what it used.
+        report: path of its page; None: nothing was evaluated.
+        target: path of the target.
+        store: location of the artifact store.
+        error: what ended it early.
+        seeds: the study over training seeds.
+        resolved_recipe: the recipe with every default, or those of several in order; None: an earlier deepspec left it
+            out.
+    """
+
+    format: int = 1
+    run_id: str
+    recipe: str
+    status: RunStatus
+    seconds: Number
+    peak_rss_bytes: int
+    stages: tuple[StageEntry, ...]
+    evaluation: RecordedEvaluation | tuple[RecordedEvaluation, ...] | None = None
+    calibration: RecordedCalibration | tuple[RecordedCalibration, ...] | None = None
+    verdict: RecordedVerdict | tuple[RecordedVerdict, ...] | None = None
+    model: RecordedModel | tuple[RecordedModel, ...] | None = None
+    cost: Cost
+    report: str | None
+    target: str | None = None
+    store: str | None = None
+    error: str | None = None
+    seeds: SeedStudy | None = None
+    resolved_recipe: dict[str, Any] | tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def evaluations(self) -> tuple[RecordedEvaluation, ...]:
+        """The evaluation, or all of several recipes; none where it did not come so far."""
+        return _each(self.evaluation)
+
+    @property
+    def verdicts(self) -> tuple[RecordedVerdict, ...]:
+        """The verdict, or all of several recipes."""
+        return _each(self.verdict)
+
+    @property
+    def models(self) -> tuple[RecordedModel, ...]:
+        """The registered version, or those of several recipes."""
+        return _each(self.model)
+
+
+def _each(found: Part | tuple[Part, ...] | None) -> tuple[Part, ...]:
+    if found is None:
+        return ()
+    return found if isinstance(found, tuple) else (found,)
