@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
 from tasks.runtime.stage import stage
@@ -19,6 +19,16 @@ class Inputs:
     draft: Artifact | External
     responses: Artifact
     target: External
+
+
+class Counts(StageCounts):
+    """What the stage counted.
+
+    Attributes:
+        applicable: whether the draft has confidences.
+    """
+
+    applicable: bool
 
 
 @stage(
@@ -35,7 +45,7 @@ class Inputs:
     ),
     computes=True,
 )
-def calibrate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def calibrate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Decode the calibration split and fit Sequential Temperature Scaling on one half of it."""
     from deepspec.evaluation.calibration.run import calibrate as fit
 
@@ -49,4 +59,4 @@ def calibrate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, 
         out=out,
         progress=job.progress,
     )
-    return {"applicable": calibration.applicable}
+    return Counts(applicable=calibration.applicable)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -34,7 +34,7 @@ class Inputs:
     ),
     by_input={"benchmarks": ("evaluate.benchmarks", "evaluate.seed")},
 )
-def conversations(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:  # noqa: ARG001
+def conversations(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:  # noqa: ARG001
     """Read the sources; quarantine bad rows; leave benchmarks and near-duplicates out; mix; split by content."""
     from deepspec.data.conversations.build import write_conversations
     from deepspec.data.conversations.decontamination import Benchmarks
@@ -44,4 +44,5 @@ def conversations(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[s
         held_out_prompts(config.evaluate, system_prompt=config.data.system_prompt),
         num_words=config.data.decontamination_words,
     )
-    return write_conversations(config.data, config.data.source, out, benchmarks=held_out, progress=job.progress)
+    counts = write_conversations(config.data, config.data.source, out, benchmarks=held_out, progress=job.progress)
+    return StageCounts.model_validate(counts)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
 from tasks.runtime.stage import stage
@@ -23,8 +23,18 @@ class Inputs:
     benchmarks: External
 
 
+class Counts(StageCounts):
+    """What the stage counted.
+
+    Attributes:
+        rounds: on all benchmarks.
+    """
+
+    rounds: int
+
+
 @stage(version=3, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
-def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Decode every prompt plainly and speculatively in the same run, under load too; keep every round."""
     from deepspec.evaluation.evaluate import evaluate as measure
     from deepspec.evaluation.load_test import Calibrated
@@ -45,4 +55,4 @@ def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, A
             progress=job.progress,
         )
         writer.metrics(evaluation_metrics(evaluation))
-    return {"rounds": sum(part.rounds for part in evaluation.benchmarks.values())}
+    return Counts(rounds=sum(part.rounds for part in evaluation.benchmarks.values()))

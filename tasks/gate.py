@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.errors import ArtifactError
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
 from tasks.runtime.stage import stage
@@ -23,6 +23,16 @@ class Inputs:
     draft: Artifact
     responses: Artifact
     target: External
+
+
+class Counts(StageCounts):
+    """What the stage counted.
+
+    Attributes:
+        accepted: whether every gate was passed.
+    """
+
+    accepted: bool
 
 
 @stage(
@@ -40,7 +50,7 @@ class Inputs:
     ),
     computes=True,
 )
-def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Judge the challenger against the champion on the same gate prompts; the verdict is bound to that champion."""
     from deepspec.evaluation.evaluate import evaluate_gate
     from deepspec.evaluation.results import Evaluation
@@ -73,4 +83,4 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
         champion_digest=None if inputs.champion is None else inputs.champion.digest,
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
-    return {"accepted": verdict.accepted}
+    return Counts(accepted=verdict.accepted)

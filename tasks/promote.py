@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.account import who
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -20,8 +20,18 @@ class Inputs:
     draft: Artifact
 
 
+class Counts(StageCounts):
+    """What the stage counted.
+
+    Attributes:
+        number: the entry's place in the promotion log.
+    """
+
+    number: int
+
+
 @stage(version=1, reads=("name",))
-def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:  # noqa: ARG001
+def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # noqa: ARG001
     """Append to the promotion log, then let the registry's alias follow it."""
     from deepspec.gates.verdict import Verdict
     from deepspec.registry.promotions import DraftReference, PromotionLog, reason_of
@@ -45,4 +55,4 @@ def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, An
     )
     tracking.reconcile(version["name"], log)
     (out / "promotion.json").write_text(entry.model_dump_json(indent=1))
-    return {"number": entry.number}
+    return Counts(number=entry.number)

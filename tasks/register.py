@@ -3,11 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -25,8 +26,20 @@ class Inputs:
     evaluation: Artifact
 
 
+class Counts(StageCounts):
+    """What the stage counted.
+
+    Attributes:
+        name, version, uri: of the registered version.
+    """
+
+    name: str
+    version: str
+    uri: str
+
+
 @stage(version=3, reads=("name", "data.source"))
-def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Register the draft's directory with its card and calibration; the same draft once, what is said of it anew."""
     from deepspec.evaluation.results import Evaluation
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
@@ -61,9 +74,9 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, A
         card=card,
         beside={CALIBRATION_FILE: fitted},
     )
-    record = {"name": version.name, "version": version.version, "uri": version.uri}
-    (out / "registration.json").write_text(json.dumps(record))
-    return dict(record)
+    counts = Counts(name=version.name, version=version.version, uri=version.uri)
+    (out / "registration.json").write_text(json.dumps(counts.to_json()))
+    return counts
 
 
 def _card(

@@ -3,12 +3,13 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
 from tasks.generators import by_endpoints, in_process
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -36,7 +37,7 @@ class Inputs:
     ),
     computes=True,
 )
-def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Let the target answer, in process or where it is served; every answer's randomness hangs on its prompt alone."""
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.responses.regenerate import write_responses
@@ -53,7 +54,7 @@ def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, 
                 if by_servers
                 else in_process(target, config, job)
             )
-        return write_responses(
+        counts = write_responses(
             data,
             inputs.conversations.directory(),
             out,
@@ -63,3 +64,4 @@ def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, 
             journal=job.work_folder / "answers.sqlite",
             progress=job.progress,
         )
+        return StageCounts.model_validate(counts)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.loading import load_target
 from tasks.runtime.prefect.fan_out import in_parts
@@ -29,7 +29,7 @@ class Inputs:
     computes=True,
     workers="num_shard_workers",
 )
-def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Run the target over the training tokens and keep the outputs of the layers that the draft reads.
 
     Finished shards stay in the run's work folder until all are there: a capture that was interrupted goes on.
@@ -47,7 +47,7 @@ def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any
         origin = CapturedFiles(inputs.captured.directory(), target, layers, dtype=config.target.dtype)
     else:
         origin = RunTarget(load_target(target, config, job, layers), how.capture_batch_tokens)
-    return write_states(
+    counts = write_states(
         tokens_file,
         out,
         origin=origin,
@@ -55,11 +55,12 @@ def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any
         work=job.work_folder / "shards",
         progress=job.progress,
     )
+    return StageCounts.model_validate(counts)
 
 
 def _in_parts(
     tokens_file: Path, target: Path, layer_ids: tuple[int, ...], recipe: Recipe, out: Path, job: Job
-) -> dict[str, Any]:
+) -> StageCounts:
     """The same by several workers, which load the target each."""
     from deepspec.states.capture.finished_shards import finished_tokens
     from deepspec.states.capture.parts import TargetPlace, capture_part, parts_of
@@ -87,4 +88,5 @@ def _in_parts(
     )
     in_parts(job, "states part", capture_part, parts, look=look)
     hidden_size = read_spec(target).hidden_size
-    return gather_shards(survey, work, out, layer_ids=layer_ids, hidden_size=hidden_size, config=config)
+    counts = gather_shards(survey, work, out, layer_ids=layer_ids, hidden_size=hidden_size, config=config)
+    return StageCounts.model_validate(counts)

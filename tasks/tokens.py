@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -29,7 +29,7 @@ class Inputs:
         "data.max_quarantined",
     ),
 )
-def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Render every conversation once and mark what the target generates at serving time."""
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.tokens.encode import write_tokens
@@ -39,4 +39,5 @@ def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any
     target, answered = inputs.target.directory(), inputs.responses.directory()
     chat, tokenizer = family_of(read_spec(target)).chat, load_tokenizer(target)
     counts = write_tokens(config.data, answered, out, tokenizer=tokenizer, chat=chat, progress=job.progress)
-    return {**counts, "tokens": sum(split["tokens"] for split in counts["splits"].values())}
+    counts["tokens"] = sum(split["tokens"] for split in counts["splits"].values())
+    return StageCounts.model_validate(counts)

@@ -8,6 +8,7 @@ from typing import Any
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -31,7 +32,7 @@ class Inputs:
 
 
 @stage(version=6, reads=("draft", "train", "target.dtype"), computes=True, workers="num_processes")
-def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Train the draft; the checkpoint with the best real acceptance is kept."""
     from deepspec.states.config import Config
     from deepspec.training.draft_objective import draft_job
@@ -61,4 +62,5 @@ def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]
             if not unit.endswith("/s"):
                 file.write(json.dumps({"step": step, "name": name, "value": value, "unit": unit}) + "\n")
 
-        return launch(training, work_dir=job.work_folder, metrics=sink, progress=job.progress)
+        done = launch(training, work_dir=job.work_folder, metrics=sink, progress=job.progress)
+    return StageCounts.model_validate(done)

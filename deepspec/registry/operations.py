@@ -1,7 +1,6 @@
 """What is done with registered models: list, promote, roll back, reconcile."""
 
 from pathlib import Path
-from typing import Any
 
 from deepspec.account import who
 from deepspec.errors import GateFailed, RecipeError
@@ -15,22 +14,42 @@ from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.store import Artifact, Store
 from deepspec.store.gc import lineage
 from deepspec.store.manifest import ABOUT
+from deepspec.store.records import JsonRecord
 
 
-def versions(home: Path, model: str | None) -> list[dict[str, Any]]:
+class VersionSummary(JsonRecord):
+    """A registered version, as it is listed.
+
+    Attributes:
+        name, version, uri, aliases: in the registry.
+        tau: benchmark -> acceptance length, as text.
+        draft: content digest of the draft.
+        run_id: the run that registered it; empty: not known.
+    """
+
+    name: str
+    version: str
+    uri: str
+    aliases: tuple[str, ...]
+    tau: dict[str, str]
+    draft: str
+    run_id: str
+
+
+def versions(home: Path, model: str | None) -> list[VersionSummary]:
     """Every registered version (of one model), newest first."""
     tracking = tracking_of(home)
     names = [model] if model else tracking.list_models()
     return [
-        {
-            "name": version.name,
-            "version": version.version,
-            "uri": version.uri,
-            "aliases": list(version.aliases),
-            "tau": _taus(version),
-            "draft": version.tags.get(keys.DRAFT_DIGEST, ""),
-            "run_id": version.tags.get(keys.RUN_ID, ""),
-        }
+        VersionSummary(
+            name=version.name,
+            version=version.version,
+            uri=version.uri,
+            aliases=version.aliases,
+            tau=_taus(version),
+            draft=version.tags.get(keys.DRAFT_DIGEST, ""),
+            run_id=version.tags.get(keys.RUN_ID, ""),
+        )
         for name in names
         for version in tracking.list_versions(name)
     ]

@@ -32,7 +32,7 @@ class JsonRecord(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     @classmethod
     def from_json(cls, content: object, *, where: str) -> Self:

@@ -1,6 +1,6 @@
 """The commands `artifacts …`: what is in the store, where it came from, whether it is whole, what can go."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,7 +8,7 @@ from flows.cli.backup import copy
 from flows.cli.terminal import AsJson, artifact_store, fail, finite, home, print_json, show_table, terminal
 
 if TYPE_CHECKING:
-    from deepspec.store import Store
+    from deepspec.store import Artifact, Store
 
 app = typer.Typer(
     help="Look at, check and clean the artifact store.\n\nExample: deepspec artifacts ls", no_args_is_help=True
@@ -154,7 +154,7 @@ def _roots(store: "Store") -> list[tuple[str, str]]:
     return sorted(roots | PromotionLog(store.backend).roots() | made_inputs(home()))
 
 
-def _brief(item: Any) -> dict[str, Any]:
+def _brief(item: "Artifact") -> dict[str, str | int]:
     return {
         "kind": item.kind,
         "key": item.key,

@@ -30,6 +30,6 @@ def preview(
 
     document = preview_command.document(recipe, overrides or [], num_rows=rows, split=split, home=home())
     if as_json:
-        print_json(document)
+        print_json(document.to_json())
     else:
         preview_command.show(document, terminal())

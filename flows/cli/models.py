@@ -23,18 +23,18 @@ def ls(model: ModelName = None, as_json: AsJson = False) -> None:
     if model and not rows:
         fail(2, f"There is no registered model {model}. `deepspec models ls` lists them.")
     if as_json:
-        print_json(rows)
+        print_json([row.to_json() for row in rows])
         return
     show_table(
         ["model", "version", "alias", "draft", "run", "tau"],
         [
             [
-                str(row["name"]),
-                str(row["version"]),
-                ", ".join(row["aliases"]),
-                str(row["draft"])[:12],
-                str(row["run_id"]),
-                "\n".join(f"{name} {tau}" for name, tau in row["tau"].items()),
+                row.name,
+                row.version,
+                ", ".join(row.aliases),
+                row.draft[:12],
+                row.run_id,
+                "\n".join(f"{name} {tau}" for name, tau in row.tau.items()),
             ]
             for row in rows
         ],

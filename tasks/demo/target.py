@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.demo.config import Config
 from deepspec.store import Artifact
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -19,12 +19,12 @@ class Inputs:
 
 
 @stage(version=1, reads=("target", "train"))
-def demo_target(inputs: Inputs, config: Config, out: Path, job: Job) -> dict[str, Any]:
+def demo_target(inputs: Inputs, config: Config, out: Path, job: Job) -> StageCounts:
     """Train the demo's target and save it as a Hugging Face directory."""
     from deepspec.demo.target import write_target
     from deepspec.training.config import Execution
 
-    return write_target(
+    counts = write_target(
         config,
         inputs.corpus.directory(),
         inputs.tokenizer.directory(),
@@ -36,3 +36,4 @@ def demo_target(inputs: Inputs, config: Config, out: Path, job: Job) -> dict[str
         metrics=lambda *_: None,
         progress=job.progress,
     )
+    return StageCounts.model_validate(counts)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.demo.config import Config
 from deepspec.store import Artifact
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
 
@@ -18,8 +18,9 @@ class Inputs:
 
 
 @stage(version=1, reads=("tokenizer",))
-def demo_tokenizer(inputs: Inputs, config: Config, out: Path, job: Job) -> dict[str, Any]:
+def demo_tokenizer(inputs: Inputs, config: Config, out: Path, job: Job) -> StageCounts:
     """Train the demo's tokenizer."""
     from deepspec.demo.tokenizer import write_tokenizer
 
-    return write_tokenizer(config, inputs.corpus.directory(), out, progress=job.progress)
+    counts = write_tokenizer(config, inputs.corpus.directory(), out, progress=job.progress)
+    return StageCounts.model_validate(counts)

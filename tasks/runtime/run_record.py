@@ -13,6 +13,7 @@ from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.records import refuse_newer
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.result import Part, Result
 
 FORMAT = 1
@@ -158,11 +159,12 @@ def _cost(result: Result) -> Cost:
         if artifact is None:
             continue
         written += artifact.manifest.cost.get("bytes_written", 0.0)
-        gpu_seconds += float(artifact.manifest.counts.get("gpu_seconds", 0.0))
-        tokens += int(artifact.manifest.counts.get("tokens", 0)) if record.name == "tokens" else 0
-        states += int(artifact.manifest.counts.get("bytes", 0)) if record.name == "states" else 0
-        if record.name == "train":
-            peak = max(peak, int((artifact.manifest.counts.get("memory_bytes") or {}).get("peak", 0)))
+        counts = StageCounts.from_json(artifact.manifest.counts, where=f"{record.kind}/{record.key[:12]}")
+        gpu_seconds += counts.gpu_seconds or 0.0
+        tokens += counts.tokens or 0 if record.name == "tokens" else 0
+        states += counts.bytes or 0 if record.name == "states" else 0
+        if record.name == "train" and counts.memory_bytes is not None:
+            peak = max(peak, counts.memory_bytes.peak)
     prices = result.parts[0].recipe.run
     amounts = {
         "gpu": (gpu_seconds, prices.price_per_gpu_hour),

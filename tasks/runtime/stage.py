@@ -6,7 +6,7 @@
         target: External
 
     @stage(version=1, reads=("data.mask", "data.max_length_tokens"))
-    def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> dict[str, Any]:
+    def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
         ...write files into `out`, return counts...
 
     reference = tokens(run, responses=responses_reference, target=external)      # in a flow
@@ -33,6 +33,7 @@ from deepspec.progress import Progress
 from deepspec.record import StageStatus
 from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.prefect import pages
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
@@ -43,7 +44,7 @@ from tasks.runtime.run import Run
 if TYPE_CHECKING:
     from prefect import Task
 
-Function = Callable[[Any, Any, Path, Job], dict[str, Any]]
+Function = Callable[[Any, Any, Path, Job], StageCounts]
 """A stage's function: (inputs, config, out, job) -> counts."""
 
 RETRY_POLICY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 10], "retry_jitter_factor": 0.5}
@@ -242,13 +243,14 @@ def make(making: Making) -> Any:
             except DataError as error:
                 _keep_quarantine(run, stage.name, writing.directory, error)
                 raise
-            if job.computes_on_gpu or counts.get("device") == "cuda":
+            if job.computes_on_gpu or counts.device == "cuda":
                 num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
-                counts |= {"gpu_seconds": round((time.monotonic() - started) * num_gpus, 3)}
-            writing.counts = counts
+                took = round((time.monotonic() - started) * num_gpus, 3)
+                counts = counts.model_copy(update={"gpu_seconds": took})
+            writing.counts = counts.to_json()
             _check_unchanged(making.inputs)
         making.found = run.known[stage.name, making.key] = writing.artifact
-        page.show_table(making.key, writing.artifact.manifest.counts)
+        page.show_table(making.key, counts)
     return _reference(making.found)
 
 

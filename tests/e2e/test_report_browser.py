@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from deepspec.evaluation.compare.results import Comparison
 from deepspec.reports.comparison_page import write_comparison
-from deepspec.reports.run_page import write_report
+from deepspec.reports.run_page import RunReport, write_report
 from tests.e2e.conftest import Home
 from tests.fixtures.browser import Browser, browser
 from tests.fixtures.reports import HOSTILE, benchmark, comparison, everything
@@ -95,13 +96,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     kinds = ("prefill", "accepted", "bonus")
     answer = [{"text": HOSTILE, "round": nth, "kind": kind} for nth, kind in enumerate(kinds)]
     told = [{"benchmark": HOSTILE, "prompt": HOSTILE, "answer": answer}]
-    names = {"recipe_name": HOSTILE, "recipe": HOSTILE}
-    data = {**everything(), **names, "run_id": HOSTILE, "samples": told}
-    data["evaluation"]["benchmarks"][HOSTILE] = benchmark(2.0, HOSTILE, HOSTILE)
+    names = {"recipe_name": HOSTILE, "recipe": {HOSTILE: HOSTILE}}
+    data = RunReport.model_validate({**everything().to_json(), **names, "run_id": HOSTILE, "samples": told})
+    assert data.evaluation is not None
+    data.evaluation.benchmarks[HOSTILE] = benchmark(2.0, HOSTILE)
     several = comparison(HOSTILE, f"{HOSTILE}/other")
     for draft in several["drafts"]:
         draft["samples"] = told
-    return [write_report(folder / "report", data), write_comparison(folder / "comparison", {**several, **names})]
+    compared = Comparison.model_validate({**several, **names})
+    return [write_report(folder / "report", data), write_comparison(folder / "comparison", compared)]
 
 
 @pytest.mark.parametrize("dark", [False, True])

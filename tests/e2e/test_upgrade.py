@@ -84,6 +84,28 @@ def test_its_runs_are_explained(old: Home) -> None:
         assert told["stages"] == json.loads(record.read_text())["stages"]
 
 
+def test_its_results_are_read_as_values_and_written_again_as_they_were(unpacked: Home, tmp_path: Path) -> None:
+    from deepspec.data.tables import write_summary
+    from deepspec.evaluation.calibration.results import CalibrationResult
+    from deepspec.evaluation.results import Evaluation
+    from tasks.runtime.run_record import read_record
+
+    files = [
+        *((Evaluation, path) for path in (unpacked.path / "store" / "evaluate").glob("*/*/evaluation.json")),
+        *((Evaluation, path) for path in (unpacked.path / "store" / "gate").glob("*/*/champion/evaluation.json")),
+        *((CalibrationResult, path) for path in (unpacked.path / "store" / "calibrate").glob("*/*/calibration.json")),
+    ]
+    assert len(files) == 5
+    for kind, path in files:
+        found = kind.from_json(json.loads(path.read_text()), where=str(path))
+        write_summary(tmp_path / "again.json", found.to_json())
+        assert (tmp_path / "again.json").read_bytes() == path.read_bytes(), path
+    for path in (unpacked.path / "runs").glob("*/run.json"):
+        record = read_record(unpacked.path, path.parent.name)
+        assert record is not None
+        assert record.to_json() == json.loads(path.read_text())
+
+
 def test_its_drafts_are_downloaded_and_decode_losslessly(old: Home, tmp_path: Path) -> None:
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.responses.requests import GenerationRequest

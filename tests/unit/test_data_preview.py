@@ -19,6 +19,7 @@ from deepspec.data.tokens.encode import write_tokens
 from deepspec.data.tokens.preview import rendered, stored
 from deepspec.errors import DataError
 from flows.cli.commands import preview as preview_command
+from flows.cli.commands.preview import PreviewDocument
 from tests.fixtures.command import call
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer
@@ -103,7 +104,8 @@ def test_colours_on_a_terminal_and_marks_elsewhere() -> None:
     for is_terminal in (False, True):
         file = io.StringIO()
         preview_command.show(
-            DOCUMENT, Console(file=file, force_terminal=is_terminal, color_system="standard", width=80)
+            PreviewDocument.model_validate(DOCUMENT),
+            Console(file=file, force_terminal=is_terminal, color_system="standard", width=80),
         )
         shown[is_terminal] = file.getvalue()
     assert "ask [bold]\n[[\\x1b[31mred]]\n" in shown[False]

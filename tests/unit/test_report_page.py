@@ -261,7 +261,7 @@ def side_by_side(algorithms: Sequence[str] = ("eagle3", "dspark"), **rates: Any)
     for name, part in measured.benchmarks.items():
         measured.benchmarks[name] = part.model_copy(update=rates)
     one = {"evaluation": measured.to_json(), "verdict": verdict().to_json(), "model": model().to_json()}
-    parts = {name: [{"algorithm": algorithm, **content} for algorithm in algorithms] for name, content in one.items()}
+    parts = {name: [{**content, "algorithm": algorithm} for algorithm in algorithms] for name, content in one.items()}
     return record(recipe="demo", status="promoted", **parts)
 
 

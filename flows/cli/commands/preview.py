@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import ConfigDict, Field
 
 from deepspec.errors import RecipeError
 from deepspec.home import store_of
 from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe
+from deepspec.store.records import JsonRecord
 from tasks.runtime.preview import preview_all
 
 if TYPE_CHECKING:
@@ -19,7 +22,60 @@ if TYPE_CHECKING:
 _SUPERVISED, _CONTEXT = "bold green", "dim"
 
 
-def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path) -> dict[str, Any]:
+class Stretch(JsonRecord):
+    """Tokens in a row that are supervised, or are not.
+
+    Attributes:
+        supervised: which.
+        text: of all of them.
+        input_ids: the tokens.
+    """
+
+    supervised: bool
+    text: str
+    input_ids: tuple[int, ...]
+
+
+class PreviewRow(JsonRecord):
+    """One conversation as the target reads it.
+
+    Attributes:
+        id, place: of the conversation.
+        num_tokens, supervised_tokens: how many.
+        note: what a reader should know of it, or "".
+        stretches: in order.
+    """
+
+    id: str
+    place: str
+    num_tokens: int
+    supervised_tokens: int
+    note: str
+    stretches: tuple[Stretch, ...]
+
+
+class PreviewDocument(JsonRecord):
+    """Rows of a recipe's tokens.
+
+    Attributes:
+        recipe, split, mask, thinking: of the recipe, and what was asked for.
+        origin: in JSON `from`: "source", or the tokens artifact.
+        passed_over: reason -> rows that were not shown.
+        rows: the conversations.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    recipe: str
+    origin: str = Field(alias="from")
+    split: str
+    mask: str
+    thinking: str
+    passed_over: dict[str, int]
+    rows: tuple[PreviewRow, ...]
+
+
+def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path) -> PreviewDocument:
     """Rows of a recipe's tokens, as one JSON document.
 
     They come from the recipe's tokens artifact if it is in the store. Else the sources' first rows of that split are
@@ -49,15 +105,15 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
             raise RecipeError(f"the split {split} has no rows.", where=f"tokens/{key[:12]}", remedy="Name another.")
     else:
         rows, passed = preview.rendered(recipe.data, split, num_rows, tokenizer=tokenizer, chat=chat)
-    return {
-        "recipe": recipe.name,
-        "from": "source" if key is None else f"tokens/{key}",
-        "split": split,
-        "mask": recipe.data.mask,
-        "thinking": recipe.data.thinking,
-        "passed_over": passed,
-        "rows": [_row(row, tokenizer) for row in rows],
-    }
+    return PreviewDocument(
+        recipe=recipe.name,
+        origin="source" if key is None else f"tokens/{key}",
+        split=split,
+        mask=recipe.data.mask,
+        thinking=recipe.data.thinking,
+        passed_over=passed,
+        rows=tuple(_row(row, tokenizer) for row in rows),
+    )
 
 
 def _tokens_key(recipe: Recipe, home: Path) -> str | None:
@@ -68,43 +124,41 @@ def _tokens_key(recipe: Recipe, home: Path) -> str | None:
     return next((record.key for record in records if record.name == "tokens" and record.status == "hit"), None)
 
 
-def _row(row: "Shown", tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "place": row.place,
-        "num_tokens": len(row.input_ids),
-        "supervised_tokens": int(row.mask.sum()),
-        "note": row.note,
-        "stretches": [
-            {"supervised": supervised, "text": text, "input_ids": ids}
+def _row(row: "Shown", tokenizer: "PreTrainedTokenizerFast") -> PreviewRow:
+    return PreviewRow(
+        id=row.id,
+        place=row.place,
+        num_tokens=len(row.input_ids),
+        supervised_tokens=int(row.mask.sum()),
+        note=row.note,
+        stretches=tuple(
+            Stretch(supervised=supervised, text=text, input_ids=tuple(ids))
             for supervised, ids, text in row.stretches(tokenizer)
-        ],
-    }
+        ),
+    )
 
 
-def show(found: dict[str, Any], console: "Console") -> None:
+def show(found: PreviewDocument, console: "Console") -> None:
     """The rows for people: what is supervised is coloured, or stands in [[…]] where there is no colour."""
     from rich.text import Text
 
     colours = console.is_terminal and not console.no_color
-    origin = "the sources (no tokens artifact yet)" if found["from"] == "source" else found["from"]
-    told = (
-        f"{found['recipe']}, split {found['split']}, mask {found['mask']}, thinking {found['thinking']}, from {origin}"
-    )
+    origin = "the sources (no tokens artifact yet)" if found.origin == "source" else found.origin
+    told = f"{found.recipe}, split {found.split}, mask {found.mask}, thinking {found.thinking}, from {origin}"
     console.print(told, markup=False, highlight=False, soft_wrap=True)
-    for row in found["rows"]:
-        note = f" ({row['note']})" if row["note"] else ""
-        head = f"{row['place']}: {row['supervised_tokens']} of {row['num_tokens']} tokens are supervised{note}"
+    for row in found.rows:
+        note = f" ({row.note})" if row.note else ""
+        head = f"{row.place}: {row.supervised_tokens} of {row.num_tokens} tokens are supervised{note}"
         console.print(f"\n{head}", style="bold", markup=False, highlight=False, soft_wrap=True)
         text = Text()
-        for stretch in row["stretches"]:
-            plain = _printable(stretch["text"])
+        for stretch in row.stretches:
+            plain = _printable(stretch.text)
             if colours:
-                text.append(plain, style=_SUPERVISED if stretch["supervised"] else _CONTEXT)
+                text.append(plain, style=_SUPERVISED if stretch.supervised else _CONTEXT)
             else:
-                text.append(f"[[{plain}]]" if stretch["supervised"] else plain)
+                text.append(f"[[{plain}]]" if stretch.supervised else plain)
         console.print(text, soft_wrap=True, highlight=False)
-    for reason, count in sorted(found["passed_over"].items()):
+    for reason, count in sorted(found.passed_over.items()):
         console.print(f"passed over: {count} rows, {reason}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from deepspec.progress import Progress
+from tasks.runtime.counts import StageCounts
 from tasks.runtime.prefect.concurrency import slot
 from tasks.runtime.run import Run
 
@@ -45,14 +46,17 @@ class Page:
             self._updated = time.monotonic()
             self._show(min(100.0, 100.0 * self._done / self._total))
 
-    def show_table(self, key: str, counts: dict[str, Any]) -> None:
+    def show_table(self, key: str, counts: StageCounts) -> None:
         """A table artifact: what the stage counted, and the key of what it made; none outside of a task run."""
         from prefect.artifacts import create_table_artifact
         from prefect.context import TaskRunContext
 
         if TaskRunContext.get() is None:
             return
-        rows = [{"name": "key", "value": key}, *({"name": n, "value": str(v)} for n, v in sorted(counts.items()))]
+        rows = [
+            {"name": "key", "value": key},
+            *({"name": n, "value": str(v)} for n, v in sorted(counts.to_json().items())),
+        ]
         description = f"What the stage {self._name} made."
         create_table_artifact(rows, key=_key(self._name, "result"), description=description)
 
