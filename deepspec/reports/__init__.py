@@ -7,6 +7,7 @@
                                        └───────────────────┴──► rendering ──► plots.drawing
     flows.cli ──► run_terminal, comparison_terminal     the same in 80 columns
 
-Pages are templates (`templates/`) whose values are escaped; `formatting.py` writes every number the same way
-everywhere.
+Pages are written from values: `RunReport` (run_page.py), `Comparison` (evaluation/compare) and `RunRecord`
+(record.py). They are templates (`templates/`) whose values are escaped; `formatting.py` writes every number the same
+way everywhere.
 """

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspec.errors import DeepspecError
+from deepspec.errors import ArtifactError, DeepspecError
 from deepspec.evaluation.results import Sample
 from deepspec.record import RecordedVerdict, RunRecord
 from deepspec.registry import keys
@@ -14,7 +14,7 @@ from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from tasks.runtime.references import Reference
 from tasks.runtime.result import Part, Result
-from tasks.runtime.run_record import results_of
+from tasks.runtime.run_record import read_record, results_of
 
 if TYPE_CHECKING:
     from deepspec.reports.run_page import Ancestor, Champion, RunReport, TrainingMetric
@@ -60,7 +60,7 @@ def _write_part(result: Result, part: Part, record: RunRecord, folder: Path) -> 
     if report is not None and report.evaluation is not None:
         from deepspec.reports.run_page import write_report
 
-        page = write_report(folder, report, earlier=_earlier(folder, run.folder))
+        page = write_report(folder, report, earlier=_earlier(folder, run.folder, run.home))
     if run.tracking is not None and part.tracking_run is not None:
         if page is not None:
             run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
@@ -74,11 +74,19 @@ def _write_part(result: Result, part: Part, record: RunRecord, folder: Path) -> 
     return page
 
 
-def _earlier(folder: Path, run_folder: Path) -> Path | None:
-    """The same report of the run before."""
+def _earlier(folder: Path, run_folder: Path, home: Path) -> Path | None:
+    """The same report of the last run whose record says that it has one; figures that would be equal are its."""
     where = folder.relative_to(run_folder)
-    others = [other for other in run_folder.parent.glob(f"*/{where}") if other != folder]
-    return max(others, default=None)  # a run's id begins with its time
+    for other in sorted(run_folder.parent.iterdir(), reverse=True):  # a run's id begins with its time
+        if other == run_folder or not (other / where).is_dir():
+            continue
+        try:
+            record = read_record(home, other.name)
+        except ArtifactError:  # a newer deepspec's: its figures are not taken
+            continue
+        if record is not None and record.report is not None:
+            return other / where
+    return None
 
 
 def _ends(result: Result, part: Part) -> Status:

@@ -157,7 +157,7 @@ def test_prompts_that_do_not_fit_are_skipped_counted_and_listed(tmp_path: Path) 
     prompts = read_benchmark("b", str(write_lines(tmp_path / "b.jsonl", rows)))
     encoded = encode("b", prompts, Letters(), context=31, max_skipped=0.25)
     assert [len(prompt.prompt_ids) for prompt in encoded.prompts] == [6, 7, 8]
-    assert [entry["reason"] for entry in encoded.skipped] == ["31 tokens, but the target's context holds 31"]
+    assert [lost.reason for lost in encoded.skipped] == ["31 tokens, but the target's context holds 31"]
     with pytest.raises(DataError, match="1 of 4 prompts don't fit") as caught:
         encode("b", prompts, Letters(), context=31, max_skipped=0.24)
     assert caught.value.where == "benchmark b"

@@ -14,6 +14,7 @@ from tasks.runtime.records import StageRecord
 from tasks.runtime.result import Part, Result, Status
 from tasks.runtime.run import Run
 from tasks.runtime.run_record import read_record, record_of, write_record
+from tasks.runtime.run_report import _earlier
 from tests.fixtures import reports
 from tests.fixtures.store import ingredients, put
 
@@ -154,6 +155,18 @@ def test_an_older_record_is_read_and_a_newer_one_refused(tmp_path: Path) -> None
 def test_what_is_no_record_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "last-run.json").write_text(content)
     assert read_record(tmp_path) is None
+
+
+def test_figures_are_those_of_the_last_run_that_has_the_same_report(tmp_path: Path) -> None:
+    for run_id, report in (("1", "runs/1/report/report.html"), ("2", None), ("3", "runs/3/report/report.html")):
+        write_record(reports.record(run_id=run_id, report=report), tmp_path)
+        (tmp_path / "runs" / run_id / "report" / "eagle3").mkdir(parents=True)
+    runs = tmp_path / "runs"
+    assert _earlier(runs / "4" / "report", runs / "4", tmp_path) == runs / "3" / "report"
+    assert _earlier(runs / "3" / "report" / "eagle3", runs / "3", tmp_path) == runs / "1" / "report" / "eagle3"
+    assert _earlier(runs / "3" / "report" / "dspark", runs / "3", tmp_path) is None
+    (runs / "3" / "run.json").write_text('{"format": 9}')  # a newer deepspec's
+    assert _earlier(runs / "4" / "report", runs / "4", tmp_path) == runs / "1" / "report"
 
 
 def test_a_run_with_prices_says_what_it_cost(tmp_path: Path) -> None:

@@ -3,5 +3,6 @@
     run_page, comparison_page ──► acceptance ──► load        thresholds, throughput under load
                                       └────────► samples     answers, token by token
 
-A section takes parts of `evaluation.json` and gives what a template shows; None stands for what was not measured.
+A section takes parts of an evaluation and gives what a template shows, as dataclasses of text; None stands for what was
+not measured.
 """
