@@ -94,9 +94,11 @@ class _Problem:
     def __init__(self, sizes: Sizes) -> None:
         generator = torch.Generator().manual_seed(0)
         device, self._dtype = torch.device(sizes.device), measuring.DTYPES[sizes.dtype]
-        seen = torch.randint(0, sizes.context, (sizes.documents, sizes.anchors), generator=generator)
+        drawn = torch.randint(0, sizes.context, (sizes.documents, sizes.anchors), generator=generator)
+        seen_A = drawn.sort(dim=1).values.flatten()
         self._blocks = Blocks(
-            seen.sort(dim=1).values.flatten().to(device),
+            seen_A.to(device),
+            seen_A.numpy(),
             (sizes.anchors,) * sizes.documents,
             (sizes.context,) * sizes.documents,
             queries_per_block=sizes.slots,

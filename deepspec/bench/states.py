@@ -250,7 +250,7 @@ def _read(folder: Path, *, shuffled: bool) -> None:
     reader.read_ahead(batches[0])
     for batch, following in zip(batches, [*batches[1:], []], strict=True):
         reader.read_ahead(following)
-        reader.batch(batch)
+        reader.with_states(reader.tokens(batch))
 
 
 def _cat(paths: list[Path]) -> None:

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +23,7 @@ from deepspec.drafts.layers import Computation, DraftModule
 from deepspec.planning.estimate import spec_of
 from deepspec.planning.gpus import GPUS
 from deepspec.recipe import load_recipe
-from deepspec.states.batch import PackedStates
+from deepspec.states.batch import PackedStates, PackedTokens
 from deepspec.states.order import pack
 from deepspec.targets.family import TargetSpec
 from deepspec.training.optimizer import AdamW, MasterWeights, clip
@@ -134,6 +134,17 @@ def prepare(sizes: Sizes, side: str) -> measuring.Run:
     return step.ours if side == "ours" else step.reference
 
 
+class _MicroBatch(NamedTuple):
+    """Documents of a step: what they say on the CPU, where it is supervised, and with states on the device."""
+
+    tokens: PackedTokens
+    states: PackedStates
+
+    @classmethod
+    def of(cls, batch: PackedStates, device: str, dtype: torch.dtype) -> "_MicroBatch":
+        return cls(batch, batch.to(device, dtype))
+
+
 class _Step:
     """The draft, its optimizer, and the documents of one step."""
 
@@ -159,12 +170,12 @@ class _Step:
         documents = _documents(sizes, spec, layers, generator)
         self.num_tokens = sum(document.num_tokens for document in documents)
         self._packs = [
-            _joined([documents[place] for place in places]).to(sizes.device, self._dtype)
+            _MicroBatch.of(_joined([documents[place] for place in places]), sizes.device, self._dtype)
             for places in pack([document.num_tokens for document in documents], sizes.micro_batch_tokens)
         ]
         rows = max(1, sizes.micro_batch_tokens // sizes.length)
         self._rows = [
-            straightforward.padded(_joined(documents[first : first + rows])).to(sizes.device, self._dtype)
+            _MicroBatch.of(straightforward.padded(_joined(documents[first : first + rows])), sizes.device, self._dtype)
             for first in range(0, len(documents), rows)
         ]
 
@@ -202,22 +213,23 @@ class _Step:
     def _our_loss(self, *arguments: Any) -> torch.Tensor:
         return self._algorithm.loss(*arguments).loss
 
-    def _train(self, batches: Sequence[PackedStates], loss: Callable[..., torch.Tensor]) -> None:
+    def _train(self, batches: Sequence[_MicroBatch], loss: Callable[..., torch.Tensor]) -> None:
         self._backward(batches, loss)
-        clip(self._weights.gradients, self._weights.gradient_norm(), 1.0)
+        clip(self._weights.gradients, float(self._weights.gradient_norm()), 1.0)
         self._number += 1
         self._optimizer.step(self._weights.gradients, number=self._number, lr=_LEARNING_RATE)
         self._weights.publish()
 
-    def _backward(self, batches: Sequence[PackedStates], loss: Callable[..., torch.Tensor]) -> None:
-        supervisions = [self._algorithm.supervise(batch, self._config, seed=0, step=0) for batch in batches]
+    def _backward(self, batches: Sequence[_MicroBatch], loss: Callable[..., torch.Tensor]) -> None:
+        supervisions = [self._algorithm.supervise(batch.tokens, self._config, seed=0, step=0) for batch in batches]
         totals: dict[str, float] = {}
         for supervision in supervisions:
             for name, total in supervision.totals.items():
                 totals[name] = totals.get(name, 0.0) + total
         self._weights.clear_gradients()
         for batch, supervision in zip(batches, supervisions, strict=True):
-            loss(self._draft, batch, supervision, totals).backward()  # type: ignore[no-untyped-call]
+            on_device = supervision.to(batch.states.states_TLD.device)
+            loss(self._draft, batch.states, on_device, totals).backward()  # type: ignore[no-untyped-call]
 
 
 def _shrunk(spec: TargetSpec, divisor: int) -> TargetSpec:

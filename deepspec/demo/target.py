@@ -224,7 +224,7 @@ class TargetObjective:
 
     def loss(
         self, module: "nn.Module", micro_batch: Rows, totals: Mapping[str, float]
-    ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
+    ) -> "tuple[Tensor, Mapping[str, Tensor]]":
         """Weighted cross-entropy of the next tokens; beside it that of the answers alone, in nats."""
         import torch
         import torch.nn.functional as F
@@ -232,9 +232,10 @@ class TargetObjective:
         predicted = self._predict(module, [self._rows[number] for number in micro_batch.numbers])
         losses_N = F.cross_entropy(predicted.logits_NV, predicted.labels_N, reduction="none")
         weights_N = torch.where(predicted.answer_N, 1.0, self._config.target.prompt_loss_weight)
-        answers_N = losses_N.detach()[predicted.answer_N]
+        answers_A = losses_N.detach()[predicted.answers_A]
         loss = (weights_N * losses_N).sum() / totals["weight"]
-        return loss, {"answer_loss": (float(answers_N.sum()), float(len(answers_N)))}
+        pair = (answers_A.sum(), torch.full_like(losses_N[0], len(answers_A)))
+        return loss, {"answer_loss": torch.stack(pair).detach().double()}
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Loss and entropy on held-out answers, all kinds together."""
@@ -304,12 +305,15 @@ class TargetObjective:
         label_places_T = torch.arange(1, longest)
         wanted = label_places_T < lengths_B[:, None]
         answer = label_places_T >= prompts_B[:, None]
-        ids_BT = ids_BT.to(device)
-        wanted_BT, answer_BT = wanted.to(device), answer.to(device)
-        final_ND = module(ids_BT)[:, :-1][wanted_BT]
-        return Prediction(
-            module.get_submodule("lm_head")(final_ND).float(), ids_BT[:, 1:][wanted_BT], answer_BT[wanted_BT]
+        # Chosen here and not on the device, which would be waited for to learn how many they are.
+        row_N, place_N = wanted.nonzero(as_tuple=True)
+        answer_N = answer[wanted]
+        labels_N, answers_A = ids_BT[:, 1:][wanted], answer_N.nonzero().squeeze(1)
+        ids_BT, row_N, place_N, labels_N, answer_N, answers_A = (
+            x.to(device, non_blocking=True) for x in (ids_BT, row_N, place_N, labels_N, answer_N, answers_A)
         )
+        logits_NV = module.get_submodule("lm_head")(module(ids_BT)[row_N, place_N]).float()
+        return Prediction(logits_NV, labels_N, answer_N, answers_A)
 
     def _check_lengths(self) -> None:
         longest = max(*self._lengths, *(len(row.input_ids) for row in self._held_out))
@@ -330,11 +334,13 @@ class Prediction:
         logits_NV: fp32.
         labels_N: what comes next.
         answer_N: whether that belongs to the answer.
+        answers_A: which of the N do.
     """
 
     logits_NV: "torch.Tensor"
     labels_N: "torch.Tensor"
     answer_N: "torch.Tensor"
+    answers_A: "torch.Tensor"
 
 
 def describe(config: Config, tokenizer: Any) -> dict[str, Any]:

@@ -30,10 +30,11 @@ from deepspec.targets import parameter_counts
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from deepspec.drafts.layers import DraftModule
-    from deepspec.states.batch import PackedStates
+    from deepspec.states.batch import PackedStates, PackedTokens
 
     Ints: TypeAlias = Sequence[int] | Tensor
     """Integers per row: a list (free), or an integer tensor (read back once)."""
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 
 
 class Supervision(Protocol):
-    """What is to be learned from one micro-batch, known before the forward."""
+    """What is to be learned from one micro-batch, known before the forward and without states."""
+
+    def to(self, device: "torch.device | str") -> "Supervision":
+        """The same with its tensors on `device`."""
 
     @property
     def totals(self) -> Mapping[str, float]:
@@ -57,11 +61,12 @@ class LossOutput:
     Args:
         loss: scalar; each term is (its sum over this micro-batch) / totals[term], so that adding the losses of all
             micro-batches and ranks gives exactly the optimizer step's loss.
-        sums: metrics as (sum, count), to be added over micro-batches and ranks and only then divided.
+        sums: metrics as (sum, count), fp64 [2] on the loss's device: to be added over micro-batches and ranks and only
+            then read back and divided. The same names from every micro-batch.
     """
 
     loss: "Tensor"
-    sums: dict[str, tuple[float, float]]
+    sums: "dict[str, Tensor]"
 
 
 @dataclass(frozen=True)
@@ -213,8 +218,8 @@ class Algorithm(ABC):
     # Training and decoding.
 
     @abstractmethod
-    def supervise(self, batch: "PackedStates", config: Any, *, seed: int, step: int) -> Supervision:
-        """What is learned from a micro-batch; draws are keyed by (seed, step, document id)."""
+    def supervise(self, tokens: "PackedTokens", config: Any, *, seed: int, step: int) -> Supervision:
+        """What is learned from a micro-batch, on the CPU; draws are keyed by (seed, step, document id)."""
 
     @abstractmethod
     def loss(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from deepspec.drafts.unrolled.module import UnrolledDraft
     from deepspec.drafts.unrolled.supervision import UnrollSupervision
-    from deepspec.states.batch import PackedStates
+    from deepspec.states.batch import PackedStates, PackedTokens
 
 _NUM_LAYERS_READ = 5
 """The DeepSpec release asserts it."""
@@ -61,11 +61,11 @@ class Eagle3(Algorithm):
             config.target_layer_ids or (), spec, num_layers=config.num_layers, num_steps=config.num_draft_tokens
         )
 
-    def supervise(self, batch: "PackedStates", config: Eagle3Config, *, seed: int, step: int) -> "UnrollSupervision":  # noqa: ARG002
+    def supervise(self, tokens: "PackedTokens", config: Eagle3Config, *, seed: int, step: int) -> "UnrollSupervision":  # noqa: ARG002
         """Nothing is drawn."""
         from deepspec.drafts.unrolled.supervision import unroll_supervision
 
-        return unroll_supervision(batch, num_steps=config.num_draft_tokens, step_decay=config.step_loss_decay)
+        return unroll_supervision(tokens, num_steps=config.num_draft_tokens, step_decay=config.step_loss_decay)
 
     def loss(
         self,

@@ -17,8 +17,8 @@ def acceptance_metrics(
     num_chains: int,
     num_slots: int,
     more: Mapping[str, tuple[Tensor, Tensor | float]],
-) -> dict[str, tuple[float, float]]:
-    """Metrics of a micro-batch as (sum, count).
+) -> dict[str, Tensor]:
+    """Metrics of a micro-batch as (sum, count); see `LossOutput`. Nothing waits for the device.
 
     Args:
         acceptance_N: `1 - ½·L1` of each supervised slot: how likely its token is accepted, given that all before were.
@@ -29,21 +29,27 @@ def acceptance_metrics(
 
     Returns:
         `accept_rate@k` over the supervised slots k; `tau_probabilistic`, the mean over chains of the expected tokens of
-        a round, unsupervised slots accepting nothing; and `more`. One transfer from the device for all of them.
+        a round, unsupervised slots accepting nothing; and `more`.
     """
-    acceptance_AK = torch.zeros(num_chains * num_slots, dtype=torch.float64, device=acceptance_N.device)
-    acceptance_AK[places_N] = acceptance_N.double()
+    acceptance_N = acceptance_N.double()
+    acceptance_AK = acceptance_N.new_zeros(num_chains * num_slots)
+    acceptance_AK[places_N] = acceptance_N
     acceptance_AK = acceptance_AK.view(num_chains, num_slots)
-    supervised_K = torch.bincount(places_N % num_slots, minlength=num_slots)
-    tau = num_chains + acceptance_AK.cumprod(dim=1).sum()
-    values = [acceptance_AK.sum(dim=0), supervised_K.double(), tau[None]]
-    values += [part.double()[None] for pair in more.values() for part in pair if isinstance(part, Tensor)]
-    numbers = iter(torch.cat(values).tolist())
-    accepted = [next(numbers) for _ in range(num_slots)]
-    supervised = [next(numbers) for _ in range(num_slots)]
-    sums = {f"accept_rate@{k}": pair for k, pair in enumerate(zip(accepted, supervised, strict=True))}
-    sums["tau_probabilistic"] = (next(numbers), float(num_chains))
-    for name, (_, count) in more.items():
-        total = next(numbers)
-        sums[name] = (total, next(numbers) if isinstance(count, Tensor) else count)
-    return sums
+    # Not `bincount`, which waits for the device to learn how long its result is.
+    supervised_K = acceptance_N.new_zeros(num_slots).index_add_(0, places_N % num_slots, torch.ones_like(acceptance_N))
+    pairs: dict[str, tuple[Tensor, Tensor | float]] = {
+        f"accept_rate@{k}": pair for k, pair in enumerate(zip(acceptance_AK.sum(dim=0), supervised_K, strict=True))
+    }
+    pairs["tau_probabilistic"] = (num_chains + acceptance_AK.cumprod(dim=1).sum(), num_chains)
+    return {name: sum_and_count(*pair) for name, pair in (pairs | dict(more)).items()}
+
+
+def sum_and_count(total: Tensor, count: Tensor | float) -> Tensor:
+    """A metric as `LossOutput` has it: fp64 [2], on the sum's device.
+
+    Args:
+        total, count: scalars; a count that is no tensor is known without the device.
+    """
+    if not isinstance(count, Tensor):
+        count = torch.full((), count, dtype=torch.float64, device=total.device)
+    return torch.stack((total.double(), count.double()))

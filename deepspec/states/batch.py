@@ -1,4 +1,4 @@
-"""A packed batch of target states: what a draft is trained on, and what gives such batches (files or a live target).
+"""Packed batches: tokens, tokens with target states, and what gives them (files or a live target).
 
 Documents lie one after the other without padding; nothing here says how they were stored or captured.
 
@@ -18,8 +18,8 @@ from deepspec.states.order import DataOrder
 
 
 @dataclass(frozen=True)
-class PackedStates:
-    """Some documents with their target states, packed.
+class PackedTokens:
+    """Some documents, packed: all that is needed to know what will be supervised.
 
     Args:
         input_ids_T: token ids, int64.
@@ -27,21 +27,19 @@ class PackedStates:
         lengths: the documents' lengths in pack order; their sum is T.
         document_ids: each document's row number in the data set: the key of its random draws, so that draws do not
             depend on how documents were packed or dealt to ranks.
-        states_TLD: raw outputs of the captured layers, in the order of the draft's layer ids.
-        final_TD: the target's last hidden state after its final norm; from files, NaN where `layout.has_final` says
-            that there is none.
+
+    Raises:
+        ValueError: the sizes contradict each other.
     """
 
     input_ids_T: Tensor
     loss_mask_T: Tensor
     lengths: tuple[int, ...]
     document_ids: tuple[int, ...]
-    states_TLD: Tensor
-    final_TD: Tensor
 
     def __post_init__(self) -> None:
         tokens = sum(self.lengths)
-        sizes = {name: getattr(self, name).shape[0] for name in _TENSORS}
+        sizes = {name: value.shape[0] for name, value in vars(self).items() if isinstance(value, Tensor)}
         wrong = {name: size for name, size in sizes.items() if size != tokens}
         if wrong:
             raise ValueError(f"the documents have {tokens} tokens, but {wrong}")
@@ -53,6 +51,32 @@ class PackedStates:
         """T."""
         return int(self.input_ids_T.shape[0])
 
+    def to(self, device: torch.device | str) -> "PackedTokens":
+        """The same batch on `device`."""
+        return replace(
+            self,
+            input_ids_T=self.input_ids_T.to(device, non_blocking=True),
+            loss_mask_T=self.loss_mask_T.to(device, non_blocking=True),
+        )
+
+    def with_states(self, states_TLD: Tensor, final_TD: Tensor) -> "PackedStates":
+        """These documents with their states; see `PackedStates`."""
+        return PackedStates(self.input_ids_T, self.loss_mask_T, self.lengths, self.document_ids, states_TLD, final_TD)
+
+
+@dataclass(frozen=True)
+class PackedStates(PackedTokens):
+    """Some documents with their target states, packed: what a loss is computed from.
+
+    Args:
+        states_TLD: raw outputs of the captured layers, in the order of the draft's layer ids.
+        final_TD: the target's last hidden state after its final norm; from files, NaN where `layout.has_final` says
+            that there is none.
+    """
+
+    states_TLD: Tensor
+    final_TD: Tensor
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedStates":
         """The same batch on `device`; `dtype`, if given, is what the states are cast to (ids and mask keep theirs)."""
         return replace(
@@ -62,9 +86,6 @@ class PackedStates:
             states_TLD=self.states_TLD.to(device, dtype, non_blocking=True),
             final_TD=self.final_TD.to(device, dtype, non_blocking=True),
         )
-
-
-_TENSORS = ("input_ids_T", "loss_mask_T", "states_TLD", "final_TD")
 
 
 class StateSource(Protocol):
@@ -90,10 +111,11 @@ class StateSource(Protocol):
         """The order in which a training with this seed sees the documents."""
 
     def read_ahead(self, documents: Sequence[int]) -> None:
-        """Begin to fetch what `batch` will need for these documents, in this order; whatever else was begun stays."""
+        """Begin to fetch what `with_states` will need for these documents, in this order; what was begun stays."""
 
-    def batch(self, documents: Sequence[int]) -> PackedStates:
-        """Some documents with their states in bfloat16, packed in this order."""
+    def tokens(self, documents: Sequence[int]) -> PackedTokens:
+        """Some documents packed in this order, on the CPU; cheap."""
 
-    def token_batch(self, documents: Sequence[int]) -> PackedStates:
-        """The same without states (zero layers of zero numbers), cheap: enough to know what will be supervised."""
+    def with_states(self, tokens: PackedTokens) -> PackedStates:
+        """A batch of `tokens` with its states in bfloat16, where the states are: read on the CPU, or computed on the
+        target's device, to which the tokens are then moved."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from deepspec.errors import DataError
-from deepspec.states.batch import PackedStates
+from deepspec.states.batch import PackedStates, PackedTokens
 from deepspec.states.config import Config
 from deepspec.states.format.layout import places
 from deepspec.states.order import DataOrder
@@ -74,52 +74,36 @@ class LiveStates:
     def read_ahead(self, documents: Sequence[int]) -> None:
         """There is nothing to fetch."""
 
-    def token_batch(self, documents: Sequence[int]) -> PackedStates:
-        """See `StateSource.token_batch`."""
+    def tokens(self, documents: Sequence[int]) -> PackedTokens:
+        """See `StateSource.tokens`."""
         spans = [slice(self._starts[d], self._starts[d] + self.num_tokens_of[d]) for d in documents]
         input_ids = np.concatenate([self._input_ids[span] for span in spans]).astype(np.int64)
-        return PackedStates(
+        return PackedTokens(
             input_ids_T=torch.from_numpy(input_ids),
             loss_mask_T=torch.from_numpy(np.concatenate([self._supervised[span] for span in spans])),
             lengths=tuple(int(self.num_tokens_of[document]) for document in documents),
             document_ids=tuple(documents),
-            states_TLD=torch.empty(len(input_ids), 0, 0, dtype=torch.bfloat16),
-            final_TD=torch.empty(len(input_ids), 0, dtype=torch.bfloat16),
         )
 
-    def batch(self, documents: Sequence[int]) -> PackedStates:
-        """Some documents with their states, packed in this order, on the target's device in bfloat16.
+    def with_states(self, tokens: PackedTokens) -> PackedStates:
+        """See `StateSource.with_states`; the batch is on the target's device.
 
-        Cost: the target's forward over all of their tokens.
+        Cost: the target's forward over all of its tokens.
         """
-        return with_states(self.token_batch(documents), self._target, batch_tokens=self._batch_tokens)
-
-
-def with_states(tokens: PackedStates, target: Target, *, batch_tokens: int) -> PackedStates:
-    """A token batch with the target's states, rounded to bfloat16, on the target's device.
-
-    Args:
-        tokens: documents without states.
-        target: captures the layers that are wanted.
-        batch_tokens: tokens per forward, padding included.
-    """
-    documents = torch.split(tokens.input_ids_T, list(tokens.lengths))
-    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    for batch in length_batches(tokens.lengths, batch_tokens):
-        states_TLD, final_TD = capture(target, [documents[place] for place in batch])
-        lengths = [tokens.lengths[place] for place in batch]
-        parts = zip(
-            batch,
-            torch.split(states_TLD.to(torch.bfloat16), lengths),
-            torch.split(final_TD.to(torch.bfloat16), lengths),
-            strict=True,
+        tokens = tokens.to(self._target.device)
+        documents = torch.split(tokens.input_ids_T, list(tokens.lengths))
+        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for batch in length_batches(tokens.lengths, self._batch_tokens):
+            states_TLD, final_TD = capture(self._target, [documents[place] for place in batch])
+            lengths = [tokens.lengths[place] for place in batch]
+            parts = zip(
+                batch,
+                torch.split(states_TLD.to(torch.bfloat16), lengths),
+                torch.split(final_TD.to(torch.bfloat16), lengths),
+                strict=True,
+            )
+            found |= {place: (states, final) for place, states, final in parts}
+        return tokens.with_states(
+            torch.cat([found[place][0] for place in range(len(documents))]),
+            torch.cat([found[place][1] for place in range(len(documents))]),
         )
-        found |= {place: (states, final) for place, states, final in parts}
-    return PackedStates(
-        input_ids_T=tokens.input_ids_T.to(target.device),
-        loss_mask_T=tokens.loss_mask_T.to(target.device),
-        lengths=tokens.lengths,
-        document_ids=tokens.document_ids,
-        states_TLD=torch.cat([found[place][0] for place in range(len(documents))]),
-        final_TD=torch.cat([found[place][1] for place in range(len(documents))]),
-    )

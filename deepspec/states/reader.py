@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from deepspec.errors import ArtifactError
-from deepspec.states.batch import PackedStates
+from deepspec.states.batch import PackedStates, PackedTokens
 from deepspec.states.format.codecs import CODECS
 from deepspec.states.format.layout import (
     CHECKSUMS,
@@ -66,14 +66,13 @@ class StateReader:
         self._schema = shard_schema(self.layout.codec, len(self.layout.layer_ids), self.layout.hidden_size)
         index = self._at.parquet(INDEX).read()
         columns = {name: index.column(name).to_numpy() for name in index.column_names}
-        self._documents = columns["document"]
         self._shards = columns["shard"]
         self._blocks = columns["block"]
         self._first_rows = columns["first_row"]
         self.num_tokens_of = columns["num_tokens"]
-        if len(self._documents) != self.layout.num_documents or int(self.num_tokens_of.sum()) != self.layout.num_tokens:
+        if index.num_rows != self.layout.num_documents or int(self.num_tokens_of.sum()) != self.layout.num_tokens:
             raise ArtifactError(
-                f"lists {len(self._documents)} documents with {self.num_tokens_of.sum()} tokens; "
+                f"lists {index.num_rows} documents with {self.num_tokens_of.sum()} tokens; "
                 f"{self.layout.num_documents} with {self.layout.num_tokens} were written.",
                 where=f"{self._at.location}/{INDEX}",
             )
@@ -117,8 +116,8 @@ class StateReader:
         """See `StateSource.read_ahead`."""
         self._expect([self._block_of(number) for number in documents], values=True)
 
-    def batch(self, documents: Sequence[int]) -> PackedStates:
-        """Some documents with their states, packed in this order, on the CPU in bfloat16.
+    def tokens(self, documents: Sequence[int]) -> PackedTokens:
+        """See `StateSource.tokens`.
 
         Args:
             documents: numbers in 0 … num_documents-1.
@@ -126,43 +125,49 @@ class StateReader:
         Raises:
             ArtifactError: a block is damaged.
         """
-        return self._pack(documents, with_states=True)
-
-    def token_batch(self, documents: Sequence[int]) -> PackedStates:
-        """See `StateSource.token_batch`."""
-        return self._pack(documents, with_states=False)
-
-    def _pack(self, documents: Sequence[int], *, with_states: bool) -> PackedStates:
         lengths = [int(self.num_tokens_of[number]) for number in documents]
-        ends = np.cumsum([0, *lengths])
-        num_tokens = int(ends[-1])
-        num_layers, hidden_size = (len(self.layer_ids), self.hidden_size) if with_states else (0, 0)
-        input_ids_T = np.empty(num_tokens, dtype=np.int64)
-        loss_mask_T = np.empty(num_tokens, dtype=np.bool_)
-        states_TLD = self._memory.empty(num_tokens, num_layers, hidden_size)
-        final_T1D = self._memory.empty(num_tokens, 1, hidden_size)
-        # Block by block, so that each is read once even when the cache holds few.
-        order = sorted(range(len(documents)), key=lambda place: self._block_of(documents[place]))
-        self._expect([self._block_of(documents[place]) for place in order], values=with_states)
-        for place in order:
-            number, target = documents[place], slice(int(ends[place]), int(ends[place + 1]))
-            first = int(self._first_rows[number])
-            rows = slice(first, first + lengths[place])
-            tokens = self._block(*self._block_of(number), values=False)
-            input_ids_T[target] = tokens["input_id"][rows]
-            loss_mask_T[target] = tokens["supervised"][rows]
-            if with_states:
-                values = self._block(*self._block_of(number), values=True)
-                self._decode(values, "states", rows, states_TLD[target])
-                self._decode_final(values, rows, loss_mask_T[target], final_T1D[target])
-        return PackedStates(
-            input_ids_T=torch.from_numpy(input_ids_T),
-            loss_mask_T=torch.from_numpy(loss_mask_T),
-            lengths=tuple(lengths),
-            document_ids=tuple(int(self._documents[number]) for number in documents),
-            states_TLD=states_TLD,
-            final_TD=final_T1D.squeeze(1),
+        input_ids_T = np.empty(sum(lengths), dtype=np.int64)
+        loss_mask_T = np.empty(sum(lengths), dtype=np.bool_)
+        for number, rows, target in self._places(documents, values=False):
+            block = self._block(*self._block_of(number), values=False)
+            input_ids_T[target] = block["input_id"][rows]
+            loss_mask_T[target] = block["supervised"][rows]
+        return PackedTokens(
+            torch.from_numpy(input_ids_T), torch.from_numpy(loss_mask_T), tuple(lengths), tuple(map(int, documents))
         )
+
+    def with_states(self, tokens: PackedTokens) -> PackedStates:
+        """See `StateSource.with_states`.
+
+        Args:
+            tokens: from `tokens`, on the CPU.
+
+        Raises:
+            ArtifactError: a block is damaged.
+        """
+        states_TLD = self._memory.empty(tokens.num_tokens, len(self.layer_ids), self.hidden_size)
+        final_T1D = self._memory.empty(tokens.num_tokens, 1, self.hidden_size)
+        loss_mask_T = tokens.loss_mask_T.numpy()
+        for number, rows, target in self._places(tokens.document_ids, values=True):
+            values = self._block(*self._block_of(number), values=True)
+            self._decode(values, "states", rows, states_TLD[target])
+            self._decode_final(values, rows, loss_mask_T[target], final_T1D[target])
+        return tokens.with_states(states_TLD, final_T1D.squeeze(1))
+
+    def _places(self, documents: Sequence[int], *, values: bool) -> list[tuple[int, slice, slice]]:
+        """Each document with its rows in its block and its place in the pack; their blocks begin to be fetched.
+
+        Block by block, so that each is read once even when the cache holds few.
+        """
+        ends = np.cumsum([0, *(int(self.num_tokens_of[number]) for number in documents)])
+        order = sorted(range(len(documents)), key=lambda place: self._block_of(documents[place]))
+        self._expect([self._block_of(documents[place]) for place in order], values=values)
+        places = []
+        for place in order:
+            number, first = documents[place], int(self._first_rows[documents[place]])
+            start, stop = int(ends[place]), int(ends[place + 1])
+            places.append((number, slice(first, first + stop - start), slice(start, stop)))
+        return places
 
     def _decode(self, values: Columns, name: str, rows: slice, out_NCD: torch.Tensor) -> None:
         if out_NCD.numel():

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from deepspec.targets.model import Target
 
@@ -28,17 +29,16 @@ def capture(target: Target, documents: Sequence[Ids]) -> tuple[Tensor, Tensor]:
     Returns:
         states_TLD and final_TD of the documents one after the other, on the target's device and in its dtype.
     """
-    lengths = [len(document) for document in documents]
-    ids_BQ = torch.zeros(len(documents), max(lengths), dtype=torch.int64)
-    for row, document in enumerate(documents):
-        ids_BQ[row, : lengths[row]] = torch.as_tensor(document, dtype=torch.int64)
+    rows = [torch.as_tensor(document, dtype=torch.int64) for document in documents]
+    ids_BQ = pad_sequence(rows, batch_first=True).to(target.device, non_blocking=True)
     with torch.no_grad():
-        output = target.forward(ids_BQ.to(target.device))
-        if len(documents) == 1:
+        output = target.forward(ids_BQ)
+        if len(rows) == 1:
             return output.states_BQLD[0], output.final_BQD[0]
-        real_BQ = torch.arange(ids_BQ.shape[1]) < torch.tensor(lengths)[:, None]
-        real_BQ = real_BQ.to(target.device)
-        return output.states_BQLD[real_BQ], output.final_BQD[real_BQ]
+        # Row by row: their lengths are known here, and selecting by a mask would wait for the device.
+        states_TLD = torch.cat([row_QLD[: len(row)] for row_QLD, row in zip(output.states_BQLD, rows, strict=True)])
+        final_TD = torch.cat([row_QD[: len(row)] for row_QD, row in zip(output.final_BQD, rows, strict=True)])
+        return states_TLD, final_TD
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

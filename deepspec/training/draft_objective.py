@@ -22,8 +22,9 @@ from deepspec.training.job import TrainJob
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from deepspec.drafts.algorithm import Supervision
     from deepspec.drafts.layers import DraftModule
-    from deepspec.states.batch import PackedStates, StateSource
+    from deepspec.states.batch import PackedStates, PackedTokens, StateSource
     from deepspec.targets.model import Target
     from deepspec.training.objective import Placement
 
@@ -126,17 +127,15 @@ def objective(job: TrainJob, placement: "Placement") -> "DraftObjective":
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some documents of a step, and what they teach.
+    """Some documents of a step, and what they teach; both on the CPU until their loss is computed.
 
     Args:
-        documents: numbers of the state reader.
+        tokens: the documents.
         supervision: the algorithm's.
-        num_tokens: of all documents together.
     """
 
-    documents: tuple[int, ...]
-    supervision: Any
-    num_tokens: int
+    tokens: "PackedTokens"
+    supervision: "Supervision"
 
 
 class DraftObjective:
@@ -178,7 +177,7 @@ class DraftObjective:
         )
         every = train.validate_every_steps
         self._prompts = _prompts(config.validation, train, self._spec) if every and every < self.num_steps else []
-        self._held_out: Sequence[tuple[PackedStates, Any]] = ()
+        self._held_out: Sequence[tuple[PackedStates, Supervision]] = ()
         tables = self._tables()
         self._algorithm.initialize(self.module, *tables, train.seed)
         initialization.share_tables(self.module, *tables)
@@ -259,9 +258,9 @@ class DraftObjective:
         return [[documents[place] for place in places] for places in ranges]
 
     def _micro_batch(self, documents: list[int], step: int) -> MicroBatch:
-        tokens = self._reader.token_batch(documents).to(self._placement.device)
+        tokens = self._reader.tokens(documents)
         supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=step)
-        return MicroBatch(tuple(documents), supervision, tokens.num_tokens)
+        return MicroBatch(tokens, supervision)
 
     def filler(self, step: int) -> MicroBatch:
         size = self._train.batch_documents
@@ -273,17 +272,17 @@ class DraftObjective:
         return self.module.parts
 
     def num_tokens(self, micro_batch: MicroBatch) -> int:
-        return micro_batch.num_tokens
+        return micro_batch.tokens.num_tokens
 
     def totals(self, micro_batch: MicroBatch) -> Mapping[str, float]:
-        totals: Mapping[str, float] = micro_batch.supervision.totals
-        return totals
+        return micro_batch.supervision.totals
 
     def loss(
         self, module: "nn.Module", micro_batch: MicroBatch, totals: Mapping[str, float]
-    ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
-        batch = self._reader.batch(micro_batch.documents).to(self._placement.device, self._placement.dtype)
-        output = self._algorithm.loss(module, batch, micro_batch.supervision, totals)
+    ) -> "tuple[Tensor, Mapping[str, Tensor]]":
+        device = self._placement.device
+        batch = self._reader.with_states(micro_batch.tokens).to(device, self._placement.dtype)
+        output = self._algorithm.loss(module, batch, micro_batch.supervision.to(device), totals)
         return output.loss, output.sums
 
     def validate(self, step: int) -> dict[str, float]:
@@ -323,17 +322,18 @@ class DraftObjective:
         for _, supervision in self._held_out:
             for term, total in supervision.totals.items():
                 totals[term] = totals.get(term, 0.0) + total
+        device = self._placement.device
         loss, tau, chains = 0.0, 0.0, 0.0
         with torch.no_grad():
             for batch, supervision in self._held_out:
-                on_device = batch.to(self._placement.device, self._placement.dtype)
-                output = self._algorithm.loss(self.module, on_device, supervision, totals)
+                on_device = batch.to(device, self._placement.dtype)
+                output = self._algorithm.loss(self.module, on_device, supervision.to(device), totals)
                 loss += float(output.loss)
-                value, count = output.sums["tau_probabilistic"]
+                value, count = output.sums["tau_probabilistic"].tolist()
                 tau, chains = tau + value, chains + count
         return loss, tau / chains if chains else 1.0
 
-    def _held_out_batches(self) -> "Sequence[tuple[PackedStates, Any]]":
+    def _held_out_batches(self) -> "Sequence[tuple[PackedStates, Supervision]]":
         from deepspec.states.live import LiveStates
         from deepspec.states.order import pack
 
@@ -343,10 +343,10 @@ class DraftObjective:
         count = min(source.num_documents, self._train.num_validation_prompts)
         batches = []
         for places in pack(source.num_tokens_of[:count].tolist(), self._budget_tokens):
-            tokens = source.token_batch(list(places)).to(self._placement.device)
+            tokens = source.tokens(list(places))
             supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=0)
             # Kept for the whole training: not where memory is dear.
-            batches.append((source.batch(list(places)).to("cpu"), supervision))
+            batches.append((source.with_states(tokens).to("cpu"), supervision))
         return batches
 
     def export(self, out: Path) -> dict[str, Any]:

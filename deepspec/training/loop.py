@@ -4,6 +4,9 @@ One step: the totals of all its micro-batches (over all processes) first; then e
 by them, forward and backward; gradients add up, are clipped, and AdamW changes the weights. So neither the loss nor the
 gradient depends on how a batch was split. There is no random state: draws are keyed by (seed, step, document).
 
+Sums stay on the device: they are read back once a step, together with the gradient's norm, so that the device is never
+waited for between micro-batches.
+
 Several processes share a step's micro-batches, and either hold all weights each (data parallel: gradients are added up
 after the last backward) or divide them (fully sharded).
 
@@ -33,6 +36,8 @@ from deepspec.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 
+_TOKENS, _LOSS = " tokens", " loss"
+"""Names beside those of an objective's totals and metrics."""
 _UNITS = {"loss": "nats", "lr": "1/step", "grad_norm": "1", "tokens_per_second": "tokens/s", CHOSEN_BY: "tokens/round"}
 
 
@@ -153,6 +158,8 @@ class _Fit:
             own = [tensor for tensors in trained for tensor in tensors.values()]
             module = objective.module
             self._memory = Memory([*own, *module.parameters(), *module.buffers()])
+        self._device = next(objective.module.parameters()).device
+        self._counts, self._sums = parallel.NamedSums(), parallel.NamedSums()
         self._saved: Standing | None = None
         self._num_tokens = 0
         self._chosen_step = 0
@@ -180,7 +187,6 @@ class _Fit:
         step = self.standing.step
         try:
             numbers, num_tokens = self._gradients(step)
-            numbers["grad_norm"] = self._trained.gradient_norm()
             self._check_finite(step, numbers)
             clip(self._trained.gradients, numbers["grad_norm"], self._config.grad_norm)
             numbers["lr"] = learning_rate(
@@ -203,30 +209,37 @@ class _Fit:
         self._record(numbers)
 
     def _gradients(self, step: int) -> tuple[dict[str, float], int]:
-        """Loss and metrics of a step, summed over all processes, and its tokens; leaves the gradients summed, too."""
+        """Loss, metrics and gradient norm of a step over all processes, and its tokens; leaves the gradients summed."""
         objective = self._objective
         micro_batches = objective.micro_batches(step)
-        own_totals: dict[str, float] = {}
+        own = {_TOKENS: float(sum(objective.num_tokens(micro_batch) for micro_batch in micro_batches))}
         for micro_batch in micro_batches:
-            _add(own_totals, objective.totals(micro_batch))
-        totals = parallel.add_numbers(own_totals)
+            for name, total in objective.totals(micro_batch).items():
+                own[name] = own.get(name, 0.0) + total
+        totals = self._counts.add(own)
+        num_tokens = int(totals.pop(_TOKENS))
         self._trained.clear_gradients()
         num_idle = parallel.most(len(micro_batches)) - len(micro_batches) if self._trained.in_step else 0
-        sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
+        sums: dict[str, torch.Tensor] = {}
         for micro_batch in micro_batches:
             with self._watching(micro_batch):
                 loss, parts = objective.loss(self._trained.module, micro_batch, totals)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            sums["loss"] += float(loss.detach())
-            sums["tokens"] += objective.num_tokens(micro_batch)
-            for name, (value, count) in parts.items():
-                _add(sums, {f"sum {name}": float(value), f"count {name}": float(count)})
+            for name, pair in {_LOSS: loss.detach().double().expand(2), **parts}.items():
+                sums[name] = sums[name] + pair if name in sums else pair
         self._idle(step, num_idle, totals)
-        sums = parallel.add_numbers(sums)
+        return self._read_back(sums), num_tokens
+
+    def _read_back(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """A step's loss, metrics and gradient norm over all processes: its one transfer from the device."""
+        names, sums_M2 = self._sums.add_rows(sums, width=2, device=self._device)
         self._trained.collect_gradients()
-        names = [name.removeprefix("sum ") for name in sums if name.startswith("sum ")]
-        numbers = {name: sums[f"sum {name}"] / sums[f"count {name}"] for name in names if sums[f"count {name}"]}
-        return {"loss": sums["loss"], **numbers}, int(sums["tokens"])
+        norm = self._trained.gradient_norm()
+        *numbers, grad_norm = torch.cat((sums_M2.flatten(), norm.double()[None])).tolist()
+        pairs = dict(zip(names, zip(numbers[::2], numbers[1::2], strict=True), strict=True))
+        loss, _ = pairs.pop(_LOSS)
+        means = {name: total / count for name, (total, count) in pairs.items() if count}
+        return {"loss": loss, **means, "grad_norm": grad_norm}
 
     def _watching(self, micro_batch: Any) -> AbstractContextManager[Any]:
         if self._memory is None:
@@ -321,8 +334,3 @@ def _place(objective: Objective, dtype: torch.dtype, sharding: Sharding | None) 
     from deepspec.training.sharded import ShardedWeights
 
     return ShardedWeights(objective.module, dtype, objective.parts, sharding.num_shards)
-
-
-def _add(total: dict[str, float], part: Mapping[str, float]) -> None:
-    for name, value in part.items():
-        total[name] = total.get(name, 0.0) + value

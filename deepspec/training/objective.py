@@ -75,8 +75,10 @@ class Objective(Protocol):
 
     def loss(
         self, module: "nn.Module", micro_batch: Any, totals: Mapping[str, float]
-    ) -> "tuple[Tensor, Mapping[str, tuple[float, float]]]":
+    ) -> "tuple[Tensor, Mapping[str, Tensor]]":
         """Loss of one micro-batch, already divided by the optimizer step's totals, and metrics as (sum, count).
+
+        Nothing is read back from the device. Metrics are fp64 [2] there; the same names from every micro-batch.
 
         Args:
             module: `self.module`, or one that does the same with weights that lie elsewhere.

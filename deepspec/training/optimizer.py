@@ -33,8 +33,8 @@ class TrainedWeights(Protocol):
     def collect_gradients(self) -> None:
         """After the last backward of a step: let `gradients` be sums over all processes."""
 
-    def gradient_norm(self) -> float:
-        """Global 2-norm of the collected gradients."""
+    def gradient_norm(self) -> Tensor:
+        """Global 2-norm of the collected gradients, a scalar on their device."""
 
     def publish(self) -> None:
         """Make `module` compute with the weights as they are now."""
@@ -88,9 +88,9 @@ class MasterWeights:
         """Add them up over all processes."""
         parallel.add_tensors(list(self.gradients.values()))
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Tensor:
         """See `TrainedWeights`."""
-        return float(torch.nn.utils.get_total_norm(list(self.gradients.values())))
+        return torch.nn.utils.get_total_norm(list(self.gradients.values()))
 
     def assemble(self) -> None:
         """The module is whole as it is."""

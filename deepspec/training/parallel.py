@@ -6,7 +6,7 @@ Gradients are added, not averaged: every micro-batch's loss is already divided b
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -28,17 +28,62 @@ def rank() -> int:
     return 0 if is_alone() else dist.get_rank()
 
 
-def add_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Numbers by name, added over all processes; a name that a process lacks counts as 0 there."""
+def all_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The names that any process has, in one order on all of them; an exchange of objects: not for every step."""
     if is_alone():
-        return dict(numbers)
+        return tuple(names)
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, dict(numbers))
-    total: dict[str, float] = {}
-    for part in gathered:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
+    dist.all_gather_object(gathered, list(names))
+    return tuple(dict.fromkeys(name for part in gathered for name in part))
+
+
+class NamedSums:
+    """Adds numbers by name over all processes, one small tensor at a time.
+
+    The names are agreed on by the first call and are the same ever after. A process that lacks one counts as 0 there.
+    """
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] | None = None
+
+    def add(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The sums by name, on every process; the numbers stay on the host.
+
+        Raises:
+            ValueError: a name that was not among the first call's on any process.
+        """
+        names = self._agreed(numbers)
+        if is_alone():
+            return dict(numbers)
+        totals = torch.tensor([numbers.get(name, 0.0) for name in names], dtype=torch.float64)
+        add_tensors([totals])
+        return dict(zip(names, totals.tolist(), strict=True))
+
+    def add_rows(
+        self, rows: Mapping[str, Tensor], *, width: int, device: torch.device
+    ) -> tuple[tuple[str, ...], Tensor]:
+        """The names and their sums [names, width], fp64 on `device`; nothing waits for it.
+
+        Args:
+            rows: [width] by name.
+            width, device: of the rows, where a process has none.
+
+        Raises:
+            ValueError: a name that was not among the first call's on any process.
+        """
+        names = self._agreed(rows)
+        none = torch.zeros(width, dtype=torch.float64, device=device)
+        sums = torch.stack([rows.get(name, none) for name in names])
+        add_tensors([sums])
+        return names, sums
+
+    def _agreed(self, given: Iterable[str]) -> tuple[str, ...]:
+        if self._names is None:
+            self._names = all_names(given)
+        unknown = [name for name in given if name not in self._names]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is not one of the names that were agreed on: {', '.join(self._names)}")
+        return self._names
 
 
 def add_tensors(tensors: Sequence[Tensor]) -> None:
@@ -64,7 +109,7 @@ def most(number: int) -> int:
     """The largest of all processes' numbers."""
     if is_alone():
         return number
-    value = torch.tensor(number, device=_device())
+    value = torch.tensor(number)  # on the CPU, where agreeing waits for no GPU
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value.item())
 
@@ -102,7 +147,3 @@ def end_process(code: int) -> NoReturn:
 def side_group() -> Any:
     """A way for threads beside the training to agree, on the CPU; all processes have to ask for it together."""
     return None if is_alone() else dist.new_group(backend="gloo", timeout=TIMEOUT)
-
-
-def _device() -> str:
-    return "cuda" if "nccl" in dist.get_backend() else "cpu"

@@ -84,11 +84,11 @@ class ShardedWeights:
     def collect_gradients(self) -> None:
         """The backward has done it."""
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Tensor:
         """See `TrainedWeights`; copies of a shard count once."""
         squares = torch.stack([gradient.double().square().sum() for gradient in self.gradients.values()]).sum()
         dist.all_reduce(squares, group=self._mesh.get_group(self._mesh.ndim - 1))
-        return float(squares.sqrt())
+        return squares.sqrt()
 
     def publish(self) -> None:
         """The next forward gathers the weights as they are now."""

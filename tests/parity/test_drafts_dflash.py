@@ -50,7 +50,7 @@ def test_loss_gradients_and_metrics_are_the_formulas(spec, slots):
     expected.backward()
 
     assert output.loss.item() == pytest.approx(expected.item(), rel=RELATIVE_FROBENIUS)
-    found = {name: total / count for name, (total, count) in output.sums.items()}
+    found = {name: float(total / count) for name, (total, count) in output.sums.items()}
     assert found == pytest.approx(metrics, rel=RELATIVE_FROBENIUS)
     for name, weight in draft.named_parameters():
         if name in ("embed_tokens.weight", "lm_head.weight"):

@@ -244,7 +244,7 @@ def test_loss_gradients_and_metrics_are_the_formulas(spec, fields):
     expected.backward()
 
     assert output.loss.item() == pytest.approx(expected.item(), rel=RELATIVE_FROBENIUS)
-    assert {name: total / count for name, (total, count) in output.sums.items()} == pytest.approx(
+    assert {name: float(total / count) for name, (total, count) in output.sums.items()} == pytest.approx(
         metrics, rel=RELATIVE_FROBENIUS
     )
     for name, weight in draft.named_parameters():

@@ -31,7 +31,7 @@ def blocks_of(
         torch.randint(0, length + 1, (count,), generator=generator).sort().values
         for length, count in zip(lengths, per_document, strict=True)
     ]
-    return Blocks(torch.cat(seen).to(device), per_document, lengths, queries, own)
+    return Blocks(torch.cat(seen).to(device), torch.cat(seen).numpy(), per_document, lengths, queries, own)
 
 
 def visible(blocks: Blocks) -> Tensor:

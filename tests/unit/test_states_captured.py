@@ -15,6 +15,7 @@ from deepspec.states.config import Config
 from deepspec.states.reader import StateReader
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
+from tests.fixtures.states import read
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 from tests.unit.test_states_files import LENGTHS, VOCAB, write_tokens_file
 
@@ -58,7 +59,7 @@ def test_an_engines_files_become_the_states_of_our_own_capture(tmp_path: Path, f
         (tmp_path / name).mkdir()
         write_states(tmp_path / "train.parquet", tmp_path / name, origin=origin, config=CONFIG)
     assert (tmp_path / "ours/documents.parquet").read_bytes() == (tmp_path / "theirs/documents.parquet").read_bytes()
-    ours, theirs = (StateReader(tmp_path / name).batch(range(len(LENGTHS))) for name in ("ours", "theirs"))
+    ours, theirs = (read(StateReader(tmp_path / name), range(len(LENGTHS))) for name in ("ours", "theirs"))
     # Stored as bfloat16; batches round float32 sums otherwise.
     torch.testing.assert_close(theirs.states_TLD.float(), ours.states_TLD.float(), rtol=2**-7, atol=1e-4)
     kept = ~ours.final_TD.isnan()

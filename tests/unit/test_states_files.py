@@ -28,6 +28,7 @@ from deepspec.states.reader import StateReader
 from deepspec.store import Ingredients, open_store
 from deepspec.targets.model import Target
 from tests.fixtures.s3 import S3Server
+from tests.fixtures.states import read
 from tests.fixtures.targets import tiny_qwen3
 
 torch.set_num_threads(1)
@@ -90,7 +91,7 @@ def test_states_are_those_of_each_document_alone(tmp_path: Path, target: Target)
     assert counts["shards"] > 2
     assert reader.layer_ids == (-1, 1, 2)
     order = [4, 0, 11, 7, 2]
-    batch = reader.batch(order)
+    batch = read(reader, order)
     assert batch.document_ids == tuple(order)
     assert batch.lengths == tuple(LENGTHS[number] for number in order)
     start = 0
@@ -140,7 +141,7 @@ def test_any_parquet_reader_can_read_them(tmp_path: Path, target: Target) -> Non
     found = table.column("final").to_pylist()[:5]
     assert found[:2] == [None, None]  # not supervised
     final_TD = torch.frombuffer(bytearray(b"".join(found[2:])), dtype=torch.bfloat16).view(3, 32)
-    assert torch.equal(final_TD, StateReader(tmp_path / "states").batch([0]).final_TD[2:])
+    assert torch.equal(final_TD, read(StateReader(tmp_path / "states"), [0]).final_TD[2:])
 
 
 def test_blocks_hold_whole_documents_and_shards_whole_blocks(tmp_path: Path, target: Target) -> None:
@@ -163,8 +164,8 @@ def test_smaller_codecs_come_close(tmp_path: Path, target: Target, codec: str) -
     capture(tmp_path / "states", target, codec=codec)
     (tmp_path / "exact").mkdir()
     capture(tmp_path / "exact/states", target)
-    ours = StateReader(tmp_path / "states").batch([1, 9])
-    exact = StateReader(tmp_path / "exact/states").batch([1, 9])
+    ours = read(StateReader(tmp_path / "states"), [1, 9])
+    exact = read(StateReader(tmp_path / "exact/states"), [1, 9])
     for name in ("states_TLD", "final_TD"):
         # NaN where there is no final state, in both.
         difference = (getattr(ours, name).float() - getattr(exact, name).float()).nan_to_num()
@@ -174,13 +175,15 @@ def test_smaller_codecs_come_close(tmp_path: Path, target: Target, codec: str) -
     assert torch.equal(ours.input_ids_T, exact.input_ids_T)
 
 
-def test_a_token_batch_knows_what_is_supervised_without_states(tmp_path: Path, target: Target) -> None:
+def test_tokens_are_packed_once(tmp_path: Path, target: Target) -> None:
     capture(tmp_path / "states", target)
-    reader = StateReader(tmp_path / "states")
-    tokens, full = reader.token_batch([3, 8]), reader.batch([3, 8])
-    assert torch.equal(tokens.loss_mask_T, full.loss_mask_T)
-    assert torch.equal(tokens.input_ids_T, full.input_ids_T)
-    assert tokens.states_TLD.numel() == tokens.final_TD.numel() == 0
+    config = Config(shard_tokens=128, block_tokens=48)
+    for source in (StateReader(tmp_path / "states"), LiveStates(tmp_path / "train.parquet", target, config)):
+        tokens = source.tokens([3, 8])
+        full = source.with_states(tokens)
+        assert full.input_ids_T is tokens.input_ids_T
+        assert full.loss_mask_T is tokens.loss_mask_T
+        assert full.states_TLD.shape == (LENGTHS[3] + LENGTHS[8], 3, 32)
 
 
 def test_a_small_cache_reads_the_same(tmp_path: Path, target: Target) -> None:
@@ -188,7 +191,7 @@ def test_a_small_cache_reads_the_same(tmp_path: Path, target: Target) -> None:
     small, large = StateReader(tmp_path / "states", cache_bytes=0), StateReader(tmp_path / "states")
     for _ in range(2):
         order = [7 * i % 60 for i in range(60)]
-        assert torch.equal(small.batch(order).states_TLD, large.batch(order).states_TLD)
+        assert torch.equal(read(small, order).states_TLD, read(large, order).states_TLD)
 
 
 @pytest.mark.parametrize("name", ["states-00001.parquet", "documents.parquet"])
@@ -199,7 +202,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path, target: Target, name: str) -> No
     content[len(content) // 3] ^= 4
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=name):
-        StateReader(tmp_path / "states").batch(range(len(LENGTHS)))
+        read(StateReader(tmp_path / "states"), range(len(LENGTHS)))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "newer", "other"])
@@ -216,7 +219,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, target: Target, damage:
         description.write_text(description.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
     words = r"format 3; this deepspec reads up to 2\. Upgrade deepspec, or capture" if damage == "newer" else "states"
     with pytest.raises(ArtifactError, match=words):
-        StateReader(tmp_path / "states").batch(range(len(LENGTHS)))
+        read(StateReader(tmp_path / "states"), range(len(LENGTHS)))
 
 
 def test_states_that_are_no_numbers_name_layer_and_row(tmp_path: Path, target: Target) -> None:
@@ -266,19 +269,16 @@ def test_live_states_are_those_of_files_in_the_same_order(
     for seed in (0, 1):
         assert live.order(seed).documents(0, 30).tolist() == reader.order(seed).documents(0, 30).tolist()
     documents = [3, 0, 2]
-    for found, expected in (
-        (live.batch(documents), reader.batch(documents)),
-        (live.token_batch(documents), reader.token_batch(documents)),
-    ):
-        assert (found.lengths, found.document_ids) == (expected.lengths, expected.document_ids)
-        assert torch.equal(found.input_ids_T, expected.input_ids_T)
-        assert torch.equal(found.loss_mask_T, expected.loss_mask_T)
-        assert found.states_TLD.shape == expected.states_TLD.shape
-        assert found.final_TD.shape == expected.final_TD.shape
-        # One bfloat16 step: other batches sum in another order before the rounding.
-        torch.testing.assert_close(found.states_TLD, expected.states_TLD, rtol=2**-7, atol=1e-4)
-        kept = ~expected.final_TD.isnan()
-        torch.testing.assert_close(found.final_TD[kept], expected.final_TD[kept], rtol=2**-7, atol=1e-4)
+    found, expected = read(live, documents), read(reader, documents)
+    assert (found.lengths, found.document_ids) == (expected.lengths, expected.document_ids)
+    assert torch.equal(found.input_ids_T, expected.input_ids_T)
+    assert torch.equal(found.loss_mask_T, expected.loss_mask_T)
+    assert found.states_TLD.shape == expected.states_TLD.shape
+    assert found.final_TD.shape == expected.final_TD.shape
+    # One bfloat16 step: other batches sum in another order before the rounding.
+    torch.testing.assert_close(found.states_TLD, expected.states_TLD, rtol=2**-7, atol=1e-4)
+    kept = ~expected.final_TD.isnan()
+    torch.testing.assert_close(found.final_TD[kept], expected.final_TD[kept], rtol=2**-7, atol=1e-4)
 
 
 class Counting:
@@ -379,7 +379,7 @@ def read(folder):
     reader = StateReader(folder, cache_bytes=1 << 20)
     documents = reader.order(0).documents(0, reader.num_documents).tolist()
     for places in pack([int(reader.num_tokens_of[number]) for number in documents], 512):
-        reader.batch([documents[place] for place in places])
+        reader.with_states(reader.tokens([documents[place] for place in places]))
     return reader.num_tokens
 
 small = read(sys.argv[1]), peak()
@@ -419,30 +419,27 @@ def test_states_in_a_bucket_are_read_by_range_and_checked(
     local = StateReader(writing.artifact.directory())
     streamed = StateReader(writing.artifact.location(), cache_bytes=0)
     order = [4, 0, 11, 7, 2, 9]
-    for found, expected in (
-        (streamed.batch(order), local.batch(order)),
-        (streamed.token_batch(order), local.token_batch(order)),
-    ):
-        assert torch.equal(found.loss_mask_T, expected.loss_mask_T)
-        assert torch.equal(found.states_TLD, expected.states_TLD)
-        assert torch.equal(found.final_TD.isnan(), expected.final_TD.isnan())
-        assert torch.equal(found.final_TD.nan_to_num(), expected.final_TD.nan_to_num())
+    found, expected = read(streamed, order), read(local, order)
+    assert torch.equal(found.loss_mask_T, expected.loss_mask_T)
+    assert torch.equal(found.states_TLD, expected.states_TLD)
+    assert torch.equal(found.final_TD.isnan(), expected.final_TD.isnan())
+    assert torch.equal(found.final_TD.nan_to_num(), expected.final_TD.nan_to_num())
 
 
 def test_a_batch_that_is_held_is_never_written_over(tmp_path: Path, target: Target) -> None:
     capture(tmp_path / "states", target)
     reader = StateReader(tmp_path / "states")
-    held = [reader.batch([number]) for number in range(len(LENGTHS))]
+    held = [read(reader, [number]) for number in range(len(LENGTHS))]
     views = [batch.states_TLD[1:] for batch in held]
     expected = [batch.states_TLD.clone() for batch in held]
     del held
     for number in (*range(len(LENGTHS)), *range(len(LENGTHS))):
-        assert torch.equal(reader.batch([number]).states_TLD, expected[number])
+        assert torch.equal(read(reader, [number]).states_TLD, expected[number])
     for view, tensor in zip(views, expected, strict=True):
         assert torch.equal(view, tensor[1:])
-    place = reader.batch([4]).states_TLD.data_ptr()
+    place = read(reader, [4]).states_TLD.data_ptr()
     assert place in [
-        reader.batch([4]).states_TLD.data_ptr() for _ in range(4)
+        read(reader, [4]).states_TLD.data_ptr() for _ in range(4)
     ]  # and one that is not held is used again
 
 
@@ -472,7 +469,7 @@ def test_the_page_is_followed_with_pyarrow_alone(tmp_path: Path, target: Target,
         index = np.frombuffer(row["states_peak_index"][0].as_py(), dtype="u1").astype(np.int64)
         np.put_along_axis(values, index.reshape(-1, 2), bfloat16(row["states_peak"]).reshape(-1, 2), axis=1)
         values = values.reshape(layers, size)
-    expected = StateReader(tmp_path / "states").batch([number]).states_TLD[at].float().numpy()
+    expected = read(StateReader(tmp_path / "states"), [number]).states_TLD[at].float().numpy()
     # The product of a level and a scale is rounded to bfloat16 by ours.
     np.testing.assert_allclose(values, expected, rtol={"bf16": 0, "int8": 2**-8}[codec])
     supervised = file.read_row_group(place["block"], ["supervised"]).column(0).to_numpy()

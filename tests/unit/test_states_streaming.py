@@ -17,6 +17,7 @@ from deepspec.store import Artifact
 from deepspec.store.reading.block_cache import BlockCache
 from tests.fixtures.faulty_proxy import Faults, FaultyProxy
 from tests.fixtures.s3 import S3Server
+from tests.fixtures.states import read
 from tests.fixtures.store import PLACES, ingredients
 from tests.unit.test_states_files import LENGTHS, capture, target
 
@@ -37,7 +38,7 @@ def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
 
 
 def equal(a: StateReader, b: StateReader, documents: list[int]) -> bool:
-    ours, theirs = a.batch(documents), b.batch(documents)
+    ours, theirs = read(a, documents), read(b, documents)
     same = [
         torch.equal(ours.input_ids_T, theirs.input_ids_T),
         torch.equal(ours.loss_mask_T, theirs.loss_mask_T),
@@ -109,7 +110,7 @@ def test_what_cannot_be_fetched_ahead_is_told_when_it_is_needed(
         reader.read_ahead(DOCUMENTS)
         assert equal(reader, StateReader(tmp_path / "states"), [0, 1])
         with pytest.raises(TransientError, match="does not answer rightly"):
-            reader.batch([11])
+            read(reader, [11])
 
 
 def test_only_so_much_is_fetched_ahead_and_in_the_order_of_the_wishes() -> None:

@@ -93,7 +93,9 @@ def test_ranks_share_a_step_without_overlap_or_omission(inputs: Path, tmp_path: 
     def documents(rank: int, world_size: int) -> list[list[int]]:
         placement = Placement(torch.device("cpu"), torch.float32, rank, world_size)
         what = objective(job(inputs, tmp_path, budget=30), placement)
-        return [[number for batch in what.micro_batches(step) for number in batch.documents] for step in range(4)]
+        return [
+            [number for batch in what.micro_batches(step) for number in batch.tokens.document_ids] for step in range(4)
+        ]
 
     alone = documents(0, 1)
     assert sorted(sum(alone, [])) == list(range(20))  # noqa: RUF017  four lists

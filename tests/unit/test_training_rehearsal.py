@@ -1,6 +1,5 @@
 """What a rehearsed step takes is what the step takes: the same code, with and without content."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.layers import Computation
-from deepspec.states.batch import PackedStates
+from deepspec.states.batch import PackedTokens
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
 from deepspec.training.memory.step_estimate import Document, rehearse
@@ -44,20 +43,18 @@ def measured(name: str, spec: TargetSpec, dtype: str, *, recomputed: bool) -> in
     weights = MasterWeights(draft, getattr(torch, dtype))
     total = sum(document.tokens for document in DOCUMENTS)
     masks = [torch.arange(one.tokens) >= one.tokens - one.supervised for one in DOCUMENTS]
-    batch = PackedStates(
+    tokens = PackedTokens(
         input_ids_T=torch.zeros(total, dtype=torch.int64),
         loss_mask_T=torch.cat(masks),
         lengths=tuple(document.tokens for document in DOCUMENTS),
         document_ids=(0, 1, 2),
-        states_TLD=torch.empty(total, 0, 0),
-        final_TD=torch.empty(total, 0),
     )
-    supervision = algorithm.supervise(batch, config, seed=0, step=0)
+    supervision = algorithm.supervise(tokens, config, seed=0, step=0)
     weights.clear_gradients()
     with LiveBytes() as live:
         states = torch.zeros(total, len(LAYERS), spec.hidden_size, dtype=torch.bfloat16)
         final = torch.zeros(total, spec.hidden_size, dtype=torch.bfloat16)
-        full = replace(batch, states_TLD=states, final_TD=final).to("cpu", getattr(torch, dtype))
+        full = tokens.with_states(states, final).to("cpu", getattr(torch, dtype))
         del states, final
         algorithm.loss(draft, full, supervision, supervision.totals).loss.backward()
     return live.peak

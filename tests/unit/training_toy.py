@@ -78,7 +78,7 @@ class Toy:
 
     def loss(
         self, module: nn.Module, micro_batch: tuple[int, range], totals: Mapping[str, float]
-    ) -> tuple[Tensor, dict[str, tuple[float, float]]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         step, rows = micro_batch
         x_NW = torch.stack([torch.randn(WIDTH, generator=draw(self.seed, step, row)) for row in rows])
         y_N1 = x_NW.sin().sum(1, keepdim=True)
@@ -86,7 +86,8 @@ class Toy:
         loss = error_N1.square().sum() / totals["rows"]
         if step == self.nan_at:
             loss = loss * float("nan")
-        return loss, {"error": (float(error_N1.abs().sum().detach()), len(rows))}
+        error = error_N1.detach().abs().sum().double()
+        return loss, {"error": torch.stack((error, torch.full_like(error, len(rows))))}
 
     def validate(self, step: int) -> dict[str, float]:
         return {"tau": self.tau[step]} if self.tau else {}

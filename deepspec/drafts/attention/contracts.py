@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,12 +27,14 @@ class Blocks:
 
     Args:
         seen_A: how many of its document's first positions each block sees, ascending within a document, int64.
+        seen: the same on the host, so that no backend has to wait for the device to choose the sizes of its tensors.
         blocks_per_document: they add up to A.
         lengths: of the documents; they add up to T.
         queries_per_block, own_per_block: queries and own keys of each block, which lie together.
     """
 
     seen_A: Tensor
+    seen: npt.NDArray[np.int64]
     blocks_per_document: Sequence[int]
     lengths: Sequence[int]
     queries_per_block: int

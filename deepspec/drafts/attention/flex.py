@@ -62,8 +62,7 @@ def block_sight(blocks: Blocks) -> Sight:
     """What the blocks' queries see in `[context ; own keys]`."""
     device = blocks.seen_A.device
     num_blocks, num_context = len(blocks.seen_A), sum(blocks.lengths)
-    lengths = torch.tensor(blocks.lengths, device=device)
-    per_document = torch.tensor(blocks.blocks_per_document, device=device)
+    lengths, per_document = _moved(blocks.lengths, device), _moved(blocks.blocks_per_document, device)
     document_start_A = (lengths.cumsum(0) - lengths).repeat_interleave(per_document, output_size=num_blocks)
     own_start_A = num_context + blocks.own_per_block * torch.arange(num_blocks, device=device)
     start_RA = torch.stack((document_start_A, own_start_A))
@@ -75,9 +74,14 @@ def block_sight(blocks: Blocks) -> Sight:
 def causal_sight(lengths: Sequence[int], device: torch.device) -> Sight:
     """What packed positions see of themselves."""
     total = sum(lengths)
-    sizes = torch.tensor(lengths, device=device)
+    sizes = _moved(lengths, device)
     start_T = (sizes.cumsum(0) - sizes).repeat_interleave(sizes, output_size=total)
     return Sight(start_T[None], 1 + torch.arange(total, device=device)[None], total)
+
+
+def _moved(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers on a device, int64; made there by `torch.tensor` they would wait for all that it has to do."""
+    return torch.tensor(list(numbers), dtype=torch.int64).to(device, non_blocking=True)
 
 
 def block_mask(sight: Sight) -> BlockMask:

@@ -60,7 +60,6 @@ class _Group:
 def _cut(blocks: Blocks, dtype: torch.dtype) -> list[_Group]:
     """All blocks in order, in groups, with the masks that all layers share."""
     device = blocks.seen_A.device
-    seen = blocks.seen_A.tolist()
     per_group = max(1, _GROUP_QUERIES // blocks.queries_per_block)
     places = torch.arange(per_group, device=device)
     query_places = places.repeat_interleave(blocks.queries_per_block)
@@ -72,7 +71,7 @@ def _cut(blocks: Blocks, dtype: torch.dtype) -> list[_Group]:
         for begin in range(first, first + count, per_group):
             end = min(begin + per_group, first + count)
             queries, own = (end - begin) * blocks.queries_per_block, (end - begin) * blocks.own_per_block
-            context = seen[end - 1]
+            context = int(blocks.seen[end - 1])
             seen_Q1 = blocks.seen_A[begin:end].repeat_interleave(blocks.queries_per_block)[:, None]
             before = torch.arange(context, device=device) < seen_Q1
             visible = torch.cat((before, own_QM[:queries, :own]), dim=1)

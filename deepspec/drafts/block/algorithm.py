@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepspec.drafts.block.heads import Chain
     from deepspec.drafts.block.module import BlockDraft, BlockOutput
     from deepspec.drafts.block.supervision import BlockSupervision
-    from deepspec.states.batch import PackedStates
+    from deepspec.states.batch import PackedStates, PackedTokens
 
 ConfigT = TypeVar("ConfigT", bound=BlockConfig)
 
@@ -90,10 +90,10 @@ class BlockAlgorithm(Algorithm, Generic[ConfigT]):
             config, spec, block_size=self.block_size(config), heads=self.heads(config, spec), predict=self.predict
         )
 
-    def supervise(self, batch: "PackedStates", config: ConfigT, *, seed: int, step: int) -> "BlockSupervision":
+    def supervise(self, tokens: "PackedTokens", config: ConfigT, *, seed: int, step: int) -> "BlockSupervision":
         from deepspec.drafts.block.supervision import block_supervision
 
-        return block_supervision(batch, config, loss_weights=self.loss_weights(config), seed=seed, step=step)
+        return block_supervision(tokens, config, loss_weights=self.loss_weights(config), seed=seed, step=step)
 
     def loss(
         self,

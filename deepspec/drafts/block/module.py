@@ -86,6 +86,7 @@ class BlockDraft(DraftModule):
         context_TD = self.context(batch.states_TLD.to(dtype))
         blocks = Blocks(
             supervision.positions_A,  # strictly before the anchor: it has not been through the target at decode time
+            supervision.positions,
             supervision.anchors_per_document,
             batch.lengths,
             queries_per_block=block_size,

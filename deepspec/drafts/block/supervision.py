@@ -7,7 +7,7 @@ Shapes: T packed tokens, A anchors (ascending within each document), K draft slo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepspec.drafts.block.config import BlockConfig
-from deepspec.states.batch import PackedStates
+from deepspec.states.batch import PackedTokens
 
 Array = npt.NDArray[np.int64]
 
@@ -28,6 +28,7 @@ class BlockSupervision:
     Args:
         anchors_A: packed index of each anchor, int64.
         positions_A: its position in its document, int64.
+        positions: the same, on the host on every device: kernels choose their sizes by it.
         anchors_per_document: how many anchors each document of the pack has.
         slots_AK: packed index of the token *before* each slot's label (the slot's own position), clamped to the
             document; int64.
@@ -40,6 +41,7 @@ class BlockSupervision:
 
     anchors_A: Tensor
     positions_A: Tensor
+    positions: Array
     anchors_per_document: tuple[int, ...]
     slots_AK: Tensor
     rows_N: Tensor
@@ -48,26 +50,32 @@ class BlockSupervision:
     totals: Mapping[str, float]
     loss_weights: Mapping[str, float]
 
+    def to(self, device: torch.device | str) -> "BlockSupervision":
+        """The same with its tensors on `device`."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return replace(self, **moved)
+
 
 def block_supervision(
-    batch: PackedStates, config: BlockConfig, *, loss_weights: Mapping[str, float], seed: int, step: int
+    tokens: PackedTokens, config: BlockConfig, *, loss_weights: Mapping[str, float], seed: int, step: int
 ) -> BlockSupervision:
     """Draw the anchors of a micro-batch and say what their slots learn.
 
     Args:
-        batch: packed documents.
+        tokens: packed documents, on the CPU.
         config: how many slots (slot k, 0-based, predicts the token k + 1 after the anchor), how many anchors, and how
             the slots' weights decay.
         loss_weights: what each loss term is multiplied with; their names are the keys of `totals`.
         seed, step: keys of the draw, with each document's id.
     """
     num_slots = config.num_draft_tokens
-    mask_T = batch.loss_mask_T.cpu().numpy()
-    ids_T = batch.input_ids_T.cpu().numpy()
+    mask_T = tokens.loss_mask_T.numpy()
+    ids_T = tokens.input_ids_T.numpy()
     anchors, counts = draw_anchors(
-        mask_T, batch.lengths, batch.document_ids, num_anchors=config.num_anchors, seed=seed, step=step
+        mask_T, tokens.lengths, tokens.document_ids, num_anchors=config.num_anchors, seed=seed, step=step
     )
-    starts = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(tokens.lengths)]).astype(np.int64)
     document_A = np.repeat(np.arange(len(counts)), counts)
     end_A = starts[document_A + 1]
     labels_at_AK = anchors[:, None] + np.arange(1, num_slots + 1)
@@ -76,19 +84,16 @@ def block_supervision(
     supervised_AK = np.logical_and.accumulate(inside_AK & mask_T[clamped_AK], axis=1)
     rows = np.flatnonzero(supervised_AK)
     weights = np.exp(-np.arange(num_slots) / config.loss_decay_gamma)[rows % num_slots]
-    device = batch.input_ids_T.device
-
-    def tensor(values: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
-
+    positions = anchors - starts[document_A]
     return BlockSupervision(
-        anchors_A=tensor(anchors),
-        positions_A=tensor(anchors - starts[document_A]),
+        anchors_A=torch.from_numpy(anchors),
+        positions_A=torch.from_numpy(positions),
+        positions=positions,
         anchors_per_document=tuple(counts),
-        slots_AK=tensor(np.minimum(labels_at_AK, end_A[:, None]) - 1),
-        rows_N=tensor(rows),
-        labels_N=tensor(ids_T[clamped_AK].reshape(-1)[rows]),
-        weights_N=tensor(weights),
+        slots_AK=torch.from_numpy(np.minimum(labels_at_AK, end_A[:, None]) - 1),
+        rows_N=torch.from_numpy(rows),
+        labels_N=torch.from_numpy(ids_T[clamped_AK].reshape(-1)[rows]),
+        weights_N=torch.from_numpy(weights),
         totals=dict.fromkeys(loss_weights, float(weights.sum())),
         loss_weights=loss_weights,
     )

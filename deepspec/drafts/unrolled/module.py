@@ -82,7 +82,12 @@ class UnrolledDraft(DraftModule):
                 x = x[step.kept_N]
                 own = [[(keys[step.kept_N], values[step.kept_N]) for keys, values in layer] for layer in own]
                 blocks = Blocks(
-                    step.seen_N, step.rows_per_document, batch.lengths, queries_per_block=1, own_per_block=number
+                    step.seen_N,
+                    step.seen,
+                    step.rows_per_document,
+                    batch.lengths,
+                    queries_per_block=1,
+                    own_per_block=number,
                 )
                 attend_blocks = backend.blocks(blocks, dtype)
             embedded_ND = self.embed(batch.input_ids_T[step.next_N])
@@ -160,16 +165,12 @@ def unrolled_loss(
     return LossOutput(soft.loss, _metrics(supervision, soft.acceptance_N, summed))
 
 
-def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, summed: Tensor) -> dict[str, tuple[float, float]]:
+def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, summed: Tensor) -> dict[str, Tensor]:
     """Metrics as (sum, count): the loss, acceptance per step, expected acceptance length."""
-    num_slots = len(supervision.steps)
-    indices = [step.indices_N[step.supervised_M] for step in supervision.steps]
-    chains, chain_M = torch.unique(torch.cat(indices), return_inverse=True)
-    slot_M = torch.cat([torch.full_like(index, slot) for slot, index in enumerate(indices)])
     return acceptance_metrics(
         acceptance_M,
-        chain_M * num_slots + slot_M,
-        num_chains=len(chains),
-        num_slots=num_slots,
+        supervision.places_M,
+        num_chains=supervision.num_chains,
+        num_slots=len(supervision.steps),
         more={"loss_soft_ce": (summed, supervision.totals["soft_ce"])},
     )

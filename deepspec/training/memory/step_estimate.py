@@ -23,7 +23,7 @@ from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks,
 from deepspec.drafts.initialization import TABLES
 from deepspec.drafts.layers import Computation
 from deepspec.losses import chunked
-from deepspec.states.batch import PackedStates
+from deepspec.states.batch import PackedTokens
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.layers import attend
 from deepspec.training.memory.tensor_counter import LiveBytes, bytes_held
@@ -126,29 +126,20 @@ class _Step:
         with _Rehearsal() as live, chunked.meta_counts_as(self._device):
             states = torch.empty(total, self._num_states, hidden, dtype=torch.bfloat16, device="meta")
             final = torch.empty(total, hidden, dtype=torch.bfloat16, device="meta")
-            batch = PackedStates(
-                tokens.input_ids_T,
-                tokens.loss_mask_T,
-                tokens.lengths,
-                tokens.document_ids,
-                states.to(self._dtype),
-                final.to(self._dtype),
-            )
+            batch = tokens.with_states(states.to(self._dtype), final.to(self._dtype))
             del states, final
             output = self._algorithm.loss(self._weights.module, batch, supervision, supervision.totals)
             output.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return StepBytes(self._trained, self._tables, live.peak)
 
-    def _tokens(self, documents: Sequence[Document]) -> PackedStates:
+    def _tokens(self, documents: Sequence[Document]) -> PackedTokens:
         total = sum(document.tokens for document in documents)
         masks = [np.arange(one.tokens) >= one.tokens - one.supervised for one in documents]
-        return PackedStates(
+        return PackedTokens(
             input_ids_T=torch.zeros(total, dtype=torch.int64),
             loss_mask_T=torch.from_numpy(np.concatenate(masks)),
             lengths=tuple(document.tokens for document in documents),
             document_ids=tuple(range(len(documents))),
-            states_TLD=torch.empty(total, 0, 0),
-            final_TD=torch.empty(total, 0),
         )
 
 
