@@ -63,7 +63,9 @@ class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Executi
     decoding_threads: int | None = Field(
         None, ge=1, description="CPU threads while drafts are evaluated; one is fastest for very small targets."
     )
-    capture_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward when states are captured.")
+    capture_batch_tokens: int = Field(
+        4096, ge=1, description="Tokens per batch when states are captured; a CPU computes each of its rows alone."
+    )
     shard_workers: int | None = Field(
         None, ge=1, description="Workers that make shards of states at once, one per GPU; none: num_processes."
     )

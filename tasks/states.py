@@ -24,7 +24,7 @@ class Inputs:
 
 
 @stage(
-    version=2,
+    version=3,
     reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"),
     computes=True,
     workers="num_shard_workers",

@@ -35,6 +35,7 @@ def memory(
     from deepspec.training.memory.step_estimate import rehearse
 
     spec, algorithm = spec_of(recipe), ALGORITHMS[recipe.draft.algorithm]
+    longest = max(lengths.tokens) if device == "cpu" else None
     documents = largest_micro_batch(recipe, conversations * lengths.train_share, lengths)
     step = rehearse(
         algorithm,
@@ -56,9 +57,10 @@ def memory(
     moment = max(
         step.step,
         _validation_bytes(recipe, spec, lengths) if validates else 0,
-        _forward_bytes(recipe, spec, recipe.run.micro_batch_tokens) if online else 0,
+        _capture_bytes(recipe, spec, recipe.run.micro_batch_tokens, longest) if online else 0,
     )
-    capture = _target_bytes(recipe, spec, shared=0) + _forward_bytes(recipe, spec, recipe.run.capture_batch_tokens)
+    batch = _capture_bytes(recipe, spec, recipe.run.capture_batch_tokens, longest)
+    capture = _target_bytes(recipe, spec, shared=0) + batch
     training = step.trained // shards + step.tables + target + moment
     document: dict[str, Any] = {
         "device": device,
@@ -115,6 +117,22 @@ def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
     """The target's weights, without the tables that a draft shares with it."""
     counts = parameter_counts(spec)
     return max(0, counts["total"] * _itemsize(recipe.target.dtype) - shared)
+
+
+def _capture_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, longest: int | None) -> int:
+    """A batch of so many tokens whose states are captured.
+
+    Args:
+        recipe, spec: what is captured.
+        tokens: of the batch.
+        longest: tokens of the longest document, where each is computed alone (see `capture`); None: together.
+    """
+    if longest is None:
+        return _forward_bytes(recipe, spec, tokens)
+    captured = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec)) * spec.hidden_size
+    earlier = max(0, tokens - longest) * (captured + spec.hidden_size) * _itemsize(recipe.target.dtype)
+    joined = 2 * max(tokens, longest) * (captured + spec.hidden_size) * _itemsize(recipe.target.dtype)
+    return max(earlier + _forward_bytes(recipe, spec, longest), joined)
 
 
 def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:

@@ -5,7 +5,8 @@
 
     training.draft_objective ──► reader   files: a few row groups in memory, the next ones ahead (prefetch.py)
                              └─► live     a live target, asked when a step needs its states
-                                   both give `PackedStates` (batch.py) in the order of order.py
+                                   both pack `PackedTokens`, which are supervised, and then add the states to them
+                                   (`PackedStates`, batch.py), in the order of order.py
 
 The order is a pure function of (seed, epoch) and of where documents lie, so both ways train on the same batches.
 """

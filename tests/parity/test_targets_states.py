@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from deepspec.targets.capture import capture, length_batches
+from deepspec.targets.capture import capture, capture_together, length_batches
 from deepspec.targets.hugging_face import PastKeyValues
 from deepspec.targets.layers import rms_norm
 from deepspec.targets.model import Target
@@ -83,7 +83,7 @@ def test_states_final_and_logits_are_huggingfaces(target, reference, close):
 @torch.no_grad()
 def test_capture_of_a_padded_batch_is_each_document_alone(target, reference, close):
     documents = [ids(length, seed) for seed, length in enumerate((5, 17, 9))]
-    states_TLD, final_TD = capture(target, documents)
+    states_TLD, final_TD = capture_together(target, documents)
     start = 0
     for document in documents:
         expected = reference(document[None], output_hidden_states=True)
@@ -220,6 +220,15 @@ def test_half_precision_states_are_near_huggingfaces(qwen3):
     states = Target.load(qwen3, dtype="bfloat16", layer_ids=(0,)).forward(text).states_BQLD[:, :, 0].float()
     # bf16 has 2^-9 = 0.2 % rounding error per operation; fused products and rotations round fewer times.
     assert (states - expected).norm() / expected.norm() < 0.01
+
+
+def test_on_a_cpu_a_documents_states_depend_on_nothing_else(target):
+    documents = [ids(length, seed) for seed, length in enumerate((30, 5, 17, 30, 9, 2, 30))]
+    alone = [capture(target, [document]) for document in documents]
+    for numbers in (range(7), (3, 1, 5), (6, 2)):
+        states_TLD, final_TD = capture(target, [documents[number] for number in numbers])
+        assert torch.equal(states_TLD, torch.cat([alone[number][0] for number in numbers]))
+        assert torch.equal(final_TD, torch.cat([alone[number][1] for number in numbers]))
 
 
 def test_batches_are_of_similar_lengths_within_the_budget():

@@ -1,9 +1,10 @@
 """Capturing a target's states: tokens in, a folder of states out.
 
-Documents run through the target in batches of similar length, right-padded: attention is causal, so padding behind a
-document changes nothing in it. Batches are formed within a stretch of consecutive documents of one shard, which is then
-written in document order. Which documents are in which shard follows from their lengths alone, and what is in a shard
-from its own documents: so shards can be made in any order, by any number of processes, and made again one by one.
+Documents run through the target in batches of similar length: on a CPU one by one, so that their states depend on
+nothing else; on a GPU together and right-padded: attention is causal, so padding behind a document changes nothing in
+it but rounding. Batches are formed within a stretch of consecutive documents of one shard, which is then written in
+document order. Which documents are in which shard follows from their lengths alone, and what is in a shard from its own
+documents: so shards can be made in any order, by any number of processes, and made again one by one.
 
 A shard that is finished lies in the work folder under its own name, beside a record of its checksum; a capture that was
 interrupted goes on with the shards that are missing there or do not match their record.
@@ -65,7 +66,7 @@ class RunTarget:
 
     Args:
         target: captures the layers that are wanted (`layer_ids`).
-        batch_tokens: tokens per forward, padding included; a longer document is alone.
+        batch_tokens: tokens per batch, padding included; a longer document is alone.
     """
 
     def __init__(self, target: Target, batch_tokens: int = 4096) -> None:
