@@ -1,7 +1,8 @@
 """The base of every section of a recipe.
 
 A section is an immutable pydantic model that refuses unknown fields. Identity and execution are apart by structure:
-a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be.
+a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be. A single field
+of one that changes rounding is a `later_field`: stages that name it have it in their keys where it is not neutral.
 """
 
 from collections.abc import Iterable, Mapping

@@ -31,7 +31,12 @@ class Inputs:
     init: Artifact | External | None = None
 
 
-@stage(version=6, reads=("draft", "train", "target.dtype"), computes=True, workers="num_processes")
+@stage(
+    version=6,
+    reads=("draft", "train", "target.dtype", "run.micro_batch_tokens"),
+    computes=True,
+    workers="num_processes",
+)
 def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Train the draft; the checkpoint with the best real acceptance is kept."""
     from deepspec.states.config import Config

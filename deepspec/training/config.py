@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepspec.config import ExecutionSection, Section, location_field
+from deepspec.config import ExecutionSection, Section, later_field, location_field
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -47,7 +47,10 @@ class Config(Section):
 
 
 class Execution(ExecutionSection):
-    """Devices, processes, micro-batches and checkpoints: nothing of it changes what is learned, to rounding."""
+    """Devices, processes, micro-batches and checkpoints: nothing of it changes what is learned, to rounding.
+
+    What is computed together rounds together: `micro_batch_tokens` is in a draft's key where it is not the default.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
     num_processes: int = Field(1, ge=1, description="Training processes, one per GPU.")
@@ -60,8 +63,8 @@ class Execution(ExecutionSection):
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads of each process; none: its share of the cores."
     )
-    micro_batch_tokens: int = Field(
-        16384, ge=1, description="Tokens per forward and backward; a longer document is alone."
+    micro_batch_tokens: int = later_field(
+        16384, key_absent=16384, ge=1, description="Tokens per forward and backward; a longer document is alone."
     )
     attention: Literal["auto", "sdpa", "flex"] = Field(
         "auto", description="Kernel of the draft's attention; auto: flex attention on a GPU, sdpa elsewhere."

@@ -12,7 +12,10 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.planning.estimate import spec_of
 from deepspec.recipe import Recipe, load_recipe, shipped, to_yaml
+from deepspec.store import open_store
 from deepspec.store.keys import canonical
+from tasks.runtime.run import Run
+from tasks.train import train
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "recipes"
 
@@ -190,6 +193,16 @@ def test_execution_sections_cannot_be_part_of_a_key() -> None:
     recipe = load_recipe("demo")
     assert isinstance(recipe.run, ExecutionSection)
     assert isinstance(recipe.store, ExecutionSection)
+
+
+def test_micro_batches_are_part_of_a_drafts_key_where_they_are_not_the_usual_ones(tmp_path: Path) -> None:
+    def sections(*overrides: str) -> set[str]:
+        run = Run(load_recipe("tiny", overrides), open_store(str(tmp_path / "store")), tmp_path)
+        return set(train.ingredients(run, {}).canonical()["sections"])
+
+    usual = {"draft", "train", "target.dtype"}
+    assert sections() == sections("run.num_threads=2") == usual
+    assert sections("run.micro_batch_tokens=16383") == {*usual, "run.micro_batch_tokens"}
 
 
 def test_locations_are_not_part_of_keys() -> None:
