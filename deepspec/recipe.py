@@ -58,7 +58,9 @@ class StoreConfig(ExecutionSection):
 class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Execution):
     """How and with what a run is executed."""
 
-    generation_rows: int = Field(48, ge=1, description="Sequences decoded at once when answers are regenerated.")
+    generation_rows: int = Field(
+        48, ge=1, description="Sequences decoded at once when answers are regenerated; a rare token may depend on it."
+    )
     evaluation_rows: int = Field(16, ge=1, description="Prompts decoded at once when a draft's acceptance is measured.")
     decoding_threads: int | None = Field(
         None, ge=1, description="CPU threads while drafts are evaluated; one is fastest for very small targets."

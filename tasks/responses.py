@@ -64,4 +64,8 @@ def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCount
             journal=job.work_folder / "answers.sqlite",
             progress=job.progress,
         )
+        if data.responses.mode == "regenerate" and data.responses.engine == "in_process":
+            from deepspec.decoding.generate import BATCH_DEPENDENT_SHARE
+
+            counts["batch_dependent_share"] = BATCH_DEPENDENT_SHARE
         return StageCounts.model_validate(counts)
