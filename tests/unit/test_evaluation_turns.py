@@ -157,7 +157,7 @@ def test_a_turn_that_does_not_fit_is_skipped_with_its_number(tmp_path: Path) -> 
     prompt = prompt_of(tmp_path, {"turns": ["aaaa", "bbbb"]})
     turn = encode_turn("b", prompt, ["x" * 10], Letters(), context=18)  # type: ignore[arg-type]
     assert isinstance(turn, Skipped)
-    assert turn.entry() == {
+    assert turn.lost().to_json() == {
         "prompt": prompt.id,
         "turn": "1",
         "place": prompt.place,

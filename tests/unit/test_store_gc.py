@@ -304,7 +304,7 @@ def test_leases_of_ended_runs_go_after_a_day_live_ones_never(store: Store) -> No
 
 def test_lineage_is_a_walk_over_manifests_nearest_first(store: Store) -> None:
     artifacts = chain(store)
-    found = lineage(store, artifacts[0])
+    found = lineage(artifacts[0], store.get)
     assert [item.kind for item in found] == ["train", "states", "tokens", "conversations"]
     assert pairs(found) == pairs(artifacts)
 
