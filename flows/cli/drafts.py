@@ -32,9 +32,10 @@ def compare(
     from flows.cli.progress import display_on
 
     console = terminal()
-    comparison, page = compare_command.compare(
-        drafts, recipe, overrides or [], home=home(), out=out, display=display_on(console)
-    )
+    with display_on(console) as display:
+        comparison, page = compare_command.compare(
+            drafts, recipe, overrides or [], home=home(), out=out, display=display
+        )
     if as_json:
         print_json({**comparison.to_json(), "report": str(page)})
     else:

@@ -1,83 +1,115 @@
-"""What a person sees while a run goes on: a line per stage, and a bar for what takes longer than two seconds.
+"""What a person sees while a run goes on: a line per stage, and between those what is being done.
 
-On a terminal with rich; elsewhere plain lines, so that a log file stays readable.
+On a terminal a bar with a clock, below the lines. Elsewhere (a log file, CI) plain lines, one every few seconds: at
+no time a reader has to guess whether anything still happens.
 """
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from deepspec.progress import Progress as Told
 from tasks.runtime.records import MARKS, StageRecord, line_of
 
-_PLAIN_EVERY_SECONDS = 15.0
+_STARTING = "starting"
+_BETWEEN_STAGES = "between stages"
+_LOOK_SECONDS = 0.25
+_QUIET_SECONDS = 3.0  # of five: what is imported between the first line and the display takes up to two
+_LONG_SECONDS, _LONG_QUIET_SECONDS = 1800.0, 15.0  # the log of a run of hours stays short
+
+
+@contextmanager
+def display_on(console: Console) -> "Iterator[TerminalDisplay | PlainDisplay]":
+    """What shows a run on that console, for the block."""
+    if console.is_terminal:
+        with _bar_of(console) as bar:
+            yield TerminalDisplay(console, bar)
+        return
+    display = PlainDisplay(console)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            display.break_silence()
+
+    watch = threading.Thread(target=look, name="deepspec-progress", daemon=True)
+    watch.start()
+    try:
+        yield display
+    finally:
+        ended.set()
+        watch.join()
+
+
+@contextmanager
+def progress_of(console: Console, name: str) -> Iterator[Told]:
+    """The progress of one piece of work that is no stage."""
+    with display_on(console) as display:
+        yield display.stage(name)
 
 
 class TerminalDisplay:
     """Stages on a terminal, with a live progress bar below them."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, bar: Progress) -> None:
         self._console = console
-        self._progress: Progress | None = None
+        self._progress = bar
+        self._task = self._begin(_STARTING)
 
     def stage(self, name: str) -> Told:
         """A stage begins."""
-        self.close()
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._progress.start()
-        return _Bar(self._progress, name)
+        self._show(name)
+        return _Bar(self._progress, self._task)
 
     def done(self, record: StageRecord) -> None:
         """A stage has ended."""
-        self.close()
         _, style = MARKS[record.status]
         self._console.print(line_of(record), style=style, highlight=False, markup=False)
+        self._show(_BETWEEN_STAGES)
 
     def say(self, text: str) -> None:
         """A line for the reader."""
         self._console.print(text, highlight=False, markup=False)
 
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+    def _show(self, name: str) -> None:
+        self._progress.update(self._task, visible=False)
+        self._task = self._begin(name)
+
+    def _begin(self, name: str) -> TaskID:
+        return self._progress.add_task(name, total=None, unit="")
 
 
-def display_on(console: Console) -> "TerminalDisplay | PlainDisplay":
-    """What shows a run's stages on that console."""
-    return TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
-
-
-@contextmanager
-def progress_of(console: Console, name: str) -> Iterator[Told]:
-    """The progress of one piece of work that is no stage: a bar on a terminal, lines elsewhere."""
-    if not console.is_terminal:
-        yield _Lines(console, name)
-        return
-    display = TerminalDisplay(console)
-    try:
-        yield display.stage(name)
-    finally:
-        display.close()
+def _bar_of(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=4,  # each refresh takes processor time from what is being waited for
+    )
 
 
 class _Bar:
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress = progress
-        self._task = progress.add_task(name, total=None, unit="")
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
 
     def start(self, total: int, unit: str) -> None:
         self._progress.reset(self._task, total=total, unit=unit)
@@ -87,37 +119,62 @@ class _Bar:
 
 
 class PlainDisplay:
-    """Stages as plain lines, with one about progress every quarter of a minute."""
+    """Stages as plain lines, with one about progress whenever there was none for a while.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    Args:
+        console: where.
+        clock: seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._lock = threading.Lock()
+        self._begun = self._said = clock()
+        self._work = _Work(_STARTING, clock())
 
     def stage(self, name: str) -> Told:
         """A stage begins."""
-        return _Lines(self._console, name)
+        self._work = _Work(name, self._clock())
+        return self._work
 
     def done(self, record: StageRecord) -> None:
         """A stage has ended."""
+        self._work = _Work(_BETWEEN_STAGES, self._clock())
         self.say(line_of(record))
 
     def say(self, text: str) -> None:
         """A line for the reader."""
+        with self._lock:
+            self._print(text)
+
+    def break_silence(self) -> None:
+        """Say what is being done, if nothing has been said for a while."""
+        with self._lock:
+            now = self._clock()
+            is_long = now - self._begun >= _LONG_SECONDS
+            if now - self._said >= (_LONG_QUIET_SECONDS if is_long else _QUIET_SECONDS):
+                self._print(f"  {self._work.told(now)}")
+
+    def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._said = self._clock()
 
 
-class _Lines:
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
+class _Work:
+    """What is being done, and how far it is."""
+
+    def __init__(self, name: str, begun: float) -> None:
+        self._name, self._begun = name, begun
         self._total, self._done, self._unit = 0, 0, ""
-        self._said = time.monotonic()
 
     def start(self, total: int, unit: str) -> None:
         self._total, self._done, self._unit = total, 0, unit
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount
-        if time.monotonic() - self._said >= _PLAIN_EVERY_SECONDS:
-            self._said = time.monotonic()
-            self._console.print(
-                f"  {self._name}: {self._done} of {self._total} {self._unit}", highlight=False, markup=False
-            )
+
+    def told(self, now: float) -> str:
+        """As text."""
+        if self._total:
+            return f"{self._name}: {self._done} of {self._total} {self._unit}"
+        return f"{self._name}: {now - self._begun:.0f} s"

@@ -1,5 +1,7 @@
 """The commands about runs: `demo`, `run`, `plan`, `explain`."""
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -25,9 +27,11 @@ def demo(
     Example: deepspec demo
     """
     from deepspec.demo.recipes import ALL
-    from flows.cli.commands import run as command
 
     names, num_seeds = (ALL, seeds) if every else (["demo"], 1)
+    _say_at_once(names, dry_run=dry_run)
+    from flows.cli.commands import run as command
+
     shown = command.Shown(terminal(), dry_run=dry_run, as_json=as_json)
     _end(command.run(names, overrides or [], home(), shown, together="demo", num_seeds=num_seeds))
 
@@ -37,6 +41,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
 
     Example: deepspec run dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
     """
+    _say_at_once([recipe], dry_run=dry_run)
     from flows.cli.commands import run as command
 
     _end(command.run([recipe], overrides or [], home(), command.Shown(terminal(), dry_run=dry_run, as_json=as_json)))
@@ -92,6 +97,12 @@ def explain(
     console.print(f"Run {record.run_id} of {record.recipe}: {record.status}", highlight=False)
     for line in lines_of(StageRecord(**stage.to_json()) for stage in record.stages):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _say_at_once(names: Sequence[str], *, dry_run: bool) -> None:
+    """Before the imports that follow, which take a second or two."""
+    if not dry_run:
+        print(f"Running {', '.join(names)} in {home()}; what is there already is reused.", file=sys.stderr, flush=True)
 
 
 def _end(code: int) -> None:

@@ -72,9 +72,10 @@ def run(
         records = preview_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
         _show_plan(recipes, records, home, as_json=shown.as_json, console=console)
         return 0
-    display = display_on(console)
     num_seeds = num_seeds if len(recipes) > 1 else 1
-    result, record, path = run_recipes(recipes, home, display, name=together or recipes[0].name, num_seeds=num_seeds)
+    name = together or recipes[0].name
+    with display_on(console) as display:
+        result, record, path = run_recipes(recipes, home, display, name=name, num_seeds=num_seeds)
     if shown.as_json:
         sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False, indent=1) + "\n")
     return _conclude(result, record, path, console)
