@@ -218,7 +218,7 @@ class _Step:
         clip(self._weights.gradients, float(self._weights.gradient_norm()), 1.0)
         self._number += 1
         self._optimizer.step(self._weights.gradients, number=self._number, lr=_LEARNING_RATE)
-        self._weights.publish()
+        self._weights.copy_to_module()
 
     def _backward(self, batches: Sequence[_MicroBatch], loss: Callable[..., torch.Tensor]) -> None:
         supervisions = [self._algorithm.supervise(batch.tokens, self._config, seed=0, step=0) for batch in batches]

@@ -206,7 +206,7 @@ class TargetObjective:
             parts[-1].append(row)
         return [Rows(tuple(part)) for part in parts]
 
-    def filler(self, step: int) -> Rows:
+    def dummy_micro_batch(self, step: int) -> Rows:
         """The shortest row of the step."""
         epoch, place = divmod(step, self._steps_per_epoch)
         return Rows((min(self._order(epoch)[place], key=lambda row: self._lengths[row]),))

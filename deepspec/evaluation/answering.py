@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Played:
+class Answers:
     """A benchmark or split, answered.
 
     Attributes:
@@ -81,7 +81,7 @@ def requests_for(
     ]
 
 
-def play(
+def answer(
     name: str,
     prompts: Encoded,
     config: Config,
@@ -91,7 +91,7 @@ def play(
     renderer: "Renderer | None",
     context: int,
     progress: Progress = SILENT,
-) -> Played:
+) -> Answers:
     """Answer every turn of every prompt.
 
     Args:
@@ -107,7 +107,7 @@ def play(
     Raises:
         DataError: more than `config.max_skipped` of the prompts were too long or failed, or all were.
     """
-    played = Played(skipped=list(prompts.skipped))
+    answered = Answers(skipped=list(prompts.skipped))
     answers: dict[str, Answer] = {}
     histories: dict[str, list[Message]] = {}
     turns = list(prompts.prompts)
@@ -119,7 +119,7 @@ def play(
                 answers[turn.id] = Answer(turn, found[turn.id])
             else:
                 logger.warning("benchmark %s, %s: %s", name, turn.place, reasons[turn.id])
-                played.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
+                answered.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
             if turn.turn == 0:
                 progress.advance()
         going = [turn for turn in turns if renderer is not None and turn.id in found and _goes_on(turn)]
@@ -129,19 +129,19 @@ def play(
             if turn.asked is None or renderer is None:
                 continue
             if turn.id not in said:
-                played.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
+                answered.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
                 continue
             history = histories.setdefault(turn.asked.id, [])
             history.append(answer_message(turn.asked, said[turn.id].output_ids, renderer))
             following = encode_turn(name, turn.asked, history, renderer, context=context)
             if isinstance(following, Skipped):
-                played.skipped.append(following.lost())
+                answered.skipped.append(following.lost())
             else:
                 turns.append(following)
     places = {name: place for place, name in enumerate(order)}
-    played.answers.extend(sorted(answers.values(), key=lambda one: (places[one.prompt_id], one.turn.turn)))
-    _check_losses(name, prompts, played, config)
-    return played
+    answered.answers.extend(sorted(answers.values(), key=lambda one: (places[one.prompt_id], one.turn.turn)))
+    _check_losses(name, prompts, answered, config)
+    return answered
 
 
 def decoded(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[dict[str, Completion], dict[str, str]]:
@@ -175,13 +175,13 @@ def _goes_on(turn: EncodedPrompt) -> bool:
     return turn.asked is not None and turn.turn + 1 < num_turns(turn.asked)
 
 
-def _check_losses(name: str, prompts: Encoded, played: Played, config: Config) -> None:
+def _check_losses(name: str, prompts: Encoded, answered: Answers, config: Config) -> None:
     """Too many lost prompts are an error; those that were too long at their first turn have been counted before."""
     asked = len(prompts.prompts)
-    late = [turn for turn in played.skipped if turn.turn is not None]
-    lost = {_prompt_of(turn) for turn in (*played.failed, *late)}
-    if len(lost) > config.max_skipped * asked or (asked and not played.answers):
-        first = (*played.failed, *late)[0]
+    late = [turn for turn in answered.skipped if turn.turn is not None]
+    lost = {_prompt_of(turn) for turn in (*answered.failed, *late)}
+    if len(lost) > config.max_skipped * asked or (asked and not answered.answers):
+        first = (*answered.failed, *late)[0]
         raise DataError(
             f"{len(lost)} of {asked} prompts failed; the first: {first.reason}",
             where=f"benchmark {name}, {first.place}",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from deepspec.data.tables import write_summary
 from deepspec.decoding.engine import Engine
 from deepspec.drafts.algorithm import Drafter
-from deepspec.evaluation.answering import Played, play
+from deepspec.evaluation.answering import Answers, answer
 from deepspec.evaluation.config import GATE, Config
 from deepspec.evaluation.load_test import Calibrated, load_experiment
 from deepspec.evaluation.metrics import macro_interval, mean, summary
@@ -83,23 +83,23 @@ def evaluate(
         "prompts",
     )
     warm_up(config, engines.plain_alone, engines.alone, first_turns)
-    played = {name: engines.play(name, encoded, renderer, progress) for name, encoded in prompts.items()}
+    answered = {name: engines.answer(name, encoded, renderer, progress) for name, encoded in prompts.items()}
     timed = {name: both_ways(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts}
-    judged_on = engines.play(GATE, gate, None, progress)
+    judged_on = engines.answer(GATE, gate, None, progress)
     slots = drafter.num_draft_tokens
     benchmarks = {
         name: BenchmarkResult(
             domain=config.benchmarks[name].domain_of(name),
             target_entropy_nats=mean_entropy(target, timed[name]),
-            **dict(_answered(config, played[name], slots)),
+            **dict(_answered(config, answered[name], slots)),
             **dict(speed(timed[name], config.num_bootstrap_samples, config.seed)),
         )
         for name in prompts
     }
     evaluation = Evaluation(
         benchmarks=benchmarks,
-        domains=_domains(config, benchmarks, played),
-        macro=_mean(config, benchmarks, played),
+        domains=_domains(config, benchmarks, answered),
+        macro=_mean(config, benchmarks, answered),
         gate=_gate(config, judged_on, slots),
         threshold_sweep=threshold_sweep(
             config, target=target, drafter=drafter, prompts=swept, rows=rows, progress=progress
@@ -109,8 +109,8 @@ def evaluate(
         ),
     )
     undrafted = {(name, pair.prompt.id): pair.plain for name, pairs in timed.items() for pair in pairs}
-    write_answers(out, {name: one.answers for name, one in {**played, GATE: judged_on}.items()}, undrafted)
-    told = [one.to_json() for one in samples({name: one.answers for name, one in played.items()}, renderer)]
+    write_answers(out, {name: one.answers for name, one in {**answered, GATE: judged_on}.items()}, undrafted)
+    told = [one.to_json() for one in samples({name: one.answers for name, one in answered.items()}, renderer)]
     (out / "samples.json").write_text(json.dumps(told, ensure_ascii=False, indent=1), encoding="utf-8")
     write_summary(out / "evaluation.json", evaluation.to_json())
     return evaluation
@@ -130,9 +130,9 @@ def evaluate_gate(
     """The gate's part of `evaluate`, alone: what a champion is measured by. Arguments as there; files as there."""
     gate = _gate_prompts(config, renderer, conversations, target.spec.max_position_embeddings)
     progress.start(len(gate.prompts), "prompts")
-    played = _Engines(config, target, drafter, rows, [gate]).play(GATE, gate, None, progress)
-    measured = _gate(config, played, drafter.num_draft_tokens)
-    write_answers(out, {GATE: played.answers}, {})
+    answered = _Engines(config, target, drafter, rows, [gate]).answer(GATE, gate, None, progress)
+    measured = _gate(config, answered, drafter.num_draft_tokens)
+    write_answers(out, {GATE: answered.answers}, {})
     write_summary(out / "evaluation.json", Evaluation(benchmarks={}, gate=measured).to_json())
     return measured
 
@@ -158,9 +158,9 @@ class _Engines:
         self._plain = Engine(target, sampling=sampling, rows=rows)
         self._speculative = Engine(target, drafter, sampling=sampling, rows=rows)
 
-    def play(self, name: str, prompts: Encoded, renderer: "Renderer | None", progress: Progress) -> Played:
-        """See `answering.play`."""
-        return play(
+    def answer(self, name: str, prompts: Encoded, renderer: "Renderer | None", progress: Progress) -> Answers:
+        """See `answering.answer`."""
+        return answer(
             name,
             prompts,
             self._config,
@@ -178,28 +178,28 @@ def _gate_prompts(config: Config, renderer: "Renderer", conversations: Path, con
     return encode(GATE, selected, renderer, context=context, max_skipped=config.max_skipped)
 
 
-def _answered(config: Config, played: Played, num_draft_tokens: int) -> Answered:
-    measured = summary(table_of(played.answers), num_draft_tokens, config.num_bootstrap_samples, config.seed)
+def _answered(config: Config, answered: Answers, num_draft_tokens: int) -> Answered:
+    measured = summary(table_of(answered.answers), num_draft_tokens, config.num_bootstrap_samples, config.seed)
     return Answered(
-        turns=len(played.answers),
-        tokens=sum(len(answer.completion.output_ids) for answer in played.answers),
-        stopped=sum(answer.completion.finish_reason == "stop" for answer in played.answers),
-        skipped=tuple(played.skipped),
-        failed=tuple(played.failed),
+        turns=len(answered.answers),
+        tokens=sum(len(answer.completion.output_ids) for answer in answered.answers),
+        stopped=sum(answer.completion.finish_reason == "stop" for answer in answered.answers),
+        skipped=tuple(answered.skipped),
+        failed=tuple(answered.failed),
         **dict(measured),
     )
 
 
-def _gate(config: Config, played: Played, num_draft_tokens: int) -> GateResult:
+def _gate(config: Config, answered: Answers, num_draft_tokens: int) -> GateResult:
     per_prompt = {
         answer.prompt_id: (sum(one.committed for one in answer.completion.rounds), len(answer.completion.rounds))
-        for answer in played.answers
+        for answer in answered.answers
     }
-    return GateResult(per_prompt=per_prompt, **dict(_answered(config, played, num_draft_tokens)))
+    return GateResult(per_prompt=per_prompt, **dict(_answered(config, answered, num_draft_tokens)))
 
 
 def _domains(
-    config: Config, benchmarks: Mapping[str, BenchmarkResult], played: Mapping[str, Played]
+    config: Config, benchmarks: Mapping[str, BenchmarkResult], answered: Mapping[str, Answers]
 ) -> dict[str, DomainResult]:
     names: dict[str, list[str]] = {}
     for name, part in benchmarks.items():
@@ -207,17 +207,17 @@ def _domains(
             names.setdefault(part.domain, []).append(name)
     found = {}
     for domain, own in sorted(names.items()):
-        mean_of = _mean(config, {name: benchmarks[name] for name in own}, played)
+        mean_of = _mean(config, {name: benchmarks[name] for name in own}, answered)
         found[domain] = DomainResult(benchmarks=tuple(own), **dict(mean_of))
     return found
 
 
-def _mean(config: Config, benchmarks: Mapping[str, BenchmarkResult], played: Mapping[str, Played]) -> MeanResult:
+def _mean(config: Config, benchmarks: Mapping[str, BenchmarkResult], answered: Mapping[str, Answers]) -> MeanResult:
     """The plain mean over benchmarks."""
     return MeanResult(
         tau=mean([part.tau for part in benchmarks.values()]),
         tau_ci95=macro_interval(
-            [table_of(played[name].answers) for name in benchmarks], config.num_bootstrap_samples, config.seed
+            [table_of(answered[name].answers) for name in benchmarks], config.num_bootstrap_samples, config.seed
         ),
         speedup=mean([part.speedup for part in benchmarks.values()]),
     )

@@ -32,12 +32,12 @@ def memory(
         device: "cpu" or "cuda".
         gpu: one of GPUS: whether it is enough.
     """
-    from deepspec.training.memory.step_estimate import rehearse
+    from deepspec.training.memory.step_estimate import estimate_step_memory
 
     spec, algorithm = spec_of(recipe), ALGORITHMS[recipe.draft.algorithm]
     longest = max(lengths.tokens) if device == "cpu" else None
     documents = largest_micro_batch(recipe, conversations * lengths.train_share, lengths)
-    step = rehearse(
+    step = estimate_step_memory(
         algorithm,
         recipe.draft,
         spec,

@@ -35,7 +35,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrainingState:
     """Where a training stands between two optimizer steps: besides the tensors, all there is to resume from.
 
     Args:
@@ -74,25 +74,25 @@ class Checkpoints:
             for leftover in directory.glob(".*"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
-    def save(self, standing: Standing, tensors: Mapping[str, Tensor]) -> None:
+    def save(self, state: TrainingState, tensors: Mapping[str, Tensor]) -> None:
         """Copy `tensors` and start to publish them; returns before that is done, but after what was started before.
 
         Args:
-            standing: where training stands.
+            state: where training is.
             tensors: by name; what every process passes must have the same names.
 
         Raises:
             StoreFull: there is no room, for this one or for the one that was started before.
         """
         self.wait()
-        temporary = self._path(standing.step).with_name(f".step-{standing.step:09d}")
+        temporary = self._path(state.step).with_name(f".step-{state.step:09d}")
         with self._naming_full_disks():
             if parallel.rank() == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir()
             parallel.wait_for_all()
             written = _start_writing(temporary, tensors, self._group)
-        self._pending = self._publisher.submit(self._publish, temporary, standing, written)
+        self._pending = self._publisher.submit(self._publish, temporary, state, written)
 
     def look(self) -> None:
         """Raise what has gone wrong with the one that was started, if that is known already."""
@@ -109,23 +109,23 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _publish(self, temporary: Path, standing: Standing, written: "Future[Any]") -> None:
+    def _publish(self, temporary: Path, state: TrainingState, written: "Future[Any]") -> None:
         """Beside the training: turn what is being written into a checkpoint."""
         with self._naming_full_disks():
             _finish_writing(written, temporary)
             parallel.wait_for_all(self._group)
             if parallel.rank() != 0:
                 return
-            content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(standing)}
+            content = {"format": _FORMAT, "identity": self._identity, "standing": asdict(state)}
             write_durably(temporary / "state.json", json.dumps(content, indent=1).encode())
             described = {"format": _FORMAT, "files": _describe(temporary)}
             write_durably(temporary / "manifest.json", json.dumps(described, indent=1).encode())
             sync_folder(temporary)
-            final = self._path(standing.step)
+            final = self._path(state.step)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             sync_folder(self._directory)
-        self._drop_old(standing)
+        self._drop_old(state)
 
     @contextlib.contextmanager
     def _naming_full_disks(self) -> Iterator[None]:
@@ -136,7 +136,7 @@ class Checkpoints:
                 raise _no_room(self._directory) from error
             raise
 
-    def resume(self, tensors: Mapping[str, Tensor]) -> Standing | None:
+    def resume(self, tensors: Mapping[str, Tensor]) -> TrainingState | None:
         """Fill `tensors` in place from the newest usable checkpoint.
 
         Usable: its hashes are right, and those of the best one so far, which it refers to, are too.
@@ -148,12 +148,12 @@ class Checkpoints:
             ArtifactError: the newest usable checkpoint is one of another training, or a newer deepspec wrote one.
         """
         self.wait()
-        standing = parallel.from_first(self._newest() if parallel.rank() == 0 else None)
-        if not isinstance(standing, Standing):
+        state = parallel.from_first(self._newest() if parallel.rank() == 0 else None)
+        if not isinstance(state, TrainingState):
             return None
-        logger.info("Checkpoint of step %d is read.", standing.step)
-        _read_tensors(self._path(standing.step), tensors)
-        return standing
+        logger.info("Checkpoint of step %d is read.", state.step)
+        _read_tensors(self._path(state.step), tensors)
+        return state
 
     def load(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Fill `tensors` in place from the checkpoint of `step`.
@@ -171,7 +171,7 @@ class Checkpoints:
             )
         _read_tensors(self._path(step), tensors)
 
-    def _newest(self) -> Standing | None:
+    def _newest(self) -> TrainingState | None:
         """Where the newest usable checkpoint stood; those that had to be passed over are removed."""
         for path in sorted(self._directory.glob("step-*"), reverse=True):
             fault = _fault(path)
@@ -186,19 +186,19 @@ class Checkpoints:
                     where=path.name,
                     remedy="Remove the work directory, or train in another one.",
                 )
-            standing = Standing(**content["standing"])
-            best = standing.best_step
-            self._best_steps[standing.step] = best
-            fault = None if best in {None, standing.step} else _fault(self._path(int(best or 0)))
+            state = TrainingState(**content["standing"])
+            best = state.best_step
+            self._best_steps[state.step] = best
+            fault = None if best in {None, state.step} else _fault(self._path(int(best or 0)))
             if fault is not None:
                 _pass_over(path, f"the best one so far is lost: {fault}")
                 continue
-            return standing
+            return state
         return None
 
-    def _drop_old(self, standing: Standing) -> None:
+    def _drop_old(self, state: TrainingState) -> None:
         paths = sorted(self._directory.glob("step-*"))
-        self._best_steps[standing.step] = standing.best_step
+        self._best_steps[state.step] = state.best_step
         keep = {path.name for path in paths[-self._keep :]}
         # Without its own best, an older checkpoint would be of no use.
         needed = [best for step, best in self._best_steps.items() if self._path(step).name in keep]
@@ -211,10 +211,10 @@ class Checkpoints:
         return self._directory / f"step-{step:09d}"
 
 
-def unsaved(standing: Standing, saved: Standing | None) -> bool:
-    """Whether `standing` has work that the checkpoint of `saved` has not."""
-    empty = replace(Standing(), metrics_mark=standing.metrics_mark)
-    return replace(saved or empty, metrics_mark=standing.metrics_mark) != standing
+def unsaved(state: TrainingState, saved: TrainingState | None) -> bool:
+    """Whether `state` has work that the checkpoint of `saved` has not."""
+    empty = replace(TrainingState(), metrics_mark=state.metrics_mark)
+    return replace(saved or empty, metrics_mark=state.metrics_mark) != state
 
 
 def _pass_over(path: Path, fault: str) -> None:

@@ -262,7 +262,7 @@ class DraftObjective:
         supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=step)
         return MicroBatch(tokens, supervision)
 
-    def filler(self, step: int) -> MicroBatch:
+    def dummy_micro_batch(self, step: int) -> MicroBatch:
         size = self._train.batch_documents
         documents = self._order.documents(step * size, (step + 1) * size).tolist()
         return self._micro_batch([min(documents, key=lambda number: int(self._reader.num_tokens_of[number]))], step)

@@ -25,7 +25,7 @@ import torch
 
 from deepspec.progress import SILENT, Progress
 from deepspec.training import parallel
-from deepspec.training.checkpoint import Checkpoints, Standing, unsaved
+from deepspec.training.checkpoint import Checkpoints, TrainingState, unsaved
 from deepspec.training.config import Config
 from deepspec.training.failure import OutOfMemory, TrainingDiverged
 from deepspec.training.memory.peak import Memory
@@ -48,7 +48,7 @@ class Outcome:
     Args:
         finished: the training is complete and the module holds the chosen weights; else it was asked to stop, and
             saved.
-        standing: where it stands.
+        state: where it is.
         resumed_step: the step it was resumed at (0: from the start).
         chosen_step: the step whose weights the module holds now.
         num_tokens: tokens trained on in this call.
@@ -56,7 +56,7 @@ class Outcome:
     """
 
     finished: bool
-    standing: Standing
+    state: TrainingState
     resumed_step: int
     chosen_step: int
     num_tokens: int
@@ -121,11 +121,11 @@ def fit(
         run.advance()
         progress.advance()
         checkpoints.look()
-        if run.validate_if_due() or run.standing.step % checkpoint_every_steps == 0:
+        if run.validate_if_due() or run.state.step % checkpoint_every_steps == 0:
             run.save()
     if objective.num_steps > checkpoint_every_steps:
         run.save()  # a long training must not lose its last steps if writing the result fails
-    run.choose()
+    run.load_best()
     return run.outcome(resumed_step, finished=True)
 
 
@@ -160,31 +160,31 @@ class _Fit:
             self._memory = Memory([*own, *module.parameters(), *module.buffers()])
         self._device = next(objective.module.parameters()).device
         self._counts, self._sums = parallel.NamedSums(), parallel.NamedSums()
-        self._saved: Standing | None = None
+        self._saved: TrainingState | None = None
         self._num_tokens = 0
         self._chosen_step = 0
-        self.standing = Standing()
+        self.state = TrainingState()
 
     def resume(self) -> int:
         """Go back to the newest checkpoint; returns its step (0: none)."""
-        standing = self._checkpoints.resume(self._tensors())
-        if standing is not None:
-            self._trained.publish()
-            self._saved = self.standing = standing
-            logger.info("Resumed at step %d of %d.", standing.step, self._objective.num_steps)
-        self._metrics.rewind(self.standing.metrics_mark)
-        return self.standing.step
+        state = self._checkpoints.resume(self._tensors())
+        if state is not None:
+            self._trained.copy_to_module()
+            self._saved = self.state = state
+            logger.info("Resumed at step %d of %d.", state.step, self._objective.num_steps)
+        self._metrics.rewind(self.state.metrics_mark)
+        return self.state.step
 
     def is_over(self) -> bool:
         """Whether all steps are done, or validations have not improved for long enough."""
         patience = self._config.patience_validations
-        impatient = patience is not None and self.standing.worse_validations >= patience
-        return impatient or self.standing.step >= self._objective.num_steps
+        impatient = patience is not None and self.state.worse_validations >= patience
+        return impatient or self.state.step >= self._objective.num_steps
 
     def advance(self) -> None:
         """Do one optimizer step."""
         start = time.perf_counter()
-        step = self.standing.step
+        step = self.state.step
         try:
             numbers, num_tokens = self._gradients(step)
             self._check_finite(step, numbers)
@@ -196,7 +196,7 @@ class _Fit:
                 warmup_share=self._config.warmup_share,
             )
             self._optimizer.step(self._trained.gradients, number=step + 1, lr=numbers["lr"])
-            self._trained.publish()
+            self._trained.copy_to_module()
         except torch.OutOfMemoryError as error:
             fields = ", ".join(("run.micro_batch_tokens", *self._objective.memory_fields))
             raise OutOfMemory(
@@ -205,7 +205,7 @@ class _Fit:
             ) from error
         numbers["tokens_per_second"] = num_tokens / (time.perf_counter() - start)
         self._num_tokens += num_tokens
-        self.standing = replace(self.standing, step=step + 1)
+        self.state = replace(self.state, step=step + 1)
         self._record(numbers)
 
     def _gradients(self, step: int) -> tuple[dict[str, float], int]:
@@ -219,7 +219,7 @@ class _Fit:
         totals = self._counts.add(own)
         num_tokens = int(totals.pop(_TOKENS))
         self._trained.clear_gradients()
-        num_idle = parallel.most(len(micro_batches)) - len(micro_batches) if self._trained.in_step else 0
+        num_missing = parallel.most(len(micro_batches)) - len(micro_batches) if self._trained.same_num_losses else 0
         sums: dict[str, torch.Tensor] = {}
         for micro_batch in micro_batches:
             with self._watching(micro_batch):
@@ -227,7 +227,7 @@ class _Fit:
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             for name, pair in {_LOSS: loss.detach().double().expand(2), **parts}.items():
                 sums[name] = sums[name] + pair if name in sums else pair
-        self._idle(step, num_idle, totals)
+        self._keep_pace(step, num_missing, totals)
         return self._read_back(sums), num_tokens
 
     def _read_back(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -247,11 +247,13 @@ class _Fit:
         totals = self._objective.totals(micro_batch)
         return self._memory.watching({"tokens": self._objective.num_tokens(micro_batch), **totals})
 
-    def _idle(self, step: int, num_losses: int, totals: Mapping[str, float]) -> None:
+    def _keep_pace(self, step: int, num_losses: int, totals: Mapping[str, float]) -> None:
         """Gather weights and add gradients as the processes with more micro-batches do, without effect."""
         without_effect = dict.fromkeys(totals, math.inf)
         for _ in range(num_losses):
-            loss, _ = self._objective.loss(self._trained.module, self._objective.filler(step), without_effect)
+            loss, _ = self._objective.loss(
+                self._trained.module, self._objective.dummy_micro_batch(step), without_effect
+            )
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -270,50 +272,50 @@ class _Fit:
     def validate_if_due(self) -> bool:
         """Validate if it is time; whether a new best was found, whose weights have to be saved."""
         every = self._config.validate_every_steps
-        step = self.standing.step
+        step = self.state.step
         last = step == self._objective.num_steps
         # The last weights are a candidate like any other; alone, they need no comparison.
         if every is None or not (step % every == 0 or (last and step > every)):
             return False
-        self._trained.assemble()
+        self._trained.gather_full_weights()
         result = dict(parallel.from_first(self._objective.validate(step) if parallel.rank() == 0 else None))
         self._record(result)
         score = result.get(CHOSEN_BY)
         if score is None:
             return False
-        best = self.standing.best_score
+        best = self.state.best_score
         if best is None or score > best:
-            self.standing = replace(self.standing, best_step=step, best_score=score, worse_validations=0)
+            self.state = replace(self.state, best_step=step, best_score=score, worse_validations=0)
             return True
-        self.standing = replace(self.standing, worse_validations=self.standing.worse_validations + 1)
+        self.state = replace(self.state, worse_validations=self.state.worse_validations + 1)
         return False
 
     def save(self) -> None:
         """Start to publish a checkpoint, unless there is nothing new since the last one."""
-        if unsaved(self.standing, self._saved):
-            self.standing = replace(self.standing, metrics_mark=self._metrics.mark())
-            self._checkpoints.save(self.standing, self._tensors())
-            self._saved = self.standing
+        if unsaved(self.state, self._saved):
+            self.state = replace(self.state, metrics_mark=self._metrics.mark())
+            self._checkpoints.save(self.state, self._tensors())
+            self._saved = self.state
 
-    def choose(self) -> None:
+    def load_best(self) -> None:
         """Make the module hold the best weights."""
-        best = self.standing.best_step
-        self._chosen_step = self.standing.step if best is None else best
-        if self._chosen_step != self.standing.step:
+        best = self.state.best_step
+        self._chosen_step = self.state.step if best is None else best
+        if self._chosen_step != self.state.step:
             self._checkpoints.load(self._chosen_step, self._tensors())
-            self._trained.publish()
-        self._trained.assemble()
+            self._trained.copy_to_module()
+        self._trained.gather_full_weights()
         self._metrics.mark()
         self._checkpoints.wait()
 
     def outcome(self, resumed_step: int, *, finished: bool) -> Outcome:
         """What `fit` returns."""
         memory = {} if self._memory is None else self._memory.found()
-        return Outcome(finished, self.standing, resumed_step, self._chosen_step, self._num_tokens, memory)
+        return Outcome(finished, self.state, resumed_step, self._chosen_step, self._num_tokens, memory)
 
     def _record(self, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
-            self._metrics(self.standing.step, name, value, self._units.get(name, "1"))
+            self._metrics(self.state.step, name, value, self._units.get(name, "1"))
         self._metrics.flush()
 
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -322,7 +324,7 @@ class _Fit:
             "first_moment": self._optimizer.first_moments,
             "second_moment": self._optimizer.second_moments,
         }
-        whole = {part: self._trained.whole(tensors) for part, tensors in parts.items()}
+        whole = {part: self._trained.for_checkpoint(tensors) for part, tensors in parts.items()}
         return {f"{part}.{name}": tensor for part, tensors in whole.items() for name, tensor in tensors.items()}
 
 

@@ -64,7 +64,7 @@ class Objective(Protocol):
     def micro_batches(self, step: int) -> Sequence[Any]:
         """This rank's micro-batches of optimizer step `step` (0-based), cheap: tensors are read when the loss asks."""
 
-    def filler(self, step: int) -> Any:
+    def dummy_micro_batch(self, step: int) -> Any:
         """A small micro-batch of the step, whoever's: computed without effect where processes have to keep step."""
 
     def num_tokens(self, micro_batch: Any) -> int:

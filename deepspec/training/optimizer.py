@@ -19,13 +19,13 @@ class TrainedWeights(Protocol):
     Attributes:
         module: what losses are computed with.
         weights, gradients: by parameter name; the same tensors all the time.
-        in_step: whether all processes have to compute the same number of losses.
+        same_num_losses: whether all processes have to compute the same number of losses.
     """
 
     module: nn.Module
     weights: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
-    in_step: bool
+    same_num_losses: bool
 
     def clear_gradients(self) -> None:
         """Set every gradient to zero."""
@@ -36,13 +36,13 @@ class TrainedWeights(Protocol):
     def gradient_norm(self) -> Tensor:
         """Global 2-norm of the collected gradients, a scalar on their device."""
 
-    def publish(self) -> None:
+    def copy_to_module(self) -> None:
         """Make `module` compute with the weights as they are now."""
 
-    def assemble(self) -> None:
+    def gather_full_weights(self) -> None:
         """Make the module that this was made from hold the weights on rank 0, whole; all processes have to call it."""
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def for_checkpoint(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Tensors that lie like `weights`, as checkpoints know them: with their places in the whole tensor."""
 
 
@@ -51,14 +51,14 @@ class MasterWeights:
 
     In float32 they are the module's own parameters. Else the module's parameters (frozen ones too; never its buffers:
     rotary frequencies stay float32) are cast to `dtype`, each gradient is added to its float32 sum as soon as it
-    exists, and `publish` copies the weights back.
+    exists, and `copy_to_module` copies the weights back.
 
     Args:
         module: with float32 parameters; those that require gradients are trained.
         dtype: what the module shall compute in.
     """
 
-    in_step = False
+    same_num_losses = False
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self.module = module
@@ -92,14 +92,14 @@ class MasterWeights:
         """See `TrainedWeights`."""
         return torch.nn.utils.get_total_norm(list(self.gradients.values()))
 
-    def assemble(self) -> None:
+    def gather_full_weights(self) -> None:
         """The module is whole as it is."""
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def for_checkpoint(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Each is."""
         return tensors
 
-    def publish(self) -> None:
+    def copy_to_module(self) -> None:
         """Make the module compute with the weights as they are now."""
         if self._separate:
             with torch.no_grad():

@@ -29,7 +29,8 @@ class ShardedWeights:
 
     Args:
         module: whole, on every process the same, with float32 parameters; those that require gradients are divided.
-            On rank 0 it stays (cast to `dtype`), for `assemble` to fill; elsewhere its trained parameters are given up.
+            On rank 0 it stays (cast to `dtype`), for `gather_full_weights` to fill; elsewhere its trained parameters
+            are given up.
         dtype: what forward and backward compute in; gradients are summed in float32.
         parts: names of the submodules that are gathered one by one; see `Objective.parts`.
         num_shards: how many processes hold one copy; None: all of them.
@@ -38,7 +39,7 @@ class ShardedWeights:
         RecipeError: the processes cannot be divided into groups of `num_shards`.
     """
 
-    in_step = True
+    same_num_losses = True
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, parts: Sequence[str], num_shards: int | None) -> None:
         # A draft's forward returns a gathered weight itself, for the loss without logits, which changes nothing in it.
@@ -90,10 +91,10 @@ class ShardedWeights:
         dist.all_reduce(squares, group=self._mesh.get_group(self._mesh.ndim - 1))
         return squares.sqrt()
 
-    def publish(self) -> None:
+    def copy_to_module(self) -> None:
         """The next forward gathers the weights as they are now."""
 
-    def assemble(self) -> None:
+    def gather_full_weights(self) -> None:
         """See `TrainedWeights`; one tensor after the other is gathered."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
@@ -101,7 +102,7 @@ class ShardedWeights:
                 if parallel.rank() == 0:
                     self._whole.get_parameter(name).copy_(full)
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def for_checkpoint(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See `TrainedWeights`."""
         return {name: self._like(self._parameters[name], tensor) for name, tensor in tensors.items()}
 

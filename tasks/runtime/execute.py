@@ -68,7 +68,9 @@ def execute(
     Returns:
         how it ended; errors of stages are in the result, not raised.
     """
-    run: Run[Any] = Run(recipes[0], store, home, display=display or Hidden(), served=prefect_server.is_configured())
+    run: Run[Any] = Run(
+        recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
+    )
     usage = Usage()
     result = Result(run, name, [Part(recipe) for recipe in recipes])
 
@@ -110,7 +112,7 @@ def execute(
 
 
 @contextmanager
-def apart(
+def run_flow(
     flow: Flow, recipe: "Recipe", store: Store, home: Path, *, display: Display
 ) -> "Iterator[tuple[Run[Any], Mapping[str, Reference], RunWriter | None]]":
     """Run a flow that makes no draft: no record of a run is left, and errors of stages are raised.
@@ -122,7 +124,7 @@ def apart(
         the run, what the flow returned, and the tracker's run (None where all was found, and nothing is tracked). What
         the flow returned is protected from collectors, and the tracker's run goes on, until the block ends.
     """
-    run: Run[Any] = Run(recipe, store, home, display=display, served=prefect_server.is_configured())
+    run: Run[Any] = Run(recipe, store, home, display=display, on_shared_server=prefect_server.is_configured())
     try:
         run.begin(recipe)
         with prompt_back_soon(lambda: None), ExitStack() as stack, tracked_until_its_end(run, Part(recipe)) as part:
@@ -139,7 +141,7 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Out
     Damage that a reader meets on the way sends the flow back to the producer, once.
     """
     looked = preview(run, flow)
-    if looked.all_found and not run.served:
+    if looked.all_found and not run.on_shared_server:
         for record in looked.records:
             run.record(record)
         return looked.outcome

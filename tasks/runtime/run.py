@@ -48,7 +48,7 @@ class Run(Generic[RecipeT]):
         run_id: sorts by time.
         previewing: whether stages are only looked up, not made.
         dry: whether nothing at all may be written: a preview that no run follows.
-        served: whether it runs on a Prefect server that others see, too; what is reused is shown there as well.
+        on_shared_server: whether it runs on a Prefect server that others see; what is reused is shown there, too.
         algorithm: whose draft is being made, in a run that makes several; None in any other.
         records: what happened, in order.
         tracking, tracking_run: the experiment tracker and this run's id in it; None in a preview.
@@ -65,7 +65,7 @@ class Run(Generic[RecipeT]):
     run_id: str = ""
     previewing: bool = False
     dry: bool = False
-    served: bool = False
+    on_shared_server: bool = False
     algorithm: str | None = None
     records: list[StageRecord] = field(default_factory=list)
     tracking: "Tracking | None" = None

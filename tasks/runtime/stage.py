@@ -111,7 +111,7 @@ class Stage:
         if run.previewing:
             return making.preview()
         with making.recorded(), making.alone():
-            if making.found is None or run.served:  # a shared server's pages show what is reused, too
+            if making.found is None or run.on_shared_server:  # a shared server's pages show what is reused, too
                 self.task(making)
         return making.artifact
 

@@ -58,7 +58,7 @@ def curve(folder: Path, name: str) -> list[float]:
 
 def test_a_draft_learns_and_is_written(inputs: Path, tmp_path: Path) -> None:
     outcome, weights = run(job(inputs, tmp_path, num_epochs=8), tmp_path / "work")
-    assert outcome.standing.step == 8 * 20 // 5
+    assert outcome.state.step == 8 * 20 // 5
     losses = curve(tmp_path / "work", "loss")
     assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
     for name in ("loss_ce", "loss_tv", "accept_rate@0", "accept_rate@2", "tau_probabilistic", "lr", "grad_norm"):
@@ -111,7 +111,7 @@ def test_validation_decodes_for_real_and_chooses(inputs: Path, tmp_path: Path) -
     taus = curve(tmp_path / "work", "tau")
     assert len(taus) == 3  # steps 5, 10 and the last one, 12
     assert all(1.0 <= tau <= DRAFT.num_draft_tokens + 1 for tau in taus)
-    assert outcome.standing.best_score == max(taus)
+    assert outcome.state.best_score == max(taus)
     assert outcome.chosen_step == [5, 10, 12][taus.index(max(taus))]
     proxies, gaps = (curve(tmp_path / "work", name) for name in ("validation_tau_probabilistic", "tau_gap"))
     assert gaps == [proxy - tau for proxy, tau in zip(proxies, taus, strict=True)]

@@ -109,7 +109,7 @@ def test_bfloat16_computes_on_float32_masters() -> None:
     exact.loss(exact.module, exact.micro_batches(0)[0], {"rows": 8.0})[0].backward()
     torch.testing.assert_close(gradient, exact.module[0].weight.grad, rtol=0.1, atol=0.05)  # bf16 forward, 8 bits
     masters.weights["0.weight"].zero_()
-    masters.publish()
+    masters.copy_to_module()
     assert not toy.module[0].weight.any()
 
 
@@ -132,7 +132,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(tmp_path: Path, 
     first = Toy(**kind)
     outcome = train(first, tmp_path / "parts", stop_at=7, compute_dtype=dtype)
     assert not outcome.finished
-    assert outcome.standing.step == 7
+    assert outcome.state.step == 7
     assert not same(first, whole)
     second = Toy(**kind, seed=5)  # other initial weights: they must not matter
     second.seed = 0
@@ -158,7 +158,7 @@ def test_the_best_validation_wins_and_the_last_weights_are_a_candidate(tmp_path:
     train(short, tmp_path / "short", num_steps=6)
     toy = Toy(tau={4: 3.0, 8: 2.0, 10: 2.5}, num_steps=10)
     outcome = train(toy, tmp_path / "toy", validate_every_steps=4)
-    assert (outcome.chosen_step, outcome.standing.best_step, outcome.standing.best_score) == (4, 4, 3.0)
+    assert (outcome.chosen_step, outcome.state.best_step, outcome.state.best_score) == (4, 4, 3.0)
     four = Toy(num_steps=10)
     train(four, tmp_path / "four", stop_at=4)
     assert same(toy, four)
@@ -180,7 +180,7 @@ def test_early_stopping_by_acceptance(tmp_path: Path) -> None:
     tau = {2: 1.0, 4: 2.0, 6: 1.9, 8: 1.8, 10: 3.0, 12: 3.0}
     outcome = train(Toy(tau=tau), tmp_path / "run", validate_every_steps=2, patience_validations=2)
     assert outcome.finished
-    assert (outcome.standing.step, outcome.chosen_step) == (8, 4)
+    assert (outcome.state.step, outcome.chosen_step) == (8, 4)
 
 
 def test_nothing_to_choose_from_is_not_validated(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Toy:
 
     parts = ()
 
-    def filler(self, step: int) -> tuple[int, range]:
+    def dummy_micro_batch(self, step: int) -> tuple[int, range]:
         return step, range(1)
 
     def num_tokens(self, micro_batch: tuple[int, range]) -> int:

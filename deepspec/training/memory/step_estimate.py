@@ -58,7 +58,7 @@ class Document:
     supervised: int
 
 
-def rehearse(
+def estimate_step_memory(
     algorithm: Algorithm,
     config: Any,
     spec: TargetSpec,
@@ -123,7 +123,7 @@ class _Step:
         supervision = self._algorithm.supervise(tokens, self._config, seed=0, step=0)
         self._weights.clear_gradients()
         hidden, total = self._spec.hidden_size, tokens.num_tokens
-        with _Rehearsal() as live, chunked.meta_counts_as(self._device):
+        with _StepWithoutContent() as live, chunked.meta_counts_as(self._device):
             states = torch.empty(total, self._num_states, hidden, dtype=torch.bfloat16, device="meta")
             final = torch.empty(total, hidden, dtype=torch.bfloat16, device="meta")
             batch = tokens.with_states(states.to(self._dtype), final.to(self._dtype))
@@ -147,7 +147,7 @@ _READ = torch.ops.aten._local_scalar_dense.default  # noqa: SLF001  # torch's na
 _COPY = torch.ops.aten._to_copy.default  # noqa: SLF001  # and of `to()`
 
 
-class _Rehearsal(LiveBytes):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _StepWithoutContent(LiveBytes):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts; and lets real integers meet tensors without content, whose numbers are all 1 where one is read."""
 
     def compute(self, func: Any, args: Any, kwargs: Any, given: Sequence[Tensor]) -> Any:

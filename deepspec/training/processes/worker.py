@@ -153,12 +153,12 @@ def _place(job: TrainJob) -> "Placement":
 
 
 def _finish(job: TrainJob, attempt: Attempt, objective: "Objective", outcome: "Outcome", device: str) -> None:
-    standing = outcome.standing
+    state = outcome.state
     result = {
         "status": "done" if outcome.finished else "stopped",
-        "steps": standing.step,
+        "steps": state.step,
         "chosen_step": outcome.chosen_step,
-        "best_score": standing.best_score,
+        "best_score": state.best_score,
         "resumed_step": outcome.resumed_step,
         "num_tokens": outcome.num_tokens,
         "device": device,

@@ -66,7 +66,7 @@ def compare(
         links = Path(stack.enter_context(TemporaryDirectory(prefix="deepspec-")))
         drafts = _drafts(names, recipe, recipe_name, home, store, links)
         flow = comparison.with_arguments(drafts=drafts, recipe_name=recipe_name)
-        carried_out = execute.apart(flow, recipe, store, home, display=display)
+        carried_out = execute.run_flow(flow, recipe, store, home, display=display)
         run, outcome, tracked = stack.enter_context(carried_out)
         compared = Comparison(
             comparison_id=run.run_id,

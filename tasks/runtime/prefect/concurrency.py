@@ -29,7 +29,7 @@ def slot(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> I
     Raises:
         RecipeError: the stage needs more slots than there are.
     """
-    if not (run.served and computes):
+    if not (run.on_shared_server and computes):
         yield
         return
     from prefect.concurrency.sync import concurrency

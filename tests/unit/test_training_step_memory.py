@@ -1,4 +1,4 @@
-"""What a rehearsed step takes is what the step takes: the same code, with and without content."""
+"""What a estimated step takes is what the step takes: the same code, with and without content."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from deepspec.drafts.layers import Computation
 from deepspec.states.batch import PackedTokens
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
-from deepspec.training.memory.step_estimate import Document, rehearse
+from deepspec.training.memory.step_estimate import Document, estimate_step_memory
 from deepspec.training.memory.tensor_counter import LiveBytes, bytes_held
 from deepspec.training.optimizer import MasterWeights
 from tests.fixtures.targets import tiny_qwen3
@@ -70,10 +70,10 @@ def measured(name: str, spec: TargetSpec, dtype: str, *, recomputed: bool) -> in
         ("eagle3", "bfloat16", True),
     ],
 )
-def test_a_rehearsed_step_takes_what_the_step_takes(
+def test_an_estimated_step_takes_what_the_step_takes(
     spec: TargetSpec, name: str, dtype: str, *, recomputed: bool
 ) -> None:
-    found = rehearse(
+    found = estimate_step_memory(
         ALGORITHMS[name], draft_config(name), spec, DOCUMENTS, dtype=dtype, device="cpu", recomputed=recomputed
     )
     assert found.step == pytest.approx(measured(name, spec, dtype, recomputed=recomputed), rel=0.03)
@@ -82,7 +82,8 @@ def test_a_rehearsed_step_takes_what_the_step_takes(
 def test_a_large_micro_batch_is_reckoned_from_smaller_ones(spec: TargetSpec) -> None:
     arguments = (ALGORITHMS["dflash"], draft_config("dflash"), spec)
     steps = [
-        rehearse(*arguments, [Document(60, 40)] * count, dtype="float32", device="cpu").step for count in (34, 68, 102)
+        estimate_step_memory(*arguments, [Document(60, 40)] * count, dtype="float32", device="cpu").step
+        for count in (34, 68, 102)
     ]
     # The loss's chunks are not all full: their rows are divided evenly.
     assert steps[2] == pytest.approx(steps[1] + steps[1] - steps[0], rel=0.02)
