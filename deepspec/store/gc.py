@@ -54,12 +54,13 @@ def reachable(store: Store, roots: Iterable[tuple[str, str]]) -> set[tuple[str, 
     return found
 
 
-def lineage(artifact: Artifact, get: Callable[[str, str], Artifact]) -> list[Artifact]:
+def lineage(artifact: Artifact, get: Callable[[str, str], Artifact | None]) -> list[Artifact]:
     """`artifact` and everything it was made from, nearest first.
 
     Args:
         artifact: where to begin.
-        get: (kind, key) -> the artifact; `Store.get`, or what remembers it.
+        get: (kind, key) -> the artifact; `Store.get`, or what remembers it. Where it returns None the walk goes on
+            without that ancestor.
     """
     order: dict[tuple[str, str], Artifact] = {}
     open_ = [artifact]
@@ -70,7 +71,8 @@ def lineage(artifact: Artifact, get: Callable[[str, str], Artifact]) -> list[Art
         order[current.kind, current.key] = current
         for parent in current.manifest.parents.values():
             if parent.key is not None and (parent.kind, parent.key) not in order:
-                open_.append(get(parent.kind, parent.key))
+                ancestor = get(parent.kind, parent.key)
+                open_ += [] if ancestor is None else [ancestor]
     return list(order.values())
 
 

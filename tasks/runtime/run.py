@@ -118,9 +118,14 @@ class Run(Generic[RecipeT]):
         Raises:
             ArtifactMissing: it is not there, or damaged.
         """
-        if (kind, key) not in self.known:
-            self.known[kind, key] = self.store.get(kind, key)
-        return self.known[kind, key]
+        return self.find(kind, key) or self.store.get(kind, key)
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """An artifact that may be there: known already, or looked up now."""
+        found = self.known.get((kind, key)) or self.store.find(kind, key)
+        if found is not None:
+            self.known[kind, key] = found
+        return found
 
     def once(self, name: str, resolve: Callable[[], External]) -> External:
         """An external input: looked at when it is first asked for, and the same from then on."""

@@ -154,5 +154,5 @@ def _lineage(result: Result, part: Part) -> "tuple[Ancestor, ...]":
     registration = part.outcome.get("registration")
     if not isinstance(registration, Artifact):
         return ()
-    found = lineage(registration, result.run.artifact)
+    found = lineage(registration, result.run.find)
     return tuple(Ancestor(stage=item.kind, key=item.key, digest=item.digest) for item in found)

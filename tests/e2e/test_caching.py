@@ -166,7 +166,8 @@ def test_live_states_need_no_files_and_auto_means_a_mode(warm: Home) -> None:
     shutil.rmtree(warm.path / "store" / "states")
     warm.run("run", "tiny", "--set", "states.mode=online", code=None)
     assert warm.statuses()["states"] == "skipped"
-    assert [name for name in warm.ran() if name not in ("states", "promote")] == AFTER_TRAIN[:-1]
+    # The draft is the one that captured states made, so that what follows is there; its ancestors need not be.
+    assert [name for name in warm.ran() if name != "states"] == ["train"]
     assert not (warm.path / "store" / "states").exists()
     # Where files would not fit, auto means online: everything is there already.
     warm.run("run", "tiny", "--set", "states.mode=auto", "--set", "states.max_bytes=1000", code=None)
