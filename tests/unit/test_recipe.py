@@ -5,19 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from deepspec.config import ExecutionSection
+from deepspec.demo.config import Config as DemoConfig
 from deepspec.demo.recipes import ALL
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.planning.estimate import spec_of
-from deepspec.recipe import Recipe, load_recipe, shipped, to_yaml
+from deepspec.recipe import Recipe, load_recipe, read_yaml, shipped, to_yaml, validated
 from deepspec.store import open_store
 from deepspec.store.keys import canonical
 from tasks.runtime.run import Run
+from tasks.stages import STAGES
 from tasks.train import train
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "recipes"
+KEYS = GOLDEN.parent / "keys"
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -32,6 +36,29 @@ def test_golden_text_of_every_shipped_recipe(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", ["tiny", "demo", "dspark-qwen3-4b"])
+def test_golden_sections_in_every_stages_key(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What keys contain of a recipe, by stage. A difference throws away what users have: all that was made with it.
+
+    Stage versions are not among it: what bumps one says so where it does.
+    """
+    recipe = load_recipe(name)
+    configs: list[BaseModel] = [recipe]
+    if recipe.inputs is not None:
+        configs.append(validated(DemoConfig, read_yaml(recipe.inputs), (), where=recipe.inputs))
+    lines = [
+        f"{stage.name} {json.dumps(stage.ingredients(run, {}).canonical()['sections'], sort_keys=True)}\n"
+        for run in (Run(config, open_store(str(tmp_path / "store")), tmp_path) for config in configs)
+        for stage in STAGES
+        if stage.name.startswith("demo_") == isinstance(run.recipe, DemoConfig)
+    ]
+    path = KEYS / f"{name}.txt"
+    if request.config.getoption("--golden"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+    assert lines == path.read_text().splitlines(keepends=True)
 
 
 def test_recipes_are_also_known_by_the_public_checkpoints_names() -> None:
