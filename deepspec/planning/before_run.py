@@ -25,13 +25,13 @@ def document(
     mean_tokens: float | None,
     gpu: str | None,
     num_gpus: int | None,
-    usd_per_gpu_hour: float | None,
+    price_per_gpu_hour: float | None,
     *,
     home: Path,
 ) -> dict[str, Any]:
     """The estimate as one JSON document; `home` takes copies of conversations that lie in object storage."""
     recipe = load_recipe(name, overrides)
-    changed = {"gpu": gpu, "num_processes": num_gpus, "price_per_gpu_hour": usd_per_gpu_hour}
+    changed = {"gpu": gpu, "num_processes": num_gpus, "price_per_gpu_hour": price_per_gpu_hour}
     run = recipe.run.model_copy(update={field: value for field, value in changed.items() if value is not None})
     recipe = recipe.model_copy(update={"run": run})
     if conversations is None or mean_tokens is None:

@@ -241,7 +241,7 @@ def _hours(recipe: Recipe, gpu: str, num_gpus: int, price: float | None, work: M
         "assumed_utilisation": UTILISATION,
         "hours": hours,
         "gpu_hours": total,
-        "usd": None if price is None else total * price,
+        "cost": None if price is None else total * price,
         "currency": recipe.run.currency,
     }
 

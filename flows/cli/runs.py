@@ -57,7 +57,10 @@ def plan(
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="Estimate hours on this GPU: b200, h200, h100, a100 …")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=1, help="How many; default: run.num_processes.")] = None,
-    usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, callback=finite, help="Price, for a cost.")] = None,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="In run.currency, for a cost.")
+    ] = None,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, callback=finite, hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a run will take: tokens, bytes of states per codec, memory, hours, cost.
@@ -67,8 +70,9 @@ def plan(
     from deepspec.planning import before_run
     from flows.cli.commands import plan_text
 
+    price = usd_per_gpu_hour if price_per_gpu_hour is None else price_per_gpu_hour  # the option's former name
     document = before_run.document(
-        recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, usd_per_gpu_hour, home=home()
+        recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, price, home=home()
     )
     if as_json:
         print_json(document)

@@ -85,10 +85,13 @@ def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
         assert len(json.loads(done.stdout)) == count
 
 
+SIZES = ("--conversations", "1300000", "--mean-tokens", "950")
+
+
 def test_plan_tells_what_the_reference_layout_would_take() -> None:
     """1.3 million conversations of 950 tokens on Qwen3-4B: the 38 TB that the reference needs, and what ours takes."""
-    arguments = ["--conversations", "1300000", "--mean-tokens", "950", "--gpu", "h200", "--usd-per-gpu-hour", "3"]
-    done = deepspec("plan", "dspark-qwen3-4b", *arguments, "--json")
+    arguments = [*SIZES, "--gpu", "h200"]
+    done = deepspec("plan", "dspark-qwen3-4b", *arguments, "--price-per-gpu-hour", "3", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     states = document["states"]["bytes"]
@@ -97,7 +100,11 @@ def test_plan_tells_what_the_reference_layout_would_take() -> None:
     assert all(isinstance(value, int) for value in states.values())
     assert states["int4"] < 0.32 * states["bf16"]
     assert states["int8"] < 0.55 * states["bf16"]
-    assert document["gpu"]["usd"] > 0
+    assert document["gpu"]["cost"] == pytest.approx(3 * document["gpu"]["gpu_hours"])
+    assert document["gpu"]["currency"] == "USD"
+    formerly = deepspec("plan", "dspark-qwen3-4b", *arguments, "--usd-per-gpu-hour", "3", "--json")
+    assert json.loads(formerly.stdout)["gpu"] == document["gpu"]
+    assert "usd" not in deepspec("plan", "--help").stdout
 
 
 def test_contributing_lists_what_is_written_to_mlflow() -> None:

@@ -36,8 +36,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         hours = ", ".join(f"{name} {value:,.1f} h" for name, value in gpu["hours"].items())
         lines.append(_row("time", f"{hours}"))
         lines.append(_row("", f"on {gpu['num']} x {gpu['name']} at {gpu['assumed_utilisation']:.0%} of peak (assumed)"))
-        if gpu["usd"] is not None:
-            lines.append(_row("cost", f"{gpu['usd']:,.0f} {gpu['currency']} for {gpu['gpu_hours']:,.0f} GPU hours"))
+        if gpu["cost"] is not None:
+            lines.append(_row("cost", f"{gpu['cost']:,.0f} {gpu['currency']} for {gpu['gpu_hours']:,.0f} GPU hours"))
     else:
         lines.append(_row("time", "say --gpu NAME --num-gpus N for hours"))
     taken = found["memory"]
