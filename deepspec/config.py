@@ -3,13 +3,18 @@
 A section is an immutable pydantic model that refuses unknown fields. Identity and execution are apart by structure:
 a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be. A single field
 of one that changes rounding is a `later_field`: stages that name it have it in their keys where it is not neutral.
+A `renamed_field` is read under its old name, too, and keeps that name in keys.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -23,9 +28,12 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, values: Any) -> Any:
-        """Refuse `true` where a number is meant: pydantic would take it for 1."""
-        for name, value in values.items() if isinstance(values, Mapping) else ():
+    def _read(cls, values: Any) -> Any:
+        """Read old names of fields, and refuse `true` where a number is meant: pydantic would take it for 1."""
+        if not isinstance(values, Mapping):
+            return values
+        values = _under_new_names(cls, values)
+        for name, value in values.items():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and not _allows_bool(field.annotation):
                 raise ValueError(f"{name} is {str(value).lower()}, which is no number")
@@ -54,6 +62,73 @@ def later_field(default: Any, *, key_absent: Any, **arguments: Any) -> Any:
     return Field(default, json_schema_extra={"key_absent": key_absent}, **arguments)
 
 
+def renamed_field(default: Any = ..., *, was: str, **arguments: Any) -> Any:
+    """A field that had another name: read under both, with a warning under the old one, which keys keep.
+
+    Args:
+        default: its default.
+        was: its first name. Artifacts that were made under it stay valid.
+        arguments: further arguments of `pydantic.Field`; `json_schema_extra` may hold `key_absent` of a `later_field`.
+    """
+    extra = {**arguments.pop("json_schema_extra", {}), "was": was}
+    return Field(default, json_schema_extra=extra, **arguments)
+
+
+def _under_new_names(section: type[BaseModel], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of a section, each under the present name of its field.
+
+    Raises:
+        ValueError: a field is given under both of its names.
+    """
+    present = {old: new for old, new in _old_names(section).items() if old in values}
+    for old, new in present.items():
+        if new in values:
+            raise ValueError(f"{old} is the old name of {new}, and both are given: leave {old} out")
+        _warn(section, old, new)
+    return {present.get(name, name): value for name, value in values.items()} if present else values
+
+
+@cache
+def _warn(section: type[BaseModel], old: str, new: str) -> None:
+    """Warn of an old name, once: a recipe is read several times in a run."""
+    del section
+    logger.warning("The recipe's field %s is now called %s; please rename it.", old, new)
+
+
+def _old_names(section: type[BaseModel]) -> dict[str, str]:
+    """Old name -> present name of the section's renamed fields."""
+    keys = {name: name_in_key(name, field) for name, field in section.model_fields.items()}
+    return {old: name for name, old in keys.items() if old != name}
+
+
+def other_name(section: type[BaseModel], name: str) -> str | None:
+    """The other name of a field that has two."""
+    news = _old_names(section)
+    olds = {new: old for old, new in news.items()}
+    return news.get(name) or olds.get(name)
+
+
+def name_in_key(name: str, field: FieldInfo) -> str:
+    """What a field is called in keys: a renamed one has its old name there."""
+    extra = field.json_schema_extra
+    return str(extra.get("was", name)) if isinstance(extra, dict) else name
+
+
+def path_in_key(recipe: BaseModel, path: str) -> str:
+    """What a dotted path of a recipe is called in keys."""
+    section: Any = recipe
+    names = []
+    for name in path.split("."):
+        field = type(section).model_fields.get(name) if isinstance(section, BaseModel) else None
+        names.append(name if field is None else name_in_key(name, field))
+        section = _part(section, name)
+    return ".".join(names)
+
+
+def _part(section: Any, name: str) -> Any:
+    return section[name] if isinstance(section, Mapping) else getattr(section, name)
+
+
 def location_field(default: Any = ..., **arguments: Any) -> Any:
     """A field that says where an external input is found: never hashed, its content is fingerprinted instead."""
     return Field(default, json_schema_extra={"location": True}, **arguments)
@@ -80,7 +155,7 @@ def left_out_of_key(recipe: BaseModel, path: str) -> bool:
     *parents, name = path.split(".")
     section: Any = recipe
     for parent in parents:
-        section = section[parent] if isinstance(section, Mapping) else getattr(section, parent)
+        section = _part(section, parent)
     if not isinstance(section, Section):
         return False
     value = getattr(section, name)

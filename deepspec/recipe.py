@@ -27,7 +27,7 @@ import deepspec.gates.config
 import deepspec.states.config
 import deepspec.targets.config
 import deepspec.training.config
-from deepspec.config import ExecutionSection, Section
+from deepspec.config import ExecutionSection, Section, other_name, renamed_field
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 
@@ -58,18 +58,29 @@ class StoreConfig(ExecutionSection):
 class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Execution):
     """How and with what a run is executed."""
 
-    generation_rows: int = Field(
-        48, ge=1, description="Sequences decoded at once when answers are regenerated; a rare token may depend on it."
+    num_generation_rows: int = renamed_field(
+        48,
+        was="generation_rows",
+        ge=1,
+        description="Sequences decoded at once when answers are regenerated; a rare token may depend on it.",
     )
-    evaluation_rows: int = Field(16, ge=1, description="Prompts decoded at once when a draft's acceptance is measured.")
-    decoding_threads: int | None = Field(
-        None, ge=1, description="CPU threads while drafts are evaluated; one is fastest for very small targets."
+    num_evaluation_rows: int = renamed_field(
+        16, was="evaluation_rows", ge=1, description="Prompts decoded at once when a draft's acceptance is measured."
+    )
+    num_decoding_threads: int | None = renamed_field(
+        None,
+        was="decoding_threads",
+        ge=1,
+        description="CPU threads while drafts are evaluated; one is fastest for very small targets.",
     )
     capture_batch_tokens: int = Field(
         4096, ge=1, description="Tokens per batch when states are captured; a CPU computes each of its rows alone."
     )
-    shard_workers: int | None = Field(
-        None, ge=1, description="Workers that make shards of states at once, one per GPU; none: num_processes."
+    num_shard_workers: int | None = renamed_field(
+        None,
+        was="shard_workers",
+        ge=1,
+        description="Workers that make shards of states at once, one per GPU; none: num_processes.",
     )
     task_runner: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads", description="Prefect's task runner for those workers; dask and ray need prefect-dask, prefect-ray."
@@ -80,9 +91,9 @@ class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Executi
     currency: str = Field("USD", min_length=1, max_length=8, description="What prices are in.")
 
     @property
-    def num_shard_workers(self) -> int:
+    def num_capture_workers(self) -> int:
         """Workers that make shards at once."""
-        return self.shard_workers or self.num_processes
+        return self.num_shard_workers or self.num_processes
 
 
 class BudgetConfig(ExecutionSection):
@@ -142,7 +153,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def validated(model: type[Model], content: dict[str, Any], overrides: Iterable[str], where: str) -> Model:
     """`content` with `overrides` as a `model`; RecipeError names the first offending field."""
     for override in overrides:
-        _apply(content, override)
+        _apply(model, content, override)
     try:
         return model.model_validate(_expanded(content))
     except ValidationError as error:
@@ -197,7 +208,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(model: type[BaseModel], content: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path.strip():
         raise RecipeError(f"{override!r} is not an override.", where="--set", remedy="Write --set section.field=value.")
@@ -208,12 +219,22 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if isinstance(value, str):
         value = _number(value)
     names = path.strip().split(".")
+    other = other_name(_section_of(model, content, names), names[-1])
     for name in names[:-1]:
         inner = content.setdefault(name, {})
         if not isinstance(inner, dict):
             raise RecipeError(f"{name} is not a section.", where=f"--set {path}")
         content = inner
+    if other is not None:
+        content.pop(other, None)
     content[names[-1]] = value
+
+
+def _section_of(model: type[BaseModel], content: Mapping[str, Any], names: Sequence[str]) -> type[BaseModel]:
+    """The kind of section that the field at a path belongs to."""
+    draft = content.get("draft")
+    algorithm = [str(draft.get("algorithm"))] if names[0] == "draft" and isinstance(draft, Mapping) else []
+    return _place(model, [names[0], *algorithm, *names[1:]]).section
 
 
 def _number(text: str) -> Any:

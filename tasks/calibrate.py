@@ -38,7 +38,7 @@ class Counts(StageCounts):
         "evaluate.sampling",
         "evaluate.seed",
         "evaluate.max_new_tokens",
-        "evaluate.max_skipped",
+        "evaluate.max_skipped_share",
         "evaluate.num_calibration_prompts",
         "data.thinking",
         "target.dtype",

@@ -27,7 +27,7 @@ class Inputs:
         "data.seed",
         "data.max_rows",
         "data.max_row_bytes",
-        "data.max_quarantined",
+        "data.max_quarantined_share",
         "data.splits",
         "data.system_prompt",
         "data.thinking",

@@ -51,7 +51,7 @@ def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
             out=out,
             system_prompt=config.data.system_prompt,
             calibrated=Calibrated.read(inputs.calibration.directory()),
-            rows=job.execution.evaluation_rows,
+            rows=job.execution.num_evaluation_rows,
             progress=job.progress,
         )
         writer.metrics(evaluation_metrics(evaluation))

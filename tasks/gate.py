@@ -42,7 +42,7 @@ class Counts(StageCounts):
         "evaluate.sampling",
         "evaluate.seed",
         "evaluate.max_new_tokens",
-        "evaluate.max_skipped",
+        "evaluate.max_skipped_share",
         "evaluate.num_gate_prompts",
         "evaluate.num_bootstrap_samples",
         "data.thinking",
@@ -68,7 +68,7 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
             renderer=pair.renderer,
             conversations=inputs.responses.directory(),
             out=folder,
-            rows=job.execution.evaluation_rows,
+            rows=job.execution.num_evaluation_rows,
             progress=job.progress,
         )
     where = f"{inputs.evaluation.kind}/{inputs.evaluation.key[:12]}"

@@ -22,7 +22,7 @@ def in_process(target: Path, config: Recipe, job: Job) -> "Generate":
 
     wanted = config.data.responses
     sampling = Sampling(temperature=wanted.temperature, top_p=wanted.top_p, top_k=wanted.top_k)
-    return generator(load_target(target, config, job), sampling=sampling, rows=job.execution.generation_rows)
+    return generator(load_target(target, config, job), sampling=sampling, rows=job.execution.num_generation_rows)
 
 
 def by_endpoints(target: Path, config: Recipe, job: Job) -> "Endpoints":

@@ -31,7 +31,7 @@ class Inputs:
         "data.responses",
         "data.max_length_tokens",
         "data.min_supervised_tokens",
-        "data.max_quarantined",
+        "data.max_quarantined_share",
         "data.thinking",
         "target.dtype",
     ),

@@ -27,7 +27,7 @@ class Inputs:
     version=3,
     reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"),
     computes=True,
-    workers="num_shard_workers",
+    workers="num_capture_workers",
 )
 def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Run the target over the training tokens and keep the outputs of the layers that the draft reads.
@@ -40,7 +40,7 @@ def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
 
     how, layers, target = job.execution, tuple(inputs.layer_ids), inputs.target.directory()
     tokens_file = inputs.tokens.directory() / "train.parquet"
-    if inputs.captured is None and how.num_shard_workers > 1:
+    if inputs.captured is None and how.num_capture_workers > 1:
         return _in_parts(tokens_file, target, layers, config, out, job)
     origin: StateOrigin
     if inputs.captured is not None:
@@ -82,7 +82,7 @@ def _in_parts(
         survey,
         work,
         target=TargetPlace(target, layer_ids, job.device, recipe.target.dtype, how.num_threads),
-        num_workers=how.num_shard_workers,
+        num_workers=how.num_capture_workers,
         config=config,
         batch_tokens=how.capture_batch_tokens,
     )

@@ -26,7 +26,7 @@ class Inputs:
         "data.thinking",
         "data.max_length_tokens",
         "data.min_supervised_tokens",
-        "data.max_quarantined",
+        "data.max_quarantined_share",
     ),
 )
 def tokens(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:

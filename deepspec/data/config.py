@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from deepspec.config import ExecutionSection, Section, later_field, location_field
+from deepspec.config import ExecutionSection, Section, later_field, location_field, renamed_field
 
 SPLITS = ("train", "validation", "calibration", "gate")
 """The disjoint parts of the conversations, in the order in which they are always written."""
@@ -141,7 +141,9 @@ class Config(Section):
     max_rows: int | None = Field(None, ge=1, description="a seeded sample of at most so many conversations")
     max_length_tokens: int = Field(4096, ge=2, description="longer rows are cut on the right")
     min_supervised_tokens: int = Field(14, ge=1, description="rows with fewer are left out, and counted")
-    max_quarantined: float = Field(0.01, ge=0, le=1, description="share of unusable rows above which a stage fails")
+    max_quarantined_share: float = renamed_field(
+        0.01, was="max_quarantined", ge=0, le=1, description="share of unusable rows above which a stage fails"
+    )
     max_row_bytes: int = Field(1 << 20, ge=1, description="longer input rows are quarantined")
     mask: Literal["serving", "deepspec"] = Field(
         "serving", description="supervise what is generated when serving, or what DeepSpec's own masks cover"

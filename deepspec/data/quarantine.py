@@ -42,10 +42,10 @@ class TooManyQuarantined(DataError):
         listed = ", ".join(f"{reason} ({count})" for reason, count in reasons[:3])
         super().__init__(
             f"{num_quarantined} of {num_rows} rows ({num_quarantined / num_rows:.2%}) cannot be used, but"
-            f" data.max_quarantined allows {allowed:.2%}. Commonest reasons: {listed}."
+            f" data.max_quarantined_share allows {allowed:.2%}. Commonest reasons: {listed}."
             f" First rows: {'; '.join(samples)}.",
             where=str(quarantine_path),
-            remedy="Mend these rows, or raise data.max_quarantined.",
+            remedy="Mend these rows, or raise data.max_quarantined_share.",
         )
         self.num_quarantined = num_quarantined
         self.num_rows = num_rows

@@ -60,5 +60,5 @@ class Config(Section):
     tokenizer: Tokenizer = Tokenizer()
     target: Target = Target()
     train: TrainConfig = TrainConfig(
-        lr=4e-3, betas=(0.9, 0.95), batch_documents=4, num_epochs=1, warmup_share=0.05, validate_every_steps=None
+        lr=4e-3, betas=(0.9, 0.95), num_documents_per_step=4, num_epochs=1, warmup_share=0.05, validate_every_steps=None
     )

@@ -287,11 +287,11 @@ class TargetObjective:
 
     @property
     def _steps_per_epoch(self) -> int:
-        return math.ceil(len(self._rows) / self._config.train.batch_documents)
+        return math.ceil(len(self._rows) / self._config.train.num_documents_per_step)
 
     def _epoch(self, epoch: int) -> list[tuple[int, ...]]:
         train = self._config.train
-        return data_order(self._lengths, seed=train.seed, epoch=epoch, batch=train.batch_documents)
+        return data_order(self._lengths, seed=train.seed, epoch=epoch, batch=train.num_documents_per_step)
 
     def _predict(self, module: "nn.Module", rows: Sequence[Row]) -> "Prediction":
         import torch

@@ -105,7 +105,7 @@ def answer(
         progress: told prompts.
 
     Raises:
-        DataError: more than `config.max_skipped` of the prompts were too long or failed, or all were.
+        DataError: more than `config.max_skipped_share` of the prompts were too long or failed, or all were.
     """
     answered = Answers(skipped=list(prompts.skipped))
     answers: dict[str, Answer] = {}
@@ -180,12 +180,12 @@ def _check_losses(name: str, prompts: Encoded, answered: Answers, config: Config
     asked = len(prompts.prompts)
     late = [turn for turn in answered.skipped if turn.turn is not None]
     lost = {_prompt_of(turn) for turn in (*answered.failed, *late)}
-    if len(lost) > config.max_skipped * asked or (asked and not answered.answers):
+    if len(lost) > config.max_skipped_share * asked or (asked and not answered.answers):
         first = (*answered.failed, *late)[0]
         raise DataError(
             f"{len(lost)} of {asked} prompts failed; the first: {first.reason}",
             where=f"benchmark {name}, {first.place}",
-            remedy="Leave the benchmark out, or raise evaluate.max_skipped.",
+            remedy="Leave the benchmark out, or raise evaluate.max_skipped_share.",
         )
 
 

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from deepspec.config import Section, later_field
+from deepspec.config import Section, later_field, renamed_field
 from deepspec.decoding.config import Sampling
 from deepspec.evaluation.known_benchmarks import KNOWN, Domain, KnownBenchmark, known_at, unknown_name
 
@@ -119,8 +119,12 @@ class Config(Section):
     num_warmup_prompts: int = Field(2, ge=0, description="decoded first, both ways, and not counted")
     max_new_tokens: int = Field(2048, ge=1, description="limit of one answer in tokens")
     sampling: Sampling = Sampling()
-    max_skipped: float = Field(
-        0.05, ge=0.0, le=1.0, description="share of a benchmark's prompts that may be too long for the target"
+    max_skipped_share: float = renamed_field(
+        0.05,
+        was="max_skipped",
+        ge=0.0,
+        le=1.0,
+        description="share of a benchmark's prompts that may be too long for the target",
     )
     num_bootstrap_samples: int = Field(1000, ge=100, description="resamples of prompts behind each interval")
     calibration: Calibration = Calibration()

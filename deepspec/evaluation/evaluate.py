@@ -72,7 +72,7 @@ def evaluate(
     prompts = {}
     for name, benchmark in sorted(config.benchmarks.items()):
         selected = select(name, benchmark, seed=config.seed, system_prompt=system_prompt)
-        prompts[name] = encode(name, selected, renderer, context=context, max_skipped=config.max_skipped)
+        prompts[name] = encode(name, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
     gate = _gate_prompts(config, renderer, conversations, context)
     engines = _Engines(config, target, drafter, rows, [*prompts.values(), gate])
     chosen = {name: encoded.prompts[: config.num_speed_prompts] for name, encoded in prompts.items()}
@@ -175,7 +175,7 @@ class _Engines:
 def _gate_prompts(config: Config, renderer: "Renderer", conversations: Path, context: int) -> Encoded:
     file = conversations / f"{GATE}.parquet"
     selected = select_split(file, num_prompts=config.num_gate_prompts, seed=config.seed, thinks=renderer.thinks)
-    return encode(GATE, selected, renderer, context=context, max_skipped=config.max_skipped)
+    return encode(GATE, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
 
 
 def _answered(config: Config, answered: Answers, num_draft_tokens: int) -> Answered:

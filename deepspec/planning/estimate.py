@@ -159,7 +159,7 @@ def _codecs(spec: TargetSpec) -> list[str]:
 def epochs_of(recipe: Recipe, documents: float) -> float:
     if recipe.train.num_steps is None:
         return float(recipe.train.num_epochs)
-    return recipe.train.num_steps * recipe.train.batch_documents / max(documents, 1.0)
+    return recipe.train.num_steps * recipe.train.num_documents_per_step / max(documents, 1.0)
 
 
 def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, epochs: float) -> dict[str, float]:

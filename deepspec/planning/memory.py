@@ -50,7 +50,7 @@ def memory(
     tokens = round(conversations * lengths.mean_tokens * lengths.train_share)
     online = mode_of(recipe, captured_bytes(recipe, spec, tokens, lengths, recipe.states.codec)) == "online"
     epochs = epochs_of(recipe, conversations * lengths.train_share)
-    steps = epochs * conversations * lengths.train_share / recipe.train.batch_documents
+    steps = epochs * conversations * lengths.train_share / recipe.train.num_documents_per_step
     every = recipe.train.validate_every_steps
     validates = every is not None and every < steps
     target = _target_bytes(recipe, spec, shared=step.tables) if online or validates else 0
@@ -96,7 +96,7 @@ def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "
     from deepspec.states.order import pack
     from deepspec.training.memory.step_estimate import Document
 
-    size = recipe.train.batch_documents
+    size = recipe.train.num_documents_per_step
     steps = max(1, round(epochs_of(recipe, documents) * documents / size))
     drawn = np.random.default_rng(recipe.train.seed).integers(
         0, len(lengths.tokens), (min(steps, max(1, _MOST_DRAWN // size)), size)

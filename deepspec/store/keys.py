@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from deepspec.config import ExecutionSection, Section, absent_in_key
+from deepspec.config import ExecutionSection, Section, absent_in_key, name_in_key
 from deepspec.errors import ArtifactError
 
 
@@ -25,7 +25,8 @@ def canonical(value: Any, where: str = "key") -> Any:
         where: the path reported in errors.
 
     Returns:
-        The same value of JSON types; sections become dicts without fields that are declared absent in keys.
+        The same value of JSON types; sections become dicts without fields that are declared absent in keys. Renamed
+        fields have their old names.
 
     Raises:
         ArtifactError: on any other type, on NaN and infinities, and on execution sections.
@@ -42,12 +43,12 @@ def canonical(value: Any, where: str = "key") -> Any:
     if isinstance(value, ExecutionSection):
         raise ArtifactError(f"{type(value).__name__} says how things run and can never be part of a key.", where=where)
     if isinstance(value, Section):
-        fields = type(value).model_fields
-        return {
-            name: canonical(getattr(value, name), f"{where}.{name}")
-            for name, declared in sorted(fields.items())
+        names = {
+            name_in_key(name, declared): name
+            for name, declared in type(value).model_fields.items()
             if not absent_in_key(declared, getattr(value, name))
         }
+        return {key: canonical(getattr(value, name), f"{where}.{name}") for key, name in sorted(names.items())}
     if isinstance(value, list | tuple):
         return [canonical(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping):
@@ -88,7 +89,7 @@ class Ingredients:
     Attributes:
         stage: the stage's name.
         version: bumped when the stage's output changes for equal inputs.
-        sections: recipe path -> the section or value the stage reads.
+        sections: recipe path, as keys call it -> the section or value the stage reads.
         parents: parent's name -> digest of its output, or fingerprint of an external input.
     """
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepspec.config import ExecutionSection, Section, later_field, location_field
+from deepspec.config import ExecutionSection, Section, later_field, location_field, renamed_field
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -21,8 +21,12 @@ class Config(Section):
     eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     warmup_share: Share = Field(0.04, description="Share of the steps with a linearly rising learning rate.")
-    grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to at most this global norm.")
-    batch_documents: int = Field(512, ge=1, description="Documents per optimizer step.")
+    max_grad_norm: float = renamed_field(
+        1.0, was="grad_norm", gt=0, description="Gradients are scaled down to at most this global norm."
+    )
+    num_documents_per_step: int = renamed_field(
+        512, was="batch_documents", ge=1, description="Documents per optimizer step."
+    )
     num_epochs: int = Field(10, ge=1, description="Passes over the documents.")
     num_steps: int | None = Field(None, ge=1, description="Optimizer steps; overrides num_epochs.")
     init_from: str | None = location_field(

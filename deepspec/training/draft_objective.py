@@ -173,7 +173,7 @@ class DraftObjective:
         self._reader = self._source()
         self._order = self._reader.order(train.seed)
         self.num_steps = train.num_steps or max(
-            1, train.num_epochs * self._reader.num_documents // train.batch_documents
+            1, train.num_epochs * self._reader.num_documents // train.num_documents_per_step
         )
         every = train.validate_every_steps
         self._prompts = _prompts(config.validation, train, self._spec) if every and every < self.num_steps else []
@@ -250,7 +250,7 @@ class DraftObjective:
         """The documents of this process's micro-batches of a step."""
         from deepspec.states.order import pack
 
-        size = self._train.batch_documents
+        size = self._train.num_documents_per_step
         documents = self._order.documents(step * size, (step + 1) * size).tolist()
         lengths = [int(self._reader.num_tokens_of[number]) for number in documents]
         # Packed before they are dealt: what is packed together does not depend on how many processes there are.
@@ -263,7 +263,7 @@ class DraftObjective:
         return MicroBatch(tokens, supervision)
 
     def dummy_micro_batch(self, step: int) -> MicroBatch:
-        size = self._train.batch_documents
+        size = self._train.num_documents_per_step
         documents = self._order.documents(step * size, (step + 1) * size).tolist()
         return self._micro_batch([min(documents, key=lambda number: int(self._reader.num_tokens_of[number]))], step)
 

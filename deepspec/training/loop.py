@@ -188,7 +188,7 @@ class _Fit:
         try:
             numbers, num_tokens = self._gradients(step)
             self._check_finite(step, numbers)
-            clip(self._trained.gradients, numbers["grad_norm"], self._config.grad_norm)
+            clip(self._trained.gradients, numbers["grad_norm"], self._config.max_grad_norm)
             numbers["lr"] = learning_rate(
                 step,
                 num_steps=self._objective.num_steps,

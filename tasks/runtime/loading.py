@@ -46,7 +46,7 @@ def load_pair(target_folder: Path, draft_folder: Path, config: Recipe, job: Job)
     draft = algorithm.load(draft_folder, read_spec(target_folder), device=job.device, dtype=config.target.dtype)
     drafter = algorithm.drafter(draft, algorithm.read_config(draft_folder))
     target = load_target(target_folder, config, job, drafter.layer_ids)
-    _use_threads(job.execution.decoding_threads or job.execution.num_threads)
+    _use_threads(job.execution.num_decoding_threads or job.execution.num_threads)
     renderer = Renderer(load_tokenizer(target_folder), target.family.chat, thinking=config.data.thinking)
     return Pair(target, drafter, renderer)
 

@@ -27,7 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspec.config import left_out_of_key, narrowed
+from deepspec.config import left_out_of_key, narrowed, path_in_key
 from deepspec.errors import DataError, DeepspecError, TransientError
 from deepspec.progress import Progress
 from deepspec.record import StageStatus
@@ -85,7 +85,8 @@ class Stage:
     def ingredients(self, run: Run[Any], inputs: Mapping[str, Reference]) -> Ingredients:
         """Everything the result depends on; `inputs` must not be pending."""
         # A field that was added later is not in the key while it has the value that changes nothing.
-        sections = {path: run.section(path) for path in self.reads if not left_out_of_key(run.recipe, path)}
+        read = (path for path in self.reads if not left_out_of_key(run.recipe, path))
+        sections = {path_in_key(run.recipe, path): run.section(path) for path in read}
         sections |= {name: item.value for name, item in inputs.items() if isinstance(item, Value)}
         parents = {name: parent.digest for name, parent in _parents(inputs).items()}
         return Ingredients(self.name, self.version, sections, parents)

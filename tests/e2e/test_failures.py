@@ -87,9 +87,11 @@ def test_too_many_bad_rows_fail_with_reasons_and_keep_the_rows(warm: Home, tmp_p
         '{"messages": [{"role": "wizard", "content": "Hello."}]}',
     ]
     source.write_text("\n".join(good + bad) + "\n")
-    finished = warm.run("run", "tiny", "--set", f"data.source={source}", "--set", "data.max_quarantined=0.01", code=2)
+    finished = warm.run(
+        "run", "tiny", "--set", f"data.source={source}", "--set", "data.max_quarantined_share=0.01", code=2
+    )
     assert "6 of 26" in finished.err
-    assert "data.max_quarantined" in finished.err
+    assert "data.max_quarantined_share" in finished.err
     (kept,) = (warm.path / "runs").glob("*/quarantine-conversations.parquet")
     import pyarrow.parquet
 

@@ -21,10 +21,10 @@ OTHERWISE: dict[str, Any] = {
     "checkpoint_every_steps": 3,
     "keep_checkpoints": 1,
     "lease_wait_seconds": 61.0,
-    "generation_rows": 5,
-    "evaluation_rows": 3,
-    "decoding_threads": 1,
-    "shard_workers": 2,
+    "num_generation_rows": 5,
+    "num_evaluation_rows": 3,
+    "num_decoding_threads": 1,
+    "num_shard_workers": 2,
     "capture_batch_tokens": 500,
 }
 """Other values of fields of `run:`, for the whole run from nothing.

@@ -57,7 +57,7 @@ def test_several_workers_make_the_files_of_one(
 ) -> None:
     """Real processes, which import torch each."""
     write_tokens_file(tmp_path / "train.parquet")
-    captured(tmp_path, path, tmp_path / "home", f"run.shard_workers={workers}", f"run.task_runner={task_runner}")
+    captured(tmp_path, path, tmp_path / "home", f"run.num_shard_workers={workers}", f"run.task_runner={task_runner}")
     assert len(alone) > 4
     assert content(tmp_path / "home") == alone
 
@@ -73,7 +73,7 @@ def test_what_a_worker_finds_wrong_is_told(tmp_path: Path, path: Path, task_runn
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    options = ("run.shard_workers=2", f"run.task_runner={task_runner}")
+    options = ("run.num_shard_workers=2", f"run.task_runner={task_runner}")
     said = captured(tmp_path, broken, tmp_path / "home", *options, code=1)
     assert said.startswith("DataError: row ")
     assert "the target's layer 1 is not finite at position 0" in said
@@ -82,7 +82,7 @@ def test_what_a_worker_finds_wrong_is_told(tmp_path: Path, path: Path, task_runn
 @pytest.mark.full
 def test_a_killed_worker_is_told_and_a_later_capture_goes_on(tmp_path: Path, path: Path) -> None:
     write_tokens_file(tmp_path / "train.parquet", tuple([60] * 150))
-    home, options = tmp_path / "home", ("run.shard_workers=2", "run.task_runner=processes")
+    home, options = tmp_path / "home", ("run.num_shard_workers=2", "run.task_runner=processes")
     work = home / "work" / "capture" / "shards"
     process, said = start(tmp_path, path, home, *options)
     deadline = time.monotonic() + 200
@@ -99,7 +99,7 @@ def test_a_killed_worker_is_told_and_a_later_capture_goes_on(tmp_path: Path, pat
     told = said.read_text().splitlines()[-1]
     assert told.startswith("LaunchError: run.task_runner processes: A worker of states part failed")
     finished = {file.name: file.stat().st_mtime_ns for file in work.glob("states-*.parquet.json")}
-    captured(tmp_path, path, home, "run.shard_workers=2", "run.task_runner=threads")
+    captured(tmp_path, path, home, "run.num_shard_workers=2", "run.task_runner=threads")
     assert {name: (work / name).stat().st_mtime_ns for name in finished} == finished
     captured(tmp_path, path, tmp_path / "undisturbed")
     assert content(home) == content(tmp_path / "undisturbed")

@@ -143,7 +143,7 @@ def test_conversations_are_a_function_of_the_set_of_rows(
     """Every row is accounted for, splits share no prompt, and order changes nothing but the quarantine."""
     rows = [json.dumps({"turns": ["always there"]}), *rows]
     config = Config.model_validate(
-        {"source": "given", "max_quarantined": 1.0, "max_rows": max_rows,
+        {"source": "given", "max_quarantined_share": 1.0, "max_rows": max_rows,
          "splits": {"validation": 0, "calibration": 0, "gate": 0}}
     )  # fmt: skip
     excluded = frozenset([prompt_hash([{"role": "user", "content": "a"}])])

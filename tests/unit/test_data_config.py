@@ -25,7 +25,7 @@ def test_a_source_says_what_it_is() -> None:
 
 def test_defaults() -> None:
     config = Config.model_validate({"source": "rows.jsonl"})
-    assert (config.max_length_tokens, config.min_supervised_tokens, config.max_quarantined) == (4096, 14, 0.01)
+    assert (config.max_length_tokens, config.min_supervised_tokens, config.max_quarantined_share) == (4096, 14, 0.01)
     assert config.mask == "serving"
     assert config.responses == Responses(mode="regenerate", temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=4096)
     assert (config.splits.validation, config.splits.calibration, config.splits.gate) == (0.02, 0.02, 0.02)
@@ -47,7 +47,7 @@ def test_every_held_out_split_has_a_share() -> None:
         ({"source": [{"path": "a", "licence": "two\nlines"}]}, "control characters"),
         ({"source": "a", "near_duplicates": 0}, "near_duplicates"),
         ({"source": "a", "decontamination_words": 3}, "decontamination_words"),
-        ({"source": "a", "max_quarantined": 1.5}, "max_quarantined"),
+        ({"source": "a", "max_quarantined_share": 1.5}, "max_quarantined_share"),
         ({"source": "a", "mask": "all"}, "mask"),
         ({"source": "a", "system_prompt": " "}, "system_prompt"),
         ({"source": "a", "max_length_tokens": 10}, "min_supervised_tokens"),

@@ -139,7 +139,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
 
 def test_bad_rows_are_quarantined_with_position_and_reason(tmp_path: Path) -> None:
     rows = [chat("hi", "ho"), *(row for row, _ in BAD_ROWS)]
-    out = make(tmp_path, rows, max_quarantined=1.0, max_row_bytes=2000)
+    out = make(tmp_path, rows, max_quarantined_share=1.0, max_row_bytes=2000)
     found = [(row["source"], row["row"], row["reason"]) for row in table(out, "quarantine")]
     assert found == [("rows.jsonl", number, reason) for number, (_, reason) in enumerate(BAD_ROWS, start=2)]
     assert all(row["excerpt"].isprintable() and len(row["excerpt"]) < 400 for row in table(out, "quarantine"))
@@ -156,21 +156,21 @@ def test_contents_longer_than_a_row_may_be_are_refused_in_any_format() -> None:
 
 def test_row_nested_too_deep_to_be_shown(tmp_path: Path) -> None:
     depth = 900
-    out = make(tmp_path, [chat("hi"), '{"x": ' + "[" * depth + "]" * depth + "}"], max_quarantined=1.0)
+    out = make(tmp_path, [chat("hi"), '{"x": ' + "[" * depth + "]" * depth + "}"], max_quarantined_share=1.0)
     assert [row["row"] for row in table(out, "quarantine")] == [2]
 
 
 def test_too_many_bad_rows_fail_the_stage_and_are_written_all_the_same(tmp_path: Path) -> None:
     bad: list[Any] = ["no"] * 3 + [{}] * 4 + [chat("")] * 2 + [{"turns": [1]}]
     with pytest.raises(TooManyQuarantined) as caught:
-        make(tmp_path, [chat(str(n)) for n in range(89)] + bad, max_quarantined=0.1)
+        make(tmp_path, [chat(str(n)) for n in range(89)] + bad, max_quarantined_share=0.1)
     text = str(caught.value)
     assert "10 of 99 rows (10.10%)" in text
     assert "allows 10.00%" in text
     assert "row without messages (4), malformed JSON (3), content is empty (2)" in text
     assert "content is not a string" not in text
     assert f"{tmp_path}/rows.jsonl:90 (malformed JSON)" in text
-    assert "data.max_quarantined" in text
+    assert "data.max_quarantined_share" in text
     assert caught.value.exit_code == 2
     written = pq.read_table(caught.value.quarantine_path).to_pylist()
     assert [row["row"] for row in written] == list(range(90, 100))
@@ -179,7 +179,7 @@ def test_too_many_bad_rows_fail_the_stage_and_are_written_all_the_same(tmp_path:
 
 
 def test_exactly_the_allowed_share_passes(tmp_path: Path) -> None:
-    out = make(tmp_path, [chat(str(n)) for n in range(90)] + ["no"] * 10, max_quarantined=0.1)
+    out = make(tmp_path, [chat(str(n)) for n in range(90)] + ["no"] * 10, max_quarantined_share=0.1)
     assert summary(out)["quarantined"] == 10
 
 
@@ -335,7 +335,7 @@ def test_where_each_row_came_from_is_noted_apart(tmp_path: Path) -> None:
     first = write_rows(tmp_path / "a.jsonl", [chat("hi", "one"), "broken", chat("ho")])
     second = write_rows(tmp_path / "b.jsonl", [chat("hi", "two"), chat("hi", "one")])
     (tmp_path / "out").mkdir()
-    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined": 1.0})
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined_share": 1.0})
     write_conversations(config, [first, second], tmp_path / "out")
     positions = Positions(tmp_path / "out")
     unknown = Position("train.parquet", 9)
@@ -411,7 +411,7 @@ def test_statistics_and_the_page_are_about_the_rows(tmp_path: Path) -> None:
     ]
     written = []
     for name in ("one", "two"):
-        config = Config.model_validate({"source": given, "splits": NO_SPLITS, "max_quarantined": 1.0})
+        config = Config.model_validate({"source": given, "splits": NO_SPLITS, "max_quarantined_share": 1.0})
         (tmp_path / name).mkdir()
         counts = write_conversations(config, config.source, tmp_path / name)
         about = tmp_path / name / "about"
@@ -449,7 +449,7 @@ def test_progress_is_told_every_byte_and_row(tmp_path: Path) -> None:
     told = Told()
     source = write_rows(tmp_path / "rows.jsonl", [chat("hi"), "bad", chat("ho")])
     (tmp_path / "out").mkdir()
-    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined": 0.5})
+    config = Config.model_validate({"source": "given", "splits": NO_SPLITS, "max_quarantined_share": 0.5})
     write_conversations(config, [source], tmp_path / "out", progress=told)
     compared = written = ["conversations", 2, 2]
     assert told.totals == [["bytes", source.stat().st_size, source.stat().st_size], compared, written]

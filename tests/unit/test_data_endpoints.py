@@ -239,7 +239,7 @@ def test_when_none_answers_the_error_names_them_all(tokenizer_dir: Path, tmp_pat
 def test_what_cannot_be_answered_is_quarantined_with_the_servers_words(
     calm: Server, tmp_path: Path, tokenizer: Any
 ) -> None:
-    config = config_of(max_quarantined=0.6)
+    config = config_of(max_quarantined_share=0.6)
     bad = [["REFUSE me"], ["EMPTY me"], ["OTHER me"], ["BREAK me"], ["HTML me"], ["fine", "REFUSE later"]]
     made = conversations(tmp_path, config, [*bad, *([f"fine {n}"] for n in range(5))])
     summary = answer(tmp_path / "out", [calm.url], config, made, tokenizer)
@@ -251,7 +251,9 @@ def test_what_cannot_be_answered_is_quarantined_with_the_servers_words(
     assert "<html>hello" in reasons["the endpoint's reply is no valid JSON"]
     assert (summary["conversations"], summary["quarantined"]) == (5, 6)
     with pytest.raises(TooManyQuarantined, match=r"the endpoint refuses the request \(HTTP 400\) \(2\)"):
-        answer(tmp_path / "strict", [calm.url], config.model_copy(update={"max_quarantined": 0.1}), made, tokenizer)
+        answer(
+            tmp_path / "strict", [calm.url], config.model_copy(update={"max_quarantined_share": 0.1}), made, tokenizer
+        )
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_cut_off_answers_are_marked_or_excluded(calm: Server, tmp_path: Path, to
 def test_the_key_is_sent_and_nowhere_to_be_found(
     tokenizer_dir: Path, tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = config_of(max_quarantined=0.5)
+    config = config_of(max_quarantined_share=0.5)
     made = conversations(tmp_path, config, [["ECHO it"], ["fine"]])
     log = tmp_path / "server" / "log"
     log.parent.mkdir()
@@ -468,7 +470,7 @@ def _has_answers(journal: Path, count: int) -> bool:
 
 @pytest.mark.full  # it waits
 def test_a_request_that_takes_too_long_is_given_up(tokenizer_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
-    config = config_of(max_quarantined=0.5)
+    config = config_of(max_quarantined_share=0.5)
     made = conversations(tmp_path, config, [["SLEEP now"], ["fine"]])
     with openai_server(tokenizer_dir, tmp_path / "log", bad_words={"SLEEP": "sleeps"}) as server:
         answer(tmp_path / "out", [server.url], config, made, tokenizer, timeout_seconds=0.4)

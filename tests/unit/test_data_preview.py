@@ -37,7 +37,12 @@ def source(folder: Path, rows: list[Any]) -> Path:
 
 
 def config_of(path: Path, **fields: Any) -> Config:
-    given = {"source": str(path), "min_supervised_tokens": 1, "responses": {"mode": "keep"}, "max_quarantined": 1.0}
+    given = {
+        "source": str(path),
+        "min_supervised_tokens": 1,
+        "responses": {"mode": "keep"},
+        "max_quarantined_share": 1.0,
+    }
     shares = {"validation": 0.3, "calibration": 0, "gate": 0}
     return Config.model_validate({**given, "splits": shares, **fields})
 

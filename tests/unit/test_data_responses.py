@@ -208,7 +208,7 @@ def test_a_conversation_ends_with_an_answer_that_is_cut_off_or_empty(
 
 def test_a_prompt_that_leaves_no_room_is_quarantined(tmp_path: Path, tokenizer: Any) -> None:
     rows = [chat("word " * 100), *(chat(f"question {n}") for n in range(9))]
-    summary = make(tmp_path, tokenizer, rows, Engine(tokenizer), max_quarantined=0.1)
+    summary = make(tmp_path, tokenizer, rows, Engine(tokenizer), max_quarantined_share=0.1)
     (bad,) = table(tmp_path, "quarantine")
     assert bad["reason"] == "prompt leaves no room for an answer within data.max_length_tokens"
     assert bad["source"] == "rows.jsonl"
@@ -216,7 +216,7 @@ def test_a_prompt_that_leaves_no_room_is_quarantined(tmp_path: Path, tokenizer: 
     assert bad["excerpt"].startswith("[")
     assert (summary["quarantined"], summary["conversations"]) == (1, 9)
     with pytest.raises(TooManyQuarantined, match=r"1 of 10 rows .* prompt leaves no room"):
-        make(tmp_path / "strict", tokenizer, rows, Engine(tokenizer), max_quarantined=0.05)
+        make(tmp_path / "strict", tokenizer, rows, Engine(tokenizer), max_quarantined_share=0.05)
     assert len(table(tmp_path / "strict", "quarantine")) == 1
 
 
@@ -225,7 +225,7 @@ def test_the_least_room_is_what_must_be_supervised(
     tmp_path: Path, tokenizer: Any, room: int, is_answered: bool
 ) -> None:
     prompt_ids = Renderer(tokenizer, CHATML).prompt_ids(chat("word word")["messages"])
-    limits = {"max_length_tokens": len(prompt_ids) + room, "min_supervised_tokens": 2, "max_quarantined": 0.5}
+    limits = {"max_length_tokens": len(prompt_ids) + room, "min_supervised_tokens": 2, "max_quarantined_share": 0.5}
     make(tmp_path, tokenizer, [chat("word word"), chat("hi")], Engine(tokenizer), **limits)
     assert len(table(tmp_path)) == 1 + is_answered
     assert len(table(tmp_path, "quarantine")) == 1 - is_answered
@@ -255,7 +255,7 @@ def test_system_messages_are_kept(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_kept_answers(tmp_path: Path, tokenizer: Any) -> None:
     rows = [chat("hi", "ho"), chat("one", "two", "three"), {"turns": ["alone"]}]
-    summary = make(tmp_path, tokenizer, rows, None, responses={"mode": "keep"}, max_quarantined=0.5)
+    summary = make(tmp_path, tokenizer, rows, None, responses={"mode": "keep"}, max_quarantined_share=0.5)
     written = {len(row["messages"]): row for row in table(tmp_path)}
     assert [message["content"] for message in written[2]["messages"]] == ["hi", "ho"]
     assert set(written) == {2, 3}
@@ -338,7 +338,7 @@ def test_turns_behind_a_tool_result_are_not_asked(tmp_path: Path, tokenizer: Any
 
 def test_a_split_that_is_lost_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="none of the 1 rows of the split train is left"):
-        make(tmp_path, tokenizer, [{"turns": ["alone"]}], None, responses={"mode": "keep"}, max_quarantined=1.0)
+        make(tmp_path, tokenizer, [{"turns": ["alone"]}], None, responses={"mode": "keep"}, max_quarantined_share=1.0)
 
 
 @pytest.mark.parametrize(

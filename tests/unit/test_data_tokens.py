@@ -51,7 +51,13 @@ def make(
     **fields: Any,
 ) -> dict[str, Any]:
     """Tokens of rows in one split; returns the summary."""
-    given = {"source": "given", "max_length_tokens": 200, "min_supervised_tokens": 1, "max_quarantined": 0.0, **fields}
+    given = {
+        "source": "given",
+        "max_length_tokens": 200,
+        "min_supervised_tokens": 1,
+        "max_quarantined_share": 0.0,
+        **fields,
+    }
     for name in ("responses", "tokens"):
         (folder / name).mkdir(parents=True)
     for name in SPLITS:
@@ -169,7 +175,7 @@ def test_rows_with_too_few_supervised_tokens_are_left_out_and_counted(tmp_path: 
 def test_rows_with_no_supervised_token_are_quarantined(tmp_path: Path, tokenizer: Any) -> None:
     nothing = generated(tokenizer, "hi", "") | {"output_ids": []}
     rows = [kept("hi", "ho"), nothing, kept("word " * 300, "ho"), kept("only asked")]
-    summary = make(tmp_path, tokenizer, rows, max_quarantined=1.0)
+    summary = make(tmp_path, tokenizer, rows, max_quarantined_share=1.0)
     assert [(row["source"], row["row"], row["reason"]) for row in table(tmp_path, "quarantine")] == [
         ("train.parquet", 2, "no supervised token"),
         ("train.parquet", 3, "prompt leaves no room for an answer within data.max_length_tokens"),
@@ -198,7 +204,13 @@ def rich(messages: list[Row], **fields: Any) -> Row:
 
 
 def make_rich(folder: Path, tokenizer: Any, rows: list[Row], **fields: Any) -> dict[str, Any]:
-    given = {"source": "given", "max_length_tokens": 400, "min_supervised_tokens": 1, "max_quarantined": 0.0, **fields}
+    given = {
+        "source": "given",
+        "max_length_tokens": 400,
+        "min_supervised_tokens": 1,
+        "max_quarantined_share": 0.0,
+        **fields,
+    }
     for name in ("responses", "tokens"):
         (folder / name).mkdir(parents=True)
     schema = pa.schema([with_tools(RESPONSES_SCHEMA).field(name) for name in rows[0]])

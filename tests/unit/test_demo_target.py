@@ -32,7 +32,7 @@ SMALL = Config(
         head_dim=16,
         max_position_embeddings=384,
     ),
-    train=TrainConfig(lr=1e-2, batch_documents=4, num_epochs=2, warmup_share=0.1, validate_every_steps=None),
+    train=TrainConfig(lr=1e-2, num_documents_per_step=4, num_epochs=2, warmup_share=0.1, validate_every_steps=None),
 )
 
 

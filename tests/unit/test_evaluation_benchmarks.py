@@ -155,19 +155,19 @@ def test_split_prompts_are_different_ones(tmp_path: Path) -> None:
 def test_prompts_that_do_not_fit_are_skipped_counted_and_listed(tmp_path: Path) -> None:
     rows = [{"turns": ["x" * length]} for length in (5, 30, 6, 7)]
     prompts = read_benchmark("b", str(write_lines(tmp_path / "b.jsonl", rows)))
-    encoded = encode("b", prompts, Letters(), context=31, max_skipped=0.25)
+    encoded = encode("b", prompts, Letters(), context=31, max_skipped_share=0.25)
     assert [len(prompt.prompt_ids) for prompt in encoded.prompts] == [6, 7, 8]
     assert [lost.reason for lost in encoded.skipped] == ["31 tokens, but the target's context holds 31"]
     with pytest.raises(DataError, match="1 of 4 prompts don't fit") as caught:
-        encode("b", prompts, Letters(), context=31, max_skipped=0.24)
+        encode("b", prompts, Letters(), context=31, max_skipped_share=0.24)
     assert caught.value.where == "benchmark b"
     with pytest.raises(DataError, match="4 of 4"):
-        encode("b", prompts, Letters(), context=2, max_skipped=1.0)
+        encode("b", prompts, Letters(), context=2, max_skipped_share=1.0)
 
 
 def test_a_prompt_that_the_template_refuses_names_its_row(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "b.jsonl", [{"turns": ["ok"]}, {"turns": ["refused"]}])
     prompts = read_benchmark("b", str(path))
     with pytest.raises(DataError, match="template refuses") as caught:
-        encode("b", prompts, Letters(), context=100, max_skipped=0.5)
+        encode("b", prompts, Letters(), context=100, max_skipped_share=0.5)
     assert caught.value.where == f"benchmark b, {path}:2"

@@ -221,7 +221,7 @@ def test_a_target_that_fails_on_one_prompt_does_not_lose_the_others(inputs: Path
 
     broken = Broken.load(save_tiny_target(folder), layer_ids=(0,))
     drafter = StubDrafter(broken, "always")
-    found = run(config_for(inputs, max_skipped=0.5), broken, drafter, inputs, "tolerant")
+    found = run(config_for(inputs, max_skipped_share=0.5), broken, drafter, inputs, "tolerant")
     assert found.benchmarks["math"].prompts == 3
     [failed] = found.benchmarks["math"].failed
     assert failed.place.endswith("math.jsonl:4")
@@ -275,7 +275,7 @@ def test_all_turns_are_played_behind_the_targets_plain_answers(target: Target, i
 
 
 def test_a_turn_that_is_too_long_is_counted_and_the_earlier_ones_stay(target: Target, inputs: Path) -> None:
-    found = several_turns(target, inputs, ["first", "x" * 90], max_skipped=0.5).benchmarks["talk"]
+    found = several_turns(target, inputs, ["first", "x" * 90], max_skipped_share=0.5).benchmarks["talk"]
     assert (found.prompts, found.turns) == (2, 2)
     [skipped] = found.skipped
     assert skipped.turn == "1"

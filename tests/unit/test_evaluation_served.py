@@ -233,7 +233,7 @@ def test_a_server_that_others_use_is_not_measured_at_all(tokenizer_dir: Path, in
 
 def test_what_fails_is_listed_and_loses_nothing_else(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
     bad = {"bad_words": {"math question 2": "refused"}}
-    found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs, max_skipped=0.5), **bad)
+    found = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs, max_skipped_share=0.5), **bad)
     math = found.benchmarks["math"]
     assert (math.prompts, math.requests, len(math.failed)) == (5, 6, 1)
     assert math.tau > 1

@@ -164,7 +164,7 @@ def test_a_turn_that_does_not_fit_is_skipped_with_its_number(tmp_path: Path) -> 
         "reason": "18 tokens, but the target's context holds 18",
     }
     assert isinstance(encode_turn("b", prompt, ["x" * 9], Letters(), context=18), EncodedPrompt)  # type: ignore[arg-type]
-    encoded = encode("b", [prompt, prompt], Letters(), context=5, max_skipped=0)  # type: ignore[arg-type]
+    encoded = encode("b", [prompt, prompt], Letters(), context=5, max_skipped_share=0)  # type: ignore[arg-type]
     assert [(one.turn, one.asked) for one in encoded.prompts] == [(0, prompt)] * 2
 
 
@@ -203,6 +203,6 @@ def test_of_a_split_only_the_first_turn_is_asked(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "gate.parquet")
     (prompt,) = select_split(tmp_path / "gate.parquet", num_prompts=1, seed=0)
     assert num_turns(prompt) == 1
-    (encoded,) = encode("gate", [prompt], Letters(), context=9, max_skipped=0).prompts  # type: ignore[arg-type]
+    (encoded,) = encode("gate", [prompt], Letters(), context=9, max_skipped_share=0).prompts  # type: ignore[arg-type]
     assert encoded == EncodedPrompt(prompt.id, (97,), "gate")
     assert encoded.asked is None

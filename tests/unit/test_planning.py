@@ -214,7 +214,7 @@ def _long(recipe: Recipe) -> Any:
 
 def test_the_largest_micro_batch_is_packed_as_a_training_packs() -> None:
     lengths = Lengths((100, 200, 300), (50, 100, 150), 1.0)
-    recipe = load_recipe("tiny", ["train.batch_documents=8", "run.micro_batch_tokens=1000"])
+    recipe = load_recipe("tiny", ["train.num_documents_per_step=8", "run.micro_batch_tokens=1000"])
     tokens = sum(document.tokens for document in largest_micro_batch(recipe, 1000, lengths))
     assert tokens == 1000
     alone = load_recipe("tiny", ["run.micro_batch_tokens=250"])

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import BaseModel
 
 from deepspec.config import ExecutionSection
@@ -210,6 +212,72 @@ def test_advice_is_about_the_section_that_is_meant(override: str, words: str) ->
     with pytest.raises(RecipeError) as caught:
         load_recipe("demo", [override])
     assert words in str(caught.value)
+
+
+RENAMED = {
+    "data.max_quarantined_share": "max_quarantined",
+    "train.max_grad_norm": "grad_norm",
+    "train.num_documents_per_step": "batch_documents",
+    "evaluate.max_skipped_share": "max_skipped",
+    "run.num_generation_rows": "generation_rows",
+    "run.num_evaluation_rows": "evaluation_rows",
+    "run.num_decoding_threads": "decoding_threads",
+    "run.num_shard_workers": "shard_workers",
+}
+"""Field -> what it was called at first."""
+
+
+def another(path: str) -> int:
+    """Another value of a field than in the recipe that the tests take."""
+    return 1 if path.endswith("_share") else 2
+
+
+def under_old_names(recipe: Recipe) -> dict[str, Any]:
+    """A resolved recipe as it was written before any field was renamed."""
+    content = recipe.model_dump(mode="json")
+    for path, old in RENAMED.items():
+        section, _, name = path.partition(".")
+        content[section][old] = content[section].pop(name)
+    return content
+
+
+def test_a_recipe_under_old_names_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", [f"{path}={another(path)}" for path in RENAMED])
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(under_old_names(recipe)))
+    assert load_recipe(str(tmp_path / "old.yaml")) == recipe
+
+
+@pytest.mark.parametrize("path", RENAMED)
+def test_an_override_may_have_either_name(path: str, tmp_path: Path) -> None:
+    section = path.partition(".")[0]
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(under_old_names(load_recipe("tiny"))))
+    wanted = load_recipe("tiny", [f"{path}={another(path)}"])
+    assert wanted != load_recipe("tiny")
+    for name in ("tiny", str(tmp_path / "old.yaml")):
+        for field in (path, f"{section}.{RENAMED[path]}"):
+            assert load_recipe(name, [f"{field}={another(path)}"]) == wanted
+
+
+def test_the_last_override_of_a_renamed_field_counts() -> None:
+    given = ["train.grad_norm=2", "train.max_grad_norm=3"]
+    assert load_recipe("tiny", given).train.max_grad_norm == 3
+    assert load_recipe("tiny", given[::-1]).train.max_grad_norm == 2
+
+
+@pytest.mark.parametrize("path", RENAMED)
+def test_a_field_under_both_names_is_refused(path: str, tmp_path: Path) -> None:
+    section, _, name = path.partition(".")
+    content = load_recipe("tiny").model_dump(mode="json")
+    content[section] |= {name: 1, RENAMED[path]: 1}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(tmp_path / "both.yaml"))
+    assert all(word in str(caught.value) for word in (f"{section}:", name, RENAMED[path]))
+
+
+def test_what_is_wrong_under_an_old_name_is_told_under_the_new_one() -> None:
+    with pytest.raises(RecipeError, match=r"train\.max_grad_norm = -1"):
+        load_recipe("demo", ["train.grad_norm=-1"])
 
 
 def test_scientific_notation_is_a_number() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from deepspec.config import Section, later_field, location_field
+from deepspec.config import Section, later_field, location_field, renamed_field
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
@@ -122,6 +122,46 @@ def test_a_field_that_came_later_is_not_in_the_key_while_it_changes_nothing(tmp_
     neutral, other = (run_of(tmp_path, Toy(numbers=Numbers(later=later))) for later in (0, 2))
     assert reader.ingredients(neutral, inputs) == count.ingredients(neutral, inputs)
     assert reader.ingredients(other, inputs).sections == {"numbers.start": 1, "numbers.later": 2}
+
+
+class Named(Section):
+    limit: int = renamed_field(7, was="max_rows")
+    later: int = renamed_field(0, was="new", json_schema_extra={"key_absent": 0})
+
+
+class Holder(Section):
+    named: Named = Named()
+
+
+def test_a_renamed_field_keeps_its_old_name_in_keys(tmp_path: Path) -> None:
+    fields = Stage(count.function, version=1, reads=("named.limit", "named.later"))
+    whole = Stage(count.function, version=1, reads=("named",))
+
+    def sections(reader: Stage, **values: int) -> Any:
+        run = run_of(tmp_path, Holder(named=Named.model_validate(values)))
+        return reader.ingredients(run, {"source": SOURCE}).canonical()["sections"]
+
+    assert sections(fields) == {"named.max_rows": 7}
+    assert sections(fields, limit=8, later=1) == {"named.max_rows": 8, "named.new": 1}
+    assert sections(whole) == {"named": {"max_rows": 7}}
+    assert sections(whole, limit=8, later=1) == {"named": {"max_rows": 8, "new": 1}}
+
+
+def test_an_old_name_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Fresh(Section):
+        limit: int = renamed_field(7, was="max_rows")
+
+    assert Fresh(limit=8) == Fresh.model_validate({"limit": 8})
+    assert caplog.records == []
+    assert Fresh.model_validate({"max_rows": 8}) == Fresh.model_validate({"max_rows": 8}) == Fresh(limit=8)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "max_rows" in record.getMessage()
+    assert "limit" in record.getMessage()
+    with pytest.raises(ValueError, match="max_rows"):
+        Fresh.model_validate({"max_rows": 8, "limit": 8})
+    with pytest.raises(ValueError, match="limit is true"):
+        Fresh.model_validate({"max_rows": True})
 
 
 def test_child_hangs_on_the_parents_content_not_on_its_key(tmp_path: Path) -> None:

@@ -213,7 +213,13 @@ def test_metrics_are_lines_with_units(tmp_path: Path) -> None:
 
 
 def test_config_refuses_what_cannot_be() -> None:
-    for wrong in ({"lr": 0.0}, {"warmup_share": 1.0}, {"betas": (0.9, 1.0)}, {"unknown": 1}, {"batch_documents": 0}):
+    for wrong in (
+        {"lr": 0.0},
+        {"warmup_share": 1.0},
+        {"betas": (0.9, 1.0)},
+        {"unknown": 1},
+        {"num_documents_per_step": 0},
+    ):
         with pytest.raises(ValidationError):
             Config(**wrong)
     for wrong in ({"num_shards": 2}, {"parallel": "fsdp", "num_processes": 4, "num_shards": 3},

@@ -37,7 +37,7 @@ def read_in(inputs: Path, folder: Path, algorithm: str, *, captured: bool, budge
         captured=captured,
         execution={"micro_batch_tokens": budget},
         num_steps=num_steps,
-        batch_documents=4,
+        num_documents_per_step=4,
     )
     what = objective(job, Placement(torch.device("cpu"), torch.float32))
     assert len(what.micro_batches(0)) == (4 if budget == 1 else 1)

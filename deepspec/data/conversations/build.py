@@ -84,7 +84,7 @@ def write_conversations(
 
     Raises:
         DataError: a source cannot be read, there are no rows, or a split stays empty.
-        TooManyQuarantined: above `data.max_quarantined`; the quarantine file is written all the same.
+        TooManyQuarantined: above `data.max_quarantined_share`; the quarantine file is written all the same.
     """
     entries = [item if isinstance(item, SourceEntry) else SourceEntry(path=str(item)) for item in sources]
     found = find_sources([entry.path for entry in entries])
@@ -143,7 +143,7 @@ class _Making:
                         logger.warning("%s holds no row", source.path)
             if not self._counts["rows"]:
                 raise DataError("no source holds a row.", where=", ".join(source.path for source in found))
-            quarantine.check(self._counts["rows"], self._config.max_quarantined)
+            quarantine.check(self._counts["rows"], self._config.max_quarantined_share)
             self._quarantined = quarantine.counts()
 
     def near_duplicates(self) -> Mapping[int, NearDuplicate]:

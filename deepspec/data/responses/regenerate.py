@@ -113,7 +113,7 @@ def write_responses(
         Counts, as in `summary.json`.
 
     Raises:
-        TooManyQuarantined: above `data.max_quarantined`; the quarantine file is written all the same.
+        TooManyQuarantined: above `data.max_quarantined_share`; the quarantine file is written all the same.
         DataError: none of a split's conversations is left.
         ArtifactError: the journal is damaged.
         DeepspecError: `generate` left requests unanswered, or answered what was not asked.
@@ -141,11 +141,11 @@ def write_responses(
             if outcome.rejection is not None:
                 position = positions.of(outcome.row["prompt_id"], outcome.index, outcome.position)
                 quarantine.add(position, outcome.rejection, excerpt_of(outcome.excerpt))
-                if quarantine.num_rows > config.max_quarantined * sum(num_rows.values()) + _EXCESS_ROWS:
+                if quarantine.num_rows > config.max_quarantined_share * sum(num_rows.values()) + _EXCESS_ROWS:
                     break  # the check below fails
             elif not outcome.is_excluded:
                 writers[outcome.split].write(outcome.row)
-        quarantine.check(sum(num_rows.values()), config.max_quarantined)
+        quarantine.check(sum(num_rows.values()), config.max_quarantined_share)
     splits = {split: writer.num_rows for split, writer in writers.items()}
     summary = {
         "mode": config.responses.mode,

@@ -72,7 +72,7 @@ def write_tokens(
         `data.min_supervised_tokens` supervised tokens are counted as `too_short`.
 
     Raises:
-        TooManyQuarantined: above `data.max_quarantined`; the quarantine file is written all the same.
+        TooManyQuarantined: above `data.max_quarantined_share`; the quarantine file is written all the same.
         DataError: none of a split's rows is left.
         UnsupportedTarget: the chat template does not fit the chat format.
     """
@@ -101,7 +101,7 @@ def write_tokens(
                 if kept is not None:
                     writer.write(_token_row(row, kept))
                     _count(splits[split], kept)
-        quarantine.check(sum(num_rows.values()), config.max_quarantined)
+        quarantine.check(sum(num_rows.values()), config.max_quarantined_share)
     summary = {
         "splits": {split: dict(counted) for split, counted in splits.items()},
         "mask": config.mask,

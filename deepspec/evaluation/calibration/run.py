@@ -56,7 +56,7 @@ def calibrate(
     file = conversations / f"{SPLIT}.parquet"
     selected = select_split(file, num_prompts=config.num_calibration_prompts, seed=config.seed, thinks=renderer.thinks)
     context = target.spec.max_position_embeddings
-    prompts = encode(SPLIT, selected, renderer, context=context, max_skipped=config.max_skipped)
+    prompts = encode(SPLIT, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
     return calibrate_prompts(config, target=target, drafter=drafter, prompts=prompts, out=out, progress=progress)
 
 

@@ -239,7 +239,9 @@ def select_split(
     return _first(prompts.values(), num_prompts, seed)
 
 
-def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, context: int, max_skipped: float) -> Encoded:
+def encode(
+    name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, context: int, max_skipped_share: float
+) -> Encoded:
     """Render the first turns of prompts with the target's chat template.
 
     Args:
@@ -247,7 +249,7 @@ def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, contex
         prompts: what is asked.
         renderer: the target's tokenizer and chat format.
         context: positions that the target has; a prompt that fills it is skipped.
-        max_skipped: largest share of skipped prompts, 0 … 1.
+        max_skipped_share: largest share of skipped prompts, 0 … 1.
 
     Raises:
         DataError: the template refuses a prompt, or too many (or all of them) don't fit.
@@ -259,12 +261,12 @@ def encode(name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, contex
             encoded.append(turn)
         else:
             skipped.append(turn.lost())
-    if len(skipped) > max_skipped * len(prompts) or (skipped and not encoded):
+    if len(skipped) > max_skipped_share * len(prompts) or (skipped and not encoded):
         raise DataError(
             f"{len(skipped)} of {len(prompts)} prompts don't fit into the target's context; the first is"
-            f" {skipped[0].place} with {skipped[0].reason}. evaluate.max_skipped allows {max_skipped:.1%}.",
+            f" {skipped[0].place} with {skipped[0].reason}. evaluate.max_skipped_share allows {max_skipped_share:.1%}.",
             where=f"benchmark {name}",
-            remedy="Leave the benchmark out, or raise evaluate.max_skipped.",
+            remedy="Leave the benchmark out, or raise evaluate.max_skipped_share.",
         )
     return Encoded(tuple(encoded), tuple(skipped))
 

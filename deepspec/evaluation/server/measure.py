@@ -136,7 +136,7 @@ def measure(
     prompts = {}
     for name, benchmark in sorted(config.benchmarks.items()):
         selected = select(name, benchmark, seed=config.seed, system_prompt=system_prompt)
-        prompts[name] = encode(name, selected, renderer, context=context, max_skipped=config.max_skipped)
+        prompts[name] = encode(name, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
     progress.start(sum(len(encoded.prompts) for encoded in prompts.values()), "prompts")
     with (
         _endpoints(config, server, vocabulary, _longest(config, prompts, context)) as endpoints,
@@ -196,7 +196,7 @@ class _Player:
             if isinstance(error, TransientError):
                 self.gone = error.what
         total = len(encoded.prompts)
-        if played.failed and (len(played.failed) > self.config.max_skipped * total or not played.answered):
+        if played.failed and (len(played.failed) > self.config.max_skipped_share * total or not played.answered):
             problems.append(
                 f"benchmark {name}: {len(played.failed)} of {total} prompts failed; the first,"
                 f" {played.failed[0].place}: {played.failed[0].reason}"

@@ -59,7 +59,8 @@ def in_parts(
                 raise LaunchError(
                     f"A worker of {name} failed: {' '.join(str(error).split()) or type(error).__name__}.",
                     where=f"run.task_runner {job.execution.task_runner}",
-                    remedy="Run again to go on: what was finished is kept. Fewer run.shard_workers need less memory.",
+                    remedy="Run again to go on: what was finished is kept. "
+                    "Fewer shard workers (run.num_shard_workers) need less memory.",
                 ) from error
 
 
