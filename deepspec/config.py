@@ -36,7 +36,7 @@ class Section(BaseModel):
         for name, value in values.items():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and not _allows_bool(field.annotation):
-                raise ValueError(f"{name} is {str(value).lower()}, which is no number")
+                raise ValueError(f"{name} must be a number, got {str(value).lower()}")
         return values
 
 

@@ -167,7 +167,11 @@ def read_yaml(name: str) -> dict[str, Any]:
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise RecipeError(f"This recipe cannot be read: {error.strerror}.", where=name) from error
+            raise RecipeError(
+                f"This recipe cannot be read: {error.strerror}.",
+                where=name,
+                remedy="Check the path and its permissions.",
+            ) from error
     else:
         item = resources.files("deepspec") / "recipes" / f"{_published(name)}.yaml"
         if not item.is_file():
@@ -181,7 +185,9 @@ def read_yaml(name: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"This is not YAML: {_one_line(error)}.", where=name) from error
+        raise RecipeError(
+            f"This is not YAML: {_one_line(error)}.", where=name, remedy="Correct the file at that line."
+        ) from error
     if not isinstance(content, dict):
         raise RecipeError("A recipe is a mapping of sections.", where=name, remedy="See `deepspec run demo --dry-run`.")
     return content
@@ -215,7 +221,11 @@ def _apply(model: type[BaseModel], content: dict[str, Any], override: str) -> No
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"The value is not YAML: {_one_line(error)}.", where=f"--set {path}") from error
+        raise RecipeError(
+            f"The value is not YAML: {_one_line(error)}.",
+            where=f"--set {path}",
+            remedy="Quote it, e.g. --set 'data.source=[a.jsonl, b.jsonl]'.",
+        ) from error
     if isinstance(value, str):
         value = _number(value)
     names = path.strip().split(".")
@@ -223,7 +233,11 @@ def _apply(model: type[BaseModel], content: dict[str, Any], override: str) -> No
     for name in names[:-1]:
         inner = content.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise RecipeError(f"{name} is not a section.", where=f"--set {path}")
+            raise RecipeError(
+                f"{name} is not a section.",
+                where=f"--set {path}",
+                remedy="Write --set section.field=value; `deepspec run RECIPE --dry-run` lists the fields.",
+            )
         content = inner
     if other is not None:
         content.pop(other, None)
@@ -281,15 +295,17 @@ def _explained(model: type[BaseModel], error: ValidationError, where: str) -> Re
     if kind == "value_error" or place.field is None:
         # A sentence of our own, which names the value: the input may be a whole section.
         problem = first["msg"].removeprefix("Value error, ")
-        return RecipeError(
-            f"{field or 'The recipe'}: {problem}{more}.", where=where, remedy="Change it in the recipe or with --set."
-        )
+        own = place.inner.model_fields if field and place.inner else ()
+        subject = f"{field}." if re.split(r"[ .]", problem)[0] in own else f"{field or 'The recipe'}: "
+        return RecipeError(f"{subject}{problem}{more}.", where=where, remedy="Change it in the recipe or with --set.")
     words, example = _allowed(place.section, place.field)
     if kind == "union_tag_invalid":
         words, example = f"one of {', '.join(sorted(ALGORITHMS))}", "…"
     change = f" or with --set {field}={example}" if "[" not in field else ""
     return RecipeError(
-        f"{field} = {value!r}: this takes {words}{more}.", where=where, remedy=f"Change it in the recipe{change}."
+        f"{field} must be {words}, got {_as_written(value)}{more}.",
+        where=where,
+        remedy=f"Change it in the recipe{change}.",
     )
 
 
@@ -302,6 +318,7 @@ class _Place(NamedTuple):
         names: of fields and keys on the way there.
         beyond: names that the section does not know.
         is_value: whether it goes on inside the field's own value (an item of a list).
+        inner: the section that the field itself is, if it is one.
     """
 
     section: type[BaseModel]
@@ -309,6 +326,7 @@ class _Place(NamedTuple):
     names: tuple[str, ...]
     beyond: tuple[str, ...] = ()
     is_value: bool = False
+    inner: type[BaseModel] | None = None
 
 
 def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
@@ -335,7 +353,7 @@ def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
             keyed = get_origin(annotation) in (dict, Mapping)
             options = (annotation, *get_args(annotation))
             inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return _Place(section, field, tuple(names))
+    return _Place(section, field, tuple(names), inner=inner)
 
 
 def _allowed(section: type[BaseModel], name: str) -> tuple[str, str]:
@@ -345,6 +363,11 @@ def _allowed(section: type[BaseModel], name: str) -> tuple[str, str]:
     default = field.get("default")
     example = json.dumps(default) if isinstance(default, int | float) else default
     return _in_words(field, schema.get("$defs", {})), example if isinstance(example, str) and example else "…"
+
+
+def _as_written(value: Any) -> str:
+    """A value as it stands in YAML, as far as Python writes it otherwise."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 _TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}

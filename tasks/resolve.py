@@ -187,7 +187,11 @@ def captured_files(run: "Run[Recipe]") -> dict[str, Reference]:
     if wanted is None:
         return {}
     if not any(Path(wanted).rglob("*.safetensors")):
-        raise DataError("there are no captured files (*.safetensors).", where=f"states.captured {wanted}")
+        raise DataError(
+            "there are no captured files (*.safetensors).",
+            where=f"states.captured {wanted}",
+            remedy="Name the folder that the engine writes hidden states to.",
+        )
     # Names do not count, and neither does order: which file is whose is told by its content.
     return {"captured": _external(run, "captured", wanted, lambda: digest_of(sorted(_fingerprints(run, Path(wanted)))))}
 
@@ -273,7 +277,9 @@ def _check_tokenizer(folder: Path) -> None:
     """A first look without importing transformers; loading it later checks everything."""
     if not (folder / "tokenizer.json").is_file():
         raise UnsupportedTarget(
-            "The target has no tokenizer.json.", where=str(folder), remedy="Save its fast tokenizer beside the weights."
+            "The target has no tokenizer.json.",
+            where=str(folder),
+            remedy="Save its fast tokenizer next to the weights.",
         )
     if (folder / "chat_template.jinja").is_file():
         return
@@ -285,5 +291,5 @@ def _check_tokenizer(folder: Path) -> None:
         raise UnsupportedTarget(
             "The target's tokenizer has no chat template.",
             where=str(folder),
-            remedy="Put the model's chat_template.jinja beside tokenizer.json.",
+            remedy="Put the model's chat_template.jinja next to tokenizer.json.",
         )

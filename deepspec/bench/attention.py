@@ -54,7 +54,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The bench's document."""
     device = options.device
     if options.heads % options.kv_heads:
-        raise RecipeError(f"{options.heads} heads cannot share {options.kv_heads}.", where="--kv-heads")
+        raise RecipeError(
+            f"{options.heads} heads cannot share {options.kv_heads}.",
+            where="--kv-heads",
+            remedy="Choose --heads as a multiple of --kv-heads.",
+        )
     sizes = Sizes(
         context=options.context,
         documents=options.documents,

@@ -37,13 +37,16 @@ class _Sides:
     def __init__(self, options: argparse.Namespace) -> None:
         pair = pairs.load(options, needs_draft=True)
         if pair.drafter is None:
-            raise RecipeError("there is no draft.", where="--draft")
+            raise RecipeError(
+                "no draft is given.", where="--draft", remedy="Name a draft, or leave out what needs one."
+            )
         longest = max(map(len, pair.prompts)) + options.max_new_tokens
         if longest > pair.target.spec.max_position_embeddings:
             raise RecipeError(
                 f"prompts and answers take {longest} positions, the target has "
                 f"{pair.target.spec.max_position_embeddings}.",
                 where="--max-new-tokens",
+                remedy="Lower --max-new-tokens, or give shorter prompts.",
             )
         self._pair = pair
         self._options = options

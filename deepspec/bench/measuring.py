@@ -39,7 +39,9 @@ def prepare_device(device: str, threads: int | None) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"there is no device {device!r} ({error}).", where="--device") from error
+        raise RecipeError(
+            f"there is no device {device!r} ({error}).", where="--device", remedy="Name cpu, cuda or cuda:<number>."
+        ) from error
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -129,7 +131,7 @@ def extra_peak_bytes(prepare: Callable[[Sizes, str], Run], sizes: Sizes, warm_up
         process.join()
         raise DeepspecError(
             f"the process that measured the memory of {side!r} ended with code {process.exitcode}.",
-            remedy="Its error stands above; smaller sizes need less memory.",
+            remedy="Its error is printed above; smaller sizes need less memory.",
         ) from error
     process.join()
     return found
@@ -180,7 +182,11 @@ def _status_bytes(field: str) -> int:
         name, _, value = line.partition(":")
         if name == field:
             return int(value.split()[0]) * 1024
-    raise DeepspecError(f"this system does not tell {field}.", where="/proc/self/status")
+    raise DeepspecError(
+        f"this system does not report {field}.",
+        where="/proc/self/status",
+        remedy="Measure on Linux, or with --device cuda.",
+    )
 
 
 def ratio(ours: float, reference: float) -> float:

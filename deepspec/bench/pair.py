@@ -70,9 +70,9 @@ def load(options: argparse.Namespace, *, needs_draft: bool) -> Pair:
         target_folder, draft_folder = target_folder or options.pair / "target", draft_folder or options.pair / "draft"
     for name, folder in (("--target", target_folder), ("--draft", draft_folder)):
         if folder is None and (name == "--target" or needs_draft):
-            raise RecipeError("there is nothing to decode with.", where=name, remedy="Name a folder, or run a demo.")
+            raise RecipeError("no folder is given.", where=name, remedy="Name a folder, or run a demo.")
         if folder is not None and not folder.is_dir():
-            raise RecipeError(f"there is no folder {folder}.", where=name)
+            raise RecipeError(f"there is no folder {folder}.", where=name, remedy="Name a folder, or run a demo.")
     dtype = options.dtype or measuring.usual_dtype(options.device)
     drafter = None
     if draft_folder is not None:
@@ -93,7 +93,13 @@ def _prompts(options: argparse.Namespace, target: Target) -> tuple[tuple[int, ..
     try:
         column = pq.read_table(options.prompts, columns=[_PROMPT_COLUMN]).column(0).to_pylist()
     except (OSError, KeyError, ValueError) as error:
-        raise RecipeError(f"{options.prompts} cannot be read: {error}", where="--prompts") from error
+        raise RecipeError(
+            f"{options.prompts} cannot be read: {error}",
+            where="--prompts",
+            remedy="Name a JSON Lines file of conversations.",
+        ) from error
     if not column:
-        raise RecipeError(f"{options.prompts} holds no prompt.", where="--prompts")
+        raise RecipeError(
+            f"{options.prompts} holds no prompt.", where="--prompts", remedy="Name a JSON Lines file of conversations."
+        )
     return tuple(map(tuple, column))

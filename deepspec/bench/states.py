@@ -277,7 +277,7 @@ def _drop_cached_pages(paths: list[Path]) -> None:
                 time.sleep(0.05)  # a page that is on its way stays until it has arrived
             else:
                 raise DeepspecError(
-                    "the kernel keeps pages of a file that it was told to drop.",
+                    "the kernel keeps cached pages that posix_fadvise should have dropped.",
                     where=str(path),
                     remedy="Measure in a folder that is on a disk.",
                 )

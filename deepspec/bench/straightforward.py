@@ -119,7 +119,11 @@ def loss(draft: nn.Module, batch: PackedStates, supervision: Any, totals: Mappin
         return _block_loss(output, batch, supervision, totals)
     if isinstance(output, UnrolledOutput):
         return _unrolled_loss(output, batch, supervision, totals)
-    raise RecipeError(f"there is no straightforward loss of {type(output).__name__}.", where="draft.algorithm")
+    raise RecipeError(
+        f"there is no straightforward loss of {type(output).__name__}.",
+        where="draft.algorithm",
+        remedy="Name a recipe of another algorithm.",
+    )
 
 
 def _block_loss(

@@ -186,7 +186,7 @@ class Config(Section):
         names = [entry.name for entry in value if entry.name is not None]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two sources are called {name!r}")
+                raise ValueError(f"two sources have the name {name!r}")
         return value
 
     @field_validator("thinking", mode="before")

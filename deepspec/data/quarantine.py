@@ -45,7 +45,7 @@ class TooManyQuarantined(DataError):
             f" data.max_quarantined_share allows {allowed:.2%}. Commonest reasons: {listed}."
             f" First rows: {'; '.join(samples)}.",
             where=str(quarantine_path),
-            remedy="Mend these rows, or raise data.max_quarantined_share.",
+            remedy="Correct these rows, or raise data.max_quarantined_share.",
         )
         self.num_quarantined = num_quarantined
         self.num_rows = num_rows
@@ -125,5 +125,5 @@ def check_splits(before: Mapping[str, int], after: Mapping[str, int]) -> None:
         if num_rows and not after[split]:
             raise DataError(
                 f"none of the {num_rows} rows of the split {split} is left: all were quarantined or left out.",
-                remedy="See summary.json beside the quarantine file for the reasons.",
+                remedy="See summary.json next to the quarantine file for the reasons.",
             )

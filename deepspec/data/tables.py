@@ -23,6 +23,7 @@ MESSAGES_WITH_TOOLS = pa.list_(
 IDS = pa.list_(pa.int32())
 
 TOOLS = "tools"
+_MAKE_AGAIN = "Make the artifact again: `deepspec run` with the same recipe."
 """The column of what a conversation's assistant may call: a JSON list, or null."""
 
 
@@ -88,11 +89,19 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
-                raise ArtifactError(f"has no column {', '.join(missing)}.", where=str(path))
+                raise ArtifactError(
+                    f"has no column {', '.join(missing)}.",
+                    where=str(path),
+                    remedy=_MAKE_AGAIN,
+                )
             for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(columns)):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot be read: {error}.",
+            where=str(path),
+            remedy=_MAKE_AGAIN,
+        ) from error
 
 
 def with_tools(schema: pa.Schema) -> pa.Schema:
@@ -113,7 +122,11 @@ def has_tools(path: Path) -> bool:
     try:
         return TOOLS in pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot be read: {error}.",
+            where=str(path),
+            remedy=_MAKE_AGAIN,
+        ) from error
 
 
 def read_conversations(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -133,7 +146,11 @@ def count_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"cannot be read: {error}.", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot be read: {error}.",
+            where=str(path),
+            remedy=_MAKE_AGAIN,
+        ) from error
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -185,7 +185,7 @@ class Engine:
         num_prompt = len(request.prompt_ids)
         context = self._target.spec.max_position_embeddings
         if num_prompt == 0:
-            raise DataError("The prompt is empty.", where=f"request {request.id}")
+            raise DataError("The prompt is empty.", where=f"request {request.id}", remedy="Leave it out.")
         if num_prompt >= context:
             raise DataError(
                 f"The prompt has {num_prompt} tokens; the target's context holds {context}.",
@@ -199,7 +199,11 @@ class Engine:
                 remedy="Encode it with the target's own tokenizer.",
             )
         if request.max_new_tokens < 1:
-            raise DataError(f"max_new_tokens is {request.max_new_tokens}.", where=f"request {request.id}")
+            raise DataError(
+                f"max_new_tokens is {request.max_new_tokens}.",
+                where=f"request {request.id}",
+                remedy="Ask for at least one token.",
+            )
         return min(request.max_new_tokens, context - num_prompt)
 
     def _reserve(self, num_rows: int, requests: Sequence[Request], limits: Sequence[int]) -> None:

@@ -39,5 +39,7 @@ def algorithm_of(directory: Path) -> Algorithm:
         if algorithm.owns(config):
             return algorithm
     raise IncompatibleDraft(
-        f"config.json is of none of the algorithms {', '.join(ALGORITHMS)}.", where=str(directory.name)
+        f"config.json names none of the algorithms {', '.join(ALGORITHMS)}.",
+        where=str(directory.name),
+        remedy="Name a draft that deepspec trained, or one of these algorithms.",
     )

@@ -261,7 +261,7 @@ def located(name: str, path: str, copy: Copy | None = None) -> str:
         return known.hub
     location = path if known is None else str(folder)
     if copy is None and location.startswith("s3://"):
-        raise DataError("lies in object storage.", where=f"{where} {location}", remedy="Copy it into a folder.")
+        raise DataError("is in object storage.", where=f"{where} {location}", remedy="Copy it into a folder.")
     if known is None or folder is None:
         return path if copy is None else copy(path, where)
     for suffix in _SUFFIXES:

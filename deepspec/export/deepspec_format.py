@@ -69,7 +69,9 @@ def _target_of(config: Mapping[str, Any], directory: Path) -> TargetSpec:
     family = next((family for family in FAMILIES.values() if model_type in family.model_types), None)
     if family is None:
         raise IncompatibleDraft(
-            f"model_type {model_type!r} belongs to no supported family.", where=f"{directory.name}/{CONFIG_FILE}"
+            f"model_type {model_type!r} belongs to no supported family.",
+            where=f"{directory.name}/{CONFIG_FILE}",
+            remedy="Export a draft that was trained for a supported target.",
         )
     spec = spec_from_config(family, config, path=directory, model_type=model_type)
     return replace(spec, num_layers=int(config["num_target_layers"]))

@@ -66,5 +66,9 @@ def tau_of(measurement: GateResult, whose: str) -> float:
             remedy="Evaluate it again; the gate split needs at least one prompt that decodes.",
         )
     if value < 1.0 - _ROUNDING:
-        raise ArtifactError(f"The {whose}'s τ of {value:g} is below 1, which no decoding gives.", where="gate.tau")
+        raise ArtifactError(
+            f"The {whose}'s τ of {value:g} is below 1, which no decoding gives.",
+            where="gate.tau",
+            remedy="Evaluate the draft again.",
+        )
     return value

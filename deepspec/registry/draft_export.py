@@ -19,7 +19,7 @@ def write(name: str, format_name: str, out: Path, target_name: str, *, home: Pat
 
     _known(format_name)
     if out.exists():
-        raise RecipeError("it is there already.", where=str(out), remedy="Name a new directory.")
+        raise RecipeError("the directory exists already.", where=str(out), remedy="Name a new directory.")
     found = draft_of(name, home, store, model=None, where="DRAFT")
     draft = draft_directory(found)
     FORMATS[format_name].write(draft, out, target_name)

@@ -63,7 +63,7 @@ def reconcile(home: Path, store: Store, model: str) -> str:
     done = tracking.reconcile(model, PromotionLog(store.backend))
     if not done.changed:
         return f"{model}: the alias already says {done.after or 'nothing'}.{again}"
-    return f"{model}: champion was {done.before or 'nobody'}, is now {done.after or 'nobody'}.{again}"
+    return f"{model}: champion was {done.before or 'none'}, is now {done.after or 'none'}.{again}"
 
 
 def promote(home: Path, store: Store, model: str, version: str, reason: str) -> str:

@@ -202,7 +202,7 @@ class PromotionLog:
             if serving != verdict.champion:
                 raise PromotionConflict(
                     f"The verdict was measured against {_name(verdict.champion)}, "
-                    f"but by now {_name(serving)} is champion.",
+                    f"but now {_name(serving)} is champion.",
                     where=model,
                     remedy="Run the recipe again: the challenger will be judged against the new champion.",
                 )
@@ -210,7 +210,7 @@ class PromotionLog:
             if entry is not None:
                 return entry
         raise PromotionConflict(
-            f"Others wrote to the promotion log {_ATTEMPTS} times in a row.", where=model, remedy="Run again."
+            f"Other processes wrote to the promotion log {_ATTEMPTS} times in a row.", where=model, remedy="Run again."
         )
 
     def rollback(self, model: str, to: str | None = None, *, who: str, reason: str = "") -> Promotion:
@@ -230,10 +230,18 @@ class PromotionLog:
         """
         entries = self.history(model)
         if not entries:
-            raise NothingToRollBackTo("Nothing was ever promoted.", where=model)
+            raise NothingToRollBackTo(
+                "Nothing was ever promoted.",
+                where=model,
+                remedy="Promote a version first: `deepspec promote MODEL VERSION`.",
+            )
         champion = _before(entries, model) if to is None else _named(entries, to, model)
         if champion.digest == entries[-1].champion.digest:
-            raise NothingToRollBackTo(f"{_name(champion.digest)} is the champion already.", where=model)
+            raise NothingToRollBackTo(
+                f"{_name(champion.digest)} is the champion already.",
+                where=model,
+                remedy="Name an earlier champion with `to`.",
+            )
         entry = self._append(model, entries[-1], "rollback", champion, None, who, reason)
         if entry is None:
             raise PromotionConflict(
@@ -340,7 +348,7 @@ def _name(digest: str | None) -> str:
 def _folder(model: str) -> str:
     if not _MODEL.fullmatch(model):
         raise RecipeError(
-            f"{model!r} cannot name a model.",
+            f"{model!r} is not a valid model name.",
             where="model",
             remedy="Use letters, digits, dots, dashes and underscores, a letter or digit first, at most 200.",
         )

@@ -41,7 +41,11 @@ class LiveStates:
         self._batch_tokens = batch_tokens
         documents = list(read_documents(tokens_file))
         if not documents:
-            raise DataError("there are no documents to train on.", where=str(tokens_file))
+            raise DataError(
+                "there are no documents to train on.",
+                where=str(tokens_file),
+                remedy="Give more conversations, or a larger share in data.splits.",
+            )
         self.num_tokens_of = np.asarray([len(document.input_ids_T) for document in documents], dtype=np.int64)
         self._starts = np.cumsum(self.num_tokens_of) - self.num_tokens_of
         self._input_ids = np.concatenate([document.input_ids_T for document in documents])

@@ -23,6 +23,7 @@ from deepspec.errors import ArtifactError
 from deepspec.states.batch import PackedStates, PackedTokens
 from deepspec.states.format.codecs import CODECS
 from deepspec.states.format.layout import (
+    CAPTURE_AGAIN,
     CHECKSUMS,
     INDEX,
     TOKEN_COLUMNS,
@@ -75,6 +76,7 @@ class StateReader:
                 f"lists {index.num_rows} documents with {self.num_tokens_of.sum()} tokens; "
                 f"{self.layout.num_documents} with {self.layout.num_tokens} were written.",
                 where=f"{self._at.location}/{INDEX}",
+                remedy=CAPTURE_AGAIN,
             )
         self._first_blocks = np.cumsum([0, *(shard.num_blocks for shard in self.layout.shards)])
         self._global_blocks = self._first_blocks[self._shards] + self._blocks
@@ -236,7 +238,7 @@ class StateReader:
                 raise ArtifactError(
                     f"the checksum of column {name} in row group {block} does not match.",
                     where=f"{self._at.location}/{self.layout.shards[shard].file}",
-                    remedy="Capture the states again.",
+                    remedy=CAPTURE_AGAIN,
                 )
             columns[name] = np.frombuffer(data, dtype=np.uint8).reshape(rows, -1)
         columns[_FINALS_BEFORE] = self._finals_before(shard, block, tokens["supervised"])
@@ -269,6 +271,7 @@ class StateReader:
                 raise ArtifactError(
                     "has other columns or row groups than states.json says.",
                     where=f"{self._at.location}/{described.file}",
+                    remedy=CAPTURE_AGAIN,
                 )
             self._checksums[shard] = _checksums(file, f"{self._at.location}/{described.file}")
             self._files[shard] = file
@@ -304,9 +307,15 @@ def _checksums(file: ParquetTable, where: str) -> list[BlockChecksums]:
         listed = json.loads(file.metadata[CHECKSUMS.encode()])
         found = [BlockChecksums.model_validate(one) for one in listed]
     except (KeyError, ValueError) as error:
-        raise ArtifactError(f"has no checksums that can be read: {error}.", where=where) from error
+        raise ArtifactError(
+            f"has no checksums that can be read: {error}.", where=where, remedy=CAPTURE_AGAIN
+        ) from error
     if len(found) != file.num_row_groups:
-        raise ArtifactError(f"has checksums of {len(found)} row groups, not {file.num_row_groups}.", where=where)
+        raise ArtifactError(
+            f"has checksums of {len(found)} row groups, not {file.num_row_groups}.",
+            where=where,
+            remedy=CAPTURE_AGAIN,
+        )
     return found
 
 

@@ -54,7 +54,9 @@ def read_documents(tokens_file: Path, start: int = 0, stop: int | None = None) -
                             yield _document(tokens_file, number, ids, runs)
                         number += 1
     except (pa.ArrowException, KeyError) as error:
-        raise DataError(f"cannot be read as tokens: {error}.", where=str(tokens_file)) from error
+        raise DataError(
+            f"cannot be read as tokens: {error}.", where=str(tokens_file), remedy="Encode the conversations again."
+        ) from error
 
 
 def _document(tokens_file: Path, number: int, ids: Any, runs: Any) -> TokenDocument:
@@ -62,6 +64,8 @@ def _document(tokens_file: Path, number: int, ids: Any, runs: Any) -> TokenDocum
     supervised_T = runs_to_mask(runs.values.to_numpy(zero_copy_only=False))
     if len(supervised_T) != len(input_ids_T):
         raise DataError(
-            f"the mask covers {len(supervised_T)} of {len(input_ids_T)} tokens.", where=f"{tokens_file.name}:{number}"
+            f"the mask covers {len(supervised_T)} of {len(input_ids_T)} tokens.",
+            where=f"{tokens_file.name}:{number}",
+            remedy="Encode the conversations again.",
         )
     return TokenDocument(number, input_ids_T, supervised_T)

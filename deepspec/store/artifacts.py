@@ -113,7 +113,7 @@ class Artifact:
         foreign = sorted(name for name in found - set(names) if not name.rpartition("/")[2].startswith("."))
         if foreign:
             raise ArtifactError(
-                "This file is not part of the artifact that it lies in.",
+                "This file is not part of the artifact whose folder it is in.",
                 where=str(folder / foreign[0]),
                 remedy="Remove it: artifacts never change.",
             )
@@ -206,7 +206,7 @@ class Artifact:
                 return flaw
             seen.add(content)
         raise TransientError(
-            f"{entry.path} comes differently each time it is read.",
+            f"{entry.path} has different bytes each time it is read.",
             where=f"{self.store.backend.location}/{self.prefix}",
             remedy="Check the network to the store, and run again: what was finished is kept.",
         )
@@ -218,7 +218,11 @@ class Artifact:
         for entry in self.manifest.files:
             if entry.path == name:
                 return entry
-        raise ArtifactError(f"The artifact has no file {name!r}.", where=f"{self.kind}/{self.key}")
+        raise ArtifactError(
+            f"The artifact has no file {name!r}.",
+            where=f"{self.kind}/{self.key}",
+            remedy="Run the recipe that makes it.",
+        )
 
 
 @dataclass(frozen=True)
@@ -538,7 +542,7 @@ def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path
     if "://" in location:
         scheme = location.split("://", 1)[0]
         raise RecipeError(
-            f"No store backend serves {scheme}://.",
+            f"No store backend supports {scheme}://.",
             where="DEEPSPEC_STORE",
             remedy="Use a local folder, or s3://bucket/prefix.",
         )

@@ -198,9 +198,9 @@ def _copy_record(source: Backend, destination: Backend, path: str) -> int:
         return 1
     if destination.read(path) != data:
         raise ArtifactError(
-            "Somebody wrote another record there while this one was copied.",
+            "Another process wrote a record there while this one was copied.",
             where=f"{destination.location}/{path}",
-            remedy="Copy into a store that nobody promotes in.",
+            remedy="Copy into a store in which no model is promoted meanwhile.",
         )
     return 0
 

@@ -196,7 +196,7 @@ def _manifests(store: Store, kind: str, key: str) -> list[Manifest]:
     manifests = [manifest for number in numbers if (manifest := store.manifest(kind, key, number)) is not None]
     if numbers and not manifests and store.numbers(kind, key):
         raise ArtifactError(
-            "The manifest of an artifact that is needed is damaged: nobody can tell what it was made from.",
+            "The manifest of an artifact in use is damaged: what it was made from is unknown.",
             where=f"{kind}/{key}",
             remedy="Run the recipe that makes it, then collect again.",
         )
@@ -211,7 +211,9 @@ def _leased(store: Store) -> list[tuple[str, str]]:
             pairs += [(str(kind), str(key)) for kind, key in content.get("keys", [])]
         except (TypeError, ValueError) as error:
             raise ArtifactError(
-                f"A live run's lease lists keys as {content['keys']!r}.", where="leases/runs"
+                f"A live run's lease lists keys as {content['keys']!r}.",
+                where="leases/runs",
+                remedy="Wait until that run has ended, or remove its lease if it is dead.",
             ) from error
     return pairs
 

@@ -99,7 +99,7 @@ class Lease:
             self._content = {**self._content, **content}
             if not self._write():
                 raise LeaseHeld(
-                    "Another run took this over, because this one gave no sign of life.",
+                    "Another run took over this lease, which this run had not renewed.",
                     where=self._prefix,
                     remedy="Run again.",
                 )
@@ -150,7 +150,7 @@ class Lease:
             raise LeaseHeld(
                 "Another run is working on this.",
                 where=self._prefix,
-                remedy=f"Wait for it; a dead one is passed over after {ttl_seconds:g} s.",
+                remedy=f"Wait for it to end; a dead run's lease expires after {ttl_seconds:g} s.",
             )
 
     def _beat(self) -> None:
@@ -231,9 +231,9 @@ def live(backend: Backend, group: str) -> Iterator[dict[str, Any]]:
             if age >= _FORGOTTEN_SECONDS:
                 continue
             raise ArtifactError(
-                "This lease cannot be understood, so nobody knows what its run uses.",
+                "This lease cannot be read, so what its run uses is unknown.",
                 where=path,
-                remedy="If the run lives, it will write it anew within a minute; if it does not, remove this file.",
+                remedy="If the run is alive, it writes the lease again within a minute; if not, remove this file.",
             ) from error
         if age < ttl_seconds:
             yield content

@@ -17,7 +17,7 @@ def check(kind: str, ingredients: Ingredients, parents: Mapping[str, Parent]) ->
         ArtifactError: `kind` cannot name artifacts, or `parents` are not those of the key.
     """
     if not layout.KIND.fullmatch(kind) or kind in layout.RESERVED:
-        raise ArtifactError(f"{kind!r} cannot name a kind of artifacts.", remedy="Use a stage's name.")
+        raise ArtifactError(f"{kind!r} is not a valid artifact kind.", remedy="Use a stage's name.")
     if {name: parent.digest for name, parent in parents.items()} != dict(ingredients.parents):
         # Lineage and collectors walk over the recorded parents, reuse over those of the key: they have to be the same.
         raise ArtifactError(

@@ -49,7 +49,11 @@ def weight_files(path: Path | str) -> tuple[Path, ...]:
             where=str(path.name),
             remedy="Convert them once with save_pretrained(..., safe_serialization=True) where you trust them.",
         )
-    raise UnsupportedTarget("no *.safetensors weights in the target's directory.", where=str(path.name))
+    raise UnsupportedTarget(
+        "no *.safetensors weights in the target's directory.",
+        where=str(path.name),
+        remedy="Copy the directory again, all of it.",
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -61,7 +65,9 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"there is no {file.name}.", where=str(file.parent), remedy="Name a directory in Hugging Face's layout."
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnsupportedTarget(f"cannot be read as JSON: {error}.", where=where) from error
+        raise UnsupportedTarget(
+            f"cannot be read as JSON: {error}.", where=where, remedy="Copy the directory again, all of it."
+        ) from error
     if not isinstance(value, dict):
-        raise UnsupportedTarget("is not a JSON object.", where=where)
+        raise UnsupportedTarget("is not a JSON object.", where=where, remedy="Copy the directory again, all of it.")
     return value

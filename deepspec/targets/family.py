@@ -154,7 +154,7 @@ def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, mode
     where = f"{path.name}/config.json"
     reason = family.refuse(raw)
     if reason is not None:
-        raise UnsupportedTarget(reason, where=where)
+        raise UnsupportedTarget(reason, where=where, remedy="Choose another target.")
     plain = {
         "num_layers": _number(raw, "num_hidden_layers", int, where),
         "max_position_embeddings": _number(raw, "max_position_embeddings", int, where),
@@ -179,7 +179,11 @@ def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, mode
         **special,
     )
     if spec.hidden_act not in _ACTIVATIONS:
-        raise UnsupportedTarget(f"hidden_act {spec.hidden_act!r} is not one of {sorted(_ACTIVATIONS)}.", where=where)
+        raise UnsupportedTarget(
+            f"hidden_act {spec.hidden_act!r} is not one of {sorted(_ACTIVATIONS)}.",
+            where=where,
+            remedy="Choose another target.",
+        )
     return spec
 
 
@@ -195,7 +199,11 @@ def rope_of(raw: Mapping[str, Any], where: str = "config.json") -> dict[str, Any
     rope.setdefault("rope_type", "default")
     theta = rope.get("rope_theta", raw.get("rope_theta"))
     if theta is None:
-        raise UnsupportedTarget("no rope_theta: positions could not be encoded as the target does.", where=where)
+        raise UnsupportedTarget(
+            "no rope_theta: positions could not be encoded as the target does.",
+            where=where,
+            remedy="Copy the directory again, all of it.",
+        )
     rope["rope_theta"] = float(theta)
     return rope
 
@@ -249,5 +257,9 @@ def check_layer_ids(spec: TargetSpec, ids: Sequence[int]) -> tuple[int, ...]:
 def _number(raw: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value = raw.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise UnsupportedTarget(f"field {name} is {value!r}, not a positive number.", where=where)
+        raise UnsupportedTarget(
+            f"field {name} is {value!r}, not a positive number.",
+            where=where,
+            remedy="Copy the directory again, all of it.",
+        )
     return kind(value)

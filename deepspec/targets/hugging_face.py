@@ -77,7 +77,9 @@ def load_body(spec: TargetSpec, *, device: str, dtype: str) -> tuple[Any, Tensor
         )
     except RuntimeError as error:
         # How transformers says that a tensor has another shape than the configuration asks for.
-        raise UnsupportedTarget(f"the weights do not fit: {error}", where=str(spec.path)) from error
+        raise UnsupportedTarget(
+            f"the weights do not fit: {error}", where=str(spec.path), remedy="Copy the directory again, all of it."
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if shown:

@@ -82,7 +82,9 @@ def _scaled_frequencies(spec: TargetSpec, kind: str) -> tuple[Tensor, float]:
 
     if kind not in ROPE_INIT_FUNCTIONS:
         raise UnsupportedTarget(
-            f"rope_type {kind!r} is not one of {sorted(ROPE_INIT_FUNCTIONS)}.", where=f"{spec.path.name}/config.json"
+            f"rope_type {kind!r} is not one of {sorted(ROPE_INIT_FUNCTIONS)}.",
+            where=f"{spec.path.name}/config.json",
+            remedy="Choose another target, or install a newer transformers.",
         )
     # Not the target's own configuration: in some families it holds one set of parameters per kind of layer.
     config = PreTrainedConfig(

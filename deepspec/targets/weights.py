@@ -41,7 +41,7 @@ class Weights:
                 for name in tensors.keys():  # noqa: SIM118  # not a dict
                     if name in self._files:
                         raise UnsupportedTarget(
-                            f"{name} lies in {self._files[name].name} and in {file.name}.",
+                            f"{name} is in {self._files[name].name} and in {file.name}.",
                             where=str(self._path),
                             remedy="Keep the files of one copy, or add model.safetensors.index.json.",
                         )
@@ -55,7 +55,11 @@ class Weights:
         """
         found = [name for name in self._files if name == ending or name.endswith(f".{ending}")]
         if len(found) != 1:
-            raise UnsupportedTarget(f"{len(found)} tensors are called {ending}, not one.", where=str(self._path))
+            raise UnsupportedTarget(
+                f"{len(found)} tensors have the name {ending}, not one.",
+                where=str(self._path),
+                remedy="Copy the directory again, all of it.",
+            )
         return found[0]
 
     def below(self, prefix: str) -> list[str]:

@@ -258,7 +258,11 @@ def _finish_writing(written: "Future[Any]", directory: Path) -> None:
                 cause = cause.__cause__ or cause.__context__
             if cause is not None:
                 raise cause from error
-        raise ArtifactError(f"the checkpoint could not be written: {error}", where=directory.name) from error
+        raise ArtifactError(
+            f"the checkpoint could not be written: {error}",
+            where=directory.name,
+            remedy="Check the work folder's permissions and disk, and run again.",
+        ) from error
 
 
 def _read_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -301,7 +301,11 @@ class DraftObjective:
         engine = Engine(self._target(), drafter, rows=_VALIDATION_ROWS, sampling=sampling)
         rounds = [one for completion in engine.run(self._prompts) for one in completion.rounds]
         if not rounds:
-            raise DataError("no validation answer took a single round.", where=str(self._config.validation))
+            raise DataError(
+                "no validation answer took a single round.",
+                where=str(self._config.validation),
+                remedy="Validate on longer answers: raise data.min_supervised_tokens.",
+            )
         logger.info("Validated after step %d: %d rounds.", step, len(rounds))
         tau = sum(one.committed for one in rounds) / len(rounds)
         loss, proxy = self._held_out_loss()

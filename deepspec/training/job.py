@@ -48,7 +48,11 @@ class TrainJob(Section):
         try:
             function = getattr(importlib.import_module(module_name), name, None)
         except ModuleNotFoundError as error:
-            raise LaunchError(f"There is no module {error.name}.", where=self.objective) from error
+            raise LaunchError(
+                f"There is no module {error.name}.", where=self.objective, remedy="Name it as module:function."
+            ) from error
         if not callable(function):
-            raise LaunchError(f"{module_name} has no function {name}.", where=self.objective)
+            raise LaunchError(
+                f"{module_name} has no function {name}.", where=self.objective, remedy="Name it as module:function."
+            )
         return function  # type: ignore[no-any-return]  # looked up by name

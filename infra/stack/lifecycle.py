@@ -157,10 +157,10 @@ def _give_up(stack: Stack, service: Service, processes: Processes, seconds: floa
     """Raise if there is nothing left to wait for."""
     where = str(stack.log(service.name))
     if not processes.alive(service.name):
-        raise LaunchError(f"{service.name} ended instead of coming up.", where=where, remedy="Read that log.")
+        raise LaunchError(f"{service.name} exited during startup.", where=where, remedy="Read that log.")
     if seconds > service.start_seconds:
         raise LaunchError(
-            f"{service.name} runs, but is not healthy after {seconds:.0f} s ({reason}).",
+            f"{service.name} is not healthy after {seconds:.0f} s ({reason}).",
             where=where,
             remedy="Read that log; `make stack-down` ends it.",
         )

@@ -171,7 +171,9 @@ def run_once(
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise LaunchError(f"{program} did not end within {seconds:.0f} s.", where=str(log)) from error
+            raise LaunchError(
+                f"{program} did not end within {seconds:.0f} s.", where=str(log), remedy="Read that log."
+            ) from error
     output = bytes(done.stdout).decode(errors="replace")
     if done.returncode != 0:
         with log.open("a", encoding="utf-8") as record:

@@ -8,7 +8,7 @@ from deepspec.store.keys import differences
 
 _MOST_REASONS = 4
 _MOST_COMPARED = 20
-"""Of the artifacts of a kind, so many of the newest are asked what changed: each is a request to the store."""
+"""How many of a kind's newest artifacts are compared: each is a request to the store."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ def reason_to_make(store: Store, ingredients: Ingredients) -> Reason:
         if phrases and (nearest is None or len(phrases) < len(nearest)):
             nearest = phrases
     if not nearest:
-        return Reason("ran", "nothing like it in the store")
+        return Reason("ran", "never built before")
     more = [f"and {len(nearest) - _MOST_REASONS} more"] if len(nearest) > _MOST_REASONS else []
     return Reason("ran", ", ".join(nearest[:_MOST_REASONS] + more))

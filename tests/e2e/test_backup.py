@@ -78,7 +78,7 @@ def test_a_backup_follows_its_home_and_refuses_another(warm: Home, tmp_path: Pat
     twin.run("run", "tiny", "--set", "name=other")
     database = (out / "mlflow.db").read_bytes()
     refused = twin.run("backup", str(out), code=1)
-    assert "different promotion logs" in refused.err
+    assert "promotion logs" in refused.err
     assert (out / "mlflow.db").read_bytes() == database
 
 
@@ -112,7 +112,7 @@ def test_a_store_newer_than_its_database_is_registered_again(warm: Home, tmp_pat
     shutil.rmtree(warm.path / "mlartifacts")
     assert json.loads(warm.run("models", "ls", "--json").out) == []
     told = warm.run("models", "reconcile", "tiny").err
-    assert "champion was nobody, is now 1. Registered again: version 1." in " ".join(told.split())
+    assert "tiny: champion was none, is now 1." in " ".join(told.split())
     (after,) = json.loads(warm.run("models", "ls", "--json").out)
     assert after == before | {"run_id": ""}
     assert "already says 1." in warm.run("models", "reconcile", "tiny").err

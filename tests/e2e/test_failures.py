@@ -42,7 +42,7 @@ def test_wrong_input_is_one_sentence_without_a_traceback(warm: Home, options: li
 
 
 def test_unknown_recipe_names_the_nearest(warm: Home) -> None:
-    assert "Did you mean tiny?" in warm.run("run", "tinny", code=2).err
+    assert " tiny?" in warm.run("run", "tinny", code=2).err
 
 
 def target_without(home: Home, tmp_path: Path, *names: str) -> Path:

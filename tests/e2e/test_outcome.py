@@ -219,7 +219,8 @@ def test_changed_inputs_of_the_demo_are_restored_with_a_warning(warm: Home) -> N
     warm.run("run", "tiny", "--dry-run")
     assert file.read_bytes() == before[:-40]
     finished = warm.run("run", "tiny")
-    assert f"{file} had been changed and was restored" in finished.err
+    assert str(file) in finished.err
+    assert "restored" in finished.err
     assert file.read_bytes() == before
 
 

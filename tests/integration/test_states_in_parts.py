@@ -76,7 +76,7 @@ def test_what_a_worker_finds_wrong_is_told(tmp_path: Path, path: Path, task_runn
     options = ("run.num_shard_workers=2", f"run.task_runner={task_runner}")
     said = captured(tmp_path, broken, tmp_path / "home", *options, code=1)
     assert said.startswith("DataError: row ")
-    assert "the target's layer 1 is not finite at position 0" in said
+    assert all(named in said for named in ("layer 1", "not finite", "position 0"))
 
 
 @pytest.mark.full
@@ -97,7 +97,7 @@ def test_a_killed_worker_is_told_and_a_later_capture_goes_on(tmp_path: Path, pat
     workers[0].kill()
     assert process.wait(300) == 1, said.read_text()
     told = said.read_text().splitlines()[-1]
-    assert told.startswith("LaunchError: run.task_runner processes: A worker of states part failed")
+    assert told.startswith("LaunchError: run.task_runner processes: ")
     finished = {file.name: file.stat().st_mtime_ns for file in work.glob("states-*.parquet.json")}
     captured(tmp_path, path, home, "run.num_shard_workers=2", "run.task_runner=threads")
     assert {name: (work / name).stat().st_mtime_ns for name in finished} == finished

@@ -153,11 +153,11 @@ def test_positions_that_do_not_follow_are_refused():
     drafter.allocate(1, 8)
     states, ids = torch.zeros(1, 9, 3, 24), torch.zeros(1, 9, dtype=torch.long)
     drafter.advance([0], states, ids, [0], [4])
-    with pytest.raises(ValueError, match="4 context positions, not 5"):
+    with pytest.raises(ValueError, match=r"\b4\b.*\b5\b"):
         drafter.advance([0], states, ids, [5], [1])
-    with pytest.raises(ValueError, match="4 context positions before an anchor at 3"):
+    with pytest.raises(ValueError, match=r"\b4\b.*anchor at 3"):
         drafter.propose([0], ids[:, 0], [3], Forced(ids[:, :SLOTS]))
-    with pytest.raises(ValueError, match="room for 8"):
+    with pytest.raises(ValueError, match=r"\b8\b"):
         drafter.advance([0], states, ids, [4], [5])
 
 

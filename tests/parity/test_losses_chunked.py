@@ -226,7 +226,7 @@ def test_what_was_added_cannot_be_scaled():
     case = Case()
     case.factor_head.grad = torch.zeros_like(case.factor_head)
     loss, _ = case.chunked_block(0.1, 0.9, factor_head_gradient_Vr=case.factor_head.grad)
-    with pytest.raises(RuntimeError, match="cannot be scaled"):
+    with pytest.raises(RuntimeError, match="scaled"):
         (2 * loss).backward()
 
 
@@ -238,7 +238,7 @@ def test_gradients_are_given_away_once_and_not_differentiated_again():
         loss.backward()
     loss, _ = case.chunked_block(0.1, 0.9)
     (gradient,) = torch.autograd.grad(loss, [case.hidden], create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):
+    with pytest.raises(RuntimeError, match="require grad"):
         gradient.sum().backward()
 
 
@@ -250,7 +250,7 @@ def test_what_is_frozen_is_refused():
             case.sources()
         getattr(case, name).requires_grad_(False)
     case.factor_head = None
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(ValueError, match="together"):
         case.sources()
 
 

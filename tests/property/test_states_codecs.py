@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from deepspec.errors import DataError
 from deepspec.states.format.codec_sizes import bytes_per_token
 from deepspec.states.format.codecs import CODECS
+from tests.fixtures.refused import refused
 
 torch.set_num_threads(1)
 
@@ -89,9 +90,9 @@ def test_all_zero_and_odd_vectors() -> None:
     for codec in CODECS:
         for column in ("states", "final"):
             assert not round_trip(codec, zeros, column).any()
-    with pytest.raises(DataError, match="vectors of 7 numbers"):
+    with refused(DataError, "7 numbers", where="states.codec"):
         CODECS["int4"]["states"].encode(torch.ones(1, 1, 7))
-    with pytest.raises(DataError, match="vectors of 12 numbers"):
+    with refused(DataError, "12 numbers", where="states.codec"):
         CODECS["int4"]["final"].encode(torch.ones(1, 1, 12))
     assert torch.equal(round_trip("int8", torch.ones(1, 1, 7)).float(), torch.ones(1, 1, 7))
 

@@ -26,6 +26,7 @@ from deepspec.store import Artifact, Store, artifact_key, open_store
 from deepspec.store.gc import collect
 from deepspec.store.lease import leased, live
 from deepspec.store.manifest import Manifest
+from tests.fixtures.refused import refused
 from tests.fixtures.store import KEY, contents, fill, ingredients, manifest_path, put
 
 BUSY = settings(deadline=None, max_examples=20)
@@ -306,7 +307,7 @@ def test_a_change_without_a_trace_is_noticed_by_a_reader(original: Original) -> 
         assert found.path("rows.parquet").read_bytes() == original.files["rows.parquet"]
         assert found.verify() == ["draft/config.json: it does not match its SHA-256"]
         for use in (lambda: found.json("draft/config.json"), found.directory):
-            with pytest.raises(ArtifactDamaged, match=r"draft/config\.json"):
+            with refused(ArtifactDamaged, where="draft/config.json"):
                 use()
         check_rebuilt(root, original)
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from deepspec.errors import RecipeError
 from deepspec.recipe import load_recipe
 from deepspec.store import open_store
@@ -11,13 +9,15 @@ from tasks.generators import by_endpoints
 from tasks.responses import responses
 from tasks.runtime.job import Job
 from tasks.runtime.run import Run
+from tests.fixtures.refused import refused
 
 
 def test_without_endpoints_it_says_what_to_do(tmp_path: Path) -> None:
     recipe, store = load_recipe("tiny", ["data.responses.engine=endpoint"]), open_store(str(tmp_path))
     job = Job("responses", "0" * 64, "run", tmp_path, store, store.get, execution=recipe.run)
-    with pytest.raises(RecipeError, match=r"run.endpoints names none.*--set 'run.endpoints="):
+    with refused(RecipeError, "data.responses.engine", where="run.endpoints") as caught:
         by_endpoints(tmp_path, recipe, job)
+    assert "--set 'run.endpoints=" in str(caught.value.remedy)
 
 
 def test_where_the_endpoints_are_is_no_part_of_the_key(tmp_path: Path) -> None:

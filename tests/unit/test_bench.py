@@ -12,6 +12,7 @@ from deepspec.bench import __main__ as bench
 from deepspec.bench import states
 from deepspec.errors import DeepspecError
 from tests.fixtures.command import call
+from tests.fixtures.refused import refused
 
 SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--slots", "3", "--rank", "4", "--repeat", "1"]
 
@@ -28,10 +29,10 @@ def measured(capsys):
 
 
 @pytest.fixture
-def refused(capsys):
+def refusal(capsys):
     """What is said of wrong arguments; the exit code is 2."""
 
-    def refused(name, *arguments):
+    def refusal(name, *arguments):
         with pytest.raises((DeepspecError, SystemExit)) as found:
             bench.main([name, *arguments])
         if isinstance(found.value, DeepspecError):
@@ -40,7 +41,7 @@ def refused(capsys):
         assert found.value.code == 2
         return capsys.readouterr().err
 
-    return refused
+    return refusal
 
 
 def test_both_commands_are_the_same_bench():
@@ -101,8 +102,10 @@ def test_attention(measured):
     assert 0 <= document["max_rel_grad_error"] <= 1e-5
 
 
-def test_attention_refuses_heads_that_cannot_be_shared(refused):
-    assert "3 heads cannot share 2" in refused("attention", "--heads", "3", "--kv-heads", "2")
+def test_attention_refuses_heads_that_cannot_be_shared(refusal):
+    said = refusal("attention", "--heads", "3", "--kv-heads", "2")
+    assert "--kv-heads" in said
+    assert "3 heads" in said
 
 
 @pytest.mark.parametrize(
@@ -126,8 +129,8 @@ def test_train_step(measured, recipe):
     assert 0 <= document["max_rel_grad_error"] <= 1e-4
 
 
-def test_train_step_refuses_an_unknown_recipe(refused):
-    assert "nobody" in refused("train-step", "--recipe", "nobody")
+def test_train_step_refuses_an_unknown_recipe(refusal):
+    assert "nobody" in refusal("train-step", "--recipe", "nobody")
 
 
 def test_tokens(measured):
@@ -182,8 +185,8 @@ def test_people_get_a_table_on_stderr(capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--vocab", "0"], ["--device", "nowhere"], ["--algorithm", "none"], ["--nope"]])
-def test_wrong_usage_is_told_in_a_sentence(refused, arguments):
-    assert refused("loss", *arguments)
+def test_wrong_usage_is_told_in_a_sentence(refusal, arguments):
+    assert refusal("loss", *arguments)
 
 
 def test_every_bench_is_listed_in_help(capsys):
@@ -211,6 +214,6 @@ def test_pages_that_stay_are_no_cold_reading(tmp_path):
     path.write_bytes(bytes(4 << 20))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert sum(mapped[:: mmap.PAGESIZE]) == 0
-        with pytest.raises(DeepspecError, match="keeps pages"):
+        with refused(DeepspecError, "cached pages", where=str(path)):
             states._drop_cached_pages([path])
     states._drop_cached_pages([path])

@@ -65,7 +65,7 @@ def test_drafts_of_one_run_need_names_of_their_own(override: str, field: str) ->
     done = deepspec("demo", "--all", "--set", override, "--dry-run")
     assert done.returncode == 2
     assert field in done.stderr
-    assert "cannot be that of every draft" in done.stderr
+    assert "--set: " in done.stderr
 
 
 def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
@@ -77,7 +77,7 @@ def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
     for kind in ("trian", "_stage", "registry", "../store"):
         done = deepspec("artifacts", "ls", kind)
         assert done.returncode == 2, kind
-        assert f"{kind!r} is no kind of artifact" in done.stderr
+        assert repr(kind) in done.stderr
         assert "evaluate, gate, older_stage, promote" in done.stderr
     for kind, count in (("train", 0), ("older_stage", 1)):
         done = deepspec("artifacts", "ls", kind, "--json")

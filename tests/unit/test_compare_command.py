@@ -13,6 +13,7 @@ from flows.cli.commands import compare as compare_command
 from flows.compare import naming
 from tasks.runtime.run_record import write_record
 from tests.fixtures import reports
+from tests.fixtures.refused import refused
 
 
 @pytest.fixture
@@ -49,16 +50,14 @@ def test_of_a_run_of_several_algorithms_the_first_evaluated_recipe_is_taken(home
 def test_without_a_finished_run_the_recipe_has_to_be_named(home: Path, content: str | None) -> None:
     if content is not None:
         (home / "last-run.json").write_text(content)
-    with pytest.raises(RecipeError, match="no finished run") as raised:
+    with refused(RecipeError, str(home), where="--recipe"):
         compare_command._recipe(None, (), home)
-    assert raised.value.where == "--recipe"
 
 
 def test_a_record_without_a_recipe_says_that_it_has_to_be_named(home: Path) -> None:
     write_record(reports.record(evaluation=reports.evaluation().to_json()), home)  # as an earlier version wrote it
-    with pytest.raises(RecipeError, match="has no recipe") as raised:
+    with refused(RecipeError, "record of run", where="--recipe") as raised:
         compare_command._recipe(None, (), home)
-    assert raised.value.where == "--recipe"
     assert "--recipe NAME" in (raised.value.remedy or "")
 
 
@@ -84,7 +83,8 @@ def test_a_draft_is_the_same_input_wherever_its_directory_lies(tmp_path: Path) -
 def test_an_incompatible_draft_is_told_by_its_name() -> None:
     with pytest.raises(IncompatibleDraft) as raised, naming("models:/demo/2"):
         raise IncompatibleDraft("there are no weights.", where="draft/model.safetensors", remedy="Look.")
-    assert str(raised.value) == "models:/demo/2: draft/model.safetensors: there are no weights. Look."
+    assert raised.value.where == "models:/demo/2: draft/model.safetensors"
+    assert (raised.value.what, raised.value.remedy) == ("there are no weights.", "Look.")
     with pytest.raises(IncompatibleDraft, match=r"^models:/demo/2: it gives NaN\.$"), naming("models:/demo/2"):
         raise IncompatibleDraft("it gives NaN.")
     with pytest.raises(ArtifactError, match=r"^other\.$"), naming("models:/demo/2"):

@@ -10,6 +10,7 @@ from deepspec.data.chat.renderer import Renderer
 from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.sources.rows import Message
 from deepspec.errors import UnsupportedTarget
+from tests.fixtures.refused import refused
 from tests.fixtures.tokenizers import gemma4_template, tiny_gemma4_tokenizer
 
 PRIMER = "<|channel>thought\n<channel|>"
@@ -117,5 +118,5 @@ def test_end_of_turn_is_a_token(primed: Renderer, tokenizer: Any) -> None:
     assert primed.end_of_turn_ids == (primed.tokenizer.convert_tokens_to_ids("<turn|>"),)
     ids = primed.tokenizer.encode("Mira has 12<turn|>", add_special_tokens=False)
     assert primed.answer_text(ids) == "Mira has 12"
-    with pytest.raises(UnsupportedTarget, match="gemma4"):
+    with refused(UnsupportedTarget, "'gemma4'"):
         Renderer(tokenizer, GEMMA4)

@@ -11,6 +11,7 @@ from deepspec.data.config import Config, SourceEntry
 from deepspec.data.conversations.build import write_conversations
 from deepspec.data.conversations.mixture import quotas, ranks_of, sample
 from deepspec.errors import DataError
+from tests.fixtures.refused import refused
 
 NO_SPLITS = {"validation": 0, "calibration": 0, "gate": 0}
 
@@ -110,6 +111,5 @@ def test_a_limit_for_one_source_alone(tmp_path: Path) -> None:
 def test_a_weighted_source_without_rows_is_an_error_that_names_it(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", ["a"])
     empty = write(tmp_path / "b.jsonl", [])
-    with pytest.raises(DataError, match="none of its rows is left") as caught:
+    with refused(DataError, "rows", where="data.source b.jsonl"):
         make(tmp_path / "out", [{"path": one, "weight": 1}, {"path": empty, "weight": 1}])
-    assert caught.value.where == "data.source b.jsonl"

@@ -21,6 +21,7 @@ from deepspec.errors import DataError
 from flows.cli.commands import preview as preview_command
 from flows.cli.commands.preview import PreviewDocument
 from tests.fixtures.command import call
+from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer
 
@@ -89,7 +90,7 @@ def test_what_would_be_generated_is_said_to_be_the_rows_own(tmp_path: Path, toke
 def test_no_row_that_can_be_shown(tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(source(tmp_path, [{"turns": ["alone"]}, "bad"]))
     config = config.model_copy(update={"splits": config.splits.model_copy(update={"validation": 0.0})})
-    with pytest.raises(DataError, match=r"no answer to keep .* \(1\), row is not an object \(1\)"):
+    with refused(DataError, "split train", "no answer to keep", "row is not an object (1)", where="data.source"):
         rendered(config, "train", 3, tokenizer=tokenizer, chat=CHATML)
 
 

@@ -20,6 +20,7 @@ from deepspec.data.tables import TableWriter, read_table, with_tools
 from deepspec.data.tokens.encode import mask_to_runs, runs_to_mask, write_tokens
 from deepspec.errors import ArtifactError, DataError
 from tests.fixtures.chat_templates import QWEN3
+from tests.fixtures.refused import refused
 
 Row = dict[str, Any]
 
@@ -187,13 +188,13 @@ def test_rows_with_no_supervised_token_are_quarantined(tmp_path: Path, tokenizer
 def test_a_template_that_refuses_a_row(tmp_path: Path, tokenizer: Any) -> None:
     late = kept("hi", "ho")
     late["messages"] = [*late["messages"], {"role": "system", "content": "late"}]
-    with pytest.raises(TooManyQuarantined, match=r"1 of 2 rows .*the chat template refuses the conversation") as caught:
+    with refused(TooManyQuarantined, "1 of 2 rows", "the chat template refuses the conversation") as caught:
         make(tmp_path, tokenizer, [kept("hi", "ho"), late])
     assert pq.read_table(caught.value.quarantine_path).to_pylist()[0]["excerpt"].startswith("[a system message may")
 
 
 def test_a_split_that_is_lost_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
-    with pytest.raises(DataError, match="none of the 1 rows of the split gate is left"):
+    with refused(DataError, "1 rows", "split gate"):
         make(tmp_path, tokenizer, [kept("hi", "ho")], split="gate", min_supervised_tokens=100)
 
 
@@ -269,7 +270,7 @@ def test_damaged_input_is_noticed(tmp_path: Path, tokenizer: Any, damage: str) -
     changed = {"flipped": bytes(content), "truncated": bytes(content[: len(content) // 2])}
     path.unlink() if damage == "missing" else path.write_bytes(changed[damage])
     (tmp_path / "again").mkdir()
-    with pytest.raises(ArtifactError, match=r"train\.parquet"):
+    with refused(ArtifactError, where="train.parquet"):
         write_tokens(Config(source="x"), tmp_path / "responses", tmp_path / "again", tokenizer=tokenizer, chat=CHATML)
 
 
@@ -282,7 +283,7 @@ def test_damage_that_still_decodes_is_noticed_by_its_checksum(tmp_path: Path) ->
     values = pq.read_table(path)
     path.write_bytes(content[:2000] + bytes([content[2000] ^ 1]) + content[2001:])
     assert pq.read_table(path) != values  # other numbers, and nothing said
-    with pytest.raises(ArtifactError, match=r"rows\.parquet"):
+    with refused(ArtifactError, where="rows.parquet"):
         list(read_table(path, ["value"]))
 
 

@@ -16,7 +16,8 @@ from deepspec.decoding.scheduler import (
 )
 from deepspec.decoding.step_costs import Curve, StepCosts
 from deepspec.drafts.algorithm import Proposal
-from deepspec.errors import IncompatibleDraft
+from deepspec.errors import IncompatibleDraft, NoConfidence
+from tests.fixtures.refused import refused
 
 FLAT = StepCosts({1: Curve((1.0,), (1.1,)), 64: Curve((1.0,), (1.1,))}, Curve((1.0,), (1.0,)))
 """Verifying costs the same whatever is verified."""
@@ -95,12 +96,12 @@ def test_a_threshold_keeps_what_stands_before_the_first_doubt() -> None:
 
 def test_without_confidences_there_is_nothing_to_go_by() -> None:
     for scheduler in (StaticThreshold(0.5), PrefixScheduler(FLAT, (1.0, 1.0, 1.0))):
-        with pytest.raises(IncompatibleDraft, match="confidence head"):
+        with refused(NoConfidence, "confidence head"):
             scheduler.lengths(proposal(None))
 
 
 def test_another_drafts_calibration_is_refused() -> None:
-    with pytest.raises(IncompatibleDraft, match="proposes 3 tokens, but 2 confidences were calibrated"):
+    with refused(IncompatibleDraft, "3 tokens", "2 confidences"):
         PrefixScheduler(FLAT, (1.0, 1.0)).lengths(proposal([[0.5] * 3] * 2))
 
 

@@ -19,6 +19,7 @@ from deepspec.training.config import Execution
 from deepspec.training.loop import fit
 from deepspec.training.metric_stream import NoMetrics
 from deepspec.training.objective import Placement
+from tests.fixtures.refused import refused
 
 SMALL = Config(
     corpus=Corpus(num_conversations=6, num_target_conversations=24, num_benchmark_prompts=3),
@@ -149,7 +150,7 @@ def test_learns_and_leaves_a_directory_that_loads(inputs, tmp_path):
 
 def test_rows_longer_than_the_target_are_refused(inputs):
     short = SMALL.target.model_copy(update={"max_position_embeddings": 64})
-    with pytest.raises(DataError, match=r"target\.max_position_embeddings"):
+    with refused(DataError, "64 positions", where="target.max_position_embeddings"):
         make(inputs, SMALL.model_copy(update={"target": short}))
 
 

@@ -11,6 +11,7 @@ from deepspec.demo.corpus import HELD_OUT, read_conversations, write_corpus
 from deepspec.demo.target import encode_rows
 from deepspec.demo.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES, answer_text, prompt_text, write_tokenizer
 from deepspec.errors import DataError
+from tests.fixtures.refused import refused
 
 SMALL = Config(
     corpus=Corpus(num_conversations=60, num_target_conversations=60, num_benchmark_prompts=4),
@@ -87,7 +88,7 @@ def test_same_corpus_same_bytes(made, tmp_path):
 
 def test_missing_inputs_are_data_errors(made, tmp_path):
     folder, _, _ = made
-    with pytest.raises(DataError, match="Make the corpus again"):
+    with refused(DataError, where=str(tmp_path)):
         write_tokenizer(SMALL, tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="Make the tokenizer again"):
+    with refused(DataError, where=str(tmp_path)):
         encode_rows(folder / "corpus" / HELD_OUT, tmp_path)

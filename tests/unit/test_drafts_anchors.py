@@ -112,9 +112,9 @@ def test_draws_are_uniform_without_replacement():
 
 def test_a_pack_that_does_not_add_up_is_refused():
     batch = pack()
-    with pytest.raises(ValueError, match="the documents have 49 tokens"):
+    with pytest.raises(ValueError, match="49 tokens"):
         PackedStates(
             batch.input_ids_T, batch.loss_mask_T, (12, 1, 30, 6), (1, 2, 3, 4), batch.states_TLD, batch.final_TD
         )
-    with pytest.raises(ValueError, match="4 documents, but 2 document ids"):
+    with pytest.raises(ValueError, match=r"4 documents.*\b2\b"):
         PackedStates(batch.input_ids_T, batch.loss_mask_T, LENGTHS, (1, 2), batch.states_TLD, batch.final_TD)

@@ -10,6 +10,7 @@ from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.drafts.layer_choice import chosen_mask_token
 from deepspec.errors import IncompatibleDraft
 from deepspec.targets.directory import read_spec
+from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_gemma4
 
 ALGORITHM = ALGORITHMS["dspark"]
@@ -140,25 +141,24 @@ def test_what_is_saved_is_what_is_loaded(draft, directory, spec, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "named"),
     [
-        ({"global_head_dim": 8}, "field head_dim is 8 in the draft, but 16 in the target"),
-        ({"hidden_activation": "silu"}, "field hidden_act is 'silu' in the draft, but 'gelu_pytorch_tanh' in the"),
-        ({"final_logit_softcapping": None}, "field logit_softcap is None in the draft, but 3.0 in the target"),
+        ({"global_head_dim": 8}, ["head_dim", "8", "16", "target"]),
+        ({"hidden_activation": "silu"}, ["hidden_act", "'silu'", "'gelu_pytorch_tanh'"]),
+        ({"final_logit_softcapping": None}, ["logit_softcap", "None", "3.0", "target"]),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1000.0}}},
-            "field rope is .*'default'.* in the draft, but .*'proportional'.* in the target",
+            ["rope", "'default'", "'proportional'", "target"],
         ),
-        ({"global_head_dim": ...}, "neither global_head_dim nor per_layer_config"),
+        ({"global_head_dim": ...}, ["global_head_dim"]),
     ],
 )
-def test_a_field_that_differs_is_named_with_both_values(directory, spec, fields, message):
+def test_a_field_that_differs_is_named_with_both_values(directory, spec, fields, named):
     config = config_of(directory) | fields
     config = {name: value for name, value in config.items() if value is not ...}
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(IncompatibleDraft, match=message) as raised:
+    with refused(IncompatibleDraft, *named, where="draft/config.json"):
         ALGORITHM.load(directory, spec)
-    assert raised.value.where == "draft/config.json"
 
 
 def test_layer_scalars_are_neither_the_targets_nor_trained(spec):

@@ -31,6 +31,7 @@ from deepspec.store.keys import canonical
 from tasks.resolve import benchmarks_of
 from tasks.runtime.references import Pending
 from tasks.runtime.run import Run
+from tests.fixtures.refused import refused
 from tests.fixtures.s3 import S3Server
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -144,7 +145,7 @@ def test_forms_that_a_row_may_also_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "words"),
+    ("name", "row", "named"),
     [
         ("gsm8k", {"problem": "a"}, "row of gsm8k without question"),
         ("aime25", {"answer": 3}, "row of aime25 without problem or Problem or question"),
@@ -156,20 +157,19 @@ def test_forms_that_a_row_may_also_have(tmp_path: Path) -> None:
         ("gsm8k", {"turns": [3]}, "content is not a string"),
     ],
 )
-def test_a_malformed_row_names_benchmark_and_row(tmp_path: Path, name: str, row: dict[str, Any], words: str) -> None:
+def test_a_malformed_row_names_benchmark_and_row(tmp_path: Path, name: str, row: dict[str, Any], named: str) -> None:
     path = write_lines(tmp_path / "x.jsonl", [{"turns": ["fine"]}, row])
-    with pytest.raises(DataError, match=words) as caught:
+    with refused(DataError, named, where=f"benchmark {name}, {path}:2") as caught:
         select(name, Benchmark(path=str(path)), seed=0)
-    assert caught.value.where == f"benchmark {name}, {path}:2"
-    assert f"or one of {name} as published" in str(caught.value.remedy)
+    assert f" {name} " in str(caught.value.remedy)
 
 
 def test_a_table_without_its_columns_and_an_empty_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "gsm8k.parquet"
     pq.write_table(pa.table({"answer": ["a"]}), path)
-    with pytest.raises(DataError, match="none of messages, conversations, turns, question"):
+    with refused(DataError, "answer", "question", where=str(path)):
         select("gsm8k", Benchmark(path=str(path)), seed=0)
-    with pytest.raises(DataError, match="The benchmark is empty"):
+    with refused(DataError, "empty", where="benchmark gsm8k"):
         select("gsm8k", Benchmark(path=str(write_lines(tmp_path / "gsm8k.jsonl", []))), seed=0)
 
 
@@ -177,7 +177,7 @@ def test_hidden_tests_beside_a_question_may_be_long(tmp_path: Path) -> None:
     row = {"question_content": "Q", "private_test_cases": "x" * (1 << 24)}
     path = write_lines(tmp_path / "live.jsonl", [row])
     assert len(select("livecodebench", Benchmark(path=str(path)), seed=0)) == 1
-    with pytest.raises(DataError, match="longer than"):
+    with refused(DataError, "data.max_row_bytes", where=f"benchmark mine, {path}:1"):
         select("mine", Benchmark(path=str(path)), seed=0)
 
 
@@ -236,10 +236,10 @@ def test_wrong_names_in_a_recipe_are_told(benchmarks: str, words: list[str]) -> 
 
 @pytest.mark.parametrize(("path", "meant"), [("gsm-8k", "gsm8k"), ("MATH-500", "math500"), ("mt_bench", "mt-bench")])
 def test_a_name_that_is_nearly_known_is_told_with_the_one_that_is_meant(path: str, meant: str) -> None:
-    with pytest.raises(DataError, match="no such file") as caught:
+    with refused(DataError, "file", where=f"benchmark b, {path}") as caught:
         select("b", Benchmark(path=path), seed=0)
-    assert caught.value.where == f"benchmark b, {path}"
-    assert f"Did you mean {meant}? Known by name: gsm8k, math500" in str(caught.value)
+    assert f"{meant}?" in str(caught.value.remedy)
+    assert "gsm8k, math500" in str(caught.value.remedy)
 
 
 def test_a_name_leads_to_the_folder_and_without_one_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,13 +262,10 @@ def test_a_name_that_the_folder_lacks_is_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with pytest.raises(DataError) as caught:
+    named = ("alpaca.jsonl or alpaca.parquet", str(tmp_path), "DEEPSPEC_BENCHMARKS")
+    with refused(DataError, *named, where="evaluate.benchmarks.alpaca") as caught:
         local(load_recipe("tiny", ["evaluate.benchmarks=[alpaca]"]), tmp_path)
-    assert str(caught.value) == (
-        f"evaluate.benchmarks.alpaca: There is no alpaca.jsonl or alpaca.parquet in {tmp_path}, which"
-        " DEEPSPEC_BENCHMARKS names. Put it there, set evaluate.benchmarks.alpaca=tatsu-lab/alpaca to have it from the"
-        " hub, or leave the benchmark out."
-    )
+    assert "evaluate.benchmarks.alpaca=tatsu-lab/alpaca" in str(caught.value.remedy)
 
 
 def test_a_name_leads_to_a_bucket(moto: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +280,9 @@ def test_a_name_leads_to_a_bucket(moto: S3Server, tmp_path: Path, monkeypatch: p
     here = local(load_recipe("tiny", ["evaluate.benchmarks=[mt-bench, gsm8k]"]), tmp_path).evaluate
     assert Path(here.benchmarks["mt-bench"].path).read_bytes() == body
     assert [len(select(name, item, seed=0)) for name, item in here.benchmarks.items()] == [1, 1]
-    with pytest.raises(DataError, match=r"There is no alpaca\.jsonl or alpaca\.parquet in s3://"):
+    with refused(DataError, "alpaca.jsonl or alpaca.parquet", prefix, where="evaluate.benchmarks.alpaca"):
         local(load_recipe("tiny", ["evaluate.benchmarks=[alpaca]"]), tmp_path)
-    with pytest.raises(DataError, match="lies in object storage"):
+    with refused(DataError, "object storage", where="evaluate.benchmarks.gsm8k"):
         read_benchmark("gsm8k", "gsm8k", known=KNOWN["gsm8k"])
 
 
@@ -402,16 +399,19 @@ def test_without_folder_and_network_a_run_ends_early_and_a_dry_run_goes_on(
 ) -> None:
     monkeypatch.setattr(hub, "commit_of", unreachable)
     recipe = load_recipe("tiny", ["evaluate.benchmarks=[gsm8k, mbpp]"])
-    with pytest.raises(DataError, match="cannot be looked up on the hub") as caught:
+    with pytest.raises(DataError, match="hub") as caught:
         benchmarks_of(plan_of(recipe, tmp_path))
     assert caught.value.where == "evaluate.benchmarks.gsm8k openai/gsm8k"
-    assert str(caught.value.remedy) == (
-        "Check the network; or name a folder with gsm8k.jsonl or gsm8k.parquet in DEEPSPEC_BENCHMARKS, set"
-        " evaluate.benchmarks.gsm8k to a file, or leave the benchmark out (--set evaluate.benchmarks={} for all)."
+    ways = (
+        "gsm8k.jsonl or gsm8k.parquet",
+        "DEEPSPEC_BENCHMARKS",
+        "evaluate.benchmarks.gsm8k",
+        "evaluate.benchmarks={}",
     )
+    assert all(way in str(caught.value.remedy) for way in ways)
     assert isinstance(benchmarks_of(plan_of(recipe, tmp_path, dry=True)), Pending)
     missing = load_recipe("tiny", [f"evaluate.benchmarks={{gsm8k: {tmp_path}/missing.jsonl}}"])
-    with pytest.raises(DataError, match="no such file"):  # a wrong path is told in a dry run, too
+    with refused(DataError, where=f"{tmp_path}/missing.jsonl"):  # a wrong path is told in a dry run, too
         benchmarks_of(plan_of(missing, tmp_path, dry=True))
 
 

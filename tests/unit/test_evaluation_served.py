@@ -25,6 +25,7 @@ from deepspec.evaluation.server.results import ServedEvaluation
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.fixtures.openai_server import answer_of, openai_server
+from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import tiny_tokenizer
 
@@ -208,10 +209,11 @@ def test_a_restart_spoils_only_the_benchmark_it_falls_into(tokenizer_dir: Path, 
     chat, math = found.benchmarks["chat"], found.benchmarks["math"]
     assert chat.tau > 1
     assert math.tau is None
-    assert "began anew" in math.not_measured
+    assert "counters were reset" in math.not_measured
     assert math.tokens > 0
     [problem] = found.problems
-    assert problem.startswith("benchmark math: The server's counters began anew")
+    assert problem.startswith("benchmark math: ")
+    assert "counters were reset" in problem
     assert found.macro.tau == chat.tau
 
 
@@ -223,11 +225,12 @@ def test_somebody_elses_answer_spoils_the_benchmark_it_falls_into(
     assert found.benchmarks["math"].tau > 1
     assert found.benchmarks["chat"].tau is None
     [problem] = found.problems
-    assert "finished 6 answers, and only 5 of them were ours" in problem
+    assert "6 answers" in problem
+    assert "5 of them" in problem
 
 
 def test_a_server_that_others_use_is_not_measured_at_all(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
-    with pytest.raises(MeasurementError, match="move although nothing is asked of it"):
+    with refused(MeasurementError, "counters", "change"):
         rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), is_busy=True)
 
 
@@ -239,11 +242,11 @@ def test_what_fails_is_listed_and_loses_nothing_else(tokenizer_dir: Path, inputs
     assert math.tau > 1
     assert "not to my liking" in math.failed[0].reason
     assert math.failed[0].place.endswith("math.jsonl:3")
-    assert "1 attempts brought no answer" in math.notes[0]
+    assert math.notes[0].startswith("1 attempts")
     assert found.problems == ()
     strict = rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), **bad)
     [problem] = strict.problems
-    assert problem.startswith("benchmark math: 1 of 6 prompts failed; the first, ")
+    assert problem.startswith("benchmark math: 1 of 6 prompts")
     assert strict.benchmarks["math"].tau == math.tau
 
 
@@ -276,7 +279,7 @@ def test_prompts_leave_room_within_the_context(tokenizer_dir: Path, inputs: Path
     rule(tokenizer_dir, inputs, tokenizer, config, max_model_len=100, played={"context": 100})
     entries = [json.loads(line)["body"] for line in (inputs / "log").read_text().splitlines()]
     assert {len(entry["prompt"]) + entry["max_tokens"] for entry in entries} == {100}
-    with pytest.raises(DataError, match=r"room for 90 tokens, but the longest prompt with evaluate.max_new_tokens"):
+    with refused(DataError, "90 tokens", "evaluate.max_new_tokens"):
         rule(tokenizer_dir, inputs, tokenizer, config, max_model_len=90, played={"context": 100})
 
 
@@ -286,12 +289,13 @@ def test_another_model_a_wrong_key_and_no_benchmarks_are_the_users_errors(
     config = config_of(inputs)
     with ExitStack() as stack:
         server = stack.enter_context(openai_server(tokenizer_dir, inputs / "log", metrics="vllm", key="sk-1"))
-        with pytest.raises(DataError, match="DEEPSPEC_ENDPOINT_API_KEY"):
+        with refused(DataError, "HTTP 401") as caught:
             play(config, server.url, tokenizer)
-        with pytest.raises(DataError, match="serves 'tiny', but the target is 'other'"):
+        assert "DEEPSPEC_ENDPOINT_API_KEY" in str(caught.value.remedy)
+        with refused(DataError, "'tiny'", "'other'"):
             play(config, server.url, tokenizer, model="other", server={"api_key": "sk-1"})
         found = play(config, server.url, tokenizer, server={"api_key": "sk-1"})
         assert found.macro.tau > 1
         assert "sk-1" not in json.dumps(found.to_json())
-    with pytest.raises(RecipeError, match="no benchmarks"):
+    with refused(RecipeError, where="evaluate.benchmarks"):
         play(config_of(inputs, benchmarks={}), "http://127.0.0.1:9", tokenizer)

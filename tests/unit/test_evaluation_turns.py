@@ -29,6 +29,7 @@ from deepspec.evaluation.prompts.selection import (
     select_split,
 )
 from tests.fixtures.chat_templates import readable_tokenizer
+from tests.fixtures.refused import refused
 
 FORMATS = {"qwen3": CHATML, "gemma4": GEMMA4}
 TEXTS = "first question second third one two because user assistant system model thought brief"
@@ -170,9 +171,8 @@ def test_a_turn_that_does_not_fit_is_skipped_with_its_number(tmp_path: Path) -> 
 
 def test_a_turn_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     prompt = prompt_of(tmp_path, {"turns": ["a", "refused"]})
-    with pytest.raises(DataError, match="refuses the conversation") as caught:
+    with refused(DataError, "template", where=f"benchmark b, {tmp_path}/b.jsonl:1, turn 2"):
         encode_turn("b", prompt, ["x"], Letters(), context=99)  # type: ignore[arg-type]
-    assert caught.value.where == f"benchmark b, {tmp_path}/b.jsonl:1, turn 2"
 
 
 def test_the_rows_own_answers_and_what_follows_a_tools_result_are_not_asked(tmp_path: Path) -> None:

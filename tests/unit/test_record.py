@@ -16,6 +16,7 @@ from tasks.runtime.run import Run
 from tasks.runtime.run_record import read_record, record_of, write_record
 from tasks.runtime.run_report import _earlier
 from tests.fixtures import reports
+from tests.fixtures.refused import refused
 from tests.fixtures.store import ingredients, put
 
 PARTS = ("evaluation", "calibration", "verdict", "model")
@@ -145,9 +146,7 @@ def test_an_older_record_is_read_and_a_newer_one_refused(tmp_path: Path) -> None
     assert (found.format, found.resolved_recipe, found.target, found.seeds) == (1, None, None, None)
     assert found.to_json() == older
     (tmp_path / "last-run.json").write_text('{"format": 2, "run_id": "1"}')
-    with pytest.raises(
-        ArtifactError, match=r"last-run\.json: This record of a run has format 2; .*Upgrade deepspec, or"
-    ):
+    with refused(ArtifactError, "format 2", where="last-run.json"):
         read_record(tmp_path)
 
 

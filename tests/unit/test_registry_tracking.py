@@ -22,6 +22,7 @@ from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.store.backends.local import LocalBackend
 from tests.fixtures import results
+from tests.fixtures.refused import refused
 
 EVALUATION = Evaluation(
     benchmarks={
@@ -256,7 +257,7 @@ def test_a_champion_that_mlflow_does_not_know_is_an_error(tracking: Tracking, tm
     log = PromotionLog(LocalBackend(tmp_path))
     lost = DraftReference(kind="calibrate", key="k", digest="lost", version="7")
     log.promote("unknown", lost, judge(results.gate(2.0), None, Config()), who="me")
-    with pytest.raises(TrackingError, match=r"draft lost.* is not registered as version 7"):
+    with refused(TrackingError, "draft lost", "version 7", where="unknown"):
         tracking.reconcile("unknown", log)
 
 
@@ -271,18 +272,18 @@ def test_a_version_that_was_numbered_anew_is_found_by_content(tracking: Tracking
 
 
 def test_mlflows_errors_are_typed_and_show_no_password(tracking: Tracking, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"MLflow failed: .*no-such-run"):
+    with refused(TrackingError, "no-such-run"):
         tracking.finish("no-such-run")
     (tmp_path / "mlflow.db").write_bytes(b"this is not a database, whatever its name says" * 50)
-    with pytest.raises(TrackingError, match=r"sqlite.*MLflow failed"):
+    with refused(TrackingError, "MLflow", where="sqlite"):
         Tracking.embedded(tmp_path).start_pipeline_run("x", {})
 
-    def refused() -> None:
+    def refuse() -> None:
         with Connection("http://me:hunter2@nowhere:1/path", None, "x").named_errors():
             raise ConnectionRefusedError("refused")
 
-    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI http://nowhere:1/path: MLflow failed: r") as caught:
-        refused()
+    with refused(TrackingError, "refused", where="MLFLOW_TRACKING_URI http://nowhere:1/path") as caught:
+        refuse()
     assert "hunter2" not in str(caught.value)
 
 
@@ -321,9 +322,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, ["does not accept the user and password (401)", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]),
-        (403, ["does not allow this user that (403)", "MLFLOW_TRACKING_USERNAME"]),
-        (0, ["does not answer (ReadTimeoutError)", "run again"]),
+        (401, ["(401)", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]),
+        (403, ["(403)", "MLFLOW_TRACKING_USERNAME"]),
+        (0, ["ReadTimeoutError"]),
     ],
 )
 def test_a_server_that_refuses_or_hangs_is_named(
@@ -331,10 +332,10 @@ def test_a_server_that_refuses_or_hangs_is_named(
 ) -> None:
     with answering(status) as address:
         tracking = Tracking(address, None)
-        with pytest.raises(TrackingError) as caught:
+        place = f"MLFLOW_TRACKING_URI {address.replace('me:hunter2@', '')}"
+        with refused(TrackingError, "MLflow's server", where=place) as caught:
             tracking.start_pipeline_run("x", {})
     said = str(caught.value)
-    assert said.startswith(f"MLFLOW_TRACKING_URI {address.replace('me:hunter2@', '')}: MLflow's server ")
     assert all(word in said for word in words), said
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
     assert not caplog.records
@@ -344,11 +345,11 @@ def test_a_server_that_refuses_or_hangs_is_named(
 def test_a_server_that_is_gone_is_not_waited_for_twice() -> None:
     with answering(500) as address:
         tracking = Tracking(address, None)
-    with pytest.raises(TrackingError, match=r"does not answer \(NewConnectionError\)"):
+    with refused(TrackingError, "NewConnectionError"):
         tracking.start_pipeline_run("x", {})
     with answering(401) as address:
         tracking._server.uri = address  # whatever is there now: it is not asked
-        with pytest.raises(TrackingError, match=r"does not answer \(NewConnectionError\)"):
+        with refused(TrackingError, "NewConnectionError"):
             tracking.finish("x")
 
 

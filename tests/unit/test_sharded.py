@@ -6,6 +6,7 @@ import pytest
 
 from deepspec.errors import RecipeError
 from tasks.runtime.prefect.fan_out import _task_runner
+from tests.fixtures.refused import refused
 
 
 def test_runners_that_come_with_prefect() -> None:
@@ -18,5 +19,6 @@ def test_runners_that_come_with_prefect() -> None:
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_one_that_is_not_installed_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, f"prefect_{kind}", None)
-    with pytest.raises(RecipeError, match=rf"The task runner {kind} is not installed. `pip install prefect-{kind}`"):
+    with refused(RecipeError, kind, where="run.task_runner") as caught:
         _task_runner(kind, 2)
+    assert f"pip install prefect-{kind}" in str(caught.value.remedy)

@@ -15,6 +15,7 @@ from deepspec.states.config import Config
 from deepspec.states.reader import StateReader
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
+from tests.fixtures.refused import refused
 from tests.fixtures.states import read
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 from tests.unit.test_states_files import LENGTHS, VOCAB, write_tokens_file
@@ -70,28 +71,29 @@ def test_an_engines_files_become_the_states_of_our_own_capture(tmp_path: Path, f
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     path = tiny_qwen3(tmp_path / "target", vocab_size=VOCAB)
     (tmp_path / "files").mkdir()
-    with pytest.raises(DataError, match="no captured files"):
+    with refused(DataError, "*.safetensors", where="files"):
         CapturedFiles(tmp_path / "files", path, LAYERS, dtype="float32")
     rows = write_tokens_file(tmp_path / "train.parquet", (5, 6))
     for number, (ids_T, _) in enumerate(rows[:1]):
         ids = torch.from_numpy(ids_T).long()
         save_file({"hidden_states": torch.ones(5, 3, 32), "token_ids": ids}, tmp_path / f"files/{number}.safetensors")
     files = CapturedFiles(tmp_path / "files", path, LAYERS, dtype="float32")
-    with pytest.raises(DataError, match=r"0.safetensors: hidden_states is \[5, 3, 32\].*layers \[0, 2, 3, 4\]"):
+    with refused(DataError, "[5, 3, 32]", where="0.safetensors") as caught:
         write_states(tmp_path / "train.parquet", tmp_path / "files", origin=files, config=CONFIG)
+    assert "[0, 2, 3, 4]" in str(caught.value.remedy)
     fitting = CapturedFiles(tmp_path / "files", path, (0, 1), dtype="float32")
-    with pytest.raises(DataError, match="row 1: no captured file has the token ids"):
+    with refused(DataError, "token ids", where="row 1"):
         write_states(tmp_path / "train.parquet", tmp_path / "files", origin=fitting, config=CONFIG)
     save_file(
         {"hidden_states": torch.full((5, 3, 32), float("nan")), "token_ids": ids}, tmp_path / "files/0.safetensors"
     )
-    with pytest.raises(DataError, match="row 0: the target's layer 0 is not finite at position 0"):
+    with refused(DataError, "layer 0", "not finite", "position 0", where="row 0"):
         write_states(tmp_path / "train.parquet", tmp_path / "files", origin=fitting, config=CONFIG)
     (tmp_path / "files/0.safetensors").write_bytes(b"not a tensor")
-    with pytest.raises(DataError, match="token_ids cannot be read"):
+    with refused(DataError, "token_ids", where="0.safetensors"):
         CapturedFiles(tmp_path / "files", path, LAYERS, dtype="float32")
 
 
 def test_files_and_a_live_target_exclude_each_other() -> None:
-    with pytest.raises(RecipeError, match="captured names files, which mode online would not read"):
+    with refused(RecipeError, "states.captured", "online"):
         load_recipe("tiny", ["states.captured=/somewhere", "states.mode=online"])

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, StoreFull, TransientError
+from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, ArtifactUnknown, StoreFull, TransientError
 from deepspec.store import Backend, Ingredients, Parent, Store, artifact_key
 from deepspec.store.backends.contract import created
 from deepspec.store.gc import collect
 from deepspec.store.layout import Stat
 from deepspec.store.records import seal
+from tests.fixtures.refused import refused
 from tests.fixtures.store import (
     EVERY_PLACE,
     KEY,
@@ -501,7 +502,7 @@ def test_who_publishes_at_any_moment_of_anothers_publishing_is_alone_or_second(p
 
 @pytest.mark.parametrize("kind", ["leases", "registry", "work", "", "a/b", "..", ".hidden"])
 def test_a_kind_has_to_be_a_name_that_is_free(store: Store, kind: str) -> None:
-    with pytest.raises(ArtifactError, match="kind"), store.write(kind, ingredients()):
+    with refused(ArtifactError, "kind", repr(kind)), store.write(kind, ingredients()):
         pass
     assert store.backend.list("") == {}
 
@@ -511,7 +512,7 @@ def test_a_kind_has_to_be_a_name_that_is_free(store: Store, kind: str) -> None:
 )
 def test_recorded_parents_have_to_be_those_of_the_key(store: Store, recorded: dict[str, str]) -> None:
     parents = {name: Parent(kind="external", digest=digest) for name, digest in recorded.items()}
-    with pytest.raises(ArtifactError, match="parents"), store.write(KIND, ingredients(parents={"a": "1"}), parents):
+    with refused(ArtifactError, "parents", where=KIND), store.write(KIND, ingredients(parents={"a": "1"}), parents):
         pass
 
 
@@ -519,7 +520,7 @@ def test_a_link_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "data").write_text("may change")
     for target in (tmp_path / "elsewhere", tmp_path / "elsewhere" / "data", tmp_path / "nowhere"):
-        with pytest.raises(ArtifactError, match="link"), store.write(KIND, ingredients()) as writing:
+        with refused(ArtifactError, where="link"), store.write(KIND, ingredients()) as writing:
             (writing.directory / "link").symlink_to(target)
     assert store.backend.list("") == {}
     assert (tmp_path / "elsewhere" / "data").read_text() == "may change"
@@ -528,19 +529,19 @@ def test_a_link_is_refused(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.parquet", "model.safetensors"])
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"], ids=len)
 def test_a_file_that_is_not_what_its_suffix_says_is_refused(store: Store, name: str, data: bytes) -> None:
-    with pytest.raises(ArtifactError, match=r"Parquet|safetensors"):
+    with refused(ArtifactError, "Parquet" if name.endswith(".parquet") else "safetensors", where=name):
         put(store, ingredients(), {name: data})
     assert store.find(KIND, KEY) is None
 
 
 def test_a_file_name_that_is_no_text_is_refused(store: Store) -> None:
-    with pytest.raises(ArtifactError, match="Unicode"), store.write(KIND, ingredients()) as writing:
+    with refused(ArtifactError, "Unicode"), store.write(KIND, ingredients()) as writing:
         (writing.directory / "b\udcffd").touch()
     assert store.find(KIND, KEY) is None
 
 
 def test_counts_that_are_no_json_are_refused_by_name(store: Store) -> None:
-    with pytest.raises(ArtifactError, match=r"tokens\.counts"), store.write(KIND, ingredients()) as writing:
+    with refused(ArtifactError, where="tokens.counts"), store.write(KIND, ingredients()) as writing:
         writing.counts = {"rows": object()}
     assert store.backend.list("") == {}
 
@@ -586,7 +587,7 @@ def test_one_file_is_fetched_without_the_others(store: Store) -> None:
     found = Store(Recording(store.backend)).get(KIND, KEY)
     assert found.json("summary.json") == {}
     assert fetched == ["summary.json"]
-    with pytest.raises(ArtifactError, match="no file 'other'"):
+    with refused(ArtifactError, "'other'", where=KEY):
         found.path("other")
 
 
@@ -723,9 +724,8 @@ def test_a_manifest_of_a_newer_deepspec_is_refused_and_not_taken_for_damaged(
         lambda: put(store, ingredients()),
         lambda: collect(store, [(KIND, KEY)], grace_seconds=-place.tick_seconds),
     ):
-        with pytest.raises(ArtifactError, match=r"format 2; this deepspec reads up to 1.*Upgrade") as caught:
+        with refused(ArtifactError, "format 2", "up to 1"):
             use()
-        assert not isinstance(caught.value, ArtifactMissing | ArtifactDamaged)
     assert store.backend.list("") == before
 
 
@@ -809,9 +809,8 @@ def test_a_foreign_file_among_an_artifacts_files_is_no_part_of_it(place: Place) 
     artifact = put(store, ingredients())
     folder = artifact.directory()
     (folder / "more.parquet").write_bytes(b"who am I")
-    with pytest.raises(ArtifactError, match=r"more\.parquet") as caught:
+    with refused(ArtifactError, where="more.parquet"):
         store.get(KIND, KEY).directory()
-    assert not isinstance(caught.value, ArtifactDamaged)
     (folder / "more.parquet").rename(folder / ".more")
     assert store.get(KIND, KEY).directory() == folder
 
@@ -840,8 +839,8 @@ def test_a_person_may_name_an_artifact_by_the_start_of_its_key(store: Store) -> 
         assert store.resolve(f"tokens/{artifact.key[:12]}").manifest == artifact.manifest
     assert store.resolve(f"responses/{same.key[0]}").manifest == same.manifest
     shared = next(a.key[0] for a in made for b in made if a.key != b.key and a.key[0] == b.key[0])
-    for name, said in [(shared, "match"), ("tokens/", "No artifact"), ("", "No artifact"), ("none/0", "No artifact")]:
-        with pytest.raises(ArtifactMissing, match=said):
+    for name, said in [(shared, "match "), ("tokens/", "No"), ("", "No"), ("none/0", "No")]:
+        with refused(ArtifactUnknown, said, repr(name)):
             store.resolve(name)
     made[0].condemn("test")
     with pytest.raises(ArtifactMissing):

@@ -9,6 +9,7 @@ from deepspec.errors import ArtifactError, StoreFull
 from deepspec.store import Store
 from deepspec.store.copy_store import copy_store
 from deepspec.store.records import seal, unseal
+from tests.fixtures.refused import refused
 from tests.fixtures.store import PLACES, Around, LocalPlace, Place, contents, fill, ingredients, manifest_path, put
 
 PAIRS = [
@@ -143,7 +144,7 @@ def test_other_records_under_the_same_name_are_refused_before_anything_is_writte
 ) -> None:
     destination.backend.create("registry/tiny/promotions/2.json", b"another history")
     before = state(destination)
-    with pytest.raises(ArtifactError, match=r"different promotion logs: registry/tiny/promotions/2\.json"):
+    with refused(ArtifactError, "promotion logs", "registry/tiny/promotions/2.json"):
         copy_store(source, destination)
     assert state(destination) == before
 
@@ -209,7 +210,7 @@ def test_a_newer_manifest_stops_the_copy(source: Store, destination: Store, plac
     (tokens,) = source.artifacts("tokens")
     record = unseal(source.backend.read(manifest_path(tokens))) | {"format": 2}
     places[0].overwrite(manifest_path(tokens), seal(record))
-    with pytest.raises(ArtifactError, match=r"format 2.*Upgrade deepspec"):
+    with refused(ArtifactError, "format 2"):
         copy_store(places[0].store(), destination)
     assert not destination.backend.list("registry")
 

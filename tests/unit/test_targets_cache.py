@@ -73,10 +73,10 @@ def test_masks_are_causal_behind_each_rows_end():
 
 def test_what_cannot_be_is_refused():
     cache = make()
-    with pytest.raises(ValueError, match=r"need 7 positions.*made for 6"):
+    with pytest.raises(ValueError, match=r"\b7\b.*\b6\b"):
         write(cache, 1, 7)
     write(cache, 1, 4)
-    with pytest.raises(ValueError, match="2 lengths for 3 rows"):
+    with pytest.raises(ValueError, match=r"2 lengths.*3 rows"):
         cache.crop([1, 1])
-    with pytest.raises(ValueError, match="row 2 has 4 positions and cannot be cropped to 5"):
+    with pytest.raises(ValueError, match=r"row 2 .*\b4\b.*\b5\b"):
         cache.crop([1, 1, 5])

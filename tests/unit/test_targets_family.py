@@ -13,6 +13,7 @@ from deepspec.targets.directory import read_spec, weight_files
 from deepspec.targets.family import default_layer_ids, rope_of
 from deepspec.targets.model import Target, stop_token_ids
 from deepspec.targets.rotary import Rotary, rotate
+from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 
 QWEN = FAMILIES["qwen3"]
@@ -79,37 +80,36 @@ def test_head_dim_defaults_to_hidden_by_heads(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "named"),
     [
-        ({"model_type": "llama"}, "'llama' belongs to no supported family.*qwen3"),
-        ({"hidden_size": "big"}, "field hidden_size is 'big', not a positive number"),
-        ({"vocab_size": None}, "field vocab_size is None"),
-        ({"rope_theta": None}, "no rope_theta"),
+        ({"model_type": "llama"}, "'llama'"),
+        ({"hidden_size": "big"}, "hidden_size is 'big'"),
+        ({"vocab_size": None}, "vocab_size is None"),
+        ({"rope_theta": None}, "rope_theta"),
         ({"attention_bias": True}, "attention_bias"),
         ({"use_sliding_window": True}, "sliding-window"),
         ({"hidden_act": "relu"}, "'relu'"),
     ],
 )
-def test_what_is_not_supported_is_said(config, tmp_path, fields, message):
-    with pytest.raises(UnsupportedTarget, match=message) as raised:
+def test_what_is_not_supported_is_said(config, tmp_path, fields, named):
+    with refused(UnsupportedTarget, named, where=f"{tmp_path.name}/config.json"):
         read(config | fields, tmp_path)
-    assert raised.value.where == f"{tmp_path.name}/config.json"
 
 
 def test_a_missing_or_broken_config_is_said(tmp_path):
-    with pytest.raises(UnsupportedTarget, match="there is no config"):
+    with refused(UnsupportedTarget, "config.json", where=str(tmp_path)):
         read_spec(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UnsupportedTarget, match="cannot be read as JSON"):
+    with refused(UnsupportedTarget, "JSON", where=f"{tmp_path.name}/config.json"):
         read_spec(tmp_path)
 
 
 def test_pickled_weights_are_refused(config, tmp_path):
     read(config, tmp_path)
-    with pytest.raises(UnsupportedTarget, match=r"no \*.safetensors"):
+    with refused(UnsupportedTarget, "*.safetensors", where=tmp_path.name):
         Target.load(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UnsupportedTarget, match=r"can run code.*safe_serialization"):
+    with refused(UnsupportedTarget, ".bin", where=tmp_path.name):
         Target.load(tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert [file.name for file in weight_files(tmp_path)] == ["model.safetensors"]

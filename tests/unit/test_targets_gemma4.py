@@ -15,6 +15,7 @@ from deepspec.targets.family import LayerShape, default_layer_ids
 from deepspec.targets.model import Target, stop_token_ids
 from deepspec.targets.rotary import Rotary, rotate
 from deepspec.targets.weights import Weights, read_tables
+from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_gemma4
 
 GEMMA = FAMILIES["gemma4"]
@@ -131,7 +132,7 @@ def test_a_larger_model_says_whether_tables_are_tied_and_which_dtype(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "named"),
     [
         ({"enable_moe_block": True}, "mixture-of-experts"),
         ({"hidden_size_per_layer_input": 256}, "per-layer inputs"),
@@ -139,23 +140,22 @@ def test_a_larger_model_says_whether_tables_are_tied_and_which_dtype(tmp_path):
         ({"num_kv_shared_layers": 1}, "share keys and values"),
         ({"attention_bias": True}, "attention_bias"),
         ({"use_bidirectional_attention": "all"}, "only causal"),
-        ({"global_head_dim": ...}, "neither global_head_dim nor per_layer_config"),
-        ({"rope_parameters": FULL_ROPE}, r"no rope_parameters\.full_attention"),
-        ({"rope_parameters": ...}, r"no rope_parameters\.full_attention"),
-        ({"layer_types": ["full_attention"] * 2}, "layer_types is"),
-        ({"layer_types": ["chunked_attention"] * 3}, "layer_types is"),
-        ({"sliding_window": None}, "field sliding_window is None"),
-        ({"head_dim": "wide"}, "field head_dim is 'wide'"),
-        ({"num_hidden_layers": ...}, "field num_hidden_layers is None"),
+        ({"global_head_dim": ...}, "global_head_dim"),
+        ({"rope_parameters": FULL_ROPE}, "rope_parameters.full_attention"),
+        ({"rope_parameters": ...}, "rope_parameters.full_attention"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types"),
+        ({"layer_types": ["chunked_attention"] * 3}, "layer_types"),
+        ({"sliding_window": None}, "sliding_window is None"),
+        ({"head_dim": "wide"}, "head_dim is 'wide'"),
+        ({"num_hidden_layers": ...}, "num_hidden_layers is None"),
         ({"per_layer_config": {"1": {"head_dim": 64}, "2": {"head_dim": 32}}}, "sliding_attention layers differ"),
-        ({"per_layer_config": {"2": {"intermediate_size": 8}}}, "sets intermediate_size"),
+        ({"per_layer_config": {"2": {"intermediate_size": 8}}}, "intermediate_size"),
         ({"hidden_activation": "relu"}, "'relu'"),
     ],
 )
-def test_what_is_not_supported_is_said(tmp_path, fields, message):
-    with pytest.raises(UnsupportedTarget, match=message) as raised:
+def test_what_is_not_supported_is_said(tmp_path, fields, named):
+    with refused(UnsupportedTarget, named, where=f"{tmp_path.name}/config.json"):
         read(old(**fields), tmp_path)
-    assert raised.value.where == f"{tmp_path.name}/config.json"
 
 
 def test_unified_text_models_have_no_per_layer_inputs(tmp_path):
@@ -198,25 +198,24 @@ def test_rotations_are_those_of_full_attention(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"missing: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), ["missing", "model.layers.1.mlp.up_proj.weight"]),
         (
             lambda t: t.update({"model.layers.0.self_attn.q_proj.weight_scale": torch.ones(1)}),
-            r"not known to such a model: model\.layers\.0\.self_attn\.q_proj\.weight_scale",
+            ["not known", "model.layers.0.self_attn.q_proj.weight_scale"],
         ),
-        (lambda t: t.update({"model.norm.weight": torch.ones(8)}), "do not fit"),
+        (lambda t: t.update({"model.norm.weight": torch.ones(8)}), ["weights", "fit"]),
     ],
     ids=["missing", "unknown", "another shape"],
 )
-def test_other_weights_than_the_configurations_are_refused(tmp_path, change, message):
+def test_other_weights_than_the_configurations_are_refused(tmp_path, change, named):
     path = tiny_gemma4(tmp_path / "target")
     tensors = load_file(path / "model.safetensors")
     change(tensors)
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UnsupportedTarget, match=message) as raised:
+    with refused(UnsupportedTarget, *named, where=str(path)):
         Target.load(path)
-    assert raised.value.where == str(path)
 
 
 @pytest.mark.parametrize("fields", [{"composite": True}, {"tie_word_embeddings": False}], ids=str)

@@ -11,6 +11,7 @@ from deepspec.errors import UnsupportedTarget
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from deepspec.targets.weights import Weights, read_tables
+from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_qwen3
 
 
@@ -52,43 +53,43 @@ def test_shards_are_found_through_the_index_alone(folder: Path) -> None:
         save_file({name: tensors[name] for name in part}, folder / file)
         mapping |= dict.fromkeys(part, file)
     save_file(tensors, folder / "consolidated.safetensors")
-    with pytest.raises(UnsupportedTarget, match=r"lies in consolidated\.safetensors and in model-00001"):
+    with refused(UnsupportedTarget, "consolidated.safetensors", "model-00001", where=str(folder)):
         Target.load(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}))
     ids = torch.arange(9)[None]
     assert torch.equal(Target.load(folder).forward(ids).final_BQD, whole.forward(ids).final_BQD)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(UnsupportedTarget, match=r"model-00002-of-00002\.safetensors cannot be read"):
+    with refused(UnsupportedTarget, "model-00002-of-00002.safetensors", where=str(folder)):
         Target.load(folder)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        (lambda t: t.pop("model.norm.weight"), r"there is no tensor model\.norm\.weight"),
-        (lambda t: t.pop("lm_head.weight"), r"0 tensors are called lm_head\.weight"),
-        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"mlp\.up_proj\.weight has shape None"),
+        (lambda t: t.pop("model.norm.weight"), ["no tensor", "model.norm.weight"]),
+        (lambda t: t.pop("lm_head.weight"), ["0 tensors", "lm_head.weight"]),
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), ["mlp.up_proj.weight", "None"]),
         (
             lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(4)}),
-            r"self_attn\.q_proj\.bias has shape \[4\]; a qwen3 layer of this size has None",
+            ["self_attn.q_proj.bias", "[4]", "None"],
         ),
         (
             lambda t: t.update({"model.embed_tokens.weight": t["model.embed_tokens.weight"][:-1].clone()}),
-            r"model\.embed_tokens\.weight has shape .*; config\.json says",
+            ["model.embed_tokens.weight", "config.json"],
         ),
     ],
     ids=["no norm", "no head", "no projection", "a bias", "another vocabulary"],
 )
-def test_other_tensors_than_the_configurations_are_refused(folder: Path, change: object, message: str) -> None:
+def test_other_tensors_than_the_configurations_are_refused(folder: Path, change: object, named: list[str]) -> None:
     rewrite(folder, change)
-    with pytest.raises(UnsupportedTarget, match=message):
+    with refused(UnsupportedTarget, *named, where=str(folder)):
         Target.load(folder)
 
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UnsupportedTarget, match=r"model\.safetensors cannot be read.*Copy the file again"):
+    with refused(UnsupportedTarget, "model.safetensors", where=str(folder)):
         Target.load(folder)
 
 

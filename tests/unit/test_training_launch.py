@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from deepspec.errors import DataError, LaunchError, LeaseHeld, RecipeError
+from deepspec.errors import DataError, DeepspecError, LaunchError, LeaseHeld, RecipeError
 from deepspec.training.config import Config, Execution
 from deepspec.training.failure import EXIT_STOPPED, TrainingDiverged, read_error, write_error
 from deepspec.training.job import TrainJob
@@ -25,6 +25,7 @@ from deepspec.training.processes.attempt import Attempt, read_json
 from deepspec.training.processes.launch import launch
 from deepspec.training.processes.lock import WorkLock
 from tests.fixtures.command import forked_trainings
+from tests.fixtures.refused import refused
 
 HERE = Path(__file__).parent
 
@@ -144,7 +145,7 @@ def test_killed_and_resumed_the_result_is_the_same_to_the_bit(
     assert result["files"] == ["toy.safetensors"]
     assert {"interpreter", "torch", "objective", "resume"} == result["startup_seconds"].keys()
     assert watcher.total == watcher.done == 12
-    with pytest.raises(LaunchError, match="killed by signal 9"):
+    with refused(LaunchError, "signal 9"):
         run(tmp_path / "parts", every=2, kill_at=7)
     again = Watcher()
     # The one of step 6 may have been on its way.
@@ -255,23 +256,22 @@ def test_a_checkpoint_resumes_on_another_number_of_processes(
 
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
-    ("config", "kind", "message"),
+    ("config", "kind", "named"),
     [
-        ({"nan_at": 2}, TrainingDiverged, "loss became nan at optimizer step 3"),
-        ({"crash_at": 1}, LaunchError, "ZeroDivisionError: the toy broke"),
+        ({"nan_at": 2}, TrainingDiverged, ["loss", "nan", "step 3"]),
+        ({"crash_at": 1}, LaunchError, ["ZeroDivisionError", "the toy broke"]),
     ],
 )
 def test_failures_come_back_as_what_they_were(
-    tmp_path: Path, config: dict[str, Any], kind: type[Exception], message: str
+    tmp_path: Path, config: dict[str, Any], kind: type[DeepspecError], named: list[str]
 ) -> None:
-    with pytest.raises(kind, match=message) as caught:
+    with refused(kind, *named):
         run(tmp_path, **config)
-    assert type(caught.value) is kind
 
 
 @pytest.mark.usefixtures("forked")
 def test_an_error_of_one_of_two_processes_is_told_as_itself(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="ZeroDivisionError: the toy broke"):
+    with refused(LaunchError, "ZeroDivisionError", "the toy broke"):
         run(tmp_path, crash_at=1, processes=2)
 
 
@@ -280,7 +280,7 @@ def test_an_error_of_one_of_two_processes_is_told_as_itself(tmp_path: Path) -> N
 def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
     wanted = job(tmp_path)
     wanted = wanted.model_copy(update={"execution": wanted.execution.model_copy(update={"device": "cuda"})})
-    with pytest.raises(RecipeError, match="torch finds no GPU"):
+    with refused(RecipeError, "GPU", where="run.device"):
         launch(wanted, work_dir=tmp_path / "work", metrics=Watcher().metrics, worker="training_toy")
 
 
@@ -291,14 +291,14 @@ def test_somebody_elses_stop_is_an_error_that_says_so(tmp_path: Path) -> None:
         assert ready is not None
         os.kill(ready["pid"], signal.SIGTERM)
 
-    with pytest.raises(LaunchError, match=r"asked to stop, and saved at step \d+ \(exit code 75\)"):
+    with refused(LaunchError, "saved at step", "exit code 75"):
         run(tmp_path, Watcher(2, stop), sleep_seconds=0.2, every=1000)
 
 
 def test_a_lock_that_stays_held_is_refused(tmp_path: Path) -> None:
     holder = WorkLock(tmp_path)
     holder.acquire(0)
-    with pytest.raises(LeaseHeld, match=f"process {os.getpid()}"):
+    with refused(LeaseHeld, f"process {os.getpid()}", where=str(tmp_path)):
         WorkLock(tmp_path).acquire(0.2)
     assert not WorkLock(tmp_path).acquire(10, give_up=lambda: True)
     threading.Timer(0.2, holder.release).start()
@@ -354,5 +354,5 @@ def test_objectives_come_from_inside_the_house(name: str) -> None:
 
 def test_an_unknown_objective_is_named() -> None:
     for name in ("deepspec.nowhere:objective", "deepspec.training.job:nothing"):
-        with pytest.raises(LaunchError, match=name):
+        with refused(LaunchError, name.partition(":")[0], where=name):
             TrainJob(objective=name, config={}, train=Config(), out=Path("out")).factory()

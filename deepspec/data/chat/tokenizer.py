@@ -67,7 +67,7 @@ def check_chat_template(tokenizer: "PreTrainedTokenizerFast", *, where: str | No
         raise UnsupportedTarget(
             "the tokenizer has no chat template.",
             where=where or str(tokenizer.name_or_path) or None,
-            remedy="Put the target's chat_template.jinja beside tokenizer.json.",
+            remedy="Put the target's chat_template.jinja next to tokenizer.json.",
         )
 
 

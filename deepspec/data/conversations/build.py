@@ -142,7 +142,11 @@ class _Making:
                     if self._counts["rows"] == before:
                         logger.warning("%s holds no row", source.path)
             if not self._counts["rows"]:
-                raise DataError("no source holds a row.", where=", ".join(source.path for source in found))
+                raise DataError(
+                    "no source holds a row.",
+                    where=", ".join(source.path for source in found),
+                    remedy="Check data.source.",
+                )
             quarantine.check(self._counts["rows"], self._config.max_quarantined_share)
             self._quarantined = quarantine.counts()
 

@@ -502,7 +502,7 @@ class Endpoints:
         return TransientError(
             f"No endpoint answers: {said}.",
             where="run.endpoints",
-            remedy="Check that the servers run and are named rightly; what was answered is kept, run again.",
+            remedy="Check the servers and run.endpoints, then run again: what was answered is kept.",
         )
 
     def _words(self, reply: "httpx.Response") -> str:

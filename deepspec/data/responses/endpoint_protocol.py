@@ -150,7 +150,7 @@ def another_model(wanted: str, served: Sequence[str]) -> DataError:
     """The error of an endpoint that serves something else."""
     return DataError(
         f"This endpoint serves {', '.join(map(repr, served)) or 'nothing'}, but the target is {wanted!r}.",
-        remedy="Serve the target there, or say under which name it is served: data.responses.served_model.",
+        remedy="Serve the target there, or set data.responses.served_model to the name that the server gives it.",
     )
 
 

@@ -233,7 +233,9 @@ class _Answering:
             if self._asked or self._ready:
                 num_left = len(self._asked) + len(self._ready)
                 where = min([*self._asked, *(conversation.numbered.row["prompt_id"] for conversation in self._ready)])
-                raise DeepspecError(f"{num_left} prompts got no answer.", where=where)
+                raise DeepspecError(
+                    f"{num_left} prompts got no answer.", where=where, remedy="Run again: what was answered is kept."
+                )
             if not self._window:
                 return
             yield from self._finished()  # a window full of what the journal knew: there may be more behind it

@@ -122,7 +122,7 @@ def rendered(
     if not shown:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(passed.items())) or "there is none"
         raise DataError(
-            f"no row of the split {split} can be shown: {reasons}.", where="data.source", remedy="Mend the rows."
+            f"no row of the split {split} can be shown: {reasons}.", where="data.source", remedy="Correct the rows."
         )
     return shown, passed
 

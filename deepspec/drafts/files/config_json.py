@@ -28,6 +28,7 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FIELD = "tokenizer_fingerprint"
 FORMAT_FIELD = "deepspec_format"
 """Not written yet: a draft without it is of format 1."""
+COPY_AGAIN = "Copy the draft's folder again, all of it."
 
 _NOT_COPIED = frozenset({"torch_dtype", "transformers_version", "_name_or_path", "use_cache", "quantization_config"})
 _TAKEN_FROM_TARGET = (
@@ -58,11 +59,15 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise IncompatibleDraft("there is no config.json.", where=str(directory)) from error
+        raise IncompatibleDraft(
+            "there is no config.json.",
+            where=str(directory),
+            remedy="Name a draft's folder: config.json and model.safetensors.",
+        ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise IncompatibleDraft(f"cannot be read as JSON: {error}.", where=where) from error
+        raise IncompatibleDraft(f"cannot be read as JSON: {error}.", where=where, remedy=COPY_AGAIN) from error
     if not isinstance(config, dict):
-        raise IncompatibleDraft("is not a JSON object.", where=where)
+        raise IncompatibleDraft("is not a JSON object.", where=where, remedy=COPY_AGAIN)
     try:
         refuse_newer(config, 1, what="This draft", where=where, otherwise="train it with this one", field=FORMAT_FIELD)
     except ArtifactError as error:
@@ -109,7 +114,11 @@ def read_fields(kind: type[Section], written: Mapping[str, Any], directory: Path
         value = written.get(mark.name)
         value = mark.absent if value is None else value
         if value is ...:
-            raise IncompatibleDraft(f"field {mark.name} is missing.", where=_where(directory))
+            raise IncompatibleDraft(
+                f"field {mark.name} is missing.",
+                where=_where(directory),
+                remedy=COPY_AGAIN,
+            )
         values[field] = tuple(value) if isinstance(value, list) else value
     num_target_layers = values.pop("num_target_layers")
     if type(num_target_layers) is not int:
@@ -119,13 +128,15 @@ def read_fields(kind: type[Section], written: Mapping[str, Any], directory: Path
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if not first["loc"]:
-            raise IncompatibleDraft(f"{first['msg']}.", where=_where(directory)) from error
+            raise IncompatibleDraft(f"{first['msg']}.", where=_where(directory), remedy=COPY_AGAIN) from error
         name = marks[str(first["loc"][0])].name
         if first["type"].endswith("_type"):
             kind_name = first["type"].removesuffix("_type").replace("tuple", "list")
             raise _of_another_kind(name, written[name], kind_name, directory) from error
         raise IncompatibleDraft(
-            f"field {name} is {written[name]!r}: {first['msg']}.", where=_where(directory)
+            f"field {name} is {written[name]!r}: {first['msg']}.",
+            where=_where(directory),
+            remedy=COPY_AGAIN,
         ) from error
 
 
@@ -156,7 +167,11 @@ def draft_config(spec: TargetSpec, architecture: str, num_layers: int, dtype: st
 
 
 def _of_another_kind(field: str, value: Any, kind: str, directory: Path) -> IncompatibleDraft:
-    return IncompatibleDraft(f"field {field} is {value!r}, not {kind}.", where=_where(directory))
+    return IncompatibleDraft(
+        f"field {field} is {value!r}, not {kind}.",
+        where=_where(directory),
+        remedy=COPY_AGAIN,
+    )
 
 
 def _where(directory: Path) -> str:
@@ -177,26 +192,34 @@ def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> 
         # A draft's body is a small model of its target's family, and says so in the same fields.
         body = spec_from_config(family_of(spec), config, path=directory, model_type=str(config.get("model_type")))
     except UnsupportedTarget as error:
-        raise IncompatibleDraft(error.what, where=where) from error
+        raise IncompatibleDraft(error.what, where=where, remedy=COPY_AGAIN) from error
     pairs = [(name, getattr(body, name), getattr(spec, name)) for name in _TAKEN_FROM_TARGET]
     for field, has, wants in [("num_target_layers", config["num_target_layers"], spec.num_layers), *pairs]:
         if has != wants:
-            raise IncompatibleDraft(f"field {field} is {has!r} in the draft, but {wants!r} in the target.", where=where)
+            raise IncompatibleDraft(
+                f"field {field} is {has!r} in the draft, but {wants!r} in the target.",
+                where=where,
+                remedy="Use the target that the draft was trained for.",
+            )
 
 
 def _check_tokenizer(written: Any, spec: TargetSpec, directory: Path) -> None:
     if written is None:
         return  # of an older deepspec, or of others
     where = _where(directory)
-    remedy = "Use the target that the draft was trained for, or train the draft anew."
+    remedy = "Use the target that the draft was trained for, or train another draft."
     if not isinstance(written, dict):
-        raise IncompatibleDraft(f"field {TOKENIZER_FIELD} is {written!r}, not an object.", where=where)
+        raise IncompatibleDraft(
+            f"field {TOKENIZER_FIELD} is {written!r}, not an object.",
+            where=where,
+            remedy=COPY_AGAIN,
+        )
     found = tokenizer_identity(spec.path)
     if found is None:
         raise IncompatibleDraft(
             f"the draft was trained with a tokenizer, but there is no tokenizer.json in {spec.path}.",
             where=where,
-            remedy="Put the target's tokenizer beside its weights.",
+            remedy="Put the target's tokenizer.json next to its weights.",
         )
     if written.get("vocabulary") != found.vocabulary:
         sizes = f"{written.get('num_tokens')} tokens, the target's {found.num_tokens}"
@@ -222,4 +245,8 @@ def check_fields(kind: type[Section], found: Mapping[str, Any], wanted: Mapping[
     for field in dict.fromkeys((*found, *wanted)):
         has, wants = (side.get(field, "absent") for side in (found, wanted))
         if has != wants and field not in trained_with:
-            raise IncompatibleDraft(f"field {field} is {has}, but the recipe says {wants}.", where=_where(directory))
+            raise IncompatibleDraft(
+                f"field {field} is {has}, but the recipe says {wants}.",
+                where=_where(directory),
+                remedy="Change the recipe's draft section, or name another draft.",
+            )

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from deepspec.drafts.files.config_json import CONFIG_FILE
+from deepspec.drafts.files.config_json import CONFIG_FILE, COPY_AGAIN
 from deepspec.errors import IncompatibleDraft
 
 WEIGHTS_FILE = "model.safetensors"
@@ -43,7 +43,11 @@ def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
         written.add(weight.data_ptr())
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise IncompatibleDraft("has weights that are not finite and is not saved.", where=name)
+            raise IncompatibleDraft(
+                "the tensor has values that are not finite; the draft was not saved.",
+                where=name,
+                remedy="Train it again with a lower train.lr.",
+            )
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -69,24 +73,34 @@ def load_weights(draft: nn.Module, directory: Path) -> None:
             for name, weight in expected.items():
                 weight.copy_(tensors.get_tensor(name))
                 if not bool(torch.isfinite(weight).all()):
-                    raise IncompatibleDraft(f"tensor {name} has values that are not finite.", where=where)
+                    raise IncompatibleDraft(
+                        f"tensor {name} has values that are not finite.",
+                        where=where,
+                        remedy=COPY_AGAIN,
+                    )
     except FileNotFoundError as error:
-        raise IncompatibleDraft("there are no weights.", where=where) from error
+        raise IncompatibleDraft("there are no weights.", where=where, remedy=COPY_AGAIN) from error
     except SafetensorError as error:
-        raise IncompatibleDraft(f"cannot be read as safetensors: {error}.", where=where) from error
+        raise IncompatibleDraft(f"cannot be read as safetensors: {error}.", where=where, remedy=COPY_AGAIN) from error
 
 
 def _check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Tensor], where: str) -> None:
     missing = sorted(expected.keys() - found.keys())
     if missing:
-        raise IncompatibleDraft(f"{_listed('tensor', missing)} missing.", where=where)
+        raise IncompatibleDraft(f"{_listed('tensor', missing)} missing.", where=where, remedy=COPY_AGAIN)
     extra = sorted(found.keys() - expected.keys())
     if extra:
-        raise IncompatibleDraft(f"{_listed('tensor', extra)} not known to this draft.", where=where)
+        raise IncompatibleDraft(
+            f"{_listed('tensor', extra)} not known to this draft.",
+            where=where,
+            remedy="Check that config.json and weights are of one draft.",
+        )
     for name, tensor in expected.items():
         if found[name] != tuple(tensor.shape):
             raise IncompatibleDraft(
-                f"tensor {name} has shape {list(found[name])}, but the target needs {list(tensor.shape)}.", where=where
+                f"tensor {name} has shape {list(found[name])}, but the target needs {list(tensor.shape)}.",
+                where=where,
+                remedy="Check that config.json and weights are of one draft.",
             )
 
 

@@ -302,7 +302,9 @@ def encode_turn(
         ids = renderer.prompt_ids(messages, tools=prompt.tools, thinks=thinks)
     except RowRejected as rejection:
         where = f"benchmark {name}, {prompt.place}" + (f", turn {turn + 1}" if turn else "")
-        raise DataError(f"{rejection.reason}.", where=where) from rejection
+        raise DataError(
+            f"{rejection.reason}.", where=where, remedy="Correct that row, or leave the benchmark out."
+        ) from rejection
     if len(ids) >= context:
         reason = f"{len(ids)} tokens, but the target's context holds {context}"
         return Skipped(prompt.id, prompt.place, reason, turn)

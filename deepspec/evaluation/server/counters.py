@@ -124,7 +124,7 @@ def parse(text: str) -> Reading:
                 _add(sample.name, sample.labels, sample.value, counts, started)
     except ValueError as error:
         raise DataError(
-            f"What it says at /metrics are no Prometheus metrics ({str(error)[:80]}).",
+            f"GET /metrics returned no Prometheus metrics ({str(error)[:80]}).",
             remedy="Name the base URL of the server itself.",
         ) from error
     nothing = _ONLY_AVERAGES if averages else _NO_COUNTERS
@@ -135,14 +135,14 @@ def difference(before: Reading, after: Reading) -> Counted:
     """What happened between two readings of one server.
 
     Raises:
-        MeasurementError: a counter fell, vanished or began anew in between.
+        MeasurementError: a counter fell, vanished or was reset in between.
     """
     restarted = [name for name, since in before.started.items() if after.started.get(name, since) != since]
     fallen = [name for name, count in before.counts.items() if after.counts.get(name, -1) < count]
     if restarted or fallen:
         raise MeasurementError(
-            f"The server's counters began anew in between ({', '.join(fallen or restarted)}): it was restarted, or"
-            " several servers answer at this address.",
+            f"The server's counters were reset during the measurement ({', '.join(fallen or restarted)}):"
+            " it was restarted, or several servers answer at this address.",
             remedy="Measure one server at its own address, while it keeps running.",
         )
     moved = {name: count - before.counts.get(name, 0) for name, count in after.counts.items()}
@@ -243,7 +243,7 @@ class ServerMetrics:
             raise self._silent(type(error).__name__) from error
         if reply.status_code in (401, 403):
             raise DataError(
-                f"The server refuses the key for its metrics (HTTP {reply.status_code}).",
+                f"GET /metrics failed: the server refuses the key (HTTP {reply.status_code}).",
                 where=self._url,
                 remedy=f"Set the environment variable {KEY_VARIABLE}.",
             )
@@ -258,9 +258,7 @@ class ServerMetrics:
             raise
 
     def _silent(self, words: str) -> TransientError:
-        return TransientError(
-            f"The server does not say its metrics ({words}).", where=self._url, remedy="Check that it runs."
-        )
+        return TransientError(f"GET /metrics failed ({words}).", where=self._url, remedy="Check that it runs.")
 
 
 def settled(read: Callable[[], Reading], *, idle_seconds: float, limit_seconds: float) -> Reading:
@@ -284,8 +282,9 @@ def settled(read: Callable[[], Reading], *, idle_seconds: float, limit_seconds: 
         if time.monotonic() > deadline:
             moved = [name for name in now.counts if now.counts[name] != last.counts.get(name)]
             raise MeasurementError(
-                f"The server's counters ({', '.join(moved)}) move although nothing is asked of it: others use it.",
-                remedy="Measure while nobody else does.",
+                f"The server's counters ({', '.join(moved)}) change although we send no"
+                " requests: other clients use the server.",
+                remedy="Measure while no one else uses the server.",
             )
         last = now
 

@@ -131,7 +131,11 @@ def measure(
         TransientError: the server cannot be reached.
     """
     if not config.benchmarks:
-        raise RecipeError("The recipe has no benchmarks to measure on.", where="evaluate.benchmarks")
+        raise RecipeError(
+            "The recipe has no benchmarks to measure on.",
+            where="evaluate.benchmarks",
+            remedy="Name some, e.g. --set 'evaluate.benchmarks=[gsm8k]'.",
+        )
     pace = pace or Pace()
     prompts = {}
     for name, benchmark in sorted(config.benchmarks.items()):
@@ -183,7 +187,7 @@ class _Player:
         lost = self.endpoints.num_lost
         try:
             if self.gone is not None:
-                raise TransientError(self.gone)
+                raise TransientError(self.gone, remedy="Check that the server runs.")
             before = self.metrics.read()
             self._play(encoded.prompts, played, progress)
             after = self._still()
@@ -343,5 +347,5 @@ def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: 
 def _others(did: str, ours: str) -> DeepspecError:
     return MeasurementError(
         f"The server {did}, and only {ours} were ours: others used it.",
-        remedy="Measure while nobody else does.",
+        remedy="Measure while no one else uses the server.",
     )

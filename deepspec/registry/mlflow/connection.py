@@ -129,7 +129,7 @@ class Connection:
                 raise self._named(self._lost) from cause
             status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else _status(error)
             if self.database is None and status in (401, 403):
-                what = "does not accept the user and password" if status == 401 else "does not allow this user that"
+                what = "does not accept the user and password" if status == 401 else "denies this user access"
                 raise TrackingError(
                     f"MLflow's server {what} ({status}).",
                     where=self.where,

@@ -109,7 +109,7 @@ def migrate(path: Path) -> None:
                 raise TrackingError(
                     "Another process wrote to this MLflow database while it was brought to a newer schema.",
                     where=str(path),
-                    remedy="Run again when no other run is at work.",
+                    remedy="Run again when no other run is active.",
                 )
             with contextlib.closing(sqlite3.connect(unfinished)) as upgraded:
                 upgraded.backup(original)

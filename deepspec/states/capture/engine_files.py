@@ -60,7 +60,11 @@ class CapturedFiles:
         for path in sorted(folder.rglob("*.safetensors")):
             self._files[_identity(_read(path, "token_ids").numpy())] = path
         if not self._files:
-            raise DataError("there are no captured files (*.safetensors).", where=str(folder))
+            raise DataError(
+                "there are no captured files (*.safetensors).",
+                where=str(folder),
+                remedy="Name the folder that the engine writes hidden states to.",
+            )
 
     @property
     def layer_ids(self) -> tuple[int, ...]:
@@ -110,7 +114,11 @@ def _read(path: Path, name: str) -> Tensor:
             tensor: Tensor = file.get_tensor(name)
             return tensor
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{name} cannot be read: {error}.", where=str(path)) from error
+        raise DataError(
+            f"{name} cannot be read: {error}.",
+            where=str(path),
+            remedy="Copy the file again, or have the engine capture that row again.",
+        ) from error
 
 
 def _identity(ids_T: "np.ndarray[tuple[int, ...], np.dtype[np.integer]]") -> bytes:

@@ -39,7 +39,11 @@ class Survey:
         """
         counts = [(len(d.input_ids_T), int(d.supervised_T.sum())) for d in read_documents(tokens_file)]
         if not counts:
-            raise DataError("there are no documents to capture.", where=str(tokens_file))
+            raise DataError(
+                "there are no documents to capture.",
+                where=str(tokens_file),
+                remedy="Give more conversations, or a larger share in data.splits.",
+            )
         lengths, supervised = np.asarray(counts, dtype=np.int64).T
         found = places(lengths.tolist(), shard_tokens=config.shard_tokens, block_tokens=config.block_tokens)
         return cls(tokens_file, lengths, supervised, found)

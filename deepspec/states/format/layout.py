@@ -66,6 +66,7 @@ the stage that makes them, so that the old format needs no reader."""
 DESCRIPTION = "states.json"
 INDEX = "documents.parquet"
 CHECKSUMS = "deepspec.checksums"
+CAPTURE_AGAIN = "Capture the states again."
 TOKEN_COLUMNS = ("document", "input_id", "supervised")
 
 INDEX_SCHEMA = pa.schema(
@@ -126,7 +127,7 @@ class Layout(Section):
         try:
             content = json.loads(text)
         except ValueError as error:
-            raise ArtifactError(f"cannot be read: {error}.", where=path) from error
+            raise ArtifactError(f"cannot be read: {error}.", where=path, remedy=CAPTURE_AGAIN) from error
         if isinstance(content, dict):
             refuse_newer(content, FORMAT, what="This capture of states", where=path, otherwise="capture them again")
             if content.get("format", 1) < FORMAT:
@@ -138,7 +139,7 @@ class Layout(Section):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise ArtifactError(f"does not describe states: {error}.", where=path) from error
+            raise ArtifactError(f"does not describe states: {error}.", where=path, remedy=CAPTURE_AGAIN) from error
 
     def write(self, folder: Path) -> None:
         """Write `states.json`."""

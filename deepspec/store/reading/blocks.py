@@ -38,7 +38,11 @@ def describe(path: Path, name: str) -> FileEntry:
             whole.update(data)
             blocks.append(Block(offset=offset, length=len(data), crc32=zlib.crc32(data)))
         if file.tell() != size or file.read(1):
-            raise ArtifactError("This file changed while it was published.", where=name)
+            raise ArtifactError(
+                "This file changed while it was published.",
+                where=name,
+                remedy="Run again, and let nothing else write to the work folder.",
+            )
     return FileEntry(path=name, size=size, sha256=whole.hexdigest(), blocks=tuple(blocks))
 
 
@@ -119,7 +123,9 @@ def _row_group_starts(path: Path, name: str) -> list[int]:
     try:
         metadata = pyarrow.parquet.read_metadata(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ArtifactError("This is not a whole Parquet file.", where=name) from error
+        raise ArtifactError(
+            "This is not a whole Parquet file.", where=name, remedy="Run again: the stage writes it again."
+        ) from error
     return [edge for index in range(metadata.num_row_groups) for edge in row_group_range(metadata.row_group(index))]
 
 
@@ -133,5 +139,7 @@ def _tensor_starts(path: Path, name: str) -> list[int]:
             header = json.loads(file.read(header_bytes))
         ends = [entry["data_offsets"][1] for tensor, entry in header.items() if tensor != "__metadata__"]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError("This is not a whole safetensors file.", where=name) from error
+        raise ArtifactError(
+            "This is not a whole safetensors file.", where=name, remedy="Run again: the stage writes it again."
+        ) from error
     return [start] + [start + end for end in ends]

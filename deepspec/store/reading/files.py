@@ -143,7 +143,9 @@ class LocalFiles:
                 yield tensor, _tensor(tensor, entry, file.read(entry["data_offsets"][1] - entry["data_offsets"][0]))
 
     def _named(self, name: str) -> Callable[[Exception], DeepspecError]:
-        return lambda error: ArtifactError(f"cannot be read: {error}.", where=str(self._folder / name))
+        return lambda error: ArtifactError(
+            f"cannot be read: {error}.", where=str(self._folder / name), remedy="Check its permissions."
+        )
 
 
 class StreamedFiles:
@@ -230,7 +232,9 @@ class StreamedFiles:
         for entry in self._manifest.files:
             if entry.path == name:
                 return entry
-        raise ArtifactError(f"The artifact has no file {name!r}.", where=self._url)
+        raise ArtifactError(
+            f"The artifact has no file {name!r}.", where=self._url, remedy="Run the recipe that makes it."
+        )
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{self._manifest.attempt}/{name}"
@@ -261,7 +265,7 @@ class StreamedFiles:
                     remedy="Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
                 )
             return TransientError(
-                f"The object storage{at} does not answer rightly (asked {_ATTEMPTS} times).",
+                f"The object storage{at} answered wrongly {_ATTEMPTS} times.",
                 where=f"{self._url} ({name})",
                 remedy="Run again when it is well: what was finished is kept.",
             )

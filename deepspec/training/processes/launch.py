@@ -127,7 +127,11 @@ def _start(job: TrainJob, attempt: Attempt, worker: str) -> "subprocess.Popen[by
                 start_new_session=True,
             )
     except OSError as error:
-        raise LaunchError(f"the training process could not be started: {error}", where=command[0]) from error
+        raise LaunchError(
+            f"the training process could not be started: {error}",
+            where=command[0],
+            remedy="Check that Python can be run there.",
+        ) from error
 
 
 def _num_cores() -> int:

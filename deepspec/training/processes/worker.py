@@ -63,7 +63,7 @@ def _tell(attempt: Attempt, error: Exception) -> None:
     """
     if type(error).__name__ == "OutOfMemoryError":
         told: DeepspecError = OutOfMemory(
-            f"no room besides the training steps: {error}",
+            f"no room outside the training steps: {error}",
             remedy="Lower train.num_validation_prompts or run.micro_batch_tokens, or set run.parallel=fsdp.",
         )
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:

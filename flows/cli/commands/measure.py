@@ -125,7 +125,7 @@ def check_out(out: Path | None) -> None:
         RecipeError: there is no such folder, or it is a folder itself.
     """
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise RecipeError("No file can be written there.", where=f"--out {out}", remedy="Name a file in a folder.")
+        raise RecipeError("The file cannot be written.", where=f"--out {out}", remedy="Name a file in a folder.")
 
 
 def show(found: ServedDocument, console: "Console") -> None:
