@@ -131,7 +131,7 @@ def test_learns_and_leaves_a_directory_that_loads(inputs, tmp_path):
     outcome = fit(
         target, SMALL.train, checkpoints=Checkpoints(tmp_path / "work", keep=1, identity="test"), metrics=NoMetrics()
     )
-    assert outcome.standing.step == target.num_steps == 12
+    assert outcome.state.step == target.num_steps == 12
     (tmp_path / "out").mkdir()
     exported = target.export(tmp_path / "out")
     loaded = LoadedTarget.load(tmp_path / "out")

@@ -17,7 +17,7 @@ AVOIDED = re.compile(
 
 NEED_NO_REMEDY = {
     VALIDATOR: "the recipe adds one: which field to change, or how",
-    "RowRejected": "a row's reason, counted in the quarantine; data.max_quarantined says what becomes of it",
+    "RowRejected": "a row's reason, counted in the quarantine; data.max_quarantined_share says what becomes of it",
     "ArtifactDamaged": "the class has one for all",
     "deepspec/data/responses/regenerate.py: an answer came that was not asked for, or twice.": "a mistake in code",
     "deepspec/store/artifacts.py: The artifact is not published before its `with` block has ended.": "a mistake, too",

@@ -277,7 +277,7 @@ def test_a_field_under_both_names_is_refused(path: str, tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_under_an_old_name_is_told_under_the_new_one() -> None:
-    with refused(RecipeError, "train.max_grad_norm", "-1"):
+    with refused(RecipeError, "train.max_grad_norm ", "-1", where="recipe demo"):
         load_recipe("demo", ["train.grad_norm=-1"])
 
 

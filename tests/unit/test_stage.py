@@ -161,7 +161,7 @@ def test_an_old_name_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None
     assert "limit" in record.getMessage()
     with pytest.raises(ValueError, match="max_rows"):
         Fresh.model_validate({"max_rows": 8, "limit": 8})
-    with pytest.raises(ValueError, match="limit is true"):
+    with pytest.raises(ValueError, match=r"limit .*\btrue\b"):
         Fresh.model_validate({"max_rows": True})
 
 
