@@ -245,12 +245,11 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     if not isinstance(draft, Artifact):
         return Pending("train")
     log = PromotionLog(run.store.backend)
-    champion = log.champion(run.recipe.name)
+    history = log.history(run.recipe.name)
+    champion = history[-1].champion if history else None
     if champion is not None and champion.digest == draft.digest:
         promotion = next(
-            entry
-            for entry in reversed(log.history(run.recipe.name))
-            if entry.kind == "promote" and entry.champion.digest == draft.digest
+            entry for entry in reversed(history) if entry.kind == "promote" and entry.champion.digest == draft.digest
         )
         champion = promotion.previous
     if champion is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import ArtifactDamaged, BudgetExceeded
 from deepspec.registry.open import tracking_of
-from deepspec.store import Artifact, Store
+from deepspec.store import Store
 from deepspec.store.lease import leased
 from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden
@@ -147,9 +147,9 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Out
         return looked.outcome
     refuse_over_budget(run, part, looked.records)
     if run.on_lease is None:
-        begin_making(run, part, stack)
+        begin(run, part, stack, makes_something=not looked.all_found)
     start_tracking(run, part)
-    run.lease_all(artifact for artifact in looked.outcome.artifacts.values() if isinstance(artifact, Artifact))
+    run.lease_all(run.known.values())
     for attempt in (1, 2):
         try:
             with prefect_flow.FlowRun(run, flow) as flow_run:
@@ -159,6 +159,7 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Out
             if attempt == 2:
                 raise
             warn_of_damage(run, damage)
+            protect(run, stack)
             run.known.clear()
     raise AssertionError("the second attempt returns or raises")
 
@@ -180,18 +181,25 @@ def refuse_over_budget(run: Run[Any], part: Part, records: Sequence[StageRecord]
         raise
 
 
-def begin_making(run: Run[Any], part: Part, stack: ExitStack) -> None:
-    """What a run that makes something needs: a lease, the tracker's run, Prefect's server."""
+def begin(run: Run[Any], part: Part, stack: ExitStack, *, makes_something: bool) -> None:
+    """What a run under Prefect needs: its server, the tracker's run; and a lease, if it makes something."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(prefect_server.server(run.home))
-    lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
-    run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
+    if makes_something:
+        protect(run, stack)
     start_tracking(run, part)
     if embedded is not None:
         # While the server starts on one core, this one imports what the stages will need.
         for module in ("prefect", "deepspec.decoding.engine"):
             importlib.import_module(module)
         embedded.ready()
+
+
+def protect(run: Run[Any], stack: ExitStack) -> None:
+    """Let the run say from now on, to collectors, which artifacts it relies on."""
+    if run.on_lease is None:
+        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
+        run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
 
 
 def start_tracking(run: Run[Any], part: Part) -> None:

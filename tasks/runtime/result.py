@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deepspec.record import RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict
 from tasks.runtime.flow import Flow, Status
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
@@ -15,14 +16,25 @@ Steps = Sequence[tuple[Flow, Any]]
 """Flows, each with its configuration."""
 
 
+@dataclass(frozen=True)
+class PartResults:
+    """What a record says of one recipe; None where it did not come so far."""
+
+    evaluation: RecordedEvaluation | None = None
+    calibration: RecordedCalibration | None = None
+    verdict: RecordedVerdict | None = None
+    model: RecordedModel | None = None
+
+
 @dataclass
 class Part:
-    """One recipe of a run, and what came of it."""
+    """One recipe of a run, and what came of it; `results` once they have been read from its artifacts."""
 
     recipe: "Recipe"
     status: Status = "failed"
     outcome: Mapping[str, Reference] = field(default_factory=dict)
     tracking_run: str | None = None
+    results: PartResults | None = None
 
 
 @dataclass

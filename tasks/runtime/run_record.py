@@ -1,12 +1,11 @@
 """`run.json`: what every run leaves behind, in the form that dashboards and checks rely on, and its report."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from deepspec.atomic_write import write_text
 from deepspec.errors import DeepspecError
 from deepspec.record import Cost, RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict, RunRecord
 from deepspec.registry.keys import CHAMPION
@@ -14,22 +13,12 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.records import refuse_newer
 from tasks.runtime.counts import StageCounts
-from tasks.runtime.result import Part, Result
+from tasks.runtime.result import Part, PartResults, Result
 
 FORMAT = 1
 """Raised when a record is written that an older deepspec could not read."""
 
 Recorded = TypeVar("Recorded", RecordedEvaluation, RecordedCalibration, RecordedVerdict, RecordedModel)
-
-
-@dataclass(frozen=True)
-class PartResults:
-    """What a record says of one recipe; None where it did not come so far."""
-
-    evaluation: RecordedEvaluation | None = None
-    calibration: RecordedCalibration | None = None
-    verdict: RecordedVerdict | None = None
-    model: RecordedModel | None = None
 
 
 def record_of(result: Result) -> RunRecord:
@@ -80,14 +69,17 @@ def results_of(result: Result, part: Part) -> PartResults:
     Raises:
         DeepspecError: the store does not hand it out.
     """
+    if part.results is not None:
+        return part.results
     outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
     evaluation, calibration, verdict = (outcome.get(name) for name in ("evaluation", "calibration", "verdict"))
-    return PartResults(
+    part.results = PartResults(
         _read(RecordedEvaluation, evaluation, "evaluation.json") if evaluation is not None else None,
         _read(RecordedCalibration, calibration, "calibration.json") if calibration is not None else None,
         _read(RecordedVerdict, verdict, "verdict.json") if verdict is not None else None,
         _model(result, outcome),
     )
+    return part.results
 
 
 def _told(result: Result, found: Sequence[Recorded | None]) -> Recorded | tuple[Recorded, ...] | None:
@@ -108,9 +100,7 @@ def write_record(record: RunRecord, home: Path) -> Path:
     content = json.dumps(record.to_json(), indent=1, ensure_ascii=False) + "\n"
     for target in (path, home / "last-run.json"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(target)
+        write_text(target, content)
     return path
 
 
