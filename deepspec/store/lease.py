@@ -175,7 +175,7 @@ class Lease:
         return True
 
     def _is_fresh(self) -> bool:
-        """Whether the record was written so recently that nobody can have taken over: that takes the time to live."""
+        """Whether the record is so new that no other run can have taken over: that takes the time to live."""
         return time.monotonic() - self._written < self._ttl_seconds / 4
 
     def _listing(self) -> dict[str, Stat]:

@@ -33,7 +33,7 @@ class Shown:
     """What is shown of a run, and where.
 
     Attributes:
-        console: where people are told.
+        console: where the run is shown.
         dry_run: whether it is only previewed.
         as_json: whether its record, or the preview, is printed as one JSON document.
     """
