@@ -34,8 +34,8 @@ from deepspec.states.format.layout import (
 )
 from deepspec.states.order import WINDOW_BLOCKS, DataOrder
 from deepspec.states.prefetch import ReadAhead
-from deepspec.store.reading.block_cache import BlockCache
 from deepspec.store.reading.files import ParquetTable, open_files
+from deepspec.store.reading.piece_cache import PieceCache
 
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -60,7 +60,7 @@ class StateReader:
     """
 
     def __init__(
-        self, location: str | Path, *, cache_bytes: int = _CACHE_BYTES, disk: BlockCache | None = None
+        self, location: str | Path, *, cache_bytes: int = _CACHE_BYTES, disk: PieceCache | None = None
     ) -> None:
         self._at = open_files(location, disk=disk)
         self.layout = Layout.read(self._at)

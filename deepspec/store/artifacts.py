@@ -5,7 +5,7 @@
 * A hit costs one listing: every file must be there with its size, and none may be newer than the manifest; one that is
   has been touched since, and is checked in full before the artifact is believed (`checked.<n>.<time>.json` says until
   when that was done, so that the next hit need not do it again).
-* Whoever reads gets checked bytes: `Artifact.directory` compares every block with its recorded checksum.
+* Readers get checked bytes: `Artifact.directory` compares every piece of a file with its recorded checksum.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from deepspec.store.backends.s3_location import SCHEME
 from deepspec.store.keys import Ingredients, artifact_key
 from deepspec.store.layout import Stat
 from deepspec.store.manifest import FORMAT, FileEntry, Manifest, Parent, content_digest
-from deepspec.store.reading import blocks
+from deepspec.store.reading import pieces
 from deepspec.store.writing import check, entries
 
 
@@ -101,7 +101,7 @@ class Artifact:
         return set()
 
     def directory(self) -> Path:
-        """A local folder with all files and nothing else, every block compared with its checksum.
+        """A local folder with all files and nothing else, every piece of them compared with its checksum.
 
         Raises:
             ArtifactDamaged: a file is missing or differs; the artifact is condemned, so that it will be rebuilt.
@@ -145,8 +145,8 @@ class Artifact:
         """
         wanted = [entry for entry in self.manifest.files if names is None or entry.path in names]
         folder = self._fetch([entry.path for entry in wanted], anew=True)
-        suspects = [entry for entry in wanted if blocks.damaged_file(folder / entry.path, entry) is not None]
-        flaws = [(entry.path, self._damage(entry, blocks.damaged_file)) for entry in suspects]
+        suspects = [entry for entry in wanted if pieces.damaged_file(folder / entry.path, entry) is not None]
+        flaws = [(entry.path, self._damage(entry, pieces.damaged_file)) for entry in suspects]
         return [f"{path}: {flaw}" for path, flaw in flaws if flaw is not None]
 
     def settle(self, name: str) -> bool:
@@ -159,7 +159,7 @@ class Artifact:
             TransientError: it comes differently each time.
         """
         entry = self._entry(name)
-        flaw = self._damage(entry, blocks.damaged_block)
+        flaw = self._damage(entry, pieces.damaged_piece)
         if flaw is not None:
             self.condemn(f"{entry.path}: {flaw}")
         return flaw is not None
@@ -181,9 +181,9 @@ class Artifact:
         unchecked = [self._entry(name) for name in names if name not in self._checked]
         folder = self._fetch(names)
         for entry in unchecked:
-            flaw = blocks.damaged_block(folder / entry.path, entry)
+            flaw = pieces.damaged_piece(folder / entry.path, entry)
             if flaw is not None:
-                flaw = self._damage(entry, blocks.damaged_block)
+                flaw = self._damage(entry, pieces.damaged_piece)
             if flaw is not None:
                 self.condemn(f"{entry.path}: {flaw}")
                 raise ArtifactDamaged(f"An artifact is damaged: {flaw}.", kind=self.kind, key=self.key, file=entry.path)
@@ -552,7 +552,7 @@ def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path
 def _content(path: Path) -> str | None:
     """What a file holds; None if it cannot be read."""
     try:
-        return blocks.sha256_of(path)
+        return pieces.sha256_of(path)
     except OSError:
         return None
 

@@ -21,7 +21,7 @@ from deepspec.store.artifacts import Artifact, Store
 from deepspec.store.backends.contract import Backend, created, full_disk
 from deepspec.store.lease import leased
 from deepspec.store.manifest import FileEntry
-from deepspec.store.reading import blocks
+from deepspec.store.reading import pieces
 from deepspec.store.records import seal, unseal
 
 RECORDS = "registry"
@@ -168,7 +168,7 @@ def _stage(artifact: Artifact, staging: Path) -> str | None:
 def _copy_file(folder: Path, target: Path, entry: FileEntry) -> str | None:
     with contextlib.suppress(FileNotFoundError):
         shutil.copyfile(folder / entry.path, target)
-    return blocks.damaged_file(target, entry)
+    return pieces.damaged_file(target, entry)
 
 
 def _discard(backend: Backend, prefix: str, staging: Path) -> None:

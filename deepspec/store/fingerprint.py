@@ -17,7 +17,7 @@ from pathlib import Path
 from deepspec.atomic_write import write_bytes
 from deepspec.errors import DataError
 from deepspec.store.keys import digest_of
-from deepspec.store.reading.blocks import sha256_of
+from deepspec.store.reading.pieces import sha256_of
 from deepspec.store.records import seal, unseal
 
 logger = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Block(_Record):
-    """A contiguous piece of a file that is read as a whole: a row group, a tensor, or the file itself."""
+class Piece(_Record):
+    """A contiguous part of a file that is read as a whole: a row group, a tensor, or the file itself."""
 
     offset: int = Field(ge=0)
     length: int = Field(ge=0)
@@ -33,12 +33,21 @@ class Block(_Record):
 
 
 class FileEntry(_Record):
-    """One file of an artifact; `path` is relative to the attempt, with forward slashes."""
+    """One file of an artifact.
+
+    Attributes:
+        path: relative to the attempt, with forward slashes.
+        size: its bytes.
+        sha256: of all of it.
+        pieces: in order; together they are the file. Manifests call them `blocks`.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
 
     path: str
     size: int = Field(ge=0)
     sha256: str
-    blocks: tuple[Block, ...]
+    pieces: tuple[Piece, ...] = Field(alias="blocks")
 
     @field_validator("path")
     @classmethod
@@ -88,6 +97,10 @@ class Manifest(_Record):
     cost: dict[str, float] = {}
     created_at: str
 
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain JSON values, as it is recorded."""
+        return self.model_dump(mode="json", by_alias=True)
+
     def to_bytes(self) -> bytes:
         """The manifest as JSON with its own checksum.
 
@@ -95,7 +108,7 @@ class Manifest(_Record):
             ArtifactError: what the stage reported is not JSON.
         """
         try:
-            return seal(self.model_dump(mode="json"))
+            return seal(self.to_json())
         except (PydanticSerializationError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"This cannot be recorded in a manifest: {error}.",

@@ -7,7 +7,7 @@ from deepspec.errors import ArtifactError
 from deepspec.store import layout
 from deepspec.store.keys import Ingredients
 from deepspec.store.manifest import FileEntry, Parent
-from deepspec.store.reading import blocks
+from deepspec.store.reading import pieces
 
 
 def check(kind: str, ingredients: Ingredients, parents: Mapping[str, Parent]) -> None:
@@ -44,4 +44,4 @@ def entries(staging: Path) -> Iterator[FileEntry]:
         if path.is_file():
             files[name] = path
     for name in sorted(files):
-        yield blocks.describe(files[name], name)
+        yield pieces.describe(files[name], name)

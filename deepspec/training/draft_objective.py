@@ -217,11 +217,11 @@ class DraftObjective:
         """Where the states come from."""
         from deepspec.states.live import LiveStates
         from deepspec.states.reader import StateReader
-        from deepspec.store.reading.block_cache import BlockCache
+        from deepspec.store.reading.piece_cache import PieceCache
 
         if self._config.states is None:
             return LiveStates(self._config.tokens, self._target(), self._config.live, batch_tokens=self._budget_tokens)
-        disk = BlockCache(self._config.disk, self._disk_bytes) if self._config.disk else None
+        disk = PieceCache(self._config.disk, self._disk_bytes) if self._config.disk else None
         reader = StateReader(self._config.states, disk=disk)
         _check_states(reader, self._layer_ids, self._spec)
         return reader

@@ -48,7 +48,7 @@ def show(
 
     Example: deepspec artifacts show train/1f3a
     """
-    print_json(artifact_store().resolve(name).manifest.model_dump(mode="json"))
+    print_json(artifact_store().resolve(name).manifest.to_json())
 
 
 @app.command("lineage")

@@ -259,16 +259,16 @@ def test_a_harmed_lease_never_exposes_what_it_protects(data: st.DataObject) -> N
 def test_equal_content_written_again_is_accepted_and_read_in_full_only_once(
     original: Original, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepspec.store.reading import blocks
+    from deepspec.store.reading import pieces
 
     read_in_full: list[str] = []
-    sha256_of = blocks.sha256_of
+    sha256_of = pieces.sha256_of
 
     def look(path: Path) -> str:
         read_in_full.append(path.name)
         return sha256_of(path)
 
-    monkeypatch.setattr(blocks, "sha256_of", look)
+    monkeypatch.setattr(pieces, "sha256_of", look)
     with original.copy() as root:
         store = open_store(str(root))
         assert store.find(KIND, KEY) is not None

@@ -14,7 +14,7 @@ from deepspec.states.order import DataOrder, pack
 from deepspec.states.prefetch import ReadAhead
 from deepspec.states.reader import StateReader
 from deepspec.store import Artifact
-from deepspec.store.reading.block_cache import BlockCache
+from deepspec.store.reading.piece_cache import PieceCache
 from tests.fixtures.faulty_proxy import Faults, FaultyProxy
 from tests.fixtures.refused import refused
 from tests.fixtures.s3 import S3Server
@@ -71,7 +71,7 @@ def test_a_second_reader_finds_everything_on_the_disk(
         asked = []
         for _ in range(2):
             before = proxy.requests
-            reader = StateReader(artifact.location(), disk=BlockCache(tmp_path / "blocks", 10**9))
+            reader = StateReader(artifact.location(), disk=PieceCache(tmp_path / "pieces", 10**9))
             opened = proxy.requests
             assert equal(reader, local, everything)
             asked.append((opened - before, proxy.requests - opened))
@@ -80,10 +80,10 @@ def test_a_second_reader_finds_everything_on_the_disk(
     assert asked[1][1] == 0
 
 
-def test_a_block_that_changed_on_the_disk_is_fetched_again(artifact: Artifact, tmp_path: Path) -> None:
-    local, disk = StateReader(tmp_path / "states"), BlockCache(tmp_path / "blocks", 10**9)
+def test_a_piece_that_changed_on_the_disk_is_fetched_again(artifact: Artifact, tmp_path: Path) -> None:
+    local, disk = StateReader(tmp_path / "states"), PieceCache(tmp_path / "pieces", 10**9)
     assert equal(StateReader(artifact.location(), disk=disk), local, DOCUMENTS)
-    for path in (tmp_path / "blocks").glob("*.block"):
+    for path in (tmp_path / "pieces").glob("*.block"):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -91,9 +91,9 @@ def test_a_block_that_changed_on_the_disk_is_fetched_again(artifact: Artifact, t
 
 
 def test_a_small_disk_is_never_exceeded(artifact: Artifact, tmp_path: Path) -> None:
-    local, folder = StateReader(tmp_path / "states"), tmp_path / "blocks"
+    local, folder = StateReader(tmp_path / "states"), tmp_path / "pieces"
     largest = max(path.stat().st_size for path in (tmp_path / "states").iterdir())
-    reader = StateReader(artifact.location(), cache_bytes=0, disk=BlockCache(folder, largest))
+    reader = StateReader(artifact.location(), cache_bytes=0, disk=PieceCache(folder, largest))
     for _ in range(2):
         for number in DOCUMENTS:
             assert equal(reader, local, [number])

@@ -273,6 +273,7 @@ def test_what_was_written_is_found_with_everything_that_made_it(place: Place) ->
     assert manifest.code == {"deepspec": "1.2.3"}
     assert manifest.cost["bytes_written"] == found.size_bytes
     assert [entry.path for entry in manifest.files] == sorted(expected)
+    assert all(set(entry) == {"path", "size", "sha256", "blocks"} for entry in manifest_record(found)["files"])
 
 
 def test_nothing_is_visible_before_the_block_ends(place: Place) -> None:

@@ -10,7 +10,7 @@ import pytest
 from deepspec.errors import DataError
 from deepspec.store import fingerprint
 from deepspec.store.fingerprint import Fingerprints, model_files
-from deepspec.store.reading import blocks
+from deepspec.store.reading import pieces
 from tests.fixtures.refused import refused
 
 OLD_NS = 1_600_000_000_000_000_000
@@ -27,7 +27,7 @@ def aged(path: Path, data: bytes) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are really read from here on."""
     seen: list[Path] = []
-    sha256_of = blocks.sha256_of
+    sha256_of = pieces.sha256_of
 
     def look(path: Path) -> str:
         seen.append(path)
@@ -112,7 +112,7 @@ def test_a_file_that_was_modified_just_now_is_not_remembered(tmp_path: Path, mon
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = aged(tmp_path / "rows.jsonl", b"content")
-    sha256_of = blocks.sha256_of
+    sha256_of = pieces.sha256_of
 
     def edited_meanwhile(asked: Path) -> str:
         digest = sha256_of(asked)

@@ -8,7 +8,7 @@ import pytest
 
 from deepspec.errors import ArtifactError, RecipeError, StoreFull
 from deepspec.store import Store, open_store
-from deepspec.store.reading import blocks
+from deepspec.store.reading import pieces
 from deepspec.store.records import seal, unseal
 from tests.fixtures.refused import refused
 from tests.fixtures.store import KEY, ingredients, put
@@ -108,14 +108,14 @@ def test_a_folder_that_is_pruned_while_it_is_made_is_made_again(
 def test_a_file_that_is_still_being_written_is_not_published(
     store: Store, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    ranges = blocks._ranges
+    ranges = pieces._ranges
 
     def meanwhile(path: Path, size: int, name: str) -> list[tuple[int, int]]:
         found = ranges(path, size, name)
         path.write_bytes(b"0123456789" if how == "grows" else b"01")
         return found
 
-    monkeypatch.setattr(blocks, "_ranges", meanwhile)
+    monkeypatch.setattr(pieces, "_ranges", meanwhile)
     with refused(ArtifactError, "changed", where="data"):
         put(store, ingredients(), {"data": b"01234"})
     assert store.backend.list("") == {}

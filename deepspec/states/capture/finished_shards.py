@@ -6,7 +6,7 @@ from deepspec.atomic_write import write_text
 from deepspec.config import Section
 from deepspec.states.capture.survey import Survey
 from deepspec.states.format.layout import Shard
-from deepspec.store.reading.blocks import sha256_of
+from deepspec.store.reading.pieces import sha256_of
 
 
 class Finished(Section):

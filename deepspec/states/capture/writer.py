@@ -31,7 +31,7 @@ from deepspec.states.config import Config
 from deepspec.states.format.layout import Layout
 from deepspec.states.format.shards import EncodedDocument, ShardWriter, encode, write_index
 from deepspec.states.token_documents import TokenDocument, read_documents
-from deepspec.store.reading.blocks import sha256_of
+from deepspec.store.reading.pieces import sha256_of
 from deepspec.targets.capture import capture, length_batches
 from deepspec.targets.model import Target
 

@@ -1,7 +1,7 @@
-"""Reading an artifact's files where they are, each piece compared with its checksum.
+"""Reading an artifact's files where they are; each piece of a file is compared with its checksum.
 
-    states.reader ──► files ──► block_cache     pieces of files in a bucket, kept on the local disk
-    artifacts ──────────┴─────► blocks          checksums of files, whole and by row group or tensor
+    states.reader ──► files ──► piece_cache     pieces of files in a bucket, kept on the local disk
+    artifacts ──────────┴─────► pieces          checksums of files, whole and by row group or tensor
 
 `open_files(location)` reads by range from a bucket, or maps a local file; damage raises `ArtifactDamaged`, and the
 flow makes that artifact again, once.

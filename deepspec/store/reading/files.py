@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, TransientError
 from deepspec.store.backends.s3_location import SCHEME, Location, endpoint_url, region, shown
 from deepspec.store.manifest import FileEntry, Manifest
-from deepspec.store.reading.block_cache import BlockCache
-from deepspec.store.reading.blocks import row_group_range
+from deepspec.store.reading.piece_cache import PieceCache
+from deepspec.store.reading.pieces import row_group_range
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ class Files(Protocol):
         """Name and value of each tensor of a safetensors file, in the file's order; errors as for `read`."""
 
 
-def open_files(location: str | Path, *, disk: BlockCache | None = None) -> Files:
+def open_files(location: str | Path, *, disk: PieceCache | None = None) -> Files:
     """The files of the artifact at `location`: its folder, or the URL of its manifest.
 
     Args:
@@ -161,7 +161,7 @@ class StreamedFiles:
 
     by_range = True
 
-    def __init__(self, url: str, disk: BlockCache | None = None) -> None:
+    def __init__(self, url: str, disk: PieceCache | None = None) -> None:
         self._disk = disk
         at = Location.parse(url, where="states")
         self._folder, _, _ = f"{at.bucket}/{at.prefix}".rpartition("/")
@@ -191,21 +191,21 @@ class StreamedFiles:
         return _StreamedTable(lambda start, end: self._bytes(name, start, end), self._entry(name), self._named(name))
 
     def tensors(self, name: str) -> "Iterator[tuple[str, torch.Tensor]]":
-        """Name and value of each tensor of a safetensors file, each a block of its own."""
-        start = self._entry(name).blocks[0].length
+        """Name and value of each tensor of a safetensors file, each a piece of its own."""
+        start = self._entry(name).pieces[0].length
         for tensor, entry in _tensor_entries(self._bytes(name, 0, start)[8:]):
             first, last = entry["data_offsets"]
             yield tensor, _tensor(tensor, entry, self._bytes(name, start + first, start + last))
 
     def _bytes(self, name: str, start: int, end: int) -> bytes:
-        """The bytes start … end-1 of a file, which are whole blocks of it, each compared with its checksum."""
+        """The bytes start … end-1 of a file, which are whole pieces of it, each compared with its checksum."""
         entry = self._entry(name)
-        blocks = [block for block in entry.blocks if start <= block.offset < end]
+        pieces = [piece for piece in entry.pieces if start <= piece.offset < end]
 
         def is_right(data: bytes) -> bool:
             view = memoryview(data)
-            first = ((block, block.offset - start) for block in blocks)
-            return all(zlib.crc32(view[at : at + block.length]) == block.crc32 for block, at in first)
+            first = ((piece, piece.offset - start) for piece in pieces)
+            return all(zlib.crc32(view[at : at + piece.length]) == piece.crc32 for piece, at in first)
 
         def get() -> bytes:
             data = self._range(self._path(name), start, end)
@@ -325,7 +325,7 @@ class _StreamedTable:
 
     Args:
         get: the checked bytes of a range.
-        entry: the file's in the manifest; its last block is the footer.
+        entry: the file's in the manifest; its last piece is the footer.
         named: what a failure means.
     """
 
@@ -336,7 +336,7 @@ class _StreamedTable:
         self._last: tuple[int, bytes] | None = None
         self._entry = entry
         self._named = named
-        footer = entry.blocks[-1]
+        footer = entry.pieces[-1]
         data = get(footer.offset, footer.offset + footer.length)
         # Parquet's magic bytes begin a file, too.
         self._metadata = _tried(lambda: pq.read_metadata(pa.BufferReader(b"PAR1" + data)), 1, named)

@@ -1,7 +1,7 @@
-"""Checksums of files by block, so that a reader can check exactly what it reads.
+"""Checksums of files piece by piece, so that a reader can check exactly what it reads.
 
-Blocks are Parquet row groups, safetensors tensors, or fixed pieces of any other file; what lies between them (headers,
-footers) is covered by blocks of its own, so every byte of a file belongs to exactly one block.
+A piece is a Parquet row group, a safetensors tensor, or a whole file of another kind; what is larger is cut every 64
+MiB. What lies between (headers, footers) is a piece of its own, so that every byte of a file belongs to exactly one.
 """
 
 import errno
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.errors import ArtifactError
-from deepspec.store.manifest import Block, FileEntry
+from deepspec.store.manifest import FileEntry, Piece
 
 if TYPE_CHECKING:
     from pyarrow.parquet import RowGroupMetaData
@@ -24,31 +24,31 @@ _PIECE_BYTES = 64 << 20
 
 
 def describe(path: Path, name: str) -> FileEntry:
-    """Size, SHA-256 and block checksums of the file at `path`, recorded as `name`; reads it once.
+    """Size, SHA-256 and the pieces' checksums of the file at `path`, recorded as `name`; reads it once.
 
     Raises:
         ArtifactError: its content is not what its suffix says, or it is still being written.
     """
     size = path.stat().st_size
     whole = hashlib.sha256()
-    blocks = []
+    pieces = []
     with path.open("rb") as file:
         for offset, length in _ranges(path, size, name):
             data = file.read(length)
             whole.update(data)
-            blocks.append(Block(offset=offset, length=len(data), crc32=zlib.crc32(data)))
+            pieces.append(Piece(offset=offset, length=len(data), crc32=zlib.crc32(data)))
         if file.tell() != size or file.read(1):
             raise ArtifactError(
                 "This file changed while it was published.",
                 where=name,
                 remedy="Run again, and let nothing else write to the work folder.",
             )
-    return FileEntry(path=name, size=size, sha256=whole.hexdigest(), blocks=tuple(blocks))
+    return FileEntry(path=name, size=size, sha256=whole.hexdigest(), pieces=tuple(pieces))
 
 
-def damaged_block(path: Path, entry: FileEntry) -> str | None:
-    """What is wrong with the file at `path`, or None if every block is as recorded."""
-    return _flaw(path, entry, _changed_block)
+def damaged_piece(path: Path, entry: FileEntry) -> str | None:
+    """What is wrong with the file at `path`, or None if every piece is as recorded."""
+    return _flaw(path, entry, _changed_piece)
 
 
 def damaged_file(path: Path, entry: FileEntry) -> str | None:
@@ -89,12 +89,12 @@ def _flaw(path: Path, entry: FileEntry, changed: Callable[[Path, FileEntry], str
         ) from error
 
 
-def _changed_block(path: Path, entry: FileEntry) -> str | None:
+def _changed_piece(path: Path, entry: FileEntry) -> str | None:
     with path.open("rb") as file:
-        for block in entry.blocks:
-            file.seek(block.offset)
-            if zlib.crc32(file.read(block.length)) != block.crc32:
-                return f"the bytes {block.offset}…{block.offset + block.length - 1} changed"
+        for piece in entry.pieces:
+            file.seek(piece.offset)
+            if zlib.crc32(file.read(piece.length)) != piece.crc32:
+                return f"the bytes {piece.offset}…{piece.offset + piece.length - 1} changed"
     return None
 
 

@@ -1,9 +1,9 @@
-"""Blocks of artifacts on a local disk, never more than a given number of bytes, for the processes of one machine.
+"""Pieces of artifacts' files on a local disk, up to a given number of bytes, for the processes of one machine.
 
-Ranks of a training read the same blocks, and an epoch reads them again: with room for them, each is fetched once. A
-block is named after the content of its file, so that artifacts with equal files share it and nothing ever goes stale.
+The ranks of a training read the same pieces, and each epoch reads them again: where there is room, each is fetched
+once. A piece is named after the content of its file, so that artifacts with equal files share it and none goes stale.
 
-Not here: which blocks to read, and whether what comes back is right: whoever asks hands in the check.
+Not here: which pieces are read, and whether their bytes are right (the caller hands in the check).
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from deepspec.atomic_write import write_bytes
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = ".block"
-_LOCKS = 64  # files that processes queue at while one of them fetches; two blocks that share one only wait
+_SUFFIX = ".block"  # like the home's folder `cache/blocks`, named when pieces were called blocks: its older files count
+_LOCKS = 64  # files that processes queue at while one of them fetches; two pieces that share one only wait
 _POLL_SECONDS = 0.005
 
 
-class BlockCache:
+class PieceCache:
     """Bytes by name, the least recently used ones given up first.
 
     Args:
         folder: where they are; made if it is missing, and shared by any number of processes of one machine.
-        max_bytes: most bytes of blocks in the folder, at every moment; larger blocks are not kept. 0 keeps nothing.
+        max_bytes: most bytes of pieces in the folder, at every moment; larger pieces are not kept. 0 keeps nothing.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -39,16 +39,16 @@ class BlockCache:
         self._full = False
 
     def get(self, name: str, size: int, fetch: Callable[[], bytes], is_right: Callable[[bytes], bool]) -> bytes:
-        """The block `name`: from the folder if it is there and right, else fetched, and kept.
+        """The piece `name`: from the folder if it is there and right, else fetched, and kept.
 
-        A disk that takes no more is no error: the block is handed on and not kept. Processes that want one block at the
-        same time fetch it once.
+        A disk that takes no more is no error: the piece is returned and not kept. Processes that ask for one piece at
+        the same time fetch it once.
 
         Args:
             name: says what is in it, once and for all.
             size: its bytes.
             fetch: gets it from where it comes from; its errors pass through.
-            is_right: whether bytes that were found in the folder are the block.
+            is_right: whether bytes that were found in the folder are the piece.
         """
         if size > self._max_bytes:
             return fetch()
@@ -82,21 +82,21 @@ class BlockCache:
                 write_bytes(path, data)
         except OSError as error:
             if not self._full:
-                logger.warning("blocks are not kept in %s: %s", self._folder, os.strerror(error.errno or errno.EIO))
+                logger.warning("pieces are not kept in %s: %s", self._folder, os.strerror(error.errno or errno.EIO))
             self._full = True
 
     def _make_room(self, num_bytes: int) -> None:
-        """Give up what was used longest ago, until so many more bytes fit."""
-        blocks = []
+        """Remove what was used longest ago, until `num_bytes` more fit."""
+        pieces = []
         for entry in os.scandir(self._folder):
             if entry.name.startswith(".tmp-") or entry.name.endswith(".new"):
                 Path(entry.path).unlink(missing_ok=True)  # of a process that was killed: we are alone here
             elif entry.name.endswith(_SUFFIX):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat()
-                    blocks.append((status.st_mtime_ns, status.st_size, entry.path))
-        total = sum(size for _, size, _ in blocks)
-        for _, size, path in sorted(blocks):
+                    pieces.append((status.st_mtime_ns, status.st_size, entry.path))
+        total = sum(size for _, size, _ in pieces)
+        for _, size, path in sorted(pieces):
             if total + num_bytes <= self._max_bytes:
                 return
             Path(path).unlink(missing_ok=True)
