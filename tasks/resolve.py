@@ -201,7 +201,7 @@ def _fingerprints(run: "Run[Recipe]", folder: Path) -> list[str]:
 
 
 def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
-    """What training without captured states hangs on, or None where they are to be captured first.
+    """What training without captured states depends on, or None where they are to be captured first.
 
     `auto` is resolved here, before any key is made: captured if they fit into `states.max_bytes`.
     """
@@ -217,7 +217,8 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
         mode = "offline" if size <= settings.max_bytes else "online"
     if mode == "offline":
         return None
-    return Value(settings.model_dump(mode="json", include={"shard_tokens", "block_tokens"}))
+    # As keys call them: it is a part of one.
+    return Value({"shard_tokens": settings.shard_tokens, "block_tokens": settings.row_group_tokens})
 
 
 def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:

@@ -25,7 +25,7 @@ class Inputs:
 
 @stage(
     version=3,
-    reads=("states.codec", "states.shard_tokens", "states.block_tokens", "target.dtype"),
+    reads=("states.codec", "states.shard_tokens", "states.row_group_tokens", "target.dtype"),
     computes=True,
     workers="num_capture_workers",
 )

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
@@ -18,14 +17,15 @@ class Inputs:
     """What is learned from.
 
     Attributes:
-        states: captured ones, read where they lie; or what decides the order of documents whose states are live.
+        states: captured ones, read where they lie; or the sizes that files of live ones would have, on which the order
+            of documents depends: `shard_tokens`, and `block_tokens` of a row group.
         tokens: ids and loss masks.
         target: the draft's.
         init: the draft that it starts from, an earlier artifact of this stage or a draft's directory; None: it starts
             from new weights.
     """
 
-    states: Artifact | dict[str, Any]
+    states: Artifact | dict[str, int]
     tokens: Artifact
     target: External
     init: Artifact | External | None = None
@@ -43,14 +43,16 @@ def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     from deepspec.training.draft_objective import draft_job
     from deepspec.training.processes.launch import launch
 
-    captured = isinstance(inputs.states, Artifact)
+    states, live = inputs.states, Config()
+    if not isinstance(states, Artifact):
+        live = Config(shard_tokens=states["shard_tokens"], row_group_tokens=states["block_tokens"])
     init = None if inputs.init is None else inputs.init.directory()
     training = draft_job(
         config.draft,
         config.train,
         job.execution,
-        states=inputs.states.location() if isinstance(inputs.states, Artifact) else None,
-        live=Config() if captured else Config.model_validate(inputs.states),
+        states=states.location() if isinstance(states, Artifact) else None,
+        live=live,
         tokens=inputs.tokens.directory(),
         target=inputs.target.directory(),
         disk=job.home / "cache" / "blocks",

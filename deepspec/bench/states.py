@@ -157,14 +157,14 @@ class RandomFiles:
         decoded: bytes of its states in bfloat16.
     """
 
-    def __init__(self, sizes: Sizes, codec: str, *, block_tokens: int = 4096) -> None:
+    def __init__(self, sizes: Sizes, codec: str, *, row_group_tokens: int = 4096) -> None:
         root = Path(sizes.folder)
         root.mkdir(exist_ok=True)
         tokens = root / "tokens.parquet"
         documents = _write_tokens(tokens, sizes.tokens, vocab_size=1000)
         self.folder = root / codec
         self.folder.mkdir()
-        config = Config.model_validate({"codec": codec, "block_tokens": block_tokens})
+        config = Config.model_validate({"codec": codec, "row_group_tokens": row_group_tokens})
         survey = Survey.of(tokens, config)
         origin = _Random(sizes)
         write_shards(survey, self.folder, range(survey.places.num_shards), origin=origin, config=config)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from deepspec.config import Section, location_field
+from deepspec.config import Section, location_field, renamed_field
 
 
 class Config(Section):
@@ -20,7 +20,12 @@ class Config(Section):
         "bf16", description="bf16 is exact for a bf16 target; int8 takes 0.53 of its bytes, int4 0.31."
     )
     shard_tokens: int = Field(65536, ge=1, description="Tokens per file.")
-    block_tokens: int = Field(4096, ge=1, description="Tokens per row group, the unit of reading and of shuffling.")
+    row_group_tokens: int = renamed_field(
+        4096,
+        was="block_tokens",
+        ge=1,
+        description="Tokens per row group, the unit of reading and of shuffling.",
+    )
     captured: str | None = location_field(
         None,
         min_length=1,

@@ -28,7 +28,7 @@ class LiveStates:
     Args:
         tokens_file: what `write_tokens` wrote for a split; held in memory, 5 bytes a token.
         target: captures the layers that are wanted (`layer_ids`).
-        config: sizes of the shards and blocks that files would have.
+        config: sizes of the shards and row groups that files would have.
         batch_tokens: tokens per forward of the target, padding included.
 
     Raises:
@@ -71,9 +71,9 @@ class LiveStates:
         found = places(
             self.num_tokens_of.tolist(),
             shard_tokens=self._config.shard_tokens,
-            block_tokens=self._config.block_tokens,
+            row_group_tokens=self._config.row_group_tokens,
         )
-        return DataOrder(found.global_blocks(), seed=seed)
+        return DataOrder(found.global_row_groups(), seed=seed)
 
     def read_ahead(self, documents: Sequence[int]) -> None:
         """There is nothing to fetch."""

@@ -1,7 +1,7 @@
 """In which order documents are trained on: a pure function of (seed, epoch) and of where documents lie.
 
-Blocks (row groups) are permuted, and documents are shuffled within windows of consecutive permuted blocks: close to a
-full shuffle, while a reader holds only one window. The order goes on over epochs as one sequence without end, so that
+Row groups are permuted, and documents are shuffled within windows of consecutive permuted row groups: close to a full
+shuffle, while a reader holds only one window. The order goes on over epochs as one sequence without end, so that
 the position of a training is one integer, whatever the number of ranks.
 
 Numbers are drawn by hashing (seed, epoch, what is ordered): the same on every machine and with every library version.
@@ -15,22 +15,24 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-WINDOW_BLOCKS = 16
+WINDOW_ROW_GROUPS = 16
 
 
 class DataOrder:
     """The order of one data set.
 
     Args:
-        blocks: block number of each document, 0 … in the order of the files.
+        row_groups: row group of each document, 0 … in the order of the files.
         seed: of the whole order.
-        window_blocks: blocks that are shuffled together.
+        window_row_groups: row groups that are shuffled together.
     """
 
-    def __init__(self, blocks: npt.NDArray[np.integer[Any]], *, seed: int, window_blocks: int = WINDOW_BLOCKS) -> None:
-        self._blocks = np.asarray(blocks, dtype=np.int64)
+    def __init__(
+        self, row_groups: npt.NDArray[np.integer[Any]], *, seed: int, window_row_groups: int = WINDOW_ROW_GROUPS
+    ) -> None:
+        self._row_groups = np.asarray(row_groups, dtype=np.int64)
         self._seed = seed
-        self._window_blocks = window_blocks
+        self._window_row_groups = window_row_groups
         self._epochs: dict[int, Ints] = {}
 
     def epoch(self, epoch: int) -> Ints:
@@ -43,7 +45,7 @@ class DataOrder:
 
     def documents(self, start: int, stop: int) -> Ints:
         """The documents at positions [start, stop) of the sequence over all epochs."""
-        size = len(self._blocks)
+        size = len(self._row_groups)
         pieces = []
         while start < stop:
             epoch, first = divmod(start, size)
@@ -53,12 +55,12 @@ class DataOrder:
         return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
 
     def _make(self, epoch: int) -> Ints:
-        num_blocks = int(self._blocks.max()) + 1
-        block_order = np.argsort(_draws(self._seed, epoch, 0, np.arange(num_blocks)), kind="stable")
-        window_of_block = np.empty(num_blocks, dtype=np.int64)
-        window_of_block[block_order] = np.arange(num_blocks) // self._window_blocks
-        draws = _draws(self._seed, epoch, 1, np.arange(len(self._blocks)))
-        return np.lexsort((draws, window_of_block[self._blocks])).astype(np.int64)
+        num_row_groups = int(self._row_groups.max()) + 1
+        group_order = np.argsort(_draws(self._seed, epoch, 0, np.arange(num_row_groups)), kind="stable")
+        window_of_group = np.empty(num_row_groups, dtype=np.int64)
+        window_of_group[group_order] = np.arange(num_row_groups) // self._window_row_groups
+        draws = _draws(self._seed, epoch, 1, np.arange(len(self._row_groups)))
+        return np.lexsort((draws, window_of_group[self._row_groups])).astype(np.int64)
 
 
 def pack(num_tokens: Sequence[int], budget_tokens: int) -> list[range]:

@@ -27,12 +27,12 @@ from deepspec.states.format.layout import (
     CHECKSUMS,
     INDEX,
     TOKEN_COLUMNS,
-    BlockChecksums,
+    RowGroupChecksums,
     Layout,
     has_final,
     shard_schema,
 )
-from deepspec.states.order import WINDOW_BLOCKS, DataOrder
+from deepspec.states.order import WINDOW_ROW_GROUPS, DataOrder
 from deepspec.states.prefetch import ReadAhead
 from deepspec.store.reading.files import ParquetTable, open_files
 from deepspec.store.reading.piece_cache import PieceCache
@@ -51,9 +51,9 @@ class StateReader:
 
     Args:
         location: folder of what `write_states` wrote, or the URL of its artifact's manifest in object storage, from
-            where blocks are read by range.
-        cache_bytes: blocks kept in memory; at least one shuffling window is.
-        disk: keeps blocks from object storage, so that other processes and later epochs don't fetch them again.
+            where row groups are read by range.
+        cache_bytes: row groups kept in memory; at least one shuffling window is.
+        disk: keeps row groups from object storage, so that other processes and later epochs don't fetch them again.
 
     Raises:
         ArtifactError: the states are incomplete or damaged.
@@ -68,7 +68,7 @@ class StateReader:
         index = self._at.parquet(INDEX).read()
         columns = {name: index.column(name).to_numpy() for name in index.column_names}
         self._shards = columns["shard"]
-        self._blocks = columns["block"]
+        self._row_groups = columns["block"]
         self._first_rows = columns["first_row"]
         self.num_tokens_of = columns["num_tokens"]
         if index.num_rows != self.layout.num_documents or int(self.num_tokens_of.sum()) != self.layout.num_tokens:
@@ -78,11 +78,11 @@ class StateReader:
                 where=f"{self._at.location}/{INDEX}",
                 remedy=CAPTURE_AGAIN,
             )
-        self._first_blocks = np.cumsum([0, *(shard.num_blocks for shard in self.layout.shards)])
-        self._global_blocks = self._first_blocks[self._shards] + self._blocks
+        self._first_row_groups = np.cumsum([0, *(shard.num_row_groups for shard in self.layout.shards)])
+        self._global_row_groups = self._first_row_groups[self._shards] + self._row_groups
         self._files: dict[int, ParquetTable] = {}
-        self._checksums: dict[int, list[BlockChecksums]] = {}
-        # What its threads read and check comes while other blocks are decoded or trained on.
+        self._checksums: dict[int, list[RowGroupChecksums]] = {}
+        # What its threads read and check comes while other row groups are decoded or trained on.
         self._ahead: ReadAhead[tuple[int, int, bool], dict[bool, Columns]] = ReadAhead(lambda key: self._load(*key))
         self._one_at_a_time = Lock()
         self._memory = _Memory()
@@ -112,11 +112,11 @@ class StateReader:
 
     def order(self, seed: int) -> DataOrder:
         """The order in which a training with this seed sees the documents."""
-        return DataOrder(self._global_blocks, seed=seed)
+        return DataOrder(self._global_row_groups, seed=seed)
 
     def read_ahead(self, documents: Sequence[int]) -> None:
         """See `StateSource.read_ahead`."""
-        self._expect([self._block_of(number) for number in documents], values=True)
+        self._expect([self._row_group_of(number) for number in documents], values=True)
 
     def tokens(self, documents: Sequence[int]) -> PackedTokens:
         """See `StateSource.tokens`.
@@ -125,15 +125,15 @@ class StateReader:
             documents: numbers in 0 … num_documents-1.
 
         Raises:
-            ArtifactError: a block is damaged.
+            ArtifactError: a row group is damaged.
         """
         lengths = [int(self.num_tokens_of[number]) for number in documents]
         input_ids_T = np.empty(sum(lengths), dtype=np.int64)
         loss_mask_T = np.empty(sum(lengths), dtype=np.bool_)
         for number, rows, target in self._places(documents, values=False):
-            block = self._block(*self._block_of(number), values=False)
-            input_ids_T[target] = block["input_id"][rows]
-            loss_mask_T[target] = block["supervised"][rows]
+            tokens = self._row_group(*self._row_group_of(number), values=False)
+            input_ids_T[target] = tokens["input_id"][rows]
+            loss_mask_T[target] = tokens["supervised"][rows]
         return PackedTokens(
             torch.from_numpy(input_ids_T), torch.from_numpy(loss_mask_T), tuple(lengths), tuple(map(int, documents))
         )
@@ -145,25 +145,25 @@ class StateReader:
             tokens: from `tokens`, on the CPU.
 
         Raises:
-            ArtifactError: a block is damaged.
+            ArtifactError: a row group is damaged.
         """
         states_TLD = self._memory.empty(tokens.num_tokens, len(self.layer_ids), self.hidden_size)
         final_T1D = self._memory.empty(tokens.num_tokens, 1, self.hidden_size)
         loss_mask_T = tokens.loss_mask_T.numpy()
         for number, rows, target in self._places(tokens.document_ids, values=True):
-            values = self._block(*self._block_of(number), values=True)
+            values = self._row_group(*self._row_group_of(number), values=True)
             self._decode(values, "states", rows, states_TLD[target])
             self._decode_final(values, rows, loss_mask_T[target], final_T1D[target])
         return tokens.with_states(states_TLD, final_T1D.squeeze(1))
 
     def _places(self, documents: Sequence[int], *, values: bool) -> list[tuple[int, slice, slice]]:
-        """Each document with its rows in its block and its place in the pack; their blocks begin to be fetched.
+        """Each document with its rows in its row group and its place in the pack; begin to fetch the row groups.
 
-        Block by block, so that each is read once even when the cache holds few.
+        Row group by row group, so that each is read once even when the cache holds few.
         """
         ends = np.cumsum([0, *(int(self.num_tokens_of[number]) for number in documents)])
-        order = sorted(range(len(documents)), key=lambda place: self._block_of(documents[place]))
-        self._expect([self._block_of(documents[place]) for place in order], values=values)
+        order = sorted(range(len(documents)), key=lambda place: self._row_group_of(documents[place]))
+        self._expect([self._row_group_of(documents[place]) for place in order], values=values)
         places = []
         for place in order:
             number, first = documents[place], int(self._first_rows[documents[place]])
@@ -195,39 +195,40 @@ class StateReader:
         out_T1D.fill_(float("nan"))
         out_T1D[torch.from_numpy(kept_T)] = found_M1D
 
-    def _expect(self, blocks: Sequence[tuple[int, int]], *, values: bool) -> None:
-        """Have the blocks that are not at hand read and checked while earlier ones are decoded."""
+    def _expect(self, row_groups: Sequence[tuple[int, int]], *, values: bool) -> None:
+        """Have the row groups that are not at hand read and checked while earlier ones are decoded."""
         whole = values or self._at.by_range
-        self._ahead.want((*block, whole) for block in dict.fromkeys(blocks) if (*block, values) not in self._cache)
+        missing = (group for group in dict.fromkeys(row_groups) if (*group, values) not in self._cache)
+        self._ahead.want((*group, whole) for group in missing)
 
-    def _block_of(self, number: int) -> tuple[int, int]:
-        return int(self._shards[number]), int(self._blocks[number])
+    def _row_group_of(self, number: int) -> tuple[int, int]:
+        return int(self._shards[number]), int(self._row_groups[number])
 
-    def _block(self, shard: int, block: int, *, values: bool) -> Columns:
-        """A block's token columns or its value columns, from the cache if they are there."""
-        key = (shard, block, values)
+    def _row_group(self, shard: int, row_group: int, *, values: bool) -> Columns:
+        """A row group's token columns or its value columns, from the cache if they are there."""
+        key = (shard, row_group, values)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        found = self._ahead.take((shard, block, values or self._at.by_range))
+        found = self._ahead.take((shard, row_group, values or self._at.by_range))
         for kind, columns in found.items():
-            self._keep((shard, block, kind), columns)
+            self._keep((shard, row_group, kind), columns)
         return found[values]
 
-    def _load(self, shard: int, block: int, values: bool) -> dict[bool, Columns]:  # noqa: FBT001  # part of a key
-        """Read and check a block: its tokens, and its values if they are asked for.
+    def _load(self, shard: int, row_group: int, values: bool) -> dict[bool, Columns]:  # noqa: FBT001  # part of a key
+        """Read and check a row group: its tokens, and its values if they are asked for.
 
-        Where a block is fetched as a whole, the values come along anyway.
+        Where a row group is fetched as a whole, the values come along anyway.
         """
         with self._one_at_a_time:
             file = self._file(shard)
-            table = file.row_group(block, TOKEN_COLUMNS[1:])
+            table = file.row_group(row_group, TOKEN_COLUMNS[1:])
             tokens = {name: table.column(name).to_numpy() for name in TOKEN_COLUMNS[1:]}
             if not values and not self._at.by_range:
                 return {False: tokens}
             names = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
-            chunks = file.raw(block, names)
-        checksums = self._checksums[shard][block]
+            chunks = file.raw(row_group, names)
+        checksums = self._checksums[shard][row_group]
         columns: Columns = {}
         for name, chunk in chunks.items():
             rows = checksums.num_final if self._schema.field(name).nullable else table.num_rows
@@ -236,17 +237,18 @@ class StateReader:
             data = chunk[len(chunk) - size :] if size <= len(chunk) else chunk
             if zlib.crc32(data) != checksums.crc32.get(name):
                 raise ArtifactError(
-                    f"the checksum of column {name} in row group {block} does not match.",
+                    f"the checksum of column {name} in row group {row_group} does not match.",
                     where=f"{self._at.location}/{self.layout.shards[shard].file}",
                     remedy=CAPTURE_AGAIN,
                 )
             columns[name] = np.frombuffer(data, dtype=np.uint8).reshape(rows, -1)
-        columns[_FINALS_BEFORE] = self._finals_before(shard, block, tokens["supervised"])
+        columns[_FINALS_BEFORE] = self._finals_before(shard, row_group, tokens["supervised"])
         return {False: tokens, True: columns}
 
-    def _finals_before(self, shard: int, block: int, supervised_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """How many rows of a block before each of its rows have a final state."""
-        first, last = np.searchsorted(self._global_blocks, self._first_blocks[shard] + block + np.array([0, 1]))
+    def _finals_before(self, shard: int, row_group: int, supervised_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """How many rows of a row group before each of its rows have a final state."""
+        number = self._first_row_groups[shard] + row_group
+        first, last = np.searchsorted(self._global_row_groups, [number, number + 1])
         starts = self._first_rows[first:last]
         kept_T = supervised_T.copy()
         behind_T = supervised_T[:-1].copy()
@@ -257,17 +259,17 @@ class StateReader:
     def _keep(self, key: tuple[int, int, bool], columns: Columns) -> None:
         self._cached_bytes += _size(columns) - _size(self._cache.pop(key, {}))
         self._cache[key] = columns
-        # A window's blocks are needed again and again; without room for all of them each would be read many times.
-        while self._cached_bytes > self._cache_bytes and len(self._cache) > 2 * WINDOW_BLOCKS:
-            (shard, block, _), dropped = self._cache.popitem(last=False)
+        # A window's row groups are needed again and again; without room for all of them each would be read many times.
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 2 * WINDOW_ROW_GROUPS:
+            (shard, row_group, _), dropped = self._cache.popitem(last=False)
             self._cached_bytes -= _size(dropped)
-            self._file(shard).forget(block)
+            self._file(shard).forget(row_group)
 
     def _file(self, shard: int) -> ParquetTable:
         if shard not in self._files:
             described = self.layout.shards[shard]
             file = self._at.parquet(described.file)
-            if not file.schema.equals(self._schema) or file.num_row_groups != described.num_blocks:
+            if not file.schema.equals(self._schema) or file.num_row_groups != described.num_row_groups:
                 raise ArtifactError(
                     "has other columns or row groups than states.json says.",
                     where=f"{self._at.location}/{described.file}",
@@ -302,10 +304,10 @@ class _Memory:
         return torch.from_numpy(piece.reshape(shape)).view(torch.bfloat16)
 
 
-def _checksums(file: ParquetTable, where: str) -> list[BlockChecksums]:
+def _checksums(file: ParquetTable, where: str) -> list[RowGroupChecksums]:
     try:
         listed = json.loads(file.metadata[CHECKSUMS.encode()])
-        found = [BlockChecksums.model_validate(one) for one in listed]
+        found = [RowGroupChecksums.model_validate(one) for one in listed]
     except (KeyError, ValueError) as error:
         raise ArtifactError(
             f"has no checksums that can be read: {error}.", where=where, remedy=CAPTURE_AGAIN

@@ -18,6 +18,8 @@ from deepspec.planning.estimate import spec_of
 from deepspec.recipe import Recipe, load_recipe, read_yaml, shipped, to_yaml, validated
 from deepspec.store import open_store
 from deepspec.store.keys import canonical
+from tasks.resolve import live_states
+from tasks.runtime.references import Pending, Value
 from tasks.runtime.run import Run
 from tasks.stages import STAGES
 from tasks.train import train
@@ -217,6 +219,7 @@ def test_advice_is_about_the_section_that_is_meant(override: str, words: list[st
 
 RENAMED = {
     "data.max_quarantined_share": "max_quarantined",
+    "states.row_group_tokens": "block_tokens",
     "train.max_grad_norm": "grad_norm",
     "train.num_documents_per_step": "batch_documents",
     "evaluate.max_skipped_share": "max_skipped",
@@ -299,6 +302,12 @@ def test_micro_batches_are_part_of_a_drafts_key_where_they_are_not_the_usual_one
     usual = {"draft", "train", "target.dtype"}
     assert sections() == sections("run.num_threads=2") == usual
     assert sections("run.micro_batch_tokens=16383") == {*usual, "run.micro_batch_tokens"}
+
+
+def test_sizes_of_files_decide_the_order_of_live_states_under_their_first_names(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", ["states.mode=online", "states.row_group_tokens=48"])
+    live = live_states(Run(recipe, open_store(str(tmp_path / "store")), tmp_path), Pending("tokens"))
+    assert live == Value({"shard_tokens": 65536, "block_tokens": 48})
 
 
 def test_locations_are_not_part_of_keys() -> None:

@@ -21,7 +21,7 @@ from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 from tests.unit.test_states_files import LENGTHS, VOCAB, write_tokens_file
 
 LAYERS = (-1, 1, 2)
-CONFIG = Config(shard_tokens=128, block_tokens=48)
+CONFIG = Config(shard_tokens=128, row_group_tokens=48)
 
 
 def as_the_engine_would(folder: Path, path: Path, ids: tuple[int, ...], rows: list[Tensor]) -> None:

@@ -61,7 +61,7 @@ def write_tokens_file(path: Path, lengths: tuple[int, ...] = LENGTHS) -> list[tu
 def capture(folder: Path, target: Any, lengths: tuple[int, ...] = LENGTHS, **config: Any) -> dict[str, Any]:
     folder.mkdir()
     write_tokens_file(folder.parent / "train.parquet", lengths)
-    settings = Config(**{"shard_tokens": 128, "block_tokens": 48, **config})
+    settings = Config(**{"shard_tokens": 128, "row_group_tokens": 48, **config})
     return write_states(folder.parent / "train.parquet", folder, origin=RunTarget(target, 100), config=settings)
 
 
@@ -122,7 +122,7 @@ def test_bytes_are_a_function_of_content(tmp_path: Path, target: Target) -> None
 
 def test_the_batch_budget_decides_no_byte(tmp_path: Path, target: Target) -> None:
     capture(tmp_path / "states", target)
-    config = Config(shard_tokens=128, block_tokens=48)
+    config = Config(shard_tokens=128, row_group_tokens=48)
     for name, batch_tokens in (("small", 3), ("large", 4096)):
         (tmp_path / name).mkdir()
         origin = RunTarget(target, batch_tokens)
@@ -143,7 +143,7 @@ def test_any_parquet_reader_can_read_them(tmp_path: Path, target: Target) -> Non
     assert torch.equal(final_TD, read(StateReader(tmp_path / "states"), [0]).final_TD[2:])
 
 
-def test_blocks_hold_whole_documents_and_shards_whole_blocks(tmp_path: Path, target: Target) -> None:
+def test_row_groups_hold_whole_documents_and_shards_whole_row_groups(tmp_path: Path, target: Target) -> None:
     capture(tmp_path / "states", target)
     seen: list[int] = []
     for path in sorted((tmp_path / "states").glob("states-*.parquet")):
@@ -176,7 +176,7 @@ def test_smaller_codecs_come_close(tmp_path: Path, target: Target, codec: str) -
 
 def test_tokens_are_packed_once(tmp_path: Path, target: Target) -> None:
     capture(tmp_path / "states", target)
-    config = Config(shard_tokens=128, block_tokens=48)
+    config = Config(shard_tokens=128, row_group_tokens=48)
     for source in (StateReader(tmp_path / "states"), LiveStates(tmp_path / "train.parquet", target, config)):
         tokens = source.tokens([3, 8])
         full = source.with_states(tokens)
@@ -186,7 +186,7 @@ def test_tokens_are_packed_once(tmp_path: Path, target: Target) -> None:
 
 
 def test_a_small_cache_reads_the_same(tmp_path: Path, target: Target) -> None:
-    capture(tmp_path / "states", target, lengths=tuple([9] * 60), block_tokens=9)
+    capture(tmp_path / "states", target, lengths=tuple([9] * 60), row_group_tokens=9)
     small, large = StateReader(tmp_path / "states", cache_bytes=0), StateReader(tmp_path / "states")
     for _ in range(2):
         order = [7 * i % 60 for i in range(60)]
@@ -258,8 +258,8 @@ def test_a_full_disk_is_named(tmp_path: Path, target: Target) -> None:
 def test_live_states_are_those_of_files_in_the_same_order(
     tmp_path: Path, target: Target, sizes: tuple[int, int]
 ) -> None:
-    shard_tokens, block_tokens = sizes
-    config = Config(shard_tokens=shard_tokens, block_tokens=block_tokens)
+    shard_tokens, row_group_tokens = sizes
+    config = Config(shard_tokens=shard_tokens, row_group_tokens=row_group_tokens)
     write_tokens_file(tmp_path / "train.parquet", LENGTHS)
     (tmp_path / "states").mkdir()
     write_states(tmp_path / "train.parquet", tmp_path / "states", origin=RunTarget(target, 100), config=config)
@@ -299,7 +299,7 @@ def resumable(folder: Path, target: Any) -> dict[str, Any]:
         folder.parent / "train.parquet",
         folder / "out",
         origin=RunTarget(target, 100),
-        config=Config(shard_tokens=128, block_tokens=48),
+        config=Config(shard_tokens=128, row_group_tokens=48),
         work=folder / "work",
     )
 
@@ -352,7 +352,7 @@ def test_a_finished_shard_that_is_damaged_is_made_again(tmp_path: Path, target: 
 def test_shards_can_be_made_in_any_order(tmp_path: Path, target: Target) -> None:
     write_tokens_file(tmp_path / "train.parquet")
     resumable(tmp_path / "whole", target)
-    config = Config(shard_tokens=128, block_tokens=48)
+    config = Config(shard_tokens=128, row_group_tokens=48)
     survey = Survey.of(tmp_path / "train.parquet", config)
     origin = RunTarget(target, 100)
     numbers = list(range(survey.places.num_shards))
@@ -391,7 +391,7 @@ def test_memory_is_flat_in_the_data(tmp_path: Path, codec: str) -> None:
     folders = []
     for name, tokens in (("small", 3000), ("large", 150_000)):
         sizes = Sizes(tokens, 64, 4, 1, "random", "cpu", str(tmp_path / name))
-        folders.append(str(RandomFiles(sizes, codec, block_tokens=512).folder))
+        folders.append(str(RandomFiles(sizes, codec, row_group_tokens=512).folder))
     done = subprocess.run(
         [sys.executable, "-c", READ, *folders],
         capture_output=True,
@@ -411,7 +411,7 @@ def test_states_in_a_bucket_are_read_by_range_and_checked(
     store = open_store(f"s3://{moto.bucket}/{tmp_path.name}", cache=tmp_path / "cache")
     with store.write("states", Ingredients("states", 1, {}, {}), {}) as writing:
         write_tokens_file(tmp_path / "train.parquet")
-        config = Config(shard_tokens=128, block_tokens=48, codec="int8")
+        config = Config(shard_tokens=128, row_group_tokens=48, codec="int8")
         write_states(tmp_path / "train.parquet", writing.directory, origin=RunTarget(target, 100), config=config)
     local = StateReader(writing.artifact.directory())
     streamed = StateReader(writing.artifact.location(), cache_bytes=0)
@@ -445,6 +445,7 @@ def test_the_page_is_followed_with_pyarrow_alone(tmp_path: Path, target: Target,
     """As the docstring of `states.layout` says, without our code."""
     capture(tmp_path / "states", target, codec=codec)
     layout = json.loads((tmp_path / "states/states.json").read_text())
+    assert set(layout["shards"][0]) == {"file", "num_documents", "num_tokens", "num_blocks"}
     layers, size = len(layout["layer_ids"]), layout["hidden_size"]
     documents = pq.read_table(tmp_path / "states/documents.parquet").to_pylist()
     number, at = 7, 2

@@ -4,6 +4,7 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -143,7 +144,7 @@ def test_each_document_once_an_epoch_whatever_the_ranks(
     lengths: list[int], size: int, worlds: tuple[int, int], seed: int, split: int
 ) -> None:
     """A training that goes on from a step with another number of ranks, as `DraftObjective` deals the documents."""
-    order = DataOrder([number // 3 for number in range(len(lengths))], seed=seed, window_blocks=2)  # type: ignore[arg-type]
+    order = DataOrder(np.arange(len(lengths)) // 3, seed=seed, window_row_groups=2)
     seen: list[int] = []
     steps = -(-2 * len(lengths) // size)
     for step in range(steps):

@@ -26,7 +26,7 @@ class Finished(Section):
 
     def write(self, work: Path) -> None:
         """Create the record; before that the shard does not count."""
-        write_text(self.path(work, self.shard.file), self.model_dump_json())
+        write_text(self.path(work, self.shard.file), self.model_dump_json(by_alias=True))
 
 
 def is_finished(work: Path, shard: Shard) -> bool:

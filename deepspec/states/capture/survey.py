@@ -22,7 +22,7 @@ class Survey:
     Args:
         tokens_file: the file.
         num_tokens_N, num_supervised_N: of each document.
-        places: shards and blocks.
+        places: shards and row groups.
     """
 
     tokens_file: Path
@@ -45,7 +45,7 @@ class Survey:
                 remedy="Give more conversations, or a larger share in data.splits.",
             )
         lengths, supervised = np.asarray(counts, dtype=np.int64).T
-        found = places(lengths.tolist(), shard_tokens=config.shard_tokens, block_tokens=config.block_tokens)
+        found = places(lengths.tolist(), shard_tokens=config.shard_tokens, row_group_tokens=config.row_group_tokens)
         return cls(tokens_file, lengths, supervised, found)
 
     @property
@@ -60,5 +60,5 @@ class Survey:
             file=shard_file(number),
             num_documents=len(documents),
             num_tokens=int(self.num_tokens_N[documents.start : documents.stop].sum()),
-            num_blocks=int(self.places.blocks_N[documents.stop - 1]) + 1,
+            num_row_groups=int(self.places.row_groups_N[documents.stop - 1]) + 1,
         )

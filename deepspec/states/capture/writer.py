@@ -119,7 +119,7 @@ def write_states(
         progress: told tokens.
 
     Returns:
-        counts: documents, tokens, supervised_tokens, bytes, bytes_per_token, shards, blocks.
+        counts: documents, tokens, supervised_tokens, bytes, bytes_per_token, shards, blocks (row groups).
 
     Raises:
         DataError: states are infinite or undefined (names layer and row) or not there, or there are no documents.
@@ -184,7 +184,7 @@ def _write_shard(
             codec=config.codec,
             num_layers=len(origin.layer_ids),
             hidden_size=origin.hidden_size,
-            block_tokens=config.block_tokens,
+            row_group_tokens=config.row_group_tokens,
         )
         try:
             for stretch in _stretches(survey, number, origin.stretch_tokens):
@@ -286,7 +286,7 @@ def gather_shards(
         "bytes": size,
         "bytes_per_token": round(size / layout.num_tokens, 1),
         "shards": len(shards),
-        "blocks": sum(shard.num_blocks for shard in shards),
+        "blocks": sum(shard.num_row_groups for shard in shards),
     }
 
 

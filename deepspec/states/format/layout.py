@@ -1,8 +1,9 @@
 """What a folder of target states looks like: readable with any Parquet library, without our code.
 
     states.json             the `Layout`: which layers, which codec, how many tokens, the shards
-    documents.parquet       where each document lies: document, shard, block, first_row, num_tokens, num_supervised
-    states-00000.parquet …  shards: one row per token, documents one after the other in whole row groups ("blocks")
+    documents.parquet       where each document lies: document, shard, block (the number of its row group in the shard),
+                            first_row (in the row group), num_tokens, num_supervised
+    states-00000.parquet …  shards: one row per token, documents one after the other in whole row groups
 
 Columns of a shard, one row per token:
 
@@ -52,7 +53,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from deepspec.config import Section
 from deepspec.errors import ArtifactError
@@ -82,15 +83,17 @@ INDEX_SCHEMA = pa.schema(
 
 
 class Shard(Section):
-    """One file of states."""
+    """One file of states; as JSON it says `num_blocks` for its number of row groups."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     file: str
     num_documents: int
     num_tokens: int
-    num_blocks: int
+    num_row_groups: int = Field(alias="num_blocks")
 
 
-class BlockChecksums(Section):
+class RowGroupChecksums(Section):
     """Of one row group; a JSON list of these stands in a shard's metadata under `deepspec.checksums`.
 
     Args:
@@ -143,7 +146,7 @@ class Layout(Section):
 
     def write(self, folder: Path) -> None:
         """Write `states.json`."""
-        (folder / DESCRIPTION).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(self.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
 
 
 def shard_file(number: int) -> str:
@@ -181,12 +184,12 @@ class Places:
     """Where documents lie in files of states: a function of their lengths alone.
 
     Args:
-        shards_N, blocks_N: the shard of each document and its block within the shard, int64.
-        first_rows_N: where it begins in its block, int64.
+        shards_N, row_groups_N: the shard of each document and its row group within the shard, int64.
+        first_rows_N: where it begins in its row group, int64.
     """
 
     shards_N: npt.NDArray[np.int64]
-    blocks_N: npt.NDArray[np.int64]
+    row_groups_N: npt.NDArray[np.int64]
     first_rows_N: npt.NDArray[np.int64]
 
     @property
@@ -199,31 +202,31 @@ class Places:
         first, last = np.searchsorted(self.shards_N, [shard, shard + 1])
         return range(int(first), int(last))
 
-    def global_blocks(self) -> npt.NDArray[np.int64]:
-        """Block of each document, counted over all shards; the order of training hangs on it."""
-        starts_block = np.ones(len(self.blocks_N), dtype=bool)
-        starts_block[1:] = (np.diff(self.shards_N) != 0) | (np.diff(self.blocks_N) != 0)
-        return np.cumsum(starts_block) - 1
+    def global_row_groups(self) -> npt.NDArray[np.int64]:
+        """Row group of each document, counted over all shards; the order of training depends on it."""
+        starts_group = np.ones(len(self.row_groups_N), dtype=bool)
+        starts_group[1:] = (np.diff(self.shards_N) != 0) | (np.diff(self.row_groups_N) != 0)
+        return np.cumsum(starts_group) - 1
 
 
-def places(num_tokens: Iterable[int], *, shard_tokens: int, block_tokens: int) -> Places:
-    """Put documents into shards and blocks, in their order.
+def places(num_tokens: Iterable[int], *, shard_tokens: int, row_group_tokens: int) -> Places:
+    """Put documents into shards and row groups, in their order.
 
-    Documents stay whole: a shard or block ends before it would exceed its size, and a longer document is alone.
+    Documents stay whole: a shard or row group ends before it would exceed its size, and a longer document is alone.
 
     Args:
         num_tokens: lengths of the documents, in order, each at least one.
-        shard_tokens, block_tokens: sizes.
+        shard_tokens, row_group_tokens: sizes.
     """
     found = []
-    shard, block, in_shard, in_block = -1, 0, 0, 0
+    shard, group, in_shard, in_group = -1, 0, 0, 0
     for length in num_tokens:
         if shard < 0 or in_shard + length > shard_tokens:
-            shard, block, in_shard, in_block = shard + 1, 0, 0, 0
-        elif in_block + length > block_tokens:
-            block, in_block = block + 1, 0
-        found.append((shard, block, in_block))
+            shard, group, in_shard, in_group = shard + 1, 0, 0, 0
+        elif in_group + length > row_group_tokens:
+            group, in_group = group + 1, 0
+        found.append((shard, group, in_group))
         in_shard += length
-        in_block += length
+        in_group += length
     columns = np.asarray(found, dtype=np.int64).reshape(-1, 3).T
     return Places(*(np.ascontiguousarray(column) for column in columns))

@@ -22,7 +22,7 @@ from deepspec.states.format.layout import (
     INDEX,
     INDEX_SCHEMA,
     TOKEN_COLUMNS,
-    BlockChecksums,
+    RowGroupChecksums,
     Layout,
     Places,
     has_final,
@@ -68,10 +68,10 @@ class ShardWriter:
         codec: name of the codec.
         num_layers: captured layers.
         hidden_size: numbers per vector.
-        block_tokens: a row group ends before it would exceed this; a longer document is alone in one.
+        row_group_tokens: a row group ends before it would exceed this; a longer document is alone in one.
     """
 
-    def __init__(self, path: Path, *, codec: str, num_layers: int, hidden_size: int, block_tokens: int) -> None:
+    def __init__(self, path: Path, *, codec: str, num_layers: int, hidden_size: int, row_group_tokens: int) -> None:
         self._schema = shard_schema(codec, num_layers, hidden_size)
         values = [name for name in self._schema.names if name not in TOKEN_COLUMNS]
         self._writer = pq.ParquetWriter(
@@ -84,15 +84,15 @@ class ShardWriter:
             write_page_checksum=True,
             data_page_size=_PAGE_BYTES,
         )
-        self._block_tokens = block_tokens
+        self._row_group_tokens = row_group_tokens
         self._pending: list[EncodedDocument] = []
         self._pending_tokens = 0
-        self._checksums: list[BlockChecksums] = []
+        self._checksums: list[RowGroupChecksums] = []
 
     def write(self, document: EncodedDocument) -> None:
         """Append a document."""
         num_tokens = len(document.input_ids_T)
-        if self._pending and self._pending_tokens + num_tokens > self._block_tokens:
+        if self._pending and self._pending_tokens + num_tokens > self._row_group_tokens:
             self._flush()
         self._pending.append(document)
         self._pending_tokens += num_tokens
@@ -125,7 +125,7 @@ class ShardWriter:
                     field.type, len(data), [kept if field.nullable else None, pa.py_buffer(data)]
                 )
         table = pa.table(columns, schema=self._schema)
-        self._checksums.append(BlockChecksums(num_final=int(has_final_T.sum()), crc32=crc32))
+        self._checksums.append(RowGroupChecksums(num_final=int(has_final_T.sum()), crc32=crc32))
         self._writer.write_table(table, row_group_size=table.num_rows)
         self._pending = []
         self._pending_tokens = 0
@@ -143,13 +143,13 @@ def write_index(
     Args:
         folder: where the shards are.
         layout: names the shards.
-        where: shard, block and row of each document.
+        where: shard, row group and row of each document.
         num_tokens_N, num_supervised_N: of each document.
     """
     columns = {
         "document": np.arange(len(num_tokens_N)),
         "shard": where.shards_N,
-        "block": where.blocks_N,
+        "block": where.row_groups_N,
         "first_row": where.first_rows_N,
         "num_tokens": num_tokens_N,
         "num_supervised": num_supervised_N,
