@@ -68,7 +68,7 @@ def _train_step() -> Bench:
 
 BENCHES: Mapping[str, tuple[str, Callable[[], Bench]]] = MappingProxyType(
     {
-        "attention": ("a draft's block attention, against a dense mask and repeated keys", _attention),
+        "attention": ("a block draft's attention, against a dense mask and repeated keys", _attention),
         "decode": ("the batched engine, against single requests and plain decoding", _decode),
         "loss": ("the losses without logits, against plain autograd over full logits", _loss),
         "sps": ("what decoding steps cost by rows and verified tokens, for the scheduler", _sps),

@@ -1,4 +1,4 @@
-"""Bench "attention": block attention over a packed context against a dense mask and repeated keys.
+"""Bench "attention": a block draft's attention over a packed context against a dense mask and repeated keys.
 
 What is timed is one layer's share of it, forward and backward: the masks too, which a model makes once for all layers.
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from deepspec.bench import measuring
 from deepspec.bench.straightforward import DENSE
 from deepspec.drafts.attention.choose import choose_backend
-from deepspec.drafts.attention.contracts import Backend, Blocks, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, Backend, Projected
 from deepspec.errors import RecipeError
 
 
@@ -100,13 +100,13 @@ class _Problem:
         device, self._dtype = torch.device(sizes.device), measuring.DTYPES[sizes.dtype]
         drawn = torch.randint(0, sizes.context, (sizes.documents, sizes.anchors), generator=generator)
         seen_A = drawn.sort(dim=1).values.flatten()
-        self._blocks = Blocks(
+        self._groups = AttentionGroups(
             seen_A.to(device),
             seen_A.numpy(),
             (sizes.anchors,) * sizes.documents,
             (sizes.context,) * sizes.documents,
-            queries_per_block=sizes.slots,
-            own_per_block=sizes.slots,
+            queries_per_group=sizes.slots,
+            own_per_group=sizes.slots,
         )
         self.backends: Mapping[str, Backend] = {"ours": choose_backend("auto", device), "reference": DENSE}
 
@@ -125,7 +125,7 @@ class _Problem:
 
     def run(self, backend: Backend) -> measuring.Run:
         def run() -> None:
-            attend = backend.blocks(self._blocks, self._dtype)
+            attend = backend.groups(self._groups, self._dtype)
             attend(Projected(*self._inputs), scale=self._scale).backward(self._upstream)  # type: ignore[no-untyped-call]
 
         return run

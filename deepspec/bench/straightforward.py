@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, Backend, CausalAttention, GroupAttention, Projected
 from deepspec.drafts.block.module import BlockOutput
 from deepspec.drafts.block.supervision import BlockSupervision
 from deepspec.drafts.unrolled.module import UnrolledOutput
@@ -29,8 +29,8 @@ from deepspec.states.batch import PackedStates
 class _Dense:
     """See `Backend`."""
 
-    def blocks(self, blocks: Blocks, dtype: torch.dtype) -> BlockAttention:
-        return _DenseBlocks(blocks, dtype)
+    def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:
+        return _DenseGroups(groups, dtype)
 
     def causal(self, lengths: Sequence[int], device: torch.device) -> CausalAttention:  # noqa: ARG002
         return _DenseCausal(list(lengths))
@@ -39,21 +39,21 @@ class _Dense:
 DENSE: Backend = _Dense()
 
 
-class _DenseBlocks:
-    """See `BlockAttention`."""
+class _DenseGroups:
+    """See `GroupAttention`."""
 
-    def __init__(self, blocks: Blocks, dtype: torch.dtype) -> None:
-        counts = list(blocks.blocks_per_document)
-        self._lengths = list(blocks.lengths)
-        self._query_sizes = [count * blocks.queries_per_block for count in counts]
-        self._own_sizes = [count * blocks.own_per_block for count in counts]
+    def __init__(self, groups: AttentionGroups, dtype: torch.dtype) -> None:
+        counts = list(groups.groups_per_document)
+        self._lengths = list(groups.lengths)
+        self._query_sizes = [count * groups.queries_per_group for count in counts]
+        self._own_sizes = [count * groups.own_per_group for count in counts]
         self._masks = []
-        for seen_A, length in zip(torch.split(blocks.seen_A, counts), self._lengths, strict=True):
-            seen_N1 = seen_A.repeat_interleave(blocks.queries_per_block)[:, None]
+        for seen_A, length in zip(torch.split(groups.seen_A, counts), self._lengths, strict=True):
+            seen_N1 = seen_A.repeat_interleave(groups.queries_per_group)[:, None]
             numbers_A = torch.arange(len(seen_A), device=seen_A.device)
-            query_N1 = numbers_A.repeat_interleave(blocks.queries_per_block)[:, None]
+            query_N1 = numbers_A.repeat_interleave(groups.queries_per_group)[:, None]
             before = torch.arange(length, device=seen_A.device) < seen_N1
-            visible = torch.cat((before, query_N1 == numbers_A.repeat_interleave(blocks.own_per_block)), dim=1)
+            visible = torch.cat((before, query_N1 == numbers_A.repeat_interleave(groups.own_per_group)), dim=1)
             self._masks.append(torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min))
 
     def __call__(self, projected: Projected, *, scale: float) -> Tensor:

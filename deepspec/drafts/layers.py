@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepspec.drafts.attention.choose import BackendName, choose_backend
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Projected
+from deepspec.drafts.attention.contracts import Backend, GroupAttention, Projected
 from deepspec.drafts.initialization import unset_embedding
 from deepspec.targets.family import Family, TargetSpec
 from deepspec.targets.layers import ACTIVATIONS, rms_norm
@@ -254,7 +254,7 @@ class BlockLayer(DecoderLayer):
         )
 
     def forward(
-        self, x_ND: Tensor, context_TD: Tensor, at_block: Rotations, at_context: Rotations, attend: BlockAttention
+        self, x_ND: Tensor, context_TD: Tensor, at_block: Rotations, at_context: Rotations, attend: GroupAttention
     ) -> Tensor:
         """The blocks' residual stream after this layer.
 

@@ -1,4 +1,4 @@
-"""Block attention: both backends against brute force and each other, and the tiles that flex attention is given."""
+"""Attention in groups: both backends against brute force and each other, and the tiles that flex attention is given."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 from deepspec.drafts.attention.choose import choose_backend
-from deepspec.drafts.attention.contracts import Blocks, Projected
-from deepspec.drafts.attention.flex import FLEX, TILE, block_mask, block_sight, causal_sight
+from deepspec.drafts.attention.contracts import AttentionGroups, Projected
+from deepspec.drafts.attention.flex import FLEX, TILE, block_mask, causal_sight, group_sight
 from deepspec.drafts.attention.sdpa import SDPA
 
 BACKENDS = {"sdpa": SDPA, "flex": FLEX}
@@ -23,27 +23,27 @@ needs_gpu = pytest.mark.skipif(
 )
 
 
-def blocks_of(
+def groups_of(
     lengths: Sequence[int], per_document: Sequence[int], *, queries: int, own: int, device: torch.device = CPU
-) -> Blocks:
+) -> AttentionGroups:
     generator = torch.Generator().manual_seed(len(lengths))
     seen = [
         torch.randint(0, length + 1, (count,), generator=generator).sort().values
         for length, count in zip(lengths, per_document, strict=True)
     ]
-    return Blocks(torch.cat(seen).to(device), torch.cat(seen).numpy(), per_document, lengths, queries, own)
+    return AttentionGroups(torch.cat(seen).to(device), torch.cat(seen).numpy(), per_document, lengths, queries, own)
 
 
-def visible(blocks: Blocks) -> Tensor:
+def visible(groups: AttentionGroups) -> Tensor:
     """Who sees whom in `[context ; own]`, one pair at a time."""
-    document_of_block = [d for d, count in enumerate(blocks.blocks_per_document) for _ in range(count)]
-    places = [(d, t) for d, length in enumerate(blocks.lengths) for t in range(length)]
+    document_of_group = [d for d, count in enumerate(groups.groups_per_document) for _ in range(count)]
+    places = [(d, t) for d, length in enumerate(groups.lengths) for t in range(length)]
     return torch.tensor(
         [
-            [document == document_of_block[block] and t < int(blocks.seen_A[block]) for document, t in places]
-            + [other == block for other in range(len(document_of_block)) for _ in range(blocks.own_per_block)]
-            for block in range(len(document_of_block))
-            for _ in range(blocks.queries_per_block)
+            [document == document_of_group[group] and t < int(groups.seen_A[group]) for document, t in places]
+            + [other == group for other in range(len(document_of_group)) for _ in range(groups.own_per_group)]
+            for group in range(len(document_of_group))
+            for _ in range(groups.queries_per_group)
         ]
     )
 
@@ -54,36 +54,36 @@ def dense(queries_NHd: Tensor, keys_KHd: Tensor, values_KHd: Tensor, visible_NK:
     return torch.einsum("hnk,khd->nhd", torch.softmax(scores.masked_fill(~visible_NK, -torch.inf), -1), values)
 
 
-def inputs(blocks: Blocks, device: torch.device = CPU) -> list[Tensor]:
+def inputs(groups: AttentionGroups, device: torch.device = CPU) -> list[Tensor]:
     """Queries, own keys and values, context keys and values; 4 query heads share 2 key heads."""
     generator = torch.Generator().manual_seed(1)
-    num_blocks, tokens = len(blocks.seen_A), sum(blocks.lengths)
-    own = num_blocks * blocks.own_per_block
-    shapes = [(num_blocks * blocks.queries_per_block, 4, 16), *[(own, 2, 16)] * 2, *[(tokens, 2, 16)] * 2]
+    num_groups, tokens = len(groups.seen_A), sum(groups.lengths)
+    own = num_groups * groups.own_per_group
+    shapes = [(num_groups * groups.queries_per_group, 4, 16), *[(own, 2, 16)] * 2, *[(tokens, 2, 16)] * 2]
     return [torch.randn(shape, generator=generator).to(device).requires_grad_() for shape in shapes]
 
 
-# Blocks of several groups (more than 112 queries) and tiles, documents without blocks, blocks that see nothing.
+# Groups of several calls (more than 112 queries) and tiles, documents without groups, groups that see nothing.
 SHAPES = {
     "a block draft's": ((20, 6, 300, 5), (4, 0, 45, 2), 3, 3),
     "an unroll's": ((140, 9), (131, 5), 1, 4),
-    "no block at all": ((12, 3), (0, 0), 3, 3),
+    "no group at all": ((12, 3), (0, 0), 3, 3),
 }
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_blocks_see_their_context_and_themselves(backend: str, shape: str) -> None:
+def test_groups_see_their_context_and_themselves(backend: str, shape: str) -> None:
     lengths, per_document, queries, own = SHAPES[shape]
-    blocks = blocks_of(lengths, per_document, queries=queries, own=own)
-    q, own_k, own_v, context_k, context_v = (x.detach() for x in inputs(blocks))
+    groups = groups_of(lengths, per_document, queries=queries, own=own)
+    q, own_k, own_v, context_k, context_v = (x.detach() for x in inputs(groups))
     projected = Projected(q, own_k, own_v, context_k, context_v)
-    found = BACKENDS[backend].blocks(blocks, torch.float32)(projected, scale=SCALE)
+    found = BACKENDS[backend].groups(groups, torch.float32)(projected, scale=SCALE)
     assert found.shape == q.shape
     if len(q):
         keys, values = torch.cat((context_k, own_k)), torch.cat((context_v, own_v))
-        torch.testing.assert_close(found, dense(q, keys, values, visible(blocks)))
+        torch.testing.assert_close(found, dense(q, keys, values, visible(groups)))
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -107,7 +107,7 @@ def test_tiles_are_those_of_the_whole_mask(documents: list[tuple[int, int]], que
     lengths, per_document = (tuple(column) for column in zip(*documents, strict=True))
     sights = [causal_sight(lengths, CPU)]
     if sum(per_document):
-        sights.append(block_sight(blocks_of(lengths, per_document, queries=queries, own=own)))
+        sights.append(group_sight(groups_of(lengths, per_document, queries=queries, own=own)))
     for sight in sights:
         found = block_mask(sight)
         size = (sight.start_RN.shape[1], sight.num_keys)
@@ -124,7 +124,7 @@ def test_tiles_are_those_of_the_whole_mask(documents: list[tuple[int, int]], que
                 assert torch.equal(row[:count], other[:count])
 
 
-def test_the_backend_hangs_on_the_device() -> None:
+def test_the_backend_depends_on_the_device() -> None:
     assert choose_backend("auto", CPU) is SDPA
     assert choose_backend("auto", torch.device("cuda")) is FLEX
     assert choose_backend("sdpa", torch.device("cuda")) is SDPA
@@ -136,11 +136,11 @@ def test_the_backend_hangs_on_the_device() -> None:
 def test_flex_attention_equals_scaled_dot_products_with_its_gradients(shape: str) -> None:
     lengths, per_document, queries, own = SHAPES[shape]
     device = torch.device("cuda")
-    blocks = blocks_of(lengths, per_document, queries=queries, own=own, device=device)
+    groups = groups_of(lengths, per_document, queries=queries, own=own, device=device)
     results = []
     for backend in (SDPA, FLEX):
-        tensors = inputs(blocks, device)
-        output = backend.blocks(blocks, torch.float32)(Projected(*tensors), scale=SCALE)
+        tensors = inputs(groups, device)
+        output = backend.groups(groups, torch.float32)(Projected(*tensors), scale=SCALE)
         output.square().sum().backward()
         results.append([output.detach(), *(x.grad for x in tensors)])
     for ours, theirs in zip(*results, strict=True):

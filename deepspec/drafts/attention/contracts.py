@@ -1,14 +1,14 @@
-"""Block attention: each block sees the first positions of its document's context, and all of its own keys.
+"""Attention in groups: each group of queries sees the start of its document's context, and all of its own keys.
 
-A block is what a draft computes from one place of a document: the slots behind an anchor, which see the context
-strictly before it and each other in both directions; or one position of an unroll, which sees the context up to itself
-and its own keys of earlier steps.
+An attention group is what a draft computes from one place of a document: a block, that is the slots behind an anchor,
+which see the context strictly before it and each other in both directions; or one position of an unroll, which sees the
+context up to itself and its own keys of earlier steps. (The groups of heads that share keys are another matter.)
 
 Training attends over packed documents, without padding and without repeating keys for grouped queries. Who sees whom
-is said once (`Blocks`); two backends compute it, equal to each other by test: `sdpa` has a backward on every device,
-`flex` is the one for GPUs, where one kernel skips what nobody sees.
+is said once (`AttentionGroups`); two backends compute it, equal to each other by test: `sdpa` has a backward on every
+device, `flex` is the one for GPUs, where one kernel skips what no query sees.
 
-Shapes: T packed context tokens, A blocks, N queries of all blocks, M own keys of all blocks, H heads, d head dim.
+Shapes: T packed context tokens, A groups, N queries of all groups, M own keys of all groups, H heads, d head dim.
 """
 
 from collections.abc import Sequence
@@ -22,31 +22,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """The blocks of a micro-batch and what they see.
+class AttentionGroups:
+    """The groups of a micro-batch and what they see.
 
     Args:
-        seen_A: how many of its document's first positions each block sees, ascending within a document, int64.
+        seen_A: how many of its document's first positions each group sees, ascending within a document, int64.
         seen: the same on the host, so that no backend has to wait for the device to choose the sizes of its tensors.
-        blocks_per_document: they add up to A.
+        groups_per_document: they add up to A.
         lengths: of the documents; they add up to T.
-        queries_per_block, own_per_block: queries and own keys of each block, which lie together.
+        queries_per_group, own_per_group: queries and own keys of each group, which lie together.
     """
 
     seen_A: Tensor
     seen: npt.NDArray[np.int64]
-    blocks_per_document: Sequence[int]
+    groups_per_document: Sequence[int]
     lengths: Sequence[int]
-    queries_per_block: int
-    own_per_block: int
+    queries_per_group: int
+    own_per_group: int
 
 
 class Projected(NamedTuple):
     """What attends and what is attended to.
 
     Args:
-        queries_NHd: of all blocks, block by block.
-        own_keys_MHd, own_values_MHd: the blocks' own keys and values, block by block (key/value heads).
+        queries_NHd: of all groups, group by group.
+        own_keys_MHd, own_values_MHd: the groups' own keys and values, group by group (key/value heads).
         context_keys_THd, context_values_THd: those of the context.
     """
 
@@ -62,11 +62,11 @@ class Projected(NamedTuple):
         return keys_KHd, torch.cat((self.context_values_THd, self.own_values_MHd))
 
 
-class BlockAttention(Protocol):
-    """Attention of the blocks of one micro-batch, made once and called by every layer."""
+class GroupAttention(Protocol):
+    """Attention of the groups of one micro-batch, made once and called by every layer."""
 
     def __call__(self, projected: Projected, *, scale: float) -> Tensor:
-        """What the blocks' queries find in their own context and in themselves, [N, H, d].
+        """What the groups' queries find in their own context and in themselves, [N, H, d].
 
         Args:
             projected: queries, keys and values.
@@ -84,8 +84,8 @@ class CausalAttention(Protocol):
 class Backend(Protocol):
     """A way to compute both, with a backward where a draft is trained."""
 
-    def blocks(self, blocks: Blocks, dtype: torch.dtype) -> BlockAttention:
-        """The attention of these blocks; `dtype` is that of the queries."""
+    def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:
+        """The attention of these groups; `dtype` is that of the queries."""
 
     def causal(self, lengths: Sequence[int], device: torch.device) -> CausalAttention:
         """The causal attention of documents of these lengths."""

@@ -1,6 +1,6 @@
-"""Block attention as one flex-attention kernel over the whole pack, for GPUs; see `contracts`.
+"""Attention in groups as one flex-attention kernel over the whole pack, for GPUs; see `contracts`.
 
-Every query sees two runs of keys in `[context ; own keys]`: the first positions of its document, and its own block.
+Every query sees two runs of keys in `[context ; own keys]`: the first positions of its document, and its own group.
 So who sees whom is four numbers a query, and which tiles of the kernel have something to see follows from them without
 a mask of N x (T + M) ever being made. Flex attention takes grouped heads as they are. It has no backward on a CPU.
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from deepspec.drafts.attention.contracts import (
+    AttentionGroups,
     Backend,
-    BlockAttention,
-    Blocks,
     CausalAttention,
+    GroupAttention,
     Projected,
     no_queries,
 )
@@ -58,17 +58,17 @@ class Sight:
         return sees
 
 
-def block_sight(blocks: Blocks) -> Sight:
-    """What the blocks' queries see in `[context ; own keys]`."""
-    device = blocks.seen_A.device
-    num_blocks, num_context = len(blocks.seen_A), sum(blocks.lengths)
-    lengths, per_document = _moved(blocks.lengths, device), _moved(blocks.blocks_per_document, device)
-    document_start_A = (lengths.cumsum(0) - lengths).repeat_interleave(per_document, output_size=num_blocks)
-    own_start_A = num_context + blocks.own_per_block * torch.arange(num_blocks, device=device)
+def group_sight(groups: AttentionGroups) -> Sight:
+    """What the groups' queries see in `[context ; own keys]`."""
+    device = groups.seen_A.device
+    num_groups, num_context = len(groups.seen_A), sum(groups.lengths)
+    lengths, per_document = _moved(groups.lengths, device), _moved(groups.groups_per_document, device)
+    document_start_A = (lengths.cumsum(0) - lengths).repeat_interleave(per_document, output_size=num_groups)
+    own_start_A = num_context + groups.own_per_group * torch.arange(num_groups, device=device)
     start_RA = torch.stack((document_start_A, own_start_A))
-    stop_RA = torch.stack((document_start_A + blocks.seen_A, own_start_A + blocks.own_per_block))
-    start_RN, stop_RN = (x.repeat_interleave(blocks.queries_per_block, dim=1) for x in (start_RA, stop_RA))
-    return Sight(start_RN, stop_RN, num_context + num_blocks * blocks.own_per_block)
+    stop_RA = torch.stack((document_start_A + groups.seen_A, own_start_A + groups.own_per_group))
+    start_RN, stop_RN = (x.repeat_interleave(groups.queries_per_group, dim=1) for x in (start_RA, stop_RA))
+    return Sight(start_RN, stop_RN, num_context + num_groups * groups.own_per_group)
 
 
 def causal_sight(lengths: Sequence[int], device: torch.device) -> Sight:
@@ -114,8 +114,8 @@ def _listed(tiles_IJ: Tensor) -> tuple[Tensor, Tensor]:
 class _Flex:
     """See `Backend`."""
 
-    def blocks(self, blocks: Blocks, dtype: torch.dtype) -> BlockAttention:  # noqa: ARG002  # a mask of indices has none
-        return _BlockAttention(block_mask(block_sight(blocks)))
+    def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:  # noqa: ARG002  # a mask of indices has none
+        return _GroupAttention(block_mask(group_sight(groups)))
 
     def causal(self, lengths: Sequence[int], device: torch.device) -> CausalAttention:
         return _CausalAttention(block_mask(causal_sight(lengths, device)))
@@ -124,8 +124,8 @@ class _Flex:
 FLEX: Backend = _Flex()
 
 
-class _BlockAttention:
-    """See `BlockAttention`."""
+class _GroupAttention:
+    """See `GroupAttention`."""
 
     def __init__(self, mask: BlockMask) -> None:
         self._mask = mask

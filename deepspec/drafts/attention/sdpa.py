@@ -1,8 +1,8 @@
-"""Block attention by scaled dot products with an explicit mask over a few blocks at a time; see `contracts`.
+"""Attention in groups by scaled dot products with an explicit mask, a few groups at a time; see `contracts`.
 
-Blocks are ascending, so each group needs the context up to its last block only, and the blocks' own keys stay few.
+Groups are ascending, so each call needs the context up to its last group only, and the groups' own keys stay few.
 
-Shapes: T packed context tokens, N queries of all blocks, M own keys of all blocks, H heads, d head dim.
+Shapes: T packed context tokens, N queries of all groups, M own keys of all groups, H heads, d head dim.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,24 @@ import torch
 from torch import Tensor
 
 from deepspec.drafts.attention.contracts import (
+    AttentionGroups,
     Backend,
-    BlockAttention,
-    Blocks,
     CausalAttention,
+    GroupAttention,
     Projected,
     no_queries,
 )
 from deepspec.targets.layers import attend
 
-# Blocks of one group see each other's keys only to have them masked: larger groups waste work, smaller ones pay more
-# calls.
-_GROUP_QUERIES = 112
+# The groups of one call see each other's keys only to have them masked: larger calls waste work, smaller ones are more.
+_CALL_QUERIES = 112
 
 
 class _Sdpa:
     """See `Backend`."""
 
-    def blocks(self, blocks: Blocks, dtype: torch.dtype) -> BlockAttention:
-        return _Groups(_cut(blocks, dtype), list(blocks.lengths))
+    def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:
+        return _GroupAttention(_cut(groups, dtype), list(groups.lengths))
 
     def causal(self, lengths: Sequence[int], device: torch.device) -> CausalAttention:  # noqa: ARG002
         return _Causal(list(lengths))
@@ -40,8 +39,8 @@ SDPA: Backend = _Sdpa()
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Some consecutive blocks of one document.
+class _Call:
+    """Some consecutive groups of one document, which attend together.
 
     Args:
         document: which of the pack's documents.
@@ -57,57 +56,57 @@ class _Group:
     mask: Tensor
 
 
-def _cut(blocks: Blocks, dtype: torch.dtype) -> list[_Group]:
-    """All blocks in order, in groups, with the masks that all layers share."""
-    device = blocks.seen_A.device
-    per_group = max(1, _GROUP_QUERIES // blocks.queries_per_block)
-    places = torch.arange(per_group, device=device)
-    query_places = places.repeat_interleave(blocks.queries_per_block)
-    own_QM = query_places[:, None] == places.repeat_interleave(blocks.own_per_block)
+def _cut(groups: AttentionGroups, dtype: torch.dtype) -> list[_Call]:
+    """All groups in order, as calls, with the masks that all layers share."""
+    device = groups.seen_A.device
+    per_call = max(1, _CALL_QUERIES // groups.queries_per_group)
+    places = torch.arange(per_call, device=device)
+    query_places = places.repeat_interleave(groups.queries_per_group)
+    own_QM = query_places[:, None] == places.repeat_interleave(groups.own_per_group)
     hidden = torch.finfo(dtype).min
-    groups: list[_Group] = []
+    calls: list[_Call] = []
     first = 0
-    for document, count in enumerate(blocks.blocks_per_document):
-        for begin in range(first, first + count, per_group):
-            end = min(begin + per_group, first + count)
-            queries, own = (end - begin) * blocks.queries_per_block, (end - begin) * blocks.own_per_block
-            context = int(blocks.seen[end - 1])
-            seen_Q1 = blocks.seen_A[begin:end].repeat_interleave(blocks.queries_per_block)[:, None]
+    for document, count in enumerate(groups.groups_per_document):
+        for begin in range(first, first + count, per_call):
+            end = min(begin + per_call, first + count)
+            queries, own = (end - begin) * groups.queries_per_group, (end - begin) * groups.own_per_group
+            context = int(groups.seen[end - 1])
+            seen_Q1 = groups.seen_A[begin:end].repeat_interleave(groups.queries_per_group)[:, None]
             before = torch.arange(context, device=device) < seen_Q1
             visible = torch.cat((before, own_QM[:queries, :own]), dim=1)
             mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, hidden)
-            groups.append(_Group(document, queries, own, context, mask[None, None]))
+            calls.append(_Call(document, queries, own, context, mask[None, None]))
         first += count
-    return groups
+    return calls
 
 
-class _Groups:
-    """See `BlockAttention`."""
+class _GroupAttention:
+    """See `GroupAttention`."""
 
-    def __init__(self, groups: list[_Group], lengths: list[int]) -> None:
-        self._groups = groups
+    def __init__(self, calls: list[_Call], lengths: list[int]) -> None:
+        self._calls = calls
         self._lengths = lengths
-        self._query_sizes = [group.queries for group in groups]
-        self._own_sizes = [group.own for group in groups]
+        self._query_sizes = [call.queries for call in calls]
+        self._own_sizes = [call.own for call in calls]
 
     def __call__(self, projected: Projected, *, scale: float) -> Tensor:
-        if not self._groups:
+        if not self._calls:
             return no_queries(*projected)
-        # Split once, not sliced per group: the gradient of a slice is as large as what it was cut from.
+        # Split once, not sliced per call: the gradient of a slice is as large as what it was cut from.
         context_keys = torch.split(projected.context_keys_THd, self._lengths)
         context_values = torch.split(projected.context_values_THd, self._lengths)
         parts = zip(
-            self._groups,
+            self._calls,
             torch.split(projected.queries_NHd, self._query_sizes),
             torch.split(projected.own_keys_MHd, self._own_sizes),
             torch.split(projected.own_values_MHd, self._own_sizes),
             strict=True,
         )
         attended = []
-        for group, queries, own_keys, own_values in parts:
-            keys = torch.cat((context_keys[group.document][: group.context], own_keys)).transpose(0, 1)[None]
-            values = torch.cat((context_values[group.document][: group.context], own_values)).transpose(0, 1)[None]
-            result = attend(queries.transpose(0, 1)[None], keys, values, group.mask, scale=scale, causal=False)
+        for call, queries, own_keys, own_values in parts:
+            keys = torch.cat((context_keys[call.document][: call.context], own_keys)).transpose(0, 1)[None]
+            values = torch.cat((context_values[call.document][: call.context], own_values)).transpose(0, 1)[None]
+            result = attend(queries.transpose(0, 1)[None], keys, values, call.mask, scale=scale, causal=False)
             attended.append(result[0].transpose(0, 1))
         return torch.cat(attended)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepspec.drafts.attention.contracts import Blocks
+from deepspec.drafts.attention.contracts import AttentionGroups
 from deepspec.drafts.block.config import BlockConfig
 from deepspec.drafts.block.supervision import BlockSupervision
 from deepspec.drafts.layers import BlockLayer, DraftModule, RMSNorm
@@ -84,15 +84,15 @@ class BlockDraft(DraftModule):
         block_size = self.block_size
         device, dtype = batch.states_TLD.device, self.fc.weight.dtype
         context_TD = self.context(batch.states_TLD.to(dtype))
-        blocks = Blocks(
+        groups = AttentionGroups(
             supervision.positions_A,  # strictly before the anchor: it has not been through the target at decode time
             supervision.positions,
             supervision.anchors_per_document,
             batch.lengths,
-            queries_per_block=block_size,
-            own_per_block=block_size,
+            queries_per_group=block_size,
+            own_per_group=block_size,
         )
-        attend = self.attention_backend(device).blocks(blocks, dtype)
+        attend = self.attention_backend(device).groups(groups, dtype)
         limit = max(batch.lengths) + block_size
         positions_T = torch.cat([torch.arange(length, device=device) for length in batch.lengths])
         positions_AP = supervision.positions_A[:, None] + torch.arange(block_size, device=device)

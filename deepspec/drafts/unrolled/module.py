@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.drafts.algorithm import LossOutput
-from deepspec.drafts.attention.contracts import BlockAttention, Blocks, CausalAttention, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, CausalAttention, GroupAttention, Projected
 from deepspec.drafts.layers import DraftModule, KeysValues, RMSNorm, UnrolledLayer
 from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.drafts.unrolled.supervision import UnrollSupervision
@@ -81,15 +81,15 @@ class UnrolledDraft(DraftModule):
             if number:
                 x = x[step.kept_N]
                 own = [[(keys[step.kept_N], values[step.kept_N]) for keys, values in layer] for layer in own]
-                blocks = Blocks(
+                groups = AttentionGroups(
                     step.seen_N,
                     step.seen,
                     step.rows_per_document,
                     batch.lengths,
-                    queries_per_block=1,
-                    own_per_block=number,
+                    queries_per_group=1,
+                    own_per_group=number,
                 )
-                attend_blocks = backend.blocks(blocks, dtype)
+                attend_groups = backend.groups(groups, dtype)
             embedded_ND = self.embed(batch.input_ids_T[step.next_N])
             rotations = self.rotary.lookup(step.positions_N, dtype, limit=limit)
             for index, layer in enumerate(self.body):
@@ -98,7 +98,7 @@ class UnrolledDraft(DraftModule):
                     x, pair = self.layer(layer, embedded_ND, x, rotations, attend)
                     context.append(pair)
                 else:
-                    attend = _over_context(attend_blocks, context[index], own[index], layer.self_attn.scale)
+                    attend = _over_context(attend_groups, context[index], own[index], layer.self_attn.scale)
                     x, pair = self.layer(layer, embedded_ND, x, rotations, attend)
                     own[index].append(pair)
             hidden.append(self.norm(x[step.supervised_M]))
@@ -113,7 +113,7 @@ def _over_itself(attend: CausalAttention, scale: float) -> Attend:
     return lambda queries, pair: attend(queries, *pair, scale=scale)
 
 
-def _over_context(attend: BlockAttention, context: KeysValues, earlier: list[KeysValues], scale: float) -> Attend:
+def _over_context(attend: GroupAttention, context: KeysValues, earlier: list[KeysValues], scale: float) -> Attend:
     """What a later step sees: step 0 up to its place, and its own keys of the steps since."""
     before = tuple(earlier)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.attention.contracts import Backend, BlockAttention, Blocks, CausalAttention, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, Backend, CausalAttention, GroupAttention, Projected
 from deepspec.drafts.initialization import TABLES
 from deepspec.drafts.layers import Computation
 from deepspec.losses import chunked
@@ -172,8 +172,8 @@ def _without_content(tensor: Tensor) -> Tensor:
 class _Whole:
     """Attention as one kernel over the whole pack, which keeps what flex attention keeps; see `Backend`."""
 
-    def blocks(self, blocks: Blocks, dtype: torch.dtype) -> BlockAttention:  # noqa: ARG002
-        return _whole_blocks
+    def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:  # noqa: ARG002
+        return _whole_groups
 
     def causal(self, lengths: Sequence[int], device: torch.device) -> CausalAttention:  # noqa: ARG002
         return _whole
@@ -187,5 +187,5 @@ def _whole(queries_THd: Tensor, keys_THd: Tensor, values_THd: Tensor, *, scale: 
     return attend(queries, keys, values, None, scale=scale, causal=False)[0].transpose(0, 1)
 
 
-def _whole_blocks(projected: Projected, *, scale: float) -> Tensor:
+def _whole_groups(projected: Projected, *, scale: float) -> Tensor:
     return _whole(projected.queries_NHd, *projected.joined(), scale=scale)
