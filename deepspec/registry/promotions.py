@@ -7,8 +7,6 @@ earlier champion again). Each entry names the champion before it, so a missing o
 It knows drafts by artifact key and content digest, and MLflow only as a version number to pass on.
 """
 
-import hashlib
-import json
 import re
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
-from deepspec.store.records import refuse_newer
+from deepspec.store.records import refuse_newer, seal, unseal
 
 FORMAT = 1
 """Raised when an entry is written that an older deepspec could not read."""
@@ -96,8 +94,7 @@ class Promotion(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The entry as JSON with its own checksum."""
-        body = self.model_dump(mode="json")
-        return json.dumps({"checksum": _checksum(body), **body}, indent=1, sort_keys=True).encode()
+        return seal(self.model_dump(mode="json"))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Promotion":
@@ -108,12 +105,7 @@ class Promotion(BaseModel):
             ArtifactError: a newer deepspec wrote it.
         """
         try:
-            record = json.loads(data)
-            if not isinstance(record, dict):
-                raise ValueError("it is not a JSON object")
-            checksum = record.pop("checksum", None)
-            if checksum != _checksum(record):
-                raise ValueError("its checksum does not match")
+            record = unseal(data)
             refuse_newer(record, FORMAT, what="This promotion", where=where, otherwise="use another store")
             return cls.model_validate(record)
         except ValidationError as error:
@@ -365,10 +357,6 @@ def _damaged(where: str, flaw: str) -> PromotionLogDamaged:
         where=where,
         remedy="Restore this entry from a backup; nothing is promoted or rolled back until then.",
     )
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _now() -> datetime:

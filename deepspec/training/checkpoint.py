@@ -9,7 +9,6 @@ Training waits for a copy of its tensors only: writing, hashing and publishing h
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError, StoreFull
+from deepspec.store.reading.pieces import sha256_of
 from deepspec.store.records import refuse_newer
 from deepspec.training import parallel
 from deepspec.training.failure import NO_ROOM
@@ -287,7 +287,7 @@ def _ignore_remarks() -> None:
 
 def _describe(directory: Path) -> dict[str, dict[str, object]]:
     files = sorted(path for path in directory.iterdir() if path.is_file())
-    return {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    return {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
 
 
 def _fault(directory: Path) -> str | None:
@@ -302,7 +302,7 @@ def _fault(directory: Path) -> str | None:
             size = path.stat().st_size
             if size != expected["size"]:
                 return f"{name} has {size} bytes instead of {expected['size']}"
-            if _sha256(path) != expected["sha256"]:
+            if sha256_of(path) != expected["sha256"]:
                 return f"the bytes of {name} changed"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -321,11 +321,6 @@ def _refuse_newer(content: Mapping[str, Any], directory: Path) -> None:
         where=str(directory),
         otherwise="remove the work directory, and train from the start",
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_room(directory: Path) -> StoreFull:
