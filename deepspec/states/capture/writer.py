@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from deepspec.atomic_write import replacing
 from deepspec.errors import DataError, StoreFull
 from deepspec.progress import SILENT, Progress
 from deepspec.states.capture.finished_shards import Finished, is_finished
@@ -177,8 +178,7 @@ def _write_shard(
     survey: Survey, work: Path, number: int, origin: StateOrigin, config: Config, progress: Progress
 ) -> None:
     expected = survey.shard(number)
-    partial = work / f".{expected.file}.{os.getpid()}"
-    try:
+    with replacing(work / expected.file) as partial:
         writer = ShardWriter(
             partial,
             codec=config.codec,
@@ -194,10 +194,7 @@ def _write_shard(
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         record = Finished(shard=expected, size=partial.stat().st_size, sha256=sha256_of(partial))
-        partial.replace(work / expected.file)
-        record.write(work)
-    finally:
-        partial.unlink(missing_ok=True)
+    record.write(work)
 
 
 def _stretches(survey: Survey, number: int, stretch_tokens: int) -> Iterator[list[TokenDocument]]:
