@@ -33,7 +33,7 @@ class ReadAhead(Generic[KeyT, ItemT]):
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="read-ahead")
 
     def want(self, keys: Iterable[KeyT]) -> None:
-        """Say what will be taken, in this order, after what was said before; again is no matter."""
+        """Say what will be taken, in this order, after what was said before; repeating it is harmless."""
         self._wanted.update((key, None) for key in keys if key not in self._begun)
         self._begin()
 

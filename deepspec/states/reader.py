@@ -180,7 +180,7 @@ class StateReader:
     def _decode_final(
         self, values: Columns, rows: slice, supervised_T: npt.NDArray[np.bool_], out_T1D: torch.Tensor
     ) -> None:
-        """The final states of one document; NaN, which nobody can mistake for one, where there is none."""
+        """The final states of one document; NaN, which cannot be mistaken for one, where there is none."""
         kept_T = has_final(supervised_T)
         first = int(values[_FINALS_BEFORE][rows.start])
         stored = slice(first, first + int(kept_T.sum()))
@@ -196,7 +196,7 @@ class StateReader:
         out_T1D[torch.from_numpy(kept_T)] = found_M1D
 
     def _expect(self, row_groups: Sequence[tuple[int, int]], *, values: bool) -> None:
-        """Have the row groups that are not at hand read and checked while earlier ones are decoded."""
+        """Have the row groups that are not in memory read and checked while earlier ones are decoded."""
         whole = values or self._at.by_range
         missing = (group for group in dict.fromkeys(row_groups) if (*group, values) not in self._cache)
         self._ahead.want((*group, whole) for group in missing)
@@ -281,7 +281,7 @@ class StateReader:
 
 
 class _Memory:
-    """Memory for batches, used again once nobody holds a batch that lies in it.
+    """Memory for batches, used again once no batch lies in it.
 
     Memory that is new to the process is cleared by the kernel first: that took a third of a reader's time. What is new
     comes from numpy, which asks for large pages; they are ready three times sooner than torch's.

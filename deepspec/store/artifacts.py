@@ -2,9 +2,9 @@
 
 * Files go to `<kind>/<key>/<attempt>/…`; an artifact exists once `<kind>/<key>/manifest.<n>.json` has been created.
   The highest valid n wins; what is damaged is condemned and replaced by n+1. Nothing is ever overwritten.
-* A hit costs one listing: every file must be there with its size, and none may be newer than the manifest; one that is
-  has been touched since, and is checked in full before the artifact is believed (`checked.<n>.<time>.json` says until
-  when that was done, so that the next hit need not do it again).
+* A hit costs one listing: every file must be there with its size, and none may be newer than the manifest. One that is
+  newer has been touched since, and is checked in full before the artifact is used (`checked.<n>.<time>.json` says when
+  that was done, so that the next hit need not do it again).
 * Readers get checked bytes: `Artifact.directory` compares every piece of a file with its recorded checksum.
 """
 
@@ -43,7 +43,7 @@ from deepspec.store.writing import check, entries
 
 
 class Writing:
-    """An artifact in the making: fill `directory`, set `counts`; it exists when the `with` block ends."""
+    """An artifact that is being made: fill `directory`, set `counts`; it exists when the `with` block ends."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -65,7 +65,7 @@ class Writing:
 logger = logging.getLogger(__name__)
 
 _LOOKS = 5
-"""How often a file that seems damaged is fetched anew, until the same bytes have come twice."""
+"""How often a file that seems damaged is fetched again, until the same bytes have come twice."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Artifact:
 
         Raises:
             ArtifactDamaged: a file is missing or differs; the artifact is condemned, so that it will be rebuilt.
-            ArtifactError: somebody put another file there, which a reader might take for a part of it.
+            ArtifactError: another file lies there, which a reader might take for a part of it.
         """
         names = [entry.path for entry in self.manifest.files]
         folder = self._read(names)
@@ -144,16 +144,16 @@ class Artifact:
             TransientError: a file comes differently each time.
         """
         wanted = [entry for entry in self.manifest.files if names is None or entry.path in names]
-        folder = self._fetch([entry.path for entry in wanted], anew=True)
+        folder = self._fetch([entry.path for entry in wanted], refetch=True)
         suspects = [entry for entry in wanted if pieces.damaged_file(folder / entry.path, entry) is not None]
         flaws = [(entry.path, self._damage(entry, pieces.damaged_file)) for entry in suspects]
         return [f"{path}: {flaw}" for path, flaw in flaws if flaw is not None]
 
     def settle(self, name: str) -> bool:
-        """Look again at a file that somebody found damaged; condemn the artifact if it is damaged in the store, too.
+        """Look again at a file that a reader found damaged; condemn the artifact if it is damaged in the store, too.
 
         Returns:
-            whether it is: if not, only what came over the network was.
+            whether it is; if not, only the copy that the reader got was damaged.
 
         Raises:
             TransientError: it comes differently each time.
@@ -167,7 +167,7 @@ class Artifact:
     def condemn(self, reason: str) -> None:
         """Record that this manifest must not be used again; its producer will write the next one."""
         current = self.store.manifest(self.kind, self.key, self.number)
-        # A collector may have removed this artifact, and a writer made it anew under the same number.
+        # A collector may have removed this artifact, and a writer made it again under the same number.
         if current is not None and current.attempt == self.manifest.attempt:
             self.store.condemn(self.kind, self.key, self.number, reason)
 
@@ -193,11 +193,11 @@ class Artifact:
     def _damage(self, entry: FileEntry, damaged: Callable[[Path, FileEntry], str | None]) -> str | None:
         """What is wrong with a file in the store itself, rather than with a copy of it.
 
-        A good artifact must not be condemned because a transfer failed: what counts is what came twice.
+        A good artifact must not be condemned because a transfer failed: bytes count that came twice.
         """
         seen: set[str | None] = set()
         for _ in range(_LOOKS):
-            path = self._fetch([entry.path], anew=True) / entry.path
+            path = self._fetch([entry.path], refetch=True) / entry.path
             flaw = damaged(path, entry)
             if flaw is None:
                 return None
@@ -211,8 +211,8 @@ class Artifact:
             remedy="Check the network to the store, and run again: what was finished is kept.",
         )
 
-    def _fetch(self, names: list[str], *, anew: bool = False) -> Path:
-        return self.store.backend.fetch(self.prefix, names, anew=anew)
+    def _fetch(self, names: list[str], *, refetch: bool = False) -> Path:
+        return self.store.backend.fetch(self.prefix, names, refetch=refetch)
 
     def _entry(self, name: str) -> FileEntry:
         for entry in self.manifest.files:
@@ -286,7 +286,7 @@ class Store:
             flaw = self._flaw(artifact, listing)
             if flaw is None:
                 return LookUp(artifact, numbers)
-            # A listing is no snapshot: the files may have come, or a collector may have gone by, while it was made.
+            # A listing is no snapshot: meanwhile the files may have come, or a collector may have removed them.
             again = self.backend.list(f"{kind}/{key}")
             if number not in layout.numbers(again, layout.MANIFEST):
                 continue

@@ -40,7 +40,7 @@ class Copied:
         records: how many records were copied.
         bytes_written: of the artifacts' files.
         not_whole: artifacts of the source that could not be copied, and what is wrong with them.
-        other_content: artifacts whose key stands for other content in the destination, which was left as it is.
+        other_content: artifacts whose key has other content in the destination, which was left as it is.
     """
 
     artifacts: int = 0
@@ -64,7 +64,7 @@ def copy_store(
     Args:
         source: is only read (damage that is found is recorded, as by any reader).
         destination: where to; may be empty, or hold an earlier copy or a store of its own.
-        progress: told about artifacts.
+        progress: counts artifacts.
         check: asked about the source, and about the destination, before anything is written: raises if its records
             cannot be relied on.
 
@@ -85,7 +85,7 @@ def copy_store(
     names = source.names()
     progress.start(len(names), "artifacts")
     done = Copied()
-    # Nothing in the destination reaches what is copied before the records are: its collector is told to leave it.
+    # Nothing in the destination reaches what is copied before the records are: the lease keeps its collector off.
     with leased(destination.backend, f"runs/copy-{uuid.uuid4().hex[:12]}", keys=[]) as lease:
         for number, (kind, key) in enumerate(names, 1):
             lease.note(keys=names[:number])
@@ -159,7 +159,7 @@ def _stage(artifact: Artifact, staging: Path) -> str | None:
         target.parent.mkdir(parents=True, exist_ok=True)
         flaw = _copy_file(folder, target, entry)
         if flaw is not None:  # perhaps only a local copy of it is damaged
-            flaw = _copy_file(artifact.store.backend.fetch(artifact.prefix, [entry.path], anew=True), target, entry)
+            flaw = _copy_file(artifact.store.backend.fetch(artifact.prefix, [entry.path], refetch=True), target, entry)
         if flaw is not None:
             return f"{entry.path}: {flaw}"
     return None
@@ -180,7 +180,7 @@ def _discard(backend: Backend, prefix: str, staging: Path) -> None:
 
 
 def _compare(source: Backend, destination: Backend, records: Sequence[str]) -> None:
-    """Refuse a destination in which another record stands under the same name."""
+    """Refuse a destination that has another record under the same name."""
     there = destination.list(RECORDS)
     for path in records:
         if path in there and destination.read(path) != source.read(path):

@@ -1,8 +1,8 @@
 """Inputs that lie in object storage, as local files: fetched when they are new or have changed, and only then.
 
-What is here are copies of the user's own objects, by their own names, not artifacts. Which object a copy was made from
-(ETag, size, time) stands beside it in a hidden file; losing that costs a download, never correctness: keys are made of
-the content. boto3 is loaded only if a location asks for it.
+These are copies of the user's own objects, under their own names, not artifacts. A hidden file next to a copy says
+which object it was made from (ETag, size, time); losing that costs a download, never correctness: keys are made of the
+content. boto3 is loaded only if a location asks for it.
 """
 
 import contextlib
@@ -68,15 +68,15 @@ def _fetch(bucket: str, key: str, tag: str, root: Path, where: str) -> None:
     from deepspec.store.backends.s3 import download
 
     path = root.joinpath(*key.split("/"))
-    beside = path.with_name(f".{path.name}.etag")
+    version = path.with_name(f".{path.name}.etag")
     with contextlib.suppress(OSError):
-        if path.is_file() and beside.read_text(encoding="utf-8") == tag:
+        if path.is_file() and version.read_text(encoding="utf-8") == tag:
             return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         download(bucket, key, temporary, f"{where} {SCHEME}{bucket}/{key}")
-        beside.unlink(missing_ok=True)
-    beside.write_text(tag, encoding="utf-8")
+        version.unlink(missing_ok=True)
+    version.write_text(tag, encoding="utf-8")
 
 
 def _forget(root: Path, folder: Path, found: dict[str, str]) -> None:

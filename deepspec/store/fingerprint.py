@@ -2,7 +2,7 @@
 
 A fingerprint is a digest over file names and contents; the location is never part of it. Hashing is remembered by
 (path, device, inode, size, times of last modification and change), as a memo only: losing it costs time, never
-correctness. So it has no format version, and entries that are not understood are made anew. A file that was modified
+correctness. So it has no format version, and entries that are not understood are made again. A file that was modified
 just now is not remembered: the next edit may fall into the same tick of the file system's clock.
 """
 

@@ -1,10 +1,10 @@
-"""Garbage collection: what nobody can reach any more is removed, and nothing else.
+"""Garbage collection: what no root reaches any more is removed, and nothing else.
 
-Kept: whatever a root reaches through its parents, whatever a live run leases (its attempts in the making too), and
+Kept: all that a root reaches through its parents, all that a live run leases (its unfinished attempts too), and
 anything younger than the grace period. Orphaned attempts (files without a manifest: a killed writer's) go after the
 same grace period. Manifests are removed before the files, so that a reader meets either a whole artifact or none.
 Leases and roots are read again before each removal, in this order: a run registers what it made before it gives its
-lease back. Where nobody can tell what is reached (a damaged manifest or lease), nothing is removed.
+lease back. Where it is unknown what is reached (a damaged manifest or lease), nothing is removed.
 """
 
 import logging
@@ -41,7 +41,7 @@ def reachable(store: Store, roots: Iterable[tuple[str, str]]) -> set[tuple[str, 
     Damaged artifacts count: what they were made from is needed to make them again.
 
     Raises:
-        ArtifactError: a manifest on the way cannot be read, so that nobody knows what it reaches.
+        ArtifactError: a manifest on the way cannot be read, so that it is unknown what it reaches.
     """
     found: set[tuple[str, str]] = set()
     open_ = list(roots)
@@ -80,7 +80,7 @@ def garbage(store: Store, roots: Roots, grace_seconds: float = GRACE_SECONDS) ->
     """What a collection would remove now.
 
     Raises:
-        ArtifactError: what has to stay cannot be told.
+        ArtifactError: it is unknown what has to stay.
     """
     return _garbage(store, _Kept(store, roots), grace_seconds)
 
@@ -98,7 +98,7 @@ def collect(store: Store, roots: Roots, grace_seconds: float = GRACE_SECONDS) ->
         for path in item.paths:
             store.backend.delete(path)
         removed.append(item)
-    # Whatever the grace period: what is in the making right now is not left over.
+    # However short the grace period: what is being written right now stays.
     store.backend.sweep(max(grace_seconds, GRACE_SECONDS))
     return removed
 
@@ -145,7 +145,7 @@ def _judged(store: Store, kept: _Kept, listing: Mapping[str, Stat], now: float, 
             found += _orphans(store, pair, paths)
         else:
             found.append(_item("/".join(pair), paths, "reached by no registered version and no live run"))
-    # Names of runs never come back, and leases on stages only save work, so their fencing tokens need not be
+    # Names of runs are never used again, and leases on stages only save work, so their fencing tokens need not be
     # remembered; but a live run's lease stays, however short the grace period.
     ended = [_item(name, paths, "lease of a run that has ended") for name, paths in sorted(runs.items())]
     at_least = max(grace_seconds, GRACE_SECONDS)
@@ -179,7 +179,7 @@ def _item(name: str, paths: Mapping[str, Stat], reason: str) -> Garbage:
 
 
 def _removal_order(path: str) -> tuple[int, str]:
-    """Manifests first (a condemned one must not come back to life for a moment), then other records, then files."""
+    """Manifests first (a condemned one must not be valid again for a moment), then other records, then files."""
     parts = path.split("/")
     if len(parts) > 3:
         return 2, path

@@ -1,8 +1,8 @@
 """Keys: what has to be equal for a result to be reused.
 
 A key is the SHA-256 of a canonical form of the stage's name and version, the recipe sections it reads and the *output
-digests* of its parents. The canonical form raises on anything it does not know, tells `1` from `1.0`, refuses NaN, and
-cannot contain an `ExecutionSection`: where and how fast something runs is never part of what it is.
+digests* of its parents. The canonical form raises on anything it does not know, keeps `1` and `1.0` apart, refuses NaN,
+and cannot contain an `ExecutionSection`: where and how fast something runs is never part of what it is.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def canonical(value: Any, where: str = "key") -> Any:
 
 def _text(value: str, where: str) -> str:
     try:
-        # Two halves of a surrogate pair and the character they stand for are different strings with one JSON form.
+        # Two halves of a surrogate pair and the character they encode are different strings with one JSON form.
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ArtifactError(f"{value!r} is not valid Unicode text.", where=where) from error

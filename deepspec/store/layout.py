@@ -6,9 +6,9 @@
 <kind>/<key>/checked.<n>.<time>.json   its files were read in full; time: milliseconds by the place's clock
 leases/… registry/… work/…             no artifacts
 
-`condemned` and `checked` say all they have to say by being there, under that name: what is in them is read by people
-only, and they have no format version. Files of artifacts need none of their own either: a stage's version is in its
-key, so that what another version wrote is found by nobody who would read it wrongly.
+`condemned` and `checked` say all by their names: only people read what is in them, and they have no format version.
+Files of artifacts need none of their own either: a stage's version is in its key, so that no version reads what another
+one wrote.
 """
 
 import re

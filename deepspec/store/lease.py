@@ -1,9 +1,9 @@
 """Leases: how a live run says so, to collectors and to other runs.
 
-A lease is a record `leases/<name>/<token>.json` whose modification time is its heartbeat. Whoever acquires it gets a
-fencing token, the number of the record, which only ever grows: the newest record is never removed, a released one is
-marked by `<token>.released` beside it. So a holder that was held up for longer than its lease lives can tell that it
-lost it (`held`), whatever happened meanwhile. A `released` mark is empty: it says all by being there.
+A lease is a record `leases/<name>/<token>.json` whose modification time is its heartbeat. Its holder gets a fencing
+token, the number of the record, which only ever grows: the newest record is never removed, and an empty file
+`<token>.released` marks a released one. So a holder that was held up for longer than its lease lives notices that it
+lost it (`held`), whatever happened meanwhile.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ FORMAT = 1
 
 _RECORD = re.compile(r"([0-9]{6,})\.(json|released)")
 _FORGOTTEN_SECONDS = 24 * 3600.0
-"""A record that nobody has written to for so long cannot be a live holder's, whatever it says."""
+"""A record that was not written to for this long cannot be a live holder's, whatever it says."""
 
 
 class Lease:
@@ -36,7 +36,7 @@ class Lease:
     Args:
         backend: where leases are kept.
         name: what is leased, e.g. "runs/<run id>" or "train/<key>".
-        ttl_seconds: a lease without a heartbeat for so long is dead; heartbeats come three times as often.
+        ttl_seconds: a lease without a heartbeat for this long is dead; heartbeats come three times as often.
     """
 
     def __init__(self, backend: Backend, name: str, ttl_seconds: float = 60.0) -> None:
@@ -105,7 +105,7 @@ class Lease:
                 )
 
     def held(self) -> bool:
-        """Whether nobody has taken over since."""
+        """Whether no other run has taken over since."""
         listing = self._listing()
         return _newest(listing) == self.token and self._released() not in listing and self._is_ours()
 
@@ -116,16 +116,16 @@ class Lease:
         except FileNotFoundError:
             return False
         except (ValueError, KeyError):
-            return True  # damaged, not taken over: the next heartbeat writes it anew
+            return True  # damaged, not taken over: the next heartbeat writes it again
 
     def release(self) -> None:
-        """Give the lease back; if the store cannot be told, it runs out by itself."""
+        """Give the lease back; if the store cannot be written, it runs out by itself."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
         try:
-            # The record itself stays: somebody who decided to take this number a while ago must not find it free.
-            # Whether somebody has taken over does not matter: theirs is a later number.
+            # The record itself stays: a run that decided to take this number a while ago must not find it free.
+            # Whether another run has taken over does not matter: its number is a later one.
             if self._is_ours():
                 self._backend.create(self._released(), b"")
         except DeepspecError as error:
@@ -166,7 +166,7 @@ class Lease:
                 logger.debug("where that happened", exc_info=True)
 
     def _write(self) -> bool:
-        """Write the record anew if the lease is still ours; return whether it is."""
+        """Write the record again if the lease is still ours; return whether it is."""
         if not (self._is_fresh() or self.held()):
             return False
         started = time.monotonic()
@@ -179,7 +179,7 @@ class Lease:
         return time.monotonic() - self._written < self._ttl_seconds / 4
 
     def _listing(self) -> dict[str, Stat]:
-        """What stands under this name itself (another lease's name may go on where this one ends)."""
+        """The records under this very name (another lease's name may begin with it)."""
         listing = self._backend.list(self._prefix)
         return {path: stat for path, stat in listing.items() if path.rpartition("/")[0] == self._prefix}
 

@@ -78,7 +78,7 @@ class Manifest(_Record):
         files: sorted by path.
         digest: SHA-256 over the sorted (path, size, sha256) list: what children's keys contain. Files in `about/` are
             left out of it: they say where something came from, and a child must compute nothing from them.
-        counts: rows, tokens, bytes and the like, as the stage reported them.
+        counts: rows, tokens, bytes and so on, as the stage reported them.
         code: deepspec's version and commit, library versions, Python.
         cost: seconds, cpu_seconds, bytes_written.
         created_at: ISO 8601, UTC.

@@ -1,11 +1,11 @@
 """Small JSON records that carry a checksum of their own: a flipped bit makes them invalid, never wrong.
 
 The checksum is SHA-256 over the rest of the record as sorted, compact JSON. That rule is the same for every format
-version, so that an old deepspec can tell a record that is too new for it from a damaged one.
+version, so that an old deepspec can distinguish a record that is too new for it from a damaged one.
 
 A record that is read later, perhaps by another deepspec, says its `format`, a number that is raised when it is written
-in a way that an older deepspec could not read. Without one it is of format 1. `refuse_newer` is asked before anything
-else of a record is looked at: what is too new is neither damaged nor to be written anew.
+in a way that an older deepspec could not read. Without one it is of format 1. `refuse_newer` comes before anything else
+of a record is looked at: what is too new is not damaged, and must not be written again.
 
 `JsonRecord` is the base of results that are read by later stages, reports and commands.
 """

@@ -11,7 +11,7 @@ from deepspec.store.reading import pieces
 
 
 def check(kind: str, ingredients: Ingredients, parents: Mapping[str, Parent]) -> None:
-    """Refuse what could be written but not found, traced or collected rightly.
+    """Refuse what could be written, but then not be found, traced or collected.
 
     Raises:
         ArtifactError: `kind` cannot name artifacts, or `parents` are not those of the key.

@@ -580,9 +580,9 @@ def test_one_file_is_fetched_without_the_others(store: Store) -> None:
     fetched: list[str] = []
 
     class Recording(Around):
-        def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+        def fetch(self, prefix: str, names: Sequence[str], *, refetch: bool = False) -> Path:
             fetched.extend(names)
-            folder: Path = self.inner.fetch(prefix, names, anew=anew)
+            folder: Path = self.inner.fetch(prefix, names, refetch=refetch)
             return folder
 
     found = Store(Recording(store.backend)).get(KIND, KEY)
@@ -599,11 +599,11 @@ class Copying(Around):
         super().__init__(inner)
         self.folder = folder
 
-    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
-        source: Path = self.inner.fetch(prefix, names, anew=anew)
+    def fetch(self, prefix: str, names: Sequence[str], *, refetch: bool = False) -> Path:
+        source: Path = self.inner.fetch(prefix, names, refetch=refetch)
         for name in names:
             copied = self.folder / prefix / name
-            if anew or not copied.exists():
+            if refetch or not copied.exists():
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 copied.unlink(missing_ok=True)
                 if (source / name).exists():

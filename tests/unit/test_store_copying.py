@@ -108,10 +108,10 @@ def test_what_is_promoted_meanwhile_is_left_to_the_next_copy(source: Store, dest
     class Promoting(Around):
         """Before the first artifact is copied, somebody trains and promotes."""
 
-        def fetch(self, prefix: str, names: Any, *, anew: bool = False) -> Path:
+        def fetch(self, prefix: str, names: Any, *, refetch: bool = False) -> Path:
             if self.inner.create("registry/tiny/promotions/12.json", b"entry 12"):
                 put(source, ingredients("train", lr=2))
-            return Path(self.inner.fetch(prefix, names, anew=anew))
+            return Path(self.inner.fetch(prefix, names, refetch=refetch))
 
     done = copy_store(Store(Promoting(source.backend)), destination)  # type: ignore[arg-type]
     assert done.records == 11

@@ -4,9 +4,9 @@ An attention group is what a draft computes from one place of a document: a bloc
 which see the context strictly before it and each other in both directions; or one position of an unroll, which sees the
 context up to itself and its own keys of earlier steps. (The groups of heads that share keys are another matter.)
 
-Training attends over packed documents, without padding and without repeating keys for grouped queries. Who sees whom
-is said once (`AttentionGroups`); two backends compute it, equal to each other by test: `sdpa` has a backward on every
-device, `flex` is the one for GPUs, where one kernel skips what no query sees.
+Training attends over packed documents, without padding and without repeating keys for grouped queries.
+`AttentionGroups` says who sees whom; two backends compute it, equal to each other by test: `sdpa` has a backward on
+every device, `flex` is the one for GPUs, where one kernel skips what no query sees.
 
 Shapes: T packed context tokens, A groups, N queries of all groups, M own keys of all groups, H heads, d head dim.
 """

@@ -1,8 +1,8 @@
 """Attention in groups as one flex-attention kernel over the whole pack, for GPUs; see `contracts`.
 
 Every query sees two runs of keys in `[context ; own keys]`: the first positions of its document, and its own group.
-So who sees whom is four numbers a query, and which tiles of the kernel have something to see follows from them without
-a mask of N x (T + M) ever being made. Flex attention takes grouped heads as they are. It has no backward on a CPU.
+So four numbers a query say who sees whom, and which tiles of the kernel have something to see follows from them: no
+mask of N x (T + M) is ever made. Flex attention takes grouped heads as they are. It has no backward on a CPU.
 
 Shapes: T packed context tokens, N queries, M own keys, K = T + M keys, H heads, d head dim, I, J tiles of queries and
 keys.

@@ -2,8 +2,8 @@
 
 One safetensors file per request: `token_ids` [T] and `hidden_states` [T, n, D], which vLLM's connector writes with
 `eagle_aux_hidden_state_layer_ids` = our layer ids plus one each (its id j is what *enters* layer j), and last the
-number of layers: that state has not passed the final norm, which is applied here. Which file belongs to which document
-is told by the token ids alone. Source: spec page "Serving", sections 1a and 5.
+number of layers: that state has not passed the final norm, which is applied here. Only the token ids
+say which file belongs to which document. Source: spec page "Serving", sections 1a and 5.
 
 Shapes: T tokens of a document, L captured layers, n = L + 1 stored vectors, D hidden.
 """

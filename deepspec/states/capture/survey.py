@@ -32,7 +32,7 @@ class Survey:
 
     @classmethod
     def of(cls, tokens_file: Path, config: Config) -> "Survey":
-        """Look through a tokens file once.
+        """Read through a tokens file once.
 
         Raises:
             DataError: it has no documents or cannot be read.

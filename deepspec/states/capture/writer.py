@@ -6,7 +6,7 @@ it but rounding. Batches are formed within a stretch of consecutive documents of
 document order. Which documents are in which shard follows from their lengths alone, and what is in a shard from its own
 documents: so shards can be made in any order, by any number of processes, and made again one by one.
 
-A shard that is finished lies in the work folder under its own name, beside a record of its checksum; a capture that was
+A finished shard lies in the work folder under its own name, with a record of its checksum; a capture that was
 interrupted goes on with the shards that are missing there or do not match their record.
 
 Shapes: T tokens of a document or of a packed batch, N documents, L captured layers, D hidden.
@@ -52,7 +52,7 @@ class StateOrigin(Protocol):
 
     @property
     def stretch_tokens(self) -> int:
-        """About so many tokens are asked for at once."""
+        """About how many tokens are asked for at once."""
 
     def states(self, documents: Sequence[TokenDocument]) -> Iterator[tuple[list[TokenDocument], Tensor, Tensor]]:
         """Batches of the documents, in any order: (documents, states_TLD, final_TD), packed, in bfloat16.
@@ -117,7 +117,7 @@ def write_states(
         work: folder of finished shards, created; what an earlier capture of the same left there is used. None: shards
             are made in `out`.
         fingerprint: of the target, noted in `states.json`.
-        progress: told tokens.
+        progress: counts tokens.
 
     Returns:
         counts: documents, tokens, supervised_tokens, bytes, bytes_per_token, shards, blocks (row groups).
@@ -159,7 +159,7 @@ def write_shards(
         numbers: shards in 0 … num_shards-1.
         origin: where the states come from.
         config: codec and sizes of the files.
-        progress: told tokens.
+        progress: counts tokens.
 
     Raises:
         DataError: states are infinite or undefined (names layer and row) or not there.

@@ -60,7 +60,7 @@ class Grouped(GroupedWidths):
     """
 
     def encode(self, vectors_NCD: Tensor) -> dict[str, Bytes]:
-        # A CPU computes in its caches and in memory that is at hand already; both are several times faster.
+        # A CPU computes in its caches, and in memory that is allocated already: both are several times faster.
         rows = len(vectors_NCD)
         if vectors_NCD.device.type == "cpu":
             rows = max(1, _CHUNK_NUMBERS // max(1, vectors_NCD[0].numel())) if rows else 1

@@ -20,8 +20,8 @@ Codec bf16: these bytes are little-endian bfloat16 numbers. With pyarrow alone:
     bits = np.frombuffer(row["states"][0].as_py(), dtype="<u2")         # L·D numbers
     values = (bits.astype("<u4") << 16).view("<f4").reshape(L, D)       # bfloat16 is the upper half of float32
 
-Codecs int8 and int4: `states` and `final` hold integers, and columns `…_scale`, `…_peak`, `…_peak_index` stand beside
-each. A vector is cut into groups of g = 128 numbers (the largest smaller divisor of D that the packing allows, where
+Codecs int8 and int4: `states` and `final` hold integers, and each has columns `…_scale`, `…_peak`, `…_peak_index` as
+well. A vector is cut into groups of g = 128 numbers (the largest smaller divisor of D that the packing allows, where
 128 is none). A number is its integer times its group's scale (bfloat16); but the numbers of a group at the places
 `_peak_index` (bytes; two per group, with int4 three) are those of `_peak` (bfloat16). int8's integers are signed bytes:
 
@@ -38,10 +38,10 @@ that a reader can also map the file and take the values from the end of the colu
 has a list `deepspec.checksums`, per row group the number of rows with a final state and the CRC-32 of each column's
 values.
 
-Why Parquet: 368 MiB of bf16 states on two cores beside other work (load 3), page cache dropped, medians of eight turns
+Why Parquet: 368 MiB of bf16 states on two cores with other work (load 3), page cache dropped, medians of eight turns
 in MiB/s (CPU seconds): `cat` 1174; decoded by pyarrow 565 (0.35); safetensors, copied and compared with a CRC-32,
-679 (0.25), unchecked 1273 (0.12); this format mapped, checked and packed into batches 531 (0.42, two threads). What
-costs is the checksum and memory, not the container; Parquet has token columns, nulls and row groups beside the values.
+679 (0.25), unchecked 1273 (0.12); this format mapped, checked and packed into batches 531 (0.42, two threads). The
+cost is the checksum and memory, not the container; Parquet adds token columns, nulls and row groups.
 """
 
 import json
@@ -94,7 +94,7 @@ class Shard(Section):
 
 
 class RowGroupChecksums(Section):
-    """Of one row group; a JSON list of these stands in a shard's metadata under `deepspec.checksums`.
+    """Checksums of one row group; a shard's metadata has a JSON list of them under `deepspec.checksums`.
 
     Args:
         num_final: rows that have a final state.

@@ -28,8 +28,8 @@ class Backend(Protocol):
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` durably if nothing is at `path`; return whether this call created it.
 
-        A place that repeats unanswered requests by itself may return False for what its own first request created:
-        whoever has to know whose it is uses `created`.
+        A place that repeats unanswered requests by itself may return False for what its own first request created.
+        A caller that has to know whose it is uses `created`.
 
         Raises:
             StoreFull: no room left; nothing was created, or will be.
@@ -59,16 +59,16 @@ class Backend(Protocol):
     def publish(self, prefix: str, staging: Path) -> None:
         """Make every file in `staging` durable under `prefix`; visible only through a manifest made later."""
 
-    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+    def fetch(self, prefix: str, names: Sequence[str], *, refetch: bool = False) -> Path:
         """A local folder in which the files `names` of `prefix` can be read (no copy where the place is local).
 
         Always the same folder for a prefix, with nothing else in it (names that begin with a dot apart). A file that is
-        not in the place is left out: whoever reads it finds it missing.
+        not in the place is left out: its reader finds it missing.
 
         Args:
             prefix: the attempt.
             names: its files that are wanted.
-            anew: take them from the place even where copies of them are at hand: what counts is what the place holds.
+            refetch: take them from the place even where there are copies of them.
         """
 
     def clock(self) -> float:
@@ -78,17 +78,17 @@ class Backend(Protocol):
         """Remove what interrupted calls left where no listing shows it (temporary files, unfinished uploads).
 
         Args:
-            older_than_seconds: longer than any call that goes on may have been at work.
+            older_than_seconds: longer than any call that goes on may have taken so far.
         """
 
 
 def created(backend: Backend, path: str, data: bytes) -> bool:
-    """Create `path` and tell whether it is `data` that stands there now, even if the answer was lost on the way.
+    """Create `path` and return whether it holds `data` now, even if the answer was lost on the way.
 
     Args:
         backend: the place.
         path: where.
-        data: unlike what any other writer may bring (a fresh uuid in it), so that reading it back tells whose it is.
+        data: unlike what any other writer may bring (a fresh uuid in it), so that reading it back shows whose it is.
 
     Raises:
         as `Backend.create`, unless reading back shows that it did create it.

@@ -20,7 +20,7 @@ from deepspec.store.layout import KIND, Stat
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _MAX_PRUNED = 100
-"""How often in a row a folder just made may be pruned by somebody else before it is taken for a fault."""
+"""How often in a row another process may prune a folder just made before that is taken for a fault."""
 
 
 class LocalBackend:
@@ -73,7 +73,7 @@ class LocalBackend:
                         if KIND.fullmatch(entry.name) or Path(entry.path).parent != self.root:
                             folders.append(Path(entry.path))
                     elif entry.is_file() and not _TEMPORARY.fullmatch(entry.name):
-                        # A file may go between the listing and the look at it: a collector beside us.
+                        # A collector may remove a file between the listing and the look at it.
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat()
                             name = Path(entry.path).relative_to(self.root).as_posix()
@@ -112,9 +112,9 @@ class LocalBackend:
                 sync_folder(Path(folder))
             _sync_folders(self._at(prefix).parent, self.root)
 
-    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+    def fetch(self, prefix: str, names: Sequence[str], *, refetch: bool = False) -> Path:
         """The attempt's own folder."""
-        del names, anew
+        del names, refetch
         return self._at(prefix)
 
     def clock(self) -> float:
@@ -168,7 +168,7 @@ def unpruned(make: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
-    """A file with `data`, flushed to the disk, beside the place that it is meant for; removed in the end."""
+    """A file with `data` in `folder`, flushed to the disk; removed in the end."""
     path = folder / f".tmp-{uuid.uuid4().hex}"
 
     def write() -> None:
@@ -211,7 +211,7 @@ def _write_exclusively(target: Path, data: bytes) -> bool:
 def _sync_folders(folder: Path, root: Path) -> None:
     """Flush the entries of `folder` and of every folder above it up to `root`."""
     while True:
-        # What was made may have been removed by somebody else by now, and its folder with it.
+        # Another process may have removed what was made, and its folder with it.
         with contextlib.suppress(FileNotFoundError):
             sync_folder(folder)
         if folder == root or root not in folder.parents:

@@ -4,10 +4,10 @@ The one atomic operation is a single PUT with `If-None-Match: *`: the endpoint i
 create, and refused without it. Everything else is plain: files go up as they are (in parts above 64 MiB), are looked up
 by listing, and come down into a local cache that a reader compares with the manifest's checksums anyway.
 
-Requests are signed over their bodies, so that a server refuses what changed on the way. Answers that fail with 5xx,
-throttling, timeouts or resets are repeated by botocore, with exponential backoff and jitter; bodies that break off, and
-records whose bytes are not those that the server's ETag speaks of, by us. A repeated create may find what its own first
-request made: `contract.created` resolves that by reading back.
+Requests are signed over their bodies, so that a server refuses what changed on the way. botocore repeats requests that
+end in 5xx, throttling, timeouts or resets, with exponential backoff and jitter; we repeat those whose bodies break off,
+and reads of records whose bytes do not match the server's ETag. A repeated create may find what its own first request
+made: `contract.created` resolves that by reading back.
 """
 
 import contextlib
@@ -168,13 +168,13 @@ class S3Backend:
                 remedy="Run again; what was finished is kept.",
             )
 
-    def fetch(self, prefix: str, names: Sequence[str], *, anew: bool = False) -> Path:
+    def fetch(self, prefix: str, names: Sequence[str], *, refetch: bool = False) -> Path:
         """The attempt's folder in the local cache, with `names` in it."""
         folder = self._local(prefix)
 
         def download(name: str) -> None:
             target = folder / name
-            if target.is_file() and not anew:
+            if target.is_file() and not refetch:
                 return
             target.parent.mkdir(parents=True, exist_ok=True)
             key = self._at.key(f"{prefix}/{name}")
@@ -200,7 +200,7 @@ class S3Backend:
         return parsedate_to_datetime(date).timestamp() if date else time.time()
 
     def sweep(self, older_than_seconds: float) -> None:
-        """Abort uploads in parts that nobody goes on with, and remove local copies that were not used for as long."""
+        """Abort uploads in parts that have stopped, and remove local copies that were not used for as long."""
         now = self.clock()
         with self._named_errors("written"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
@@ -282,7 +282,7 @@ class S3Backend:
             raise
         if not first:
             logger.debug("the probe's first create was repeated after a lost answer")
-        with contextlib.suppress(ArtifactError, TransientError):  # whoever may not delete may still create
+        with contextlib.suppress(ArtifactError, TransientError):  # a user who may not delete may still create
             self.delete(path)
         with self._making:
             self._conditional = True
@@ -343,7 +343,7 @@ def client() -> Any:
         read_timeout=_READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": attempts()},
         max_pool_connections=_PARALLEL_PARTS * _PARALLEL_FILES,
-        # Names of buckets are part of the path wherever somebody runs a server without a wildcard domain.
+        # On a server without a wildcard domain, names of buckets are part of the path.
         s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": True},
         # The signature covers the body; trailers with checksums are refused by some servers.
         request_checksum_calculation="when_required",

@@ -1,4 +1,4 @@
-"""What failures of the object storage mean: which pass by themselves, and an error of ours for each of the others.
+"""What failures of the object storage mean: which pass by themselves, and a named error for each of the others.
 
 No error quotes a server's own words: they may hold credentials.
 """
@@ -23,7 +23,7 @@ NOT_SUPPORTED = ("NotImplemented", "501", "MethodNotAllowed")
 
 
 class Refused(Exception):
-    """What is safe to tell of a server's refusal: its own words may quote credentials, and tracebacks are kept."""
+    """What is safe to show of a server's refusal: its own words may quote credentials, and tracebacks are kept."""
 
     def __init__(self, code: str, status: int, operation: str, request: str) -> None:
         super().__init__(f"{operation}: {status} {code} (request {request})")

@@ -94,7 +94,7 @@ def region() -> str | None:
 
 
 def shown(endpoint: str | None) -> str:
-    """An endpoint's address for people: without credentials that somebody may have put into it."""
+    """An endpoint's address for people: without credentials that may stand in it."""
     if endpoint is None:
         return ""
     parts = urlsplit(endpoint)

@@ -284,7 +284,7 @@ class _MappedTable:
         self.schema = self._file.schema_arrow
         self.num_row_groups = self._file.num_row_groups
         with path.open("rb") as file:
-            # A private mapping, which nobody writes to: tensors can lie on it without a copy, on a read-only one not.
+            # A private mapping, though nothing writes to it: on a read-only one, tensors cannot lie without a copy.
             self._mapped = _tried(lambda: mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), 1, self._named)
 
     @property
@@ -360,7 +360,7 @@ class _StreamedTable:
         """Nothing is kept but the last row group."""
 
     def _fetched(self, index: int) -> bytes:
-        """The bytes of a row group; the last one is at hand, since its columns are asked for in turn."""
+        """The bytes of a row group; the last one is kept, since its columns are asked for in turn."""
         if self._last is None or self._last[0] != index:
             self._last = (index, self._get(*row_group_range(self._metadata.row_group(index))))
         return self._last[1]
@@ -383,7 +383,7 @@ class _StreamedTable:
 
 
 class _Window(io.RawIOBase):
-    """A file of `size` bytes of which those from `start` on are at hand, as `data`, and no others."""
+    """A file of `size` bytes, of which only those from `start` on can be read: `data`."""
 
     def __init__(self, data: bytes, start: int, size: int) -> None:
         super().__init__()

@@ -26,10 +26,10 @@ _POLL_SECONDS = 0.005
 
 
 class PieceCache:
-    """Bytes by name, the least recently used ones given up first.
+    """Bytes by name; the least recently used ones are removed first.
 
     Args:
-        folder: where they are; made if it is missing, and shared by any number of processes of one machine.
+        folder: holds them; made if it is missing, and shared by any number of processes of one machine.
         max_bytes: most bytes of pieces in the folder, at every moment; larger pieces are not kept. 0 keeps nothing.
     """
 
@@ -67,12 +67,12 @@ class PieceCache:
         try:
             data = path.read_bytes()
         except OSError:
-            return None  # not there, or given up this moment
+            return None  # not there, or removed this moment
         if not is_right(data):
             path.unlink(missing_ok=True)
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # the time of the last use: the order of giving up
+            os.utime(path)  # the time of the last use: the order of removal
         return data
 
     def _keep(self, path: Path, data: bytes) -> None:
