@@ -2,23 +2,18 @@
 
 Everything is computed from rounds, pooled: sums over rounds first, one division at the end (never a mean of means).
 The prefill and its token are in no round. Prefix and conditional acceptance answer different questions and are never
-mixed. Not here: decoding, timing, confidences (calibration/fit.py).
+mixed. Not here: decoding, timing, confidences (calibration/fit.py), how prompts are resampled (intervals.py).
 
-Legend: N rounds, P prompts, K draft slots, S bootstrap samples. Rates at k are at 1-based slot k, list index k-1.
+Legend: N rounds, P prompts, K draft slots. Rates at k are at 1-based slot k, list index k-1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from deepspec.evaluation.intervals import Floats, Ints, mean_interval, ratio
 from deepspec.evaluation.results import Acceptance, Interval
-
-Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-
-_INTERVAL = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,11 @@ class RoundTable:
         table = np.asarray(columns, dtype=np.int64).reshape(-1, 4)
         return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3], len(rounds))
 
-    def per_prompt(self) -> tuple[Ints, Ints]:
-        """(committed tokens [P], rounds [P]) of each prompt."""
+    def per_prompt(self) -> Floats:
+        """Committed tokens and rounds of each prompt, [P, 2]."""
         committed_P = np.bincount(self.prompt_N, weights=self.committed_N, minlength=self.num_prompts)
         rounds_P = np.bincount(self.prompt_N, minlength=self.num_prompts)
-        return committed_P.astype(np.int64), rounds_P.astype(np.int64)
+        return np.column_stack([committed_P, rounds_P]).astype(np.float64)
 
 
 def acceptance_length(rounds: RoundTable) -> float | None:
@@ -92,42 +87,32 @@ def conditional_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[l
 
 
 def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) -> Interval | None:
-    """95 % percentile-bootstrap interval of τ.
-
-    Prompts are resampled, not rounds: rounds of one answer resemble each other.
+    """95 % bootstrap interval of τ.
 
     Args:
         rounds: at least one round, else None is returned.
         num_samples: resamples.
         seed: of the resampling.
     """
-    committed_P, rounds_P = rounds.per_prompt()
-    counts_SP = resamples(rounds.num_prompts, num_samples, seed)
-    samples_S = pooled(counts_SP, committed_P, rounds_P)
-    return interval_of(samples_S)
+    return macro_interval([rounds], num_samples, seed)
 
 
 def macro_interval(tables: Sequence[RoundTable], num_samples: int, seed: int) -> Interval | None:
-    """95 % percentile-bootstrap interval of the plain mean of several benchmarks' τ.
-
-    Each benchmark's prompts are resampled by themselves: the benchmarks are given, the prompts are a sample.
+    """95 % bootstrap interval of the plain mean of several benchmarks' τ.
 
     Args:
-        tables: of the benchmarks that have rounds; None is returned if none has.
+        tables: of the benchmarks; those without a round are left out, and None is returned if none has one.
         num_samples: resamples.
         seed: of the resampling.
     """
-    samples = []
-    for place, table in enumerate(table for table in tables if len(table.committed_N)):
-        counts_SP = resamples(table.num_prompts, num_samples, seed + place)
-        samples.append(pooled(counts_SP, *table.per_prompt()))
-    return interval_of(np.mean(samples, axis=0)) if samples else None
+    measured = [table.per_prompt() for table in tables if len(table.committed_N)]
+    return mean_interval(measured, lambda sums_S2: ratio(*sums_S2.T), num_samples, seed)
 
 
-def ratio_interval(
+def speedup_interval(
     ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, num_samples: int, seed: int
 ) -> Interval | None:
-    """95 % percentile-bootstrap interval of (Σ tokens / Σ seconds of ours) over that of theirs.
+    """95 % bootstrap interval of (Σ tokens / Σ seconds of ours) over that of theirs.
 
     Args:
         ours: (tokens, seconds) of each prompt.
@@ -135,15 +120,13 @@ def ratio_interval(
         num_samples: resamples.
         seed: of the resampling.
     """
-    counts_SP = resamples(len(ours), num_samples, seed)
-    rates = []
-    for pairs in (ours, theirs):
-        tokens_P2 = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rates.append((counts_SP @ tokens_P2[:, 0]) / (counts_SP @ tokens_P2[:, 1]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios_S = rates[0] / rates[1]
-    return interval_of(ratios_S[np.isfinite(ratios_S)])
+
+    def speedup(sums_S4: Floats) -> Floats:
+        tokens_S, seconds_S, their_tokens_S, their_seconds_S = sums_S4.T
+        return ratio(ratio(tokens_S, seconds_S), ratio(their_tokens_S, their_seconds_S))
+
+    pairs = [(*mine, *other) for mine, other in zip(ours, theirs, strict=True)]
+    return mean_interval([np.asarray(pairs, dtype=np.float64).reshape(-1, 4)], speedup, num_samples, seed)
 
 
 def summary(rounds: RoundTable, num_draft_tokens: int, num_samples: int, seed: int) -> Acceptance:
@@ -175,30 +158,6 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Plain mean over benchmarks of what could be measured; None if nothing could."""
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured else None
-
-
-def resamples(num_prompts: int, num_samples: int, seed: int) -> Ints:
-    """How often each prompt occurs in each resample, [S, P]."""
-    generator = np.random.default_rng(seed)
-    if num_prompts == 0:
-        return np.zeros((num_samples, 0), dtype=np.int64)
-    return generator.multinomial(num_prompts, np.full(num_prompts, 1.0 / num_prompts), size=num_samples)
-
-
-def pooled(counts_SP: Ints, committed_P: Ints, rounds_P: Ints) -> Floats:
-    """τ of each resample; NaN for a resample without a round."""
-    rounds_S = (counts_SP @ rounds_P).astype(np.float64)
-    rounds_S[rounds_S == 0] = np.nan
-    return np.asarray((counts_SP @ committed_P) / rounds_S)
-
-
-def interval_of(samples_S: Floats) -> Interval | None:
-    """The 95 % percentile interval; NaN samples are left out, and None is returned if no other is there."""
-    samples_S = samples_S[~np.isnan(samples_S)]
-    if not len(samples_S):
-        return None
-    low, high = np.percentile(samples_S, _INTERVAL)
-    return float(low), float(high)
 
 
 def _ratios(numerators: Sequence[int], denominators: Sequence[int]) -> list[float | None]:

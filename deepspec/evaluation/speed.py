@@ -13,7 +13,7 @@ from deepspec.decoding.engine import Engine
 from deepspec.errors import UnsupportedTarget
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.metrics import ratio_interval
+from deepspec.evaluation.metrics import speedup_interval
 from deepspec.evaluation.prompts.selection import EncodedPrompt
 from deepspec.evaluation.results import Speed
 from deepspec.progress import Progress
@@ -65,7 +65,7 @@ def speed(pairs: Sequence[BothWays], num_samples: int, seed: int) -> Speed:
     sides = [[(len(one.output_ids), one.seconds.total) for one in side] for side in (ours, theirs)]
     return Speed(
         speedup=rate / plain_rate if rate and plain_rate else None,
-        speedup_ci95=ratio_interval(*sides, num_samples=num_samples, seed=seed),
+        speedup_ci95=speedup_interval(*sides, num_samples=num_samples, seed=seed),
         speed_prompts=len(pairs),
         tokens_per_second=rate,
         prefill_seconds=sum(one.seconds.prefill for one in ours),

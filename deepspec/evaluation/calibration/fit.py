@@ -4,7 +4,7 @@ c_k is the draft's probability that slot k is accepted, given that all before it
 a_k = c_1 … c_k, the probability that the prefix of length k survives. Left to right, with the earlier temperatures
 fixed, T_k is the one on a grid that brings a_k closest to the observed survival: sigmoid(logit(c_k) / T_k).
 
-Judged on other prompts than fitted on. Numpy only; not here: decoding, plots.
+Judged on other prompts than fitted on. Torch-free; not here: decoding, plots.
 
 Legend: N rounds, K draft slots, M temperatures tried, W equal-width bins. Source: the DSpark paper (arXiv 2607.05147).
 """
@@ -17,10 +17,9 @@ import numpy as np
 
 from deepspec.evaluation.calibration.results import ReliabilityBin
 from deepspec.evaluation.config import Calibration
-from deepspec.evaluation.metrics import Ints
+from deepspec.evaluation.intervals import Floats, Ints
 from deepspec.evaluation.results import Rates
 
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 _EDGE = 1e-7  # fp32 sigmoids saturate to 0 and 1, whose logits are infinite

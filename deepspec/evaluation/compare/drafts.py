@@ -1,10 +1,10 @@
 """How much two drafts differ on the same prompts, from the rounds of their evaluations.
 
 Differences are paired: both drafts are resampled with the same prompts, so that how hard a prompt is falls out of the
-interval. Over several benchmarks each one's prompts are resampled by themselves, because the benchmarks are given and
-the prompts are a sample. Not here: acceptance of one draft (metrics.py), and whether a draft is promoted (gates).
+interval. Not here: acceptance of one draft (metrics.py), how prompts are resampled (intervals.py), and whether a draft
+is promoted (gates).
 
-Legend: N rounds, P prompts, S bootstrap samples.
+Legend: P prompts, S bootstrap samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from deepspec.evaluation.compare.results import Differences, MeanDifference, PairedDifference
 from deepspec.evaluation.config import GATE
-from deepspec.evaluation.metrics import Floats, Ints, interval_of, pooled, resamples
+from deepspec.evaluation.intervals import Floats, mean_interval, ratio
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """Prompt id -> (committed tokens, rounds)."""
@@ -43,15 +43,12 @@ def paired_difference(challenger: Counts, champion: Counts, num_samples: int, se
         num_samples: bootstrap resamples; both drafts are resampled with the same prompts.
         seed: of the resampling.
     """
-    shared = sorted(name for name in challenger.keys() & champion.keys() if challenger[name][1] and champion[name][1])
-    if not shared:
-        return PairedDifference(difference=None, ci95=None, prompts=0)
-    ours_P2 = np.asarray([challenger[name] for name in shared], dtype=np.int64)
-    theirs_P2 = np.asarray([champion[name] for name in shared], dtype=np.int64)
-    counts_SP = resamples(len(shared), num_samples, seed)
-    samples_S = pooled(counts_SP, ours_P2[:, 0], ours_P2[:, 1]) - pooled(counts_SP, theirs_P2[:, 0], theirs_P2[:, 1])
-    difference = ours_P2[:, 0].sum() / ours_P2[:, 1].sum() - theirs_P2[:, 0].sum() / theirs_P2[:, 1].sum()
-    return PairedDifference(difference=float(difference), ci95=interval_of(samples_S), prompts=len(shared))
+    pair_P4 = _shared(challenger, champion)
+    return PairedDifference(
+        difference=_difference(pair_P4.sum(0, keepdims=True)).item() if len(pair_P4) else None,
+        ci95=mean_interval([pair_P4], _difference, num_samples, seed),
+        prompts=len(pair_P4),
+    )
 
 
 def differences(
@@ -92,12 +89,12 @@ def _mean_difference(
 ) -> MeanDifference:
     """The plain mean of several benchmarks' differences; those without a common prompt are left out."""
     pairs = {name: pair for name in names if len(pair := _shared(challenger[name], reference[name]))}
-    if not pairs:
-        return MeanDifference(difference=None, ci95=None, benchmarks=())
-    samples = [_resampled(pair, num_samples, seed + place) for place, pair in enumerate(pairs.values())]
-    found = [_difference(pair, np.ones((1, len(pair)), dtype=np.int64))[0] for pair in pairs.values()]
-    low, high = np.percentile(np.mean(samples, axis=0), (2.5, 97.5))
-    return MeanDifference(difference=float(np.mean(found)), ci95=(float(low), float(high)), benchmarks=tuple(pairs))
+    found = [_difference(pair_P4.sum(0, keepdims=True)) for pair_P4 in pairs.values()]
+    return MeanDifference(
+        difference=float(np.mean(found)) if found else None,
+        ci95=mean_interval(list(pairs.values()), _difference, num_samples, seed),
+        benchmarks=tuple(pairs),
+    )
 
 
 def _shared(challenger: Counts, reference: Counts) -> Floats:
@@ -107,14 +104,7 @@ def _shared(challenger: Counts, reference: Counts) -> Floats:
     return np.asarray(pairs, dtype=np.float64).reshape(-1, 4)
 
 
-def _resampled(pair_P4: Floats, num_samples: int, seed: int) -> Floats:
-    """The difference in each resample, [S]."""
-    count = len(pair_P4)
-    draws_SP = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=num_samples)
-    return _difference(pair_P4, draws_SP)
-
-
-def _difference(pair_P4: Floats, draws_SP: Ints) -> Floats:
-    """τ of the first minus τ of the second, each prompt counted as often as it was drawn; pooled over prompts."""
-    sums_S4 = draws_SP @ pair_P4
-    return np.asarray(sums_S4[:, 0] / sums_S4[:, 1] - sums_S4[:, 2] / sums_S4[:, 3])
+def _difference(sums_S4: Floats) -> Floats:
+    """τ of the first minus τ of the second, each pooled over prompts, [S]."""
+    committed_S, rounds_S, their_committed_S, their_rounds_S = sums_S4.T
+    return ratio(committed_S, rounds_S) - ratio(their_committed_S, their_rounds_S)

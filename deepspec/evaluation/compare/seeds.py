@@ -15,8 +15,7 @@ import numpy as np
 from deepspec.evaluation.compare.drafts import Counts
 from deepspec.evaluation.compare.results import AlgorithmDifference, SeedDifference, SeedTau, SideBySide
 from deepspec.evaluation.config import GATE
-from deepspec.evaluation.metrics import Floats, Ints
-from deepspec.evaluation.results import Interval
+from deepspec.evaluation.intervals import Floats, percentiles, ratio, resamples
 
 MACRO = "macro"
 
@@ -39,7 +38,7 @@ def side_by_side(measured: Mapping[str, Sequence[Mapping[str, Counts]]], *, num_
     names = sorted(set.intersection(*(set(part) for part in parts)) - {GATE})
     draws = np.random.default_rng(seed)
     count = num_seeds.pop()
-    weights_ST = draws.multinomial(count, np.full(count, 1 / count), size=num_samples) / count
+    weights_ST = resamples(count, num_samples, draws) / count
     found: dict[str, dict[str, tuple[Floats, Floats]]] = {algorithm: {} for algorithm in measured}
     prompts = {}
     for name in names:
@@ -48,7 +47,7 @@ def side_by_side(measured: Mapping[str, Sequence[Mapping[str, Counts]]], *, num_
         if not shared:
             continue
         prompts[name] = len(shared)
-        counts_SP = draws.multinomial(len(shared), np.full(len(shared), 1 / len(shared)), size=num_samples)
+        counts_SP = resamples(len(shared), num_samples, draws)
         for algorithm, of_seeds in measured.items():
             found[algorithm][name] = _tau(of_seeds, name, shared, counts_SP, weights_ST)
     for of_benchmarks in found.values():
@@ -70,25 +69,20 @@ def side_by_side(measured: Mapping[str, Sequence[Mapping[str, Counts]]], *, num_
 
 
 def _tau(
-    of_seeds: Sequence[Mapping[str, Counts]], name: str, shared: Sequence[str], counts_SP: Ints, weights_ST: Floats
+    of_seeds: Sequence[Mapping[str, Counts]], name: str, shared: Sequence[str], counts_SP: Floats, weights_ST: Floats
 ) -> tuple[Floats, Floats]:
     """τ of each seed [T], pooled over prompts, and its mean over the drawn seeds in each resample [S]."""
     by_seed, samples = [], []
     for part in of_seeds:
         counts_P2 = np.asarray([part[name][prompt] for prompt in shared], dtype=np.float64)
         by_seed.append(counts_P2[:, 0].sum() / counts_P2[:, 1].sum())
-        samples.append((counts_SP @ counts_P2[:, 0]) / (counts_SP @ counts_P2[:, 1]))
+        samples.append(ratio(*(counts_SP @ counts_P2).T))
     return np.asarray(by_seed), np.asarray((np.stack(samples, axis=1) * weights_ST).sum(axis=1))
 
 
 def _tau_of(by_seed: Floats, samples: Floats) -> SeedTau:
-    return SeedTau(tau=float(by_seed.mean()), ci95=_interval(samples), by_seed=tuple(float(tau) for tau in by_seed))
+    return SeedTau(tau=float(by_seed.mean()), ci95=percentiles(samples), by_seed=tuple(float(tau) for tau in by_seed))
 
 
 def _difference(one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> SeedDifference:
-    return SeedDifference(difference=float(one[0].mean() - other[0].mean()), ci95=_interval(one[1] - other[1]))
-
-
-def _interval(samples: Floats) -> Interval:
-    low, high = np.percentile(samples, (2.5, 97.5))
-    return float(low), float(high)
+    return SeedDifference(difference=float(one[0].mean() - other[0].mean()), ci95=percentiles(one[1] - other[1]))
