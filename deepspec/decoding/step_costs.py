@@ -7,7 +7,7 @@ between them: SPS(B | R). Curves over B are made monotone: a measured table is j
 first admission that does not pay. (Not convex: on a CPU the first few tokens cost most, and a chord would promise
 savings that are not there.) Plain steps are a curve over R.
 
-Numpy only; measuring is in profiling.py. Legend: R rows, B tokens of a verification (anchors included).
+Torch-free; measuring is in profiling.py. Legend: R rows, B tokens of a verification (anchors included).
 Source: the DSpark paper (arXiv 2607.05147), Algorithm 1, for the table's use.
 """
 
@@ -39,6 +39,8 @@ class Curve:
         Raises:
             ValueError: nothing was measured, or not in seconds.
         """
+        from scipy.optimize import isotonic_regression
+
         by_load: dict[float, list[float]] = {}
         for load, seconds in measured:
             if not seconds >= 0 or not np.isfinite(seconds):
@@ -48,7 +50,8 @@ class Curve:
             raise ValueError("nothing was measured")
         loads = sorted(by_load)
         means = [float(np.mean(by_load[load])) for load in loads]
-        return cls(tuple(loads), tuple(_isotonic(means, [len(by_load[load]) for load in loads])))
+        fitted = isotonic_regression(means, weights=[len(by_load[load]) for load in loads])
+        return cls(tuple(loads), tuple(fitted.x.tolist()))
 
     def __call__(self, loads: Sequence[float] | Floats | float) -> Floats:
         """Seconds at each load; beyond what was measured the last slope goes on, before it the first value holds."""
@@ -118,16 +121,3 @@ class StepCosts:
         """What `to_json` gave."""
         drafting = {int(rows): Curve.from_json(curve) for rows, curve in content["drafting_seconds"].items()}
         return cls(dict(sorted(drafting.items())), Curve.from_json(content["plain_seconds"]))
-
-
-def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """The non-decreasing sequence nearest to `values` in weighted least squares: neighbours that fall are pooled."""
-    pools: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        pool = (value, float(weight), 1)
-        while pools and pools[-1][0] >= pool[0]:
-            mean, mass, count = pools.pop()
-            total = mass + pool[1]
-            pool = ((mean * mass + pool[0] * pool[1]) / total, total, count + pool[2])
-        pools.append(pool)
-    return [mean for mean, _, count in pools for _ in range(count)]

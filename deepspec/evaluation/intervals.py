@@ -1,4 +1,4 @@
-"""95 % intervals by a percentile bootstrap over prompts.
+"""95 % intervals: by a percentile bootstrap over prompts, and Student's over few repeats.
 
 The bootstrap is of what is computed from sums over prompts: τ, speedups, differences, and their means. Prompts are
 resampled, not rounds: rounds of one answer resemble each other. A prompt's columns are resampled together, so that
@@ -10,6 +10,8 @@ round, and its other draws would change the intervals that stores already hold.
 Legend: P prompts, C columns that are summed, S bootstrap samples.
 """
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -71,3 +73,13 @@ def percentiles(samples_S: Floats) -> Interval:
     """The same of samples of which each has a value; at least one."""
     low, high = np.percentile(samples_S, (2.5, 97.5))
     return float(low), float(high)
+
+
+def student_interval(values: Sequence[float]) -> Interval | None:
+    """Interval of the mean of few repeats; None for one."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values) - half, statistics.mean(values) + half

@@ -8,7 +8,6 @@ Legend: R rows, K draft slots, N rounds. Source: the DSpark paper (arXiv 2607.05
 """
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,15 +29,14 @@ from deepspec.drafts.algorithm import Drafter
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.calibration.results import CalibrationResult
 from deepspec.evaluation.config import Config
+from deepspec.evaluation.intervals import student_interval
 from deepspec.evaluation.prompts.selection import EncodedPrompt
-from deepspec.evaluation.results import DecodingMode, Interval, LoadPoint, LoadRun, LoadTest, StepSeconds
+from deepspec.evaluation.results import DecodingMode, LoadPoint, LoadRun, LoadTest, StepSeconds
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
 
 _FEWEST_REQUESTS = 4
 _PROFILE_TURNS = 3
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % for 1 … 9 degrees of freedom; beyond, the normal 1.96 is near enough."""
 
 
 @dataclass(frozen=True)
@@ -199,22 +197,12 @@ def _summary(runs: Sequence[_Run]) -> LoadRun:
     rounds = [one for completion in runs[0].completions for one in completion.rounds]
     return LoadRun(
         tokens_per_second=statistics.mean(throughput),
-        ci95=_students_interval(throughput),
+        ci95=student_interval(throughput),
         request_tokens_per_second=statistics.mean(speeds),
-        request_ci95=_students_interval(speeds),
+        request_ci95=student_interval(speeds),
         tau=sum(one.committed for one in rounds) / len(rounds) if rounds else None,
         mean_proposed=sum(one.proposed for one in rounds) / len(rounds) if rounds else None,
     )
-
-
-def _students_interval(values: Sequence[float]) -> Interval | None:
-    """95 % interval of the mean of few repeats; None for one."""
-    degrees = len(values) - 1
-    if degrees < 1:
-        return None
-    quantile = _T_975[degrees - 1] if degrees <= len(_T_975) else 1.96
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - half, statistics.mean(values) + half
 
 
 def _device_name(device: torch.device) -> str:

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from deepspec.evaluation.calibration.fit import (
-    Floats,
     Observations,
-    area_under_curve,
     conditional_auc,
     equal_mass_error,
     expected_calibration_error,
@@ -17,6 +15,7 @@ from deepspec.evaluation.calibration.fit import (
     tempered,
 )
 from deepspec.evaluation.config import Calibration
+from deepspec.evaluation.intervals import Floats
 
 CONFIG = Calibration()
 
@@ -95,16 +94,6 @@ def test_expected_calibration_error_by_hand() -> None:
     # bins of 0.1: gaps 0.05, 0.85, and |(0.95 - 1) + (1 - 0)| = 0.95 for the last two together
     assert expected_calibration_error(confidence, outcome, 10) == pytest.approx((0.05 + 0.85 + 0.95) / 4)
     assert equal_mass_error(confidence, outcome, 2) == pytest.approx((abs(0.05 - 0.85) + 0.95) / 4)
-
-
-def test_area_under_curve_counts_pairs() -> None:
-    generator = np.random.default_rng(4)
-    score = generator.integers(0, 5, size=60) / 5
-    outcome = generator.random(60) < score
-    pairs = [(a > b) + 0.5 * (a == b) for a in score[outcome] for b in score[~outcome]]
-    assert area_under_curve(score, outcome) == pytest.approx(sum(pairs) / len(pairs))
-    assert area_under_curve(score, np.ones(60, dtype=bool)) is None
-    assert area_under_curve(np.array([]), np.array([], dtype=bool)) is None
 
 
 def test_conditional_auc_is_among_rounds_that_got_there() -> None:

@@ -2,7 +2,7 @@
 
     tasks.calibrate ──► run ──► fit
               decodes the       Sequential Temperature Scaling,
-              calibration split numpy only
+              calibration split torch-free
 
 One half of the split is fitted on, the other half judges the fit.
 """

@@ -168,9 +168,9 @@ def area_under_curve(score: Floats, outcome: Flags) -> float | None:
     num_negative = len(outcome) - num_positive
     if not num_positive or not num_negative:
         return None
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(count) - (count - 1) / 2
-    rank_sum = mean_rank[place][outcome].sum()
+    from scipy.stats import rankdata
+
+    rank_sum = rankdata(score)[outcome].sum()
     return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
