@@ -9,7 +9,7 @@ from typing import Any
 from deepspec.evaluation.calibration.results import ReliabilityBin
 from deepspec.evaluation.compare.results import Difference
 from deepspec.evaluation.results import Interval, Rates
-from deepspec.reports.plots.drawing import _INK, PALETTE, Drawing, figure, line_styles
+from deepspec.reports.plots.drawing import _INK, ABOVE, PALETTE, Drawing, add_legend, figure, label_axes, styled
 
 _MAX_POINTS = 400
 
@@ -33,8 +33,7 @@ def acceptance_lengths(rows: Sequence[tuple[str, float, Interval | None]], num_d
         axes.set_yticks(range(len(rows)), [_short(name) for name, _, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(1, num_draft_tokens + 1)
-        axes.set_xlabel("acceptance length τ, tokens per round")
-        axes.grid(axis="x", alpha=0.18)
+        label_axes(axes, "acceptance length τ, tokens per round", grid="x")
 
     return Drawing("acceptance-length", (6.4, 0.9 + 0.38 * len(rows)), draw)
 
@@ -56,16 +55,14 @@ def acceptance_by_position(
 
     def draw(axes: Any) -> None:
         longest = max(len(rates) for rates in lines.values())
-        for style, (label, rates) in zip(line_styles(), lines.items(), strict=False):
+        for style, (label, rates) in styled(lines.items()):
             axes.plot(range(1, len(rates) + 1), _gaps(rates), label=_short(label), **style)
         axes.set_xticks(range(1, longest + 1))
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel("draft slot k")
-        axes.set_ylabel(f"{which} acceptance")
         if title is not None:
             axes.set_title(_short(title), fontsize="medium")
-        axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        label_axes(axes, "draft slot k", f"{which} acceptance")
+        add_legend(axes)
 
     return Drawing(name or f"{which}-acceptance", (6.4, 3.6) if title is None else (4.2, 3.4), draw)
 
@@ -89,7 +86,7 @@ def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Differe
     def draw(axes: Any) -> None:
         axes.axvline(0, color=_INK, linewidth=1, alpha=0.6)
         step = 0.6 / max(1, len(drafts))
-        for nth, (style, (draft, parts)) in enumerate(zip(line_styles(), known.items(), strict=False)):
+        for nth, (style, (draft, parts)) in enumerate(styled(known.items())):
             rows = [(place, parts[label]) for place, label in enumerate(shown) if label in parts]
             places = [place + step * (nth - (len(drafts) - 1) / 2) for place, _ in rows]
             axes.plot([part.difference for _, part in rows], places, linestyle="none", label=_short(draft), **style)
@@ -98,9 +95,8 @@ def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Differe
                     axes.plot(part.ci95, [at, at], color=style["color"], linewidth=3, alpha=0.5, solid_capstyle="butt")
         axes.set_yticks(range(len(shown)), [_short(label) for label in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xlabel("difference in τ, tokens per round")
-        axes.grid(axis="x", alpha=0.18)
-        axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
+        label_axes(axes, "difference in τ, tokens per round", grid="x")
+        add_legend(axes, **ABOVE)
 
     height = 1.2 + 0.2 * len(drafts) + len(shown) * max(0.38, 0.2 * len(drafts))
     return Drawing("differences", (6.4, height), draw)
@@ -122,7 +118,7 @@ def reliability(slots: Sequence[Sequence[ReliabilityBin]], title: str, name: str
     def draw(axes: Any) -> None:
         largest = max(part.rounds for bins in lines.values() for part in bins)
         axes.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1, alpha=0.6)
-        for style, (slot, bins) in zip(line_styles(), lines.items(), strict=False):
+        for style, (slot, bins) in styled(lines.items()):
             predicted, observed = [part.confidence for part in bins], [part.observed for part in bins]
             sizes = [6 + 60 * part.rounds / largest for part in bins]
             axes.plot(predicted, observed, color=style["color"], linewidth=1.2, label=f"k = {slot}")
@@ -131,10 +127,8 @@ def reliability(slots: Sequence[Sequence[ReliabilityBin]], title: str, name: str
         axes.set_ylim(0, 1.02)
         axes.set_aspect("equal")
         axes.set_title(title, fontsize="medium")
-        axes.set_xlabel("predicted survival of the prefix")
-        axes.set_ylabel("observed")
-        axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        label_axes(axes, "predicted survival of the prefix", "observed")
+        add_legend(axes)
 
     return Drawing(name, (3.6, 3.7), draw)
 
@@ -155,14 +149,12 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]], name: str, label: 
         return None
 
     def draw(axes: Any) -> None:
-        for style, (metric, points) in zip(line_styles(), lines.items(), strict=False):
+        for style, (metric, points) in styled(lines.items()):
             kept = points[:: thinning(points)]
             few = {"marker": style["marker"]} if len(kept) <= 20 else {}
             axes.plot(*zip(*kept, strict=True), label=_short(metric), linewidth=1.4, color=style["color"], **few)
-        axes.set_xlabel("training step")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        label_axes(axes, "training step", label)
+        add_legend(axes)
 
     return Drawing(name, (6.4, 3.2), draw)
 

@@ -9,14 +9,14 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from hashlib import sha256
 from importlib import resources
 from importlib.metadata import version
-from typing import Any, ParamSpec, TypedDict
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 PALETTE = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5527f", "#8a6fc9", "#7d8a2e", "#1fa3a3", "#c4503b")
 """Mid tones: legible on white and on near-black."""
@@ -28,7 +28,11 @@ _GROUND = '<rect width="100%" height="100%" fill="white"/>'
 Draw = Callable[[Any], None]
 """Draws into a matplotlib Axes."""
 
+ABOVE: Mapping[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+"""Where a legend stands if intervals may go anywhere in the figure."""
+
 Described = ParamSpec("Described")
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,24 @@ class LineStyle(TypedDict):
     markersize: float
 
 
-def line_styles() -> Iterator[LineStyle]:
-    """Colour and marker per line, without end; told apart without colours, too."""
-    place = 0
-    while True:
-        yield {"color": PALETTE[place % len(PALETTE)], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 5}
-        place += 1
+def styled(lines: Iterable[Line]) -> Iterator[tuple[LineStyle, Line]]:
+    """Each line with its colour and marker; told apart without colours, too."""
+    for place, line in enumerate(lines):
+        color, marker = PALETTE[place % len(PALETTE)], _MARKERS[place % len(_MARKERS)]
+        yield {"color": color, "marker": marker, "markersize": 5}, line
+
+
+def label_axes(axes: Any, x: str, y: str | None = None, *, grid: str = "both") -> None:
+    """Name the axes, and draw a faint grid along `grid` of them."""
+    axes.set_xlabel(x)
+    if y is not None:
+        axes.set_ylabel(y)
+    axes.grid(axis=grid, alpha=0.18)
+
+
+def add_legend(axes: Any, **where: Any) -> None:
+    """A legend without a frame."""
+    axes.legend(frameon=False, fontsize="small", **where)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deepspec.evaluation.results import DecodingMode, Interval, LoadPoint, LoadRun, ThresholdPoint
-from deepspec.reports.plots.drawing import PALETTE, Drawing, figure, line_styles
+from deepspec.reports.plots.drawing import ABOVE, PALETTE, Drawing, add_legend, figure, label_axes, styled
 
 _SIZE = (4.2, 3.3)
 
@@ -23,14 +23,12 @@ def threshold_rates(points: Sequence[ThresholdPoint]) -> Drawing | None:
         return None
 
     def draw(axes: Any) -> None:
-        for style, (label, course) in zip(line_styles(), lines.items(), strict=False):
+        for style, (label, course) in styled(lines.items()):
             if course:
                 axes.plot(*zip(*course, strict=True), label=label, **style)
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel("confidence threshold")
-        axes.set_ylabel("rate")
-        axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        label_axes(axes, "confidence threshold", "rate")
+        add_legend(axes)
 
     return Drawing("threshold-rates", _SIZE, draw)
 
@@ -49,10 +47,8 @@ def threshold_lengths(points: Sequence[ThresholdPoint]) -> Drawing | None:
         if proposed:
             axes.plot(*zip(*proposed, strict=True), color=PALETTE[1], marker="s", linestyle="--", label="proposed")
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("confidence threshold")
-        axes.set_ylabel("tokens per round")
-        axes.grid(alpha=0.18)
-        axes.legend(frameon=False, fontsize="small")
+        label_axes(axes, "confidence threshold", "tokens per round")
+        add_legend(axes)
 
     return Drawing("threshold-lengths", _SIZE, draw)
 
@@ -65,7 +61,7 @@ def throughput(points: Sequence[LoadPoint], modes: Sequence[DecodingMode]) -> Dr
         return None
 
     def draw(axes: Any) -> None:
-        for style, (mode, parts) in zip(line_styles(), lines.items(), strict=False):
+        for style, (mode, parts) in styled(lines.items()):
             axes.errorbar(
                 [concurrency for concurrency, _ in parts],
                 [run.tokens_per_second for _, run in parts],
@@ -79,10 +75,8 @@ def throughput(points: Sequence[LoadPoint], modes: Sequence[DecodingMode]) -> Dr
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("requests at once")
-        axes.set_ylabel("tokens per second, all requests")
-        axes.grid(alpha=0.18)
-        _legend_above(axes)
+        label_axes(axes, "requests at once", "tokens per second, all requests")
+        add_legend(axes, **ABOVE, ncols=3)
 
     return Drawing("load-throughput", _SIZE, draw)
 
@@ -95,7 +89,7 @@ def trade_off(points: Sequence[LoadPoint], modes: Sequence[DecodingMode]) -> Dra
         return None
 
     def draw(axes: Any) -> None:
-        for style, (mode, parts) in zip(line_styles(), lines.items(), strict=False):
+        for style, (mode, parts) in styled(lines.items()):
             axes.errorbar(
                 [run.request_tokens_per_second for _, run in parts],
                 [run.tokens_per_second for _, run in parts],
@@ -115,17 +109,10 @@ def trade_off(points: Sequence[LoadPoint], modes: Sequence[DecodingMode]) -> Dra
                 )
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("tokens per second, each request")
-        axes.set_ylabel("tokens per second, all requests")
-        axes.grid(alpha=0.18)
-        _legend_above(axes)
+        label_axes(axes, "tokens per second, each request", "tokens per second, all requests")
+        add_legend(axes, **ABOVE, ncols=3)
 
     return Drawing("load-trade-off", _SIZE, draw)
-
-
-def _legend_above(axes: Any) -> None:
-    """Intervals may go anywhere in the figure."""
-    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def _by_mode(
