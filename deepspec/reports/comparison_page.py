@@ -6,7 +6,6 @@ It is made of the sections of run_page.py, each draft's own below what compares 
 (evaluation/compare/drafts.py).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from deepspec.evaluation.compare.results import ComparedDraft, Comparison, Diffe
 from deepspec.evaluation.results import BenchmarkResult, GateResult
 from deepspec.reports.formatting import MACRO, NOT_MEASURED, interval, number, signed, signed_interval, times
 from deepspec.reports.plots import acceptance as plots
-from deepspec.reports.rendering import Figures, LabelledFigure, render
-from deepspec.reports.run_page import recipe_text
-from deepspec.reports.sections.acceptance import DraftSections, Measured, evaluated, means
+from deepspec.reports.plots.drawing import Drawing
+from deepspec.reports.rendering import Figures, LabelledFigure, recipe_text, write_page
+from deepspec.reports.sections.acceptance import DraftSections, Measured, evaluated, means, several
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -102,12 +101,7 @@ def write_comparison(out_dir: Path, comparison: Comparison) -> Path:
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = Figures()
-    page = out_dir / "report.html"
-    page.write_text(render("comparison.html.j2", _page(comparison, figures)), encoding="utf-8")
-    figures.write(out_dir / "plots")
-    content = json.dumps(comparison.to_json(), indent=1, ensure_ascii=False)
-    (out_dir / "report.json").write_text(content, encoding="utf-8")
-    return page
+    return write_page(out_dir, "comparison.html.j2", _page(comparison, figures), figures, comparison)
 
 
 def compared_rows(drafts: Sequence[ComparedDraft]) -> Iterator[tuple[str, list[Measured | None]]]:
@@ -123,12 +117,9 @@ def compared_rows(drafts: Sequence[ComparedDraft]) -> Iterator[tuple[str, list[M
 
 def compared_differences(found: Differences) -> dict[str, Difference]:
     """A draft's differences under the labels of `compared_rows`."""
-    domains = {
-        f"{name} ({len(part.benchmarks)})": part for name, part in found.domains.items() if len(part.benchmarks) > 1
-    }
     macro = {MACRO: found.macro} if len(found.benchmarks) > 1 else {}
     gate = {GATE_SPLIT: found.gate} if found.gate is not None else {}
-    return {**found.benchmarks, **domains, **macro, **gate}
+    return {**found.benchmarks, **several(found.domains), **macro, **gate}
 
 
 def tendency(part: Difference | None) -> str:
@@ -159,7 +150,7 @@ def _page(comparison: Comparison, figures: Figures) -> _Page:
         lengths=[_Row(label, [_length(part) for part in parts]) for label, parts in rows],
         speeds=[_Row(label, [_speed(part) for part in parts]) for label, parts in rows if label != GATE_SPLIT],
         differences=_differences(comparison, [label for label, _ in rows], figures),
-        positions=list(_positions(drafts, figures)),
+        positions=figures.labelled(_positions(drafts)),
         parts=[
             _Part(
                 draft.name,
@@ -204,7 +195,7 @@ def _difference(part: Difference | None) -> _DifferenceCell:
     )
 
 
-def _positions(drafts: Sequence[ComparedDraft], figures: Figures) -> Iterator[LabelledFigure]:
+def _positions(drafts: Sequence[ComparedDraft]) -> Iterator[tuple[Drawing | None, str]]:
     """Conditional acceptance by draft position on each benchmark, a line per draft."""
     names = dict.fromkeys(name for draft in drafts for name in draft.evaluation.benchmarks)
     for place, name in enumerate(names, start=1):
@@ -214,5 +205,4 @@ def _positions(drafts: Sequence[ComparedDraft], figures: Figures) -> Iterator[La
             if name in draft.evaluation.benchmarks
         }
         drawing = plots.acceptance_by_position(lines, "conditional", f"positions-{place}", title=name)
-        if drawing is not None:
-            yield LabelledFigure(figures.add(drawing), f"Conditional acceptance by slot on {name}")
+        yield drawing, f"Conditional acceptance by slot on {name}"

@@ -3,14 +3,12 @@
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from deepspec.evaluation.compare.results import Comparison, Difference
-from deepspec.evaluation.results import Interval
 from deepspec.reports.comparison_page import compared_differences, compared_rows, speedup_of, tendency
-from deepspec.reports.formatting import number, signed, times
-from deepspec.reports.sections.acceptance import Measured
+from deepspec.reports.formatting import NOT_MEASURED, times
+from deepspec.reports.terminal import plain_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,7 +18,7 @@ def comparison_table(comparison: Comparison) -> "RenderableType":
     """The drafts side by side, a row per benchmark and draft, for a rich console to print."""
     drafts = comparison.drafts
     found: list[dict[str, Difference]] = [{}, *(compared_differences(part) for part in comparison.differences)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     table.add_column("", overflow="fold")
     table.add_column("draft", justify="right", no_wrap=True)
     table.add_column("τ [95 % interval]", no_wrap=True)
@@ -32,7 +30,7 @@ def comparison_table(comparison: Comparison) -> "RenderableType":
             cells: list[Text | str] = [
                 Text(label if place == 0 else ""),
                 str(place + 1),
-                _length(part),
+                with_interval(part.tau, part.tau_ci95) if part is not None else NOT_MEASURED,
                 times(speedup_of(part)),
             ]
             if len(drafts) > 1:
@@ -45,20 +43,9 @@ def comparison_table(comparison: Comparison) -> "RenderableType":
     return Group(*names, Text(""), table, Text(note, style="dim"))
 
 
-def _length(part: Measured | None) -> str:
-    return number(None, 2) if part is None else f"{number(part.tau, 2)}{_bounds(part.tau_ci95)}"
-
-
 def _difference(part: Difference | None) -> Text:
     found = tendency(part)
-    shown = signed(None, 2) if part is None else f"{signed(part.difference, 2)}{_bounds(part.ci95, sign=True)}"
+    shown = with_interval(part.difference, part.ci95, sign=True) if part is not None else NOT_MEASURED
     style = {"higher": "green", "lower": "red"}.get(found, "")
     mark = {"higher": " >", "lower": " <"}.get(found, "")
     return Text(shown + mark, style=style)
-
-
-def _bounds(bounds: Interval | None, *, sign: bool = False) -> str:
-    if bounds is None:
-        return ""
-    low, high = (signed(bound, 2) if sign else number(bound, 2) for bound in bounds)
-    return f" [{low}, {high}]"

@@ -40,6 +40,11 @@ def signed_interval(value: Any, digits: int = 2) -> str:
     return f"{signed(value[0], digits)} to {signed(value[1], digits)}"
 
 
+def not_applicable(reason: str | None) -> str:
+    """The note instead of a section about confidences."""
+    return f"Not applicable: {reason or 'This draft has no confidence head.'}"
+
+
 def quantity(name: str, value: Any) -> str:
     """A value with the unit that its name ends in (`_bytes`, `_seconds`)."""
     if name.startswith("bytes") or name.endswith("_bytes"):

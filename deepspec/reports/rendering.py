@@ -1,14 +1,16 @@
 """What pages are made with: templates whose values are escaped, the style sheet, and the figures of one page."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepspec.reports.plots import drawing as plots
+from deepspec.store.records import JsonRecord
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -63,6 +65,10 @@ class Figures:
         self._drawn[drawing.name] = drawing.content, rendered
         return markup(rendered.svg)
 
+    def labelled(self, drawings: Iterable[tuple[plots.Drawing | None, str]]) -> list[LabelledFigure]:
+        """Draw figures that stand beside each other, each with its label; those that are None are left out."""
+        return [LabelledFigure(self.add(drawing), label) for drawing, label in drawings if drawing is not None]
+
     def write(self, folder: Path) -> None:
         """Write every figure that was drawn as SVG and PNG, and what each was drawn from as a digest."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +95,33 @@ def _taken_over(folder: Path | None, drawing: plots.Drawing) -> plots.Rendered |
 
 def _digest(rendered: plots.Rendered) -> str:
     return sha256(rendered.svg_file.encode() + rendered.png_file).hexdigest()
+
+
+def write_page(out_dir: Path, name: str, page: object, figures: Figures, data: JsonRecord) -> Path:
+    """Write a page as `report.html`, its figures into `plots`, and what it is written from as `report.json`.
+
+    Args:
+        out_dir: existing folder; files of an earlier page in it are replaced.
+        name, page: as in `render`.
+        figures: those on the page.
+        data: kept beside it.
+
+    Returns:
+        The page's path.
+    """
+    path = out_dir / "report.html"
+    path.write_text(render(name, page), encoding="utf-8")
+    figures.write(out_dir / "plots")
+    content = json.dumps(data.to_json(), indent=1, ensure_ascii=False)
+    (out_dir / "report.json").write_text(content, encoding="utf-8")
+    return path
+
+
+def recipe_text(recipe: dict[str, Any]) -> str:
+    """A resolved recipe as people write it."""
+    import yaml
+
+    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
 
 def render(name: str, page: object) -> str:

@@ -7,7 +7,6 @@ says what is missing instead of leaving it out. Every rate stands with the numbe
 Not here: measuring (evaluation/metrics.py, evaluation/calibration/fit.py) and drawing (plots/acceptance.py).
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from deepspec.evaluation.results import Evaluation, Number, Sample
 from deepspec.record import Cost, RecordedModel, RecordedVerdict, StageEntry
 from deepspec.reports.formatting import NOT_MEASURED, number, quantity, spelled
 from deepspec.reports.plots import acceptance as plots
-from deepspec.reports.rendering import CaptionedFigure, Figures, render
+from deepspec.reports.rendering import CaptionedFigure, Figures, recipe_text, write_page
 from deepspec.reports.sections.acceptance import DraftSections, evaluated
 from deepspec.store.records import JsonRecord
 
@@ -154,12 +153,7 @@ def write_report(out_dir: Path, report: RunReport, *, earlier: Path | None = Non
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = Figures(earlier=None if earlier is None else earlier / "plots")
-    page = out_dir / "report.html"
-    page.write_text(render("report.html.j2", _page(report, figures)), encoding="utf-8")
-    figures.write(out_dir / "plots")
-    content = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
-    (out_dir / "report.json").write_text(content, encoding="utf-8")
-    return page
+    return write_page(out_dir, "report.html.j2", _page(report, figures), figures, report)
 
 
 def _page(report: RunReport, figures: Figures) -> _Page:
@@ -207,10 +201,3 @@ def _training(metrics: Sequence[TrainingMetric], figures: Figures) -> _Training:
         _LastValue(name, points[-1][0], f"{points[-1][1]:.5g}", units[name]) for name, points in sorted(series.items())
     ]
     return _Training(drawn, last)
-
-
-def recipe_text(recipe: dict[str, Any]) -> str:
-    """A resolved recipe as people write it."""
-    import yaml
-
-    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))

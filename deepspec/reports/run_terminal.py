@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from deepspec.evaluation.results import BenchmarkResult, MeanResult, Rates
@@ -17,6 +16,7 @@ from deepspec.record import RecordedEvaluation, RunRecord
 from deepspec.reports.formatting import MACRO, NOT_MEASURED, number, times
 from deepspec.reports.overview_page import SeedTables, over_seeds
 from deepspec.reports.sections.acceptance import means, num_draft_tokens
+from deepspec.reports.terminal import plain_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,7 +48,7 @@ def summary_table(record: RunRecord, *, ui_command: str | None = None) -> "Rende
 
 def _over_seeds(study: SeedTables) -> "list[RenderableType]":
     """Mean τ over seeds, and paired differences; only the average has room for its interval."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     table.add_column("over seeds", no_wrap=True)
     for name in study.columns[:-1]:
         table.add_column(name, overflow="fold")
@@ -79,7 +79,7 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
     slots = max(num_draft_tokens(evaluation.benchmarks) for evaluation in evaluations)
     apart = slots > _MOST_SLOTS
     several = len(evaluations) > 1
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     if several:
         table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")
@@ -93,7 +93,8 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
         for name, part in rows:
             cells: list[Text | str] = [Text(str(evaluation.algorithm))] if several else []
             # Beside an algorithm's name 80 columns have no room for the longer one.
-            cells += [Text("average" if several and name == MACRO else name), _length(part)]
+            shown = "average" if several and name == MACRO else name
+            cells += [Text(shown), Text(with_interval(part.tau, part.tau_ci95))]
             if not apart:
                 cells.append(_percent(part.conditional_acceptance if isinstance(part, BenchmarkResult) else ()))
             entropy = part.target_entropy_nats if isinstance(part, BenchmarkResult) else None
@@ -113,13 +114,6 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
         "Entropy: of the target's next token, mean, in nats."
     )
     return [*parts, Text(note, style="dim")]
-
-
-def _length(part: BenchmarkResult | MeanResult) -> Text:
-    tau, bounds = number(part.tau, 2), part.tau_ci95
-    if bounds is None:
-        return Text(tau)
-    return Text(f"{tau} [{number(bounds[0], 2)}, {number(bounds[1], 2)}]")
 
 
 def _percent(rates: Rates) -> str:

@@ -6,20 +6,22 @@ missing. Not here: measuring, drawing (plots/acceptance.py), the sections about 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from deepspec.evaluation.calibration.results import CalibrationResult
+from deepspec.evaluation.compare.results import MeanDifference
 from deepspec.evaluation.results import (
     Acceptance,
     Answered,
     BenchmarkResult,
+    DomainResult,
     Evaluation,
     GateResult,
     MeanResult,
     Rates,
     Sample,
 )
-from deepspec.reports.formatting import MACRO, interval, number, times
+from deepspec.reports.formatting import MACRO, interval, not_applicable, number, times
 from deepspec.reports.plots import acceptance as plots
 from deepspec.reports.rendering import Figures, LabelledFigure
 from deepspec.reports.sections.load import LoadSection, ThresholdSection, load, threshold_sweep
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Measured: TypeAlias = BenchmarkResult | MeanResult | GateResult
 """What a row of a table is about."""
 Which: TypeAlias = Literal["conditional", "prefix"]
+OfDomain = TypeVar("OfDomain", DomainResult, MeanDifference)
 
 _SLOT_CAPTIONS: Mapping[Which, str] = {
     "conditional": "Share of rounds in which the draft's token k was accepted, of the rounds that proposed at "
@@ -197,18 +200,15 @@ def num_draft_tokens(benchmarks: Mapping[str, BenchmarkResult]) -> int:
 
 
 def means(evaluation: Evaluation) -> list[tuple[str, MeanResult]]:
-    """What stands below the benchmarks: the means of every domain that has several, and of all; none for a single one.
-
-    A domain may be called like a benchmark: its label also says of how many it is the mean.
-    """
+    """What stands below several benchmarks: the means of every domain that has several, and of all."""
     if len(evaluation.benchmarks) < 2:
         return []
-    found: list[tuple[str, MeanResult]] = [
-        (f"{name} ({len(part.benchmarks)})", part)
-        for name, part in evaluation.domains.items()
-        if len(part.benchmarks) > 1
-    ]
-    return [*found, (MACRO, evaluation.macro or MeanResult(tau=None, speedup=None))]
+    return [*several(evaluation.domains).items(), (MACRO, evaluation.macro or MeanResult(tau=None, speedup=None))]
+
+
+def several(domains: Mapping[str, OfDomain]) -> dict[str, OfDomain]:
+    """The domains with several benchmarks by label, which says how many: a domain may be called like a benchmark."""
+    return {f"{name} ({len(part.benchmarks)})": part for name, part in domains.items() if len(part.benchmarks) > 1}
 
 
 def _results(evaluation: Evaluation, figures: Figures) -> Results:
@@ -313,21 +313,22 @@ def rates_of(part: Acceptance, which: Which) -> Rates:
 
 def _calibration(calibration: CalibrationResult, figures: Figures) -> CalibrationSection:
     if not calibration.applicable:
-        reason = calibration.reason or "This draft has no confidence head."
-        return CalibrationSection(note=f"Not applicable: {reason}")
+        return CalibrationSection(note=not_applicable(calibration.reason))
     found = [(name, values, digits) for name, values, digits in _measures(calibration) if values]
     count = max((len(values) for _, values, _ in found), default=0)
     rows = [
         CalibrationRow(name, [number(_at(values, k), digits) for k in range(count)]) for name, values, digits in found
     ]
-    diagrams = []
-    drawn: list[int] = []
-    for when, bins in (("before", calibration.reliability_before), ("after", calibration.reliability_after)):
-        drawing = plots.reliability(bins, f"{when} calibration", f"reliability-{when}")
-        if drawing is not None:
-            drawn = plots.shown_slots(bins)
-            diagrams.append(LabelledFigure(figures.add(drawing), f"Reliability diagram {when} calibration"))
-    counts = [sum(part.rounds for part in calibration.reliability_before[slot - 1]) for slot in drawn]
+    before, after = calibration.reliability_before, calibration.reliability_after
+    diagrams = figures.labelled(
+        (
+            plots.reliability(bins, f"{when} calibration", f"reliability-{when}"),
+            f"Reliability diagram {when} calibration",
+        )
+        for when, bins in (("before", before), ("after", after))
+    )
+    drawn = plots.shown_slots(after) or plots.shown_slots(before)
+    counts = [sum(part.rounds for part in before[slot - 1]) for slot in drawn]
     caption = (
         "Predicted probability that the first k drafted tokens all survive, against how often they did, on prompts "
         "that the temperatures were not fitted on. One point per bin, its area after the rounds in it; rounds "

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepspec.evaluation.results import DecodingMode, LoadRun, LoadTest, StepSeconds, ThresholdSweep
-from deepspec.reports.formatting import interval, number
+from deepspec.reports.formatting import interval, not_applicable, number
 from deepspec.reports.plots import load as load_plots
-from deepspec.reports.plots.drawing import Drawing
 from deepspec.reports.rendering import Figures, LabelledFigure
 
 _MODES: Mapping[DecodingMode, str] = {
@@ -81,8 +80,7 @@ def threshold_sweep(sweep: ThresholdSweep | None, figures: Figures) -> Threshold
     if sweep is None:
         return None
     if not sweep.applicable:
-        reason = sweep.reason or "This draft has no confidence head."
-        return ThresholdSection(note=f"Not applicable: {reason}")
+        return ThresholdSection(note=not_applicable(sweep.reason))
     if not sweep.points:
         return None
     caption = (
@@ -106,7 +104,7 @@ def threshold_sweep(sweep: ThresholdSweep | None, figures: Figures) -> Threshold
         (load_plots.threshold_rates(sweep.points), "Share of drafted tokens accepted, by threshold"),
         (load_plots.threshold_lengths(sweep.points), "Acceptance length, by threshold"),
     )
-    return ThresholdSection(None, _drawn(drawings, figures), caption, rows)
+    return ThresholdSection(None, figures.labelled(drawings), caption, rows)
 
 
 def load(measured: LoadTest | None, figures: Figures) -> LoadSection | None:
@@ -126,7 +124,7 @@ def load(measured: LoadTest | None, figures: Figures) -> LoadSection | None:
         if (run := point.run(mode)) is not None
     ]
     costs = _costs(measured.costs) if measured.costs is not None else None
-    return LoadSection(_drawn(drawings, figures), _load_caption(measured, found), rows, costs)
+    return LoadSection(figures.labelled(drawings), _load_caption(measured, found), rows, costs)
 
 
 def _load_caption(measured: LoadTest, modes: Sequence[DecodingMode]) -> str:
@@ -195,7 +193,3 @@ def _as_number(text: str) -> tuple[float, str]:
         return float(text), text
     except ValueError:
         return float("inf"), text
-
-
-def _drawn(drawings: Sequence[tuple[Drawing | None, str]], figures: Figures) -> list[LabelledFigure]:
-    return [LabelledFigure(figures.add(drawing), label) for drawing, label in drawings if drawing is not None]

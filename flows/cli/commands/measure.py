@@ -130,12 +130,12 @@ def check_out(out: Path | None) -> None:
 
 def show(found: ServedDocument, console: "Console") -> None:
     """In-process and served acceptance side by side, and what has to be known of them."""
-    from rich.table import Table
     from rich.text import Text
 
     from deepspec.reports.formatting import MACRO, number
+    from deepspec.reports.terminal import plain_table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     table.add_column("", overflow="fold")
     for column in ("τ in process", "τ served", "accepted at k, %", "tokens/s", "prompts"):
         table.add_column(column, justify="left" if column.startswith("accepted") else "right", no_wrap=True)
