@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepspec.bench import measuring, straightforward
-from deepspec.losses import chunked, terms
+from deepspec.losses import chunk_sweep, chunked, terms
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Problem:
         weights_N: position weights over their sum.
     """
 
-    sources: chunked.LogitSources
+    sources: chunk_sweep.LogitSources
     labels_N: Tensor
     weights_N: Tensor
 
@@ -87,7 +87,7 @@ def _block(*, ce: float, tv: float, has_factors: bool) -> Loss:
             problem.labels_N,
             ce_weights_N=ce * problem.weights_N,
             l1_weights_N=tv * problem.weights_N if tv else None,
-            factor_head_gradient_Vr=chunked.preallocated_gradient(problem.sources.factor_head_Vr),
+            factor_head_gradient_Vr=chunk_sweep.preallocated_gradient(problem.sources.factor_head_Vr),
         ).loss
 
     return Loss(has_factors, reference, ours)
@@ -183,7 +183,7 @@ def _problem(sizes: Sizes) -> Problem:
         return tensor
 
     has_factors = LOSSES[sizes.algorithm].has_factors
-    sources = chunked.LogitSources(
+    sources = chunk_sweep.LogitSources(
         hidden_ND=trained(rows, sizes.hidden),
         final_ND=normal(rows, sizes.hidden),
         head_VD=normal(sizes.vocab, sizes.hidden, scale=2.0 * sizes.hidden**-0.5),

@@ -22,7 +22,7 @@ from deepspec.drafts.unrolled.module import UnrolledOutput
 from deepspec.drafts.unrolled.supervision import UnrollSupervision
 from deepspec.errors import RecipeError
 from deepspec.losses import terms
-from deepspec.losses.chunked import LogitSources
+from deepspec.losses.chunk_sweep import LogitSources
 from deepspec.states.batch import PackedStates
 
 

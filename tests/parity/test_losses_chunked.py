@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepspec.losses import chunked, terms
-from deepspec.losses.chunked import LogitSources
+from deepspec.losses import chunk_sweep, chunked, terms
+from deepspec.losses.chunk_sweep import LogitSources
 from tests.fixtures.drafts import ALGORITHM, QWEN, batch_of, config_of, draft_of
 
 # fp64: only the order of additions differs.
@@ -211,7 +211,7 @@ def test_a_preallocated_gradient_takes_what_is_added():
     expected = case.gradients(case.eager_block(0.1, 0.9)[0])
     before = torch.randn_like(case.factor_head)
     case.factor_head.grad = before.clone()
-    place = chunked.preallocated_gradient(case.factor_head)
+    place = chunk_sweep.preallocated_gradient(case.factor_head)
     assert place is case.factor_head.grad
     for _ in range(2):
         case.hidden.grad = case.factors.grad = None
@@ -302,12 +302,12 @@ def test_no_tensor_of_all_logits_is_made(dtype, softcap):
 
 def test_chunks_do_not_grow_with_the_rows():
     row_bytes = 151936 * 8
-    sizes = {rows: chunked._chunk_rows(rows, row_bytes, "cpu") for rows in (1, 50, 448, 3584, 100_000)}
+    sizes = {rows: chunk_sweep._chunk_rows(rows, row_bytes, "cpu") for rows in (1, 50, 448, 3584, 100_000)}
     assert sizes[1] == 1
     assert sizes[50] == 50
-    assert max(sizes.values()) * row_bytes <= chunked._MOST_BYTES["cpu"]
-    assert chunked._chunk_rows(1000, 1 << 40, "cpu") == 1
-    assert chunked._chunk_rows(0, row_bytes, "cpu") == 0
+    assert max(sizes.values()) * row_bytes <= chunk_sweep._MOST_BYTES["cpu"]
+    assert chunk_sweep._chunk_rows(1000, 1 << 40, "cpu") == 1
+    assert chunk_sweep._chunk_rows(0, row_bytes, "cpu") == 0
 
 
 def test_without_gradients_nothing_is_multiplied_back():

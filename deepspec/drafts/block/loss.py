@@ -11,7 +11,7 @@ from deepspec.drafts.algorithm import LossOutput
 from deepspec.drafts.block.module import BlockOutput
 from deepspec.drafts.block.supervision import BlockSupervision
 from deepspec.drafts.metrics import acceptance_metrics
-from deepspec.losses import chunked, terms
+from deepspec.losses import chunk_sweep, chunked, terms
 from deepspec.states.batch import PackedStates
 
 
@@ -35,7 +35,7 @@ class BlockLoss:
         self, output: BlockOutput, batch: PackedStates, supervision: BlockSupervision, totals: Mapping[str, float]
     ) -> None:
         final_ND = batch.final_TD[supervision.slots_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
-        sources = chunked.LogitSources(
+        sources = chunk_sweep.LogitSources(
             hidden_ND=output.hidden_ND,
             final_ND=final_ND,
             head_VD=output.head_VD,
@@ -55,7 +55,7 @@ class BlockLoss:
             supervision.labels_N,
             ce_weights_N=self._weights_of("ce"),
             l1_weights_N=self._weights_of("tv"),
-            factor_head_gradient_Vr=chunked.preallocated_gradient(output.factor_head_Vr),
+            factor_head_gradient_Vr=chunk_sweep.preallocated_gradient(output.factor_head_Vr),
         )
         self._loss = found.loss
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}

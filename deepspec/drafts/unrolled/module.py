@@ -21,7 +21,7 @@ from deepspec.drafts.attention.contracts import AttentionGroups, CausalAttention
 from deepspec.drafts.layers import DraftModule, KeysValues, RMSNorm, UnrolledLayer
 from deepspec.drafts.metrics import acceptance_metrics
 from deepspec.drafts.unrolled.supervision import UnrollSupervision
-from deepspec.losses import chunked
+from deepspec.losses import chunk_sweep, chunked
 from deepspec.states.batch import PackedStates
 from deepspec.targets import family_of
 from deepspec.targets.family import TargetSpec
@@ -153,7 +153,7 @@ def unrolled_loss(
     output: UnrolledOutput = draft(batch, supervision)
     weights_M = torch.cat([step.weights_M for step in supervision.steps])
     predicted_M = torch.cat([step.next_N[step.supervised_M] for step in supervision.steps])
-    sources = chunked.LogitSources(
+    sources = chunk_sweep.LogitSources(
         hidden_ND=output.hidden_MD,
         final_ND=batch.final_TD[predicted_M].to(output.head_VD.dtype),
         head_VD=output.head_VD,

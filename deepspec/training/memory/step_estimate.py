@@ -22,7 +22,7 @@ from deepspec.drafts.algorithm import Algorithm
 from deepspec.drafts.attention.contracts import AttentionGroups, Backend, CausalAttention, GroupAttention, Projected
 from deepspec.drafts.initialization import TABLES
 from deepspec.drafts.layers import Computation
-from deepspec.losses import chunked
+from deepspec.losses import chunk_sweep
 from deepspec.states.batch import PackedTokens
 from deepspec.targets.family import TargetSpec
 from deepspec.targets.layers import attend
@@ -123,7 +123,7 @@ class _Step:
         supervision = self._algorithm.supervise(tokens, self._config, seed=0, step=0)
         self._weights.clear_gradients()
         hidden, total = self._spec.hidden_size, tokens.num_tokens
-        with _StepWithoutContent() as live, chunked.meta_counts_as(self._device):
+        with _StepWithoutContent() as live, chunk_sweep.meta_counts_as(self._device):
             states = torch.empty(total, self._num_states, hidden, dtype=torch.bfloat16, device="meta")
             final = torch.empty(total, hidden, dtype=torch.bfloat16, device="meta")
             batch = tokens.with_states(states.to(self._dtype), final.to(self._dtype))
