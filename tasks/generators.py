@@ -31,7 +31,8 @@ def by_endpoints(target: Path, config: Recipe, job: Job) -> "Endpoints":
     Raises:
         RecipeError: no endpoint is named.
     """
-    from deepspec.data.responses.endpoint_pool import KEY_VARIABLE, Endpoints
+    from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
+    from deepspec.data.responses.endpoint_pool import Endpoints
 
     how = job.execution
     if not how.endpoints:

@@ -26,7 +26,8 @@ from deepspec.data.chat.renderer import Renderer
 from deepspec.data.config import Config, Responses
 from deepspec.data.conversations.build import write_conversations
 from deepspec.data.quarantine import TooManyQuarantined
-from deepspec.data.responses.endpoint_pool import Endpoints, _retry_after
+from deepspec.data.responses.endpoint_exchange import _retry_after
+from deepspec.data.responses.endpoint_pool import Endpoints
 from deepspec.data.responses.endpoint_protocol import Vocabulary, words_of
 from deepspec.data.responses.regenerate import write_responses
 from deepspec.errors import DataError, TransientError

@@ -5,7 +5,7 @@
         └────────► generate(next_request)        handed in by the caller:
                      │
                      ├── decoding.generate       the engine in this process
-                     └── endpoint_pool ──► endpoint_protocol      servers that serve the target
+                     └── endpoint_pool ──► endpoint_exchange ──► endpoint_protocol      servers that serve the target
 
 `write_responses` in `regenerate.py` is what the stage `responses` calls. It knows only the callable `Generate` of
 `requests.py`, so that data stays below decoding.

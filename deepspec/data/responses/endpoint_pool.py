@@ -14,7 +14,7 @@ while and then tried with one request at a time. Three ends are possible:
 
 Answers depend on no endpoint: each request carries its own seed, and which one answers is not recorded.
 
-Not here: what is asked, and what a reply says (endpoint_protocol.py); what has been answered (answer_log.py).
+Not here: one request and its reply (endpoint_exchange.py); what has been answered (answer_log.py).
 """
 
 import logging
@@ -22,82 +22,25 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
 from queue import SimpleQueue
-from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from deepspec.data.config import Responses
-from deepspec.data.responses.endpoint_protocol import (
-    BadReply,
-    Vocabulary,
-    another_model,
-    completion_request,
-    read_completion,
-    words_of,
-)
+from deepspec.data.responses.endpoint_exchange import LEFT_OUT_AFTER, Again, Endpoint, Exchange, jitter
+from deepspec.data.responses.endpoint_protocol import Vocabulary
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult, NextRequest
-from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError, TransientError
 
 if TYPE_CHECKING:
-    import httpx
     from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLE = "DEEPSPEC_ENDPOINT_API_KEY"
-
 _ATTEMPTS = 6  # of one request that reached a server; with pauses this spans half a minute of trouble
-_LEFT_OUT_AFTER = 3  # failures in a row
 _LONGEST_PAUSE_SHARE = 0.1  # of the patience
 _CONNECT_SECONDS = 10.0
-_BUSY = (429, 502, 503, 504)  # says of the server, not of the request, that it cannot
-_PASSING = (408, 425, 500)
-
-_jitter = Random()  # noqa: S311 (of pauses; no answer hangs on it)
-
-
-@dataclass(eq=False)
-class _Endpoint:
-    """One server.
-
-    Attributes:
-        url: without `/v1`.
-        in_flight: requests it is working on.
-        failures: in a row.
-        rests_until: when it is asked again, `time.monotonic`.
-        model: name of the target there; None: not looked at yet, or not since it was left out.
-        client: sends to it.
-        words: of its last failure.
-    """
-
-    url: str
-    in_flight: int = 0
-    failures: int = 0
-    rests_until: float = 0.0
-    model: str | None = None
-    engine: tuple[str, str] = ("unknown", "unknown")
-    client: "httpx.AsyncClient" = field(init=False)
-    words: str = "not asked yet"
-
-    @property
-    def is_left_out(self) -> bool:
-        return self.failures >= _LEFT_OUT_AFTER
-
-
-class _Again(Exception):
-    """An attempt that failed and is repeated.
-
-    `is_counted`: whether the request may be at fault; a server that cannot be reached is not its fault.
-    """
-
-    def __init__(self, failure: GenerationFailure, *, is_counted: bool) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
-        self.is_counted = is_counted
 
 
 @dataclass(eq=False)
@@ -109,7 +52,7 @@ class _Attempts:
     def are_over(self, state: "RetryCallState") -> bool:
         """As tenacity asks after each failure."""
         error = state.outcome.exception() if state.outcome is not None else None
-        self.counted += isinstance(error, _Again) and error.is_counted
+        self.counted += isinstance(error, Again) and error.is_counted
         return self.counted >= _ATTEMPTS
 
 
@@ -151,21 +94,23 @@ class Endpoints:
         patience_seconds: float = 300.0,
         pause_seconds: float = 0.5,
     ) -> None:
-        self._endpoints = [_Endpoint(url) for url in urls]
-        self._config = config
-        self._model = model
-        self._vocabulary = vocabulary
-        self._max_length_tokens = max_length_tokens
+        self._endpoints = [Endpoint(url) for url in urls]
+        self._exchange = Exchange(
+            config,
+            model=model,
+            vocabulary=vocabulary,
+            max_length_tokens=max_length_tokens,
+            timeout_seconds=timeout_seconds,
+            limit_name=limit_name,
+            api_key=api_key,
+        )
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
-        self._limit_name = limit_name
         self._api_key = api_key
         self._patience_seconds = patience_seconds
         self._pause_seconds = pause_seconds
         self._longest_pause_seconds = _LONGEST_PAUSE_SHARE * patience_seconds
-        self._last_sign = 0.0
         self._num_lost = 0
-        self._engine: tuple[_Endpoint, tuple[str, str]] | None = None
         self._in_flight: set[Future[None]] = set()
         self._stack = ExitStack()
         self._portal: Any
@@ -173,7 +118,8 @@ class Endpoints:
     @property
     def engine(self) -> tuple[str, str]:
         """Name and version of the endpoints' engine, as they say; known once the context is entered."""
-        return self._engine[1] if self._engine is not None else ("unknown", "unknown")
+        said = self._exchange.engine
+        return said[1] if said is not None else ("unknown", "unknown")
 
     @property
     def num_lost(self) -> int:
@@ -252,14 +198,14 @@ class Endpoints:
 
         attempts = _Attempts()
         again = AsyncRetrying(
-            retry=retry_if_exception_type(_Again),
+            retry=retry_if_exception_type(Again),
             stop=attempts.are_over,
             wait=wait_random_exponential(multiplier=2 * self._pause_seconds, max=self._longest_pause_seconds),
             reraise=True,
         )
         try:
             return await again(self._attempt, request)
-        except _Again as error:
+        except Again as error:
             if await self._is_anybody_there():
                 return error.failure
             raise self._nobody() from error
@@ -271,92 +217,34 @@ class Endpoints:
         try:
             with anyio.fail_after(self._timeout_seconds):  # httpx's own timeout begins anew with every byte
                 if endpoint.model is None:
-                    await self._meet(endpoint)
-                result = await self._ask(endpoint, request)
-        except _Again as error:
+                    await self._exchange.meet(endpoint)
+                result = await self._exchange.ask(endpoint, request)
+        except Again as error:
             self._failed(endpoint, error.failure)
             raise
         except TimeoutError as error:
             reason = "no answer within run.endpoint_timeout_seconds"
             failure = GenerationFailure(request.id, reason, f"{self._timeout_seconds:g} s")
             self._failed(endpoint, failure)
-            raise _Again(failure, is_counted=True) from error
+            raise Again(failure, is_counted=True) from error
         else:
             endpoint.failures = 0
             return result
         finally:
             await self._release(endpoint)
 
-    async def _ask(self, endpoint: _Endpoint, request: GenerationRequest) -> GenerationResult | GenerationFailure:
-        model = str(endpoint.model)
-        body = completion_request(request, self._config, model, self._vocabulary)
-        reply = await self._send(endpoint, request.id, "POST", "/v1/completions", body)
-        if reply.status_code != 200:
-            words = self._words(reply)
-            return GenerationFailure(request.id, f"the endpoint refuses the request (HTTP {reply.status_code})", words)
-        engine, version = endpoint.engine
-        try:
-            return read_completion(reply.content, request, model, self._vocabulary, engine=engine, version=version)
-        except BadReply as error:
-            failure = GenerationFailure(request.id, error.reason, self._safe(error.words))
-            raise _Again(failure, is_counted=True) from error
-        except DataError as error:
-            error.where = endpoint.url
-            raise
-
-    async def _send(
-        self, endpoint: _Endpoint, name: str, method: str, path: str, body: dict[str, Any] | None = None
-    ) -> "httpx.Response":
-        """One request; what may pass by itself is raised as `_Again`, what is wrong with the endpoint as DataError."""
-        import httpx
-
-        try:
-            reply = await endpoint.client.request(
-                method, f"{endpoint.url}{path}", json=body, headers={"X-Request-Id": name}
-            )
-        except httpx.TimeoutException as error:
-            is_counted = not isinstance(error, httpx.ConnectTimeout)
-            reason = "no answer within run.endpoint_timeout_seconds" if is_counted else "no connection to the endpoint"
-            failure = GenerationFailure(name, reason, f"{self._timeout_seconds:g} s" if is_counted else "timed out")
-            raise _Again(failure, is_counted=is_counted) from error
-        except httpx.RequestError as error:
-            is_counted = not isinstance(error, httpx.ConnectError)
-            reason = "the connection to the endpoint broke" if is_counted else "no connection to the endpoint"
-            words = self._safe(str(error) or type(error).__name__)
-            raise _Again(GenerationFailure(name, reason, words), is_counted=is_counted) from error
-        status = reply.status_code
-        if status not in _BUSY:
-            self._last_sign = time.monotonic()  # of life: also a failure is one, and then the request's affair
-        if status in _BUSY or status in _PASSING:
-            endpoint.rests_until = max(endpoint.rests_until, time.monotonic() + _retry_after(reply))
-            failure = GenerationFailure(name, f"the endpoint failed (HTTP {status})", self._words(reply))
-            raise _Again(failure, is_counted=status in _PASSING)
-        if status in (401, 403):
-            raise DataError(
-                f"The endpoint refuses the key (HTTP {status}: {self._words(reply)}).",
-                where=endpoint.url,
-                remedy=f"Set the environment variable {KEY_VARIABLE}.",
-            )
-        if status == 404 and path.startswith("/v1/"):
-            raise DataError(
-                f"The endpoint has no {path} for the target (HTTP 404: {self._words(reply)}).",
-                where=endpoint.url,
-                remedy="Check run.endpoints: base URLs of OpenAI-compatible servers that serve the target.",
-            )
-        return reply
-
     async def _meet_all(self) -> None:
         """Look at every endpoint; those that cannot be reached are left out, as long as one can."""
         import anyio
 
-        self._last_sign = time.monotonic()
+        self._exchange.last_sign = time.monotonic()
         errors: list[Exception] = []
 
-        async def meet(endpoint: _Endpoint) -> None:
+        async def meet(endpoint: Endpoint) -> None:
             try:
                 await self._meet_again(endpoint)
             except TransientError as error:
-                endpoint.failures = _LEFT_OUT_AFTER
+                endpoint.failures = LEFT_OUT_AFTER
                 logger.warning("%s", error)
             except DataError as error:
                 errors.append(error)
@@ -379,7 +267,7 @@ class Endpoints:
             return True
         return False
 
-    async def _meet_again(self, endpoint: _Endpoint) -> None:
+    async def _meet_again(self, endpoint: Endpoint) -> None:
         """Look at an endpoint, some times if it must be.
 
         Raises:
@@ -389,14 +277,14 @@ class Endpoints:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
         again = AsyncRetrying(
-            retry=retry_if_exception_type(_Again),
+            retry=retry_if_exception_type(Again),
             stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_random_exponential(multiplier=self._pause_seconds, max=self._longest_pause_seconds),
             reraise=True,
         )
         try:
-            await again(self._meet, endpoint)
-        except _Again as error:
+            await again(self._exchange.meet, endpoint)
+        except Again as error:
             endpoint.words = f"{error.failure.reason}: {error.failure.words}"
             raise TransientError(
                 f"This endpoint does not answer ({endpoint.words}).",
@@ -404,54 +292,7 @@ class Endpoints:
                 remedy="Check that the server runs and run.endpoints names it.",
             ) from error
 
-    async def _meet(self, endpoint: _Endpoint) -> None:
-        """Find out what an endpoint serves, and with which engine."""
-        reply = await self._send(endpoint, "models", "GET", "/v1/models")
-        cards = _cards(reply)
-        if cards is None:
-            failure = GenerationFailure("models", "the list of models is none", self._words(reply))
-            raise _Again(failure, is_counted=True)
-        card = next((card for card in cards if self._is_target(card)), None)
-        if card is None:
-            error = another_model(self._config.served_model or self._model, [str(card["id"]) for card in cards])
-            error.where = endpoint.url
-            raise error
-        room = card.get("max_model_len")
-        if isinstance(room, int) and room < self._max_length_tokens:
-            raise DataError(
-                f"The endpoint has room for {room} tokens, but {self._limit_name} is {self._max_length_tokens}.",
-                where=endpoint.url,
-                remedy="Serve the target with a longer context (vLLM: --max-model-len), or shorten the rows.",
-            )
-        endpoint.engine = await self._engine_of(endpoint, card, reply)
-        if self._engine is None:
-            self._engine = (endpoint, endpoint.engine)
-        other, engine = self._engine
-        if engine != endpoint.engine:
-            raise DataError(
-                f"This endpoint runs {' '.join(endpoint.engine)}, but {other.url} runs {' '.join(engine)}.",
-                where=endpoint.url,
-                remedy="Run one engine in one version: answers would depend on which endpoint gave them.",
-            )
-        endpoint.model = str(card["id"])
-
-    def _is_target(self, card: dict[str, Any]) -> bool:
-        if self._config.served_model is not None:
-            return bool(card["id"] == self._config.served_model)
-        names = [str(card.get(name) or "").rstrip("/").rpartition("/")[2] for name in ("id", "root")]
-        return self._model in names
-
-    async def _engine_of(self, endpoint: _Endpoint, card: dict[str, Any], reply: "httpx.Response") -> tuple[str, str]:
-        """Name and version of the engine, as it says; "unknown" where it does not."""
-        name = str(card.get("owned_by") or "").lower() or "unknown"
-        for path in ("/version", "/server_info", "/get_server_info"):  # vLLM's; SGLang's, and its older one
-            found = await self._send(endpoint, "version", "GET", path)
-            said = _json_of(found) if found.status_code == 200 else None
-            if isinstance(said, dict) and isinstance(said.get("version"), str):
-                return name, excerpt_of(self._safe(said["version"]))
-        return name, excerpt_of(self._safe(reply.headers.get("Server") or "unknown"))
-
-    async def _slot(self) -> _Endpoint:
+    async def _slot(self) -> Endpoint:
         """The endpoint to ask next, one more request counted on it; waits for one."""
         import anyio
 
@@ -464,7 +305,7 @@ class Endpoints:
                     chosen.in_flight += 1
                     return chosen
                 is_idle = not any(one.in_flight for one in self._endpoints)
-                deadline = self._last_sign + self._patience_seconds
+                deadline = self._exchange.last_sign + self._patience_seconds
                 if is_idle and now >= deadline:
                     raise self._nobody()
                 rests = [one.rests_until for one in self._endpoints if one.rests_until > now]
@@ -472,10 +313,10 @@ class Endpoints:
                 with anyio.move_on_after(max(until - now, 0.001)):
                     await self._changed.wait()
 
-    def _room(self, endpoint: _Endpoint) -> int:
+    def _room(self, endpoint: Endpoint) -> int:
         return 1 if endpoint.is_left_out else self._concurrency
 
-    async def _release(self, endpoint: _Endpoint) -> None:
+    async def _release(self, endpoint: Endpoint) -> None:
         import anyio
 
         endpoint.in_flight -= 1
@@ -483,18 +324,18 @@ class Endpoints:
             async with self._changed:
                 self._changed.notify_all()
 
-    def _failed(self, endpoint: _Endpoint, failure: GenerationFailure) -> None:
+    def _failed(self, endpoint: Endpoint, failure: GenerationFailure) -> None:
         self._num_lost += 1
         endpoint.failures += 1
         endpoint.words = f"{failure.reason}: {failure.words}"
-        beyond = endpoint.failures - _LEFT_OUT_AFTER
+        beyond = endpoint.failures - LEFT_OUT_AFTER
         if beyond < 0:
             return
         if beyond == 0:
             logger.warning("%s is left out for now: %s", endpoint.url, endpoint.words)
             endpoint.model = None  # what comes back there may be something else
         rest = min(2 * self._pause_seconds * 2.0 ** min(beyond, 10), self._longest_pause_seconds)
-        until = time.monotonic() + rest * _jitter.uniform(0.5, 1.0)
+        until = time.monotonic() + rest * jitter.uniform(0.5, 1.0)
         endpoint.rests_until = max(endpoint.rests_until, until)
 
     def _nobody(self) -> TransientError:
@@ -505,42 +346,5 @@ class Endpoints:
             remedy="Check the servers and run.endpoints, then run again: what was answered is kept.",
         )
 
-    def _words(self, reply: "httpx.Response") -> str:
-        return self._safe(words_of(reply.content))
-
-    def _safe(self, words: str) -> str:
-        """A server's words, shortened and without the key: some repeat what they were sent."""
-        return excerpt_of(words.replace(self._api_key, "***") if self._api_key else words)
-
-
 async def _condition(anyio: Any) -> Any:
     return anyio.Condition()
-
-
-def _json_of(reply: "httpx.Response") -> Any:
-    try:
-        return reply.json()
-    except ValueError:
-        return None
-
-
-def _cards(reply: "httpx.Response") -> list[dict[str, Any]] | None:
-    """What a server says it serves; None: nothing that can be read."""
-    said = _json_of(reply) if reply.status_code == 200 else None
-    cards = said.get("data") if isinstance(said, dict) else None
-    if not isinstance(cards, list):
-        return None
-    return [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
-
-
-def _retry_after(reply: "httpx.Response") -> float:
-    """How many seconds a busy server wants to be left alone; a second or so where it does not say."""
-    said = reply.headers.get("Retry-After", "")
-    try:
-        return max(float(said), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
-        return _jitter.uniform(0.2, 1.0) if reply.status_code in _BUSY else 0.0

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deepspec.data.responses.endpoint_pool import KEY_VARIABLE
+from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
 from deepspec.errors import DataError, MeasurementError, TransientError
 from deepspec.evaluation.server.results import ServedAcceptance
 

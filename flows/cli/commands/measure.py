@@ -57,7 +57,7 @@ def document(
         DeepspecError: as `deepspec.evaluation.server.measure.measure`.
     """
     from deepspec.data.chat.renderer import Renderer
-    from deepspec.data.responses.endpoint_pool import KEY_VARIABLE
+    from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
     from deepspec.evaluation.server.measure import Server, measure
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
