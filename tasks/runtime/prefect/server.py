@@ -1,4 +1,8 @@
-"""Prefect's server: a quiet one of our own where none is configured, and what errors say of one."""
+"""Prefect's server: a quiet one of our own where none is configured, and what errors say of one.
+
+Not Prefect's `SubprocessASGIServer`: it outlives a parent that is killed, dies of the terminal's Ctrl-C while the run
+still ends in order, writes to the terminal, and blocks until it answers, while ours starts before Prefect is imported.
+"""
 
 import contextlib
 import os

@@ -2,8 +2,8 @@
 
     python -m tasks.runtime.prefect.server_process PORT PARENT_PID
 
-Prefect would start one itself, with its start-up and shutdown noise on the user's terminal; this one writes to a log
-file (its caller redirects it) and ends when the process that started it is gone.
+It writes to a log file (its caller redirects it) and ends when the process that started it is gone; server.py says why
+it is not Prefect's own.
 """
 
 import os
