@@ -20,7 +20,7 @@ below its own line:
     data                     from sources to token ids
     home                     which store is used, and which code version writes to it
     store                    content-addressed artifacts
-    account  config  guide  progress  usage  errors      the ground
+    account  config  guide  progress  usage  yaml  errors  the ground
 
 Read `recipe.py` for what a run is made of, `store/` for where results live, `drafts/algorithm.py` and
 `targets/family.py` for the two extension points.

@@ -2,7 +2,7 @@
 
     recipe = load_recipe("demo", ["train.lr=3e-4"])
 
-A recipe is a YAML file (a shipped one by name, or a path) plus overrides `section.field=value`. Unknown fields, wrong
+A recipe is a YAML 1.2 file (a shipped one by name, or a path) plus overrides `section.field=value`. Unknown fields, wrong
 types and values out of range are refused with the field, the value and what is allowed. `run` and `store` say how and
 where things run and are never part of an artifact's key; everything else is.
 """
@@ -18,7 +18,6 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 import deepspec.data.config
@@ -30,6 +29,7 @@ import deepspec.training.config
 from deepspec.config import ExecutionSection, Section, other_name, renamed_field
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
+from deepspec.yaml import NotYaml, dumps, loads
 
 if TYPE_CHECKING:
 
@@ -183,10 +183,11 @@ def read_yaml(name: str) -> dict[str, Any]:
             )
         text = item.read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = loads(text)
+    except NotYaml as error:
+        line = "" if error.line is None else f":{error.line}"
         raise RecipeError(
-            f"This is not YAML: {_one_line(error)}.", where=name, remedy="Correct the file at that line."
+            f"This is not YAML: {error}.", where=f"{name}{line}", remedy="Correct the file at that line."
         ) from error
     if not isinstance(content, dict):
         raise RecipeError("A recipe is a mapping of sections.", where=name, remedy="See `deepspec run demo --dry-run`.")
@@ -201,7 +202,7 @@ def _published(name: str) -> str:
 
 def to_yaml(recipe: BaseModel) -> str:
     """The resolved recipe, every default spelled out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dumps(recipe.model_dump(mode="json"))
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -219,15 +220,13 @@ def _apply(model: type[BaseModel], content: dict[str, Any], override: str) -> No
     if not separator or not path.strip():
         raise RecipeError(f"{override!r} is not an override.", where="--set", remedy="Write --set section.field=value.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = loads(text)
+    except NotYaml as error:
         raise RecipeError(
-            f"The value is not YAML: {_one_line(error)}.",
+            f"The value is not YAML: {error}.",
             where=f"--set {path}",
             remedy="Quote it, e.g. --set 'data.source=[a.jsonl, b.jsonl]'.",
         ) from error
-    if isinstance(value, str):
-        value = _number(value)
     names = path.strip().split(".")
     other = other_name(_section_of(model, content, names), names[-1])
     for name in names[:-1]:
@@ -249,14 +248,6 @@ def _section_of(model: type[BaseModel], content: Mapping[str, Any], names: Seque
     draft = content.get("draft")
     algorithm = [str(draft.get("algorithm"))] if names[0] == "draft" and isinstance(draft, Mapping) else []
     return _place(model, [names[0], *algorithm, *names[1:]]).section
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads `3e-4` as text; people mean a number."""
-    try:
-        return float(text) if text[:1] in "+-.0123456789" else text
-    except ValueError:
-        return text
 
 
 def _expanded(value: Any) -> Any:
@@ -401,7 +392,3 @@ def _in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return "a section"
     bounds = " and ".join(f"{words} {schema[name]}" for name, words in _BOUNDS.items() if name in schema)
     return _TYPES.get(kind, "another value") + (f", {bounds}" if bounds else "")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -189,12 +189,6 @@ class Config(Section):
                 raise ValueError(f"two sources have the name {name!r}")
         return value
 
-    @field_validator("thinking", mode="before")
-    @classmethod
-    def _thinking_in_words(cls, value: object) -> object:
-        # YAML reads a bare `on` or `off` as a truth value.
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
     @field_validator("system_prompt")
     @classmethod
     def _worded_system_prompt(cls, value: str | None) -> str | None:

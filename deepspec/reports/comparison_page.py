@@ -16,8 +16,9 @@ from deepspec.evaluation.results import BenchmarkResult, GateResult
 from deepspec.reports.formatting import MACRO, NOT_MEASURED, interval, number, signed, signed_interval, times
 from deepspec.reports.plots import acceptance as plots
 from deepspec.reports.plots.drawing import Drawing
-from deepspec.reports.rendering import Figures, LabelledFigure, recipe_text, write_page
+from deepspec.reports.rendering import Figures, LabelledFigure, write_page
 from deepspec.reports.sections.acceptance import DraftSections, Measured, evaluated, means, several
+from deepspec.yaml import dumps
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -144,7 +145,7 @@ def _page(comparison: Comparison, figures: Figures) -> _Page:
         title=comparison.recipe_name or "draft models",
         comparison_id=comparison.comparison_id,
         recipe_name=comparison.recipe_name,
-        recipe=recipe_text(comparison.recipe),
+        recipe=dumps(comparison.recipe),
         names=[draft.name for draft in drafts],
         drafts=[_Draft(draft.name, _key(draft), draft.digest or NOT_MEASURED) for draft in drafts],
         lengths=[_Row(label, [_length(part) for part in parts]) for label, parts in rows],

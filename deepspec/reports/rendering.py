@@ -117,13 +117,6 @@ def write_page(out_dir: Path, name: str, page: object, figures: Figures, data: J
     return path
 
 
-def recipe_text(recipe: dict[str, Any]) -> str:
-    """A resolved recipe as people write it."""
-    import yaml
-
-    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-
-
 def render(name: str, page: object) -> str:
     """A page of the template `name`; what is set into it is escaped.
 

@@ -18,9 +18,10 @@ from deepspec.evaluation.results import Evaluation, Number, Sample
 from deepspec.record import Cost, RecordedModel, RecordedVerdict, StageEntry
 from deepspec.reports.formatting import NOT_MEASURED, number, quantity, spelled
 from deepspec.reports.plots import acceptance as plots
-from deepspec.reports.rendering import CaptionedFigure, Figures, recipe_text, write_page
+from deepspec.reports.rendering import CaptionedFigure, Figures, write_page
 from deepspec.reports.sections.acceptance import DraftSections, evaluated
 from deepspec.store.records import JsonRecord
+from deepspec.yaml import dumps
 
 _CURVES = (
     ("training-loss", re.compile(r"loss"), "loss", "Loss"),
@@ -163,7 +164,7 @@ def _page(report: RunReport, figures: Figures) -> _Page:
         title=report.recipe_name or "draft model",
         run_id=report.run_id or NOT_MEASURED,
         recipe_name=report.recipe_name,
-        recipe=recipe_text(report.recipe) if report.recipe is not None else None,
+        recipe=dumps(report.recipe) if report.recipe is not None else None,
         model=report.model,
         verdict=report.verdict,
         champion=_champion(report),

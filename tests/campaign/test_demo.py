@@ -11,15 +11,15 @@ import resource
 import subprocess
 import sys
 import time
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from deepspec.demo.corpus import read_conversations
+from deepspec.recipe import read_yaml
+from deepspec.yaml import dumps
 from tests.campaign.conftest import Record
 from tests.e2e.conftest import Home
 
@@ -34,10 +34,10 @@ def inputs_with(seed: int, folder: Path) -> Path:
 
     The corpus stays: of another draw too few prompts may be held out.
     """
-    inputs = yaml.safe_load((resources.files("deepspec.recipes") / "demo-inputs.yaml").read_text())
+    inputs = read_yaml("demo-inputs")
     inputs["train"]["seed"] = seed
     file = folder / "inputs.yaml"
-    file.write_text(yaml.safe_dump(inputs))
+    file.write_text(dumps(inputs))
     return file
 
 

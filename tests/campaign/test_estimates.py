@@ -1,16 +1,15 @@
 """`deepspec plan demo` against what the demo's training takes, at its own size: see tests/e2e/test_plan.py."""
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from deepspec.demo.config import Config as Inputs
 from deepspec.demo.corpus import write_corpus
 from deepspec.demo.target import write_target
 from deepspec.demo.tokenizer import write_tokenizer
+from deepspec.recipe import read_yaml
 from deepspec.training.config import Execution
 from tests.campaign.conftest import Record
 from tests.e2e.conftest import Home
@@ -21,9 +20,7 @@ pytestmark = pytest.mark.campaign
 
 def make_inputs_of_the_demo(folder: Path) -> None:
     """As the demo makes them, but that its target has learnt next to nothing: sizes are what counts here."""
-    inputs = Inputs.model_validate(
-        yaml.safe_load((resources.files("deepspec.recipes") / "demo-inputs.yaml").read_text())
-    )
+    inputs = Inputs.model_validate(read_yaml("demo-inputs"))
     inputs = inputs.model_copy(update={"train": inputs.train.model_copy(update={"num_steps": 2})})
     write_corpus(inputs, folder / "corpus")
     write_tokenizer(inputs, folder / "corpus", folder / "tokenizer")

@@ -69,7 +69,7 @@ def test_kept_answers_need_no_room_for_new_ones() -> None:
 
 
 @pytest.mark.parametrize(("word", "meant"), [("off", "off"), ("on", "on"), ("keep", "keep"), ("'on'", "on")])
-def test_thinking_is_a_word_although_yaml_knows_better(word: str, meant: str) -> None:
+def test_thinking_is_a_word(word: str, meant: str) -> None:
     recipe = load_recipe("tiny", [f"data.thinking={word}"])
     assert recipe.data.thinking == meant
     assert canonical(recipe.data).get("thinking") == (None if meant == "off" else meant)

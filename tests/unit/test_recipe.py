@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from pydantic import BaseModel
 
 from deepspec.config import ExecutionSection
@@ -18,6 +17,7 @@ from deepspec.planning.estimate import spec_of
 from deepspec.recipe import Recipe, load_recipe, read_yaml, shipped, to_yaml, validated
 from deepspec.store import open_store
 from deepspec.store.keys import canonical
+from deepspec.yaml import dumps, loads
 from tasks.resolve import live_states
 from tasks.runtime.references import Pending, Value
 from tasks.runtime.run import Run
@@ -247,14 +247,14 @@ def under_old_names(recipe: Recipe) -> dict[str, Any]:
 
 def test_a_recipe_under_old_names_is_the_same_recipe(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", [f"{path}={another(path)}" for path in RENAMED])
-    (tmp_path / "old.yaml").write_text(yaml.safe_dump(under_old_names(recipe)))
+    (tmp_path / "old.yaml").write_text(dumps(under_old_names(recipe)))
     assert load_recipe(str(tmp_path / "old.yaml")) == recipe
 
 
 @pytest.mark.parametrize("path", RENAMED)
 def test_an_override_may_have_either_name(path: str, tmp_path: Path) -> None:
     section = path.partition(".")[0]
-    (tmp_path / "old.yaml").write_text(yaml.safe_dump(under_old_names(load_recipe("tiny"))))
+    (tmp_path / "old.yaml").write_text(dumps(under_old_names(load_recipe("tiny"))))
     wanted = load_recipe("tiny", [f"{path}={another(path)}"])
     assert wanted != load_recipe("tiny")
     for name in ("tiny", str(tmp_path / "old.yaml")):
@@ -273,7 +273,7 @@ def test_a_field_under_both_names_is_refused(path: str, tmp_path: Path) -> None:
     section, _, name = path.partition(".")
     content = load_recipe("tiny").model_dump(mode="json")
     content[section] |= {name: 1, RENAMED[path]: 1}
-    (tmp_path / "both.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "both.yaml").write_text(dumps(content))
     with pytest.raises(RecipeError) as caught:
         load_recipe(str(tmp_path / "both.yaml"))
     assert all(word in str(caught.value) for word in (f"{section}:", name, RENAMED[path]))
@@ -284,8 +284,42 @@ def test_what_is_wrong_under_an_old_name_is_told_under_the_new_one() -> None:
         load_recipe("demo", ["train.grad_norm=-1"])
 
 
-def test_scientific_notation_is_a_number() -> None:
-    assert load_recipe("demo", ["train.lr=3e-4"]).train.lr == 3e-4
+@pytest.mark.parametrize("lr", ["3e-4", "+3E-4", ".3e-3", "3.e-4"])
+def test_scientific_notation_is_a_number(lr: str, tmp_path: Path) -> None:
+    assert load_recipe("demo", [f"train.lr={lr}"]).train.lr == 3e-4
+    (tmp_path / "mine.yaml").write_text(to_yaml(load_recipe("demo")).replace("\n  lr: 0.004\n", f"\n  lr: {lr}\n"))
+    assert load_recipe(str(tmp_path / "mine.yaml")).train.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named"),
+    [
+        ("name: a\ndata:\n  seed: 1\n  seed: 2\n", 4, "seed"),
+        ("name: a\ntrain:\n\tlr: 1\n", 3, "\\t"),
+        ("data: [b,\nname: a\n", 3, "line 1"),
+        ("name: a: b\n", 1, "mapping"),
+        ("name: !!python/name:os.system\n", 1, "python/name"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_with_its_line(text: str, line: int, named: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with refused(RecipeError, named, where=f"mine.yaml:{line}"):
+        load_recipe(str(tmp_path / "mine.yaml"))
+    with refused(RecipeError, where="--set train.lr"):
+        load_recipe("demo", [f"train.lr={text}"])
+
+
+def test_words_and_dates_are_text() -> None:
+    source = "data.source={path: on, name: no, domain: 12:30, licence: 'null', retention: 2027-01-31}"
+    entry = load_recipe("demo", [source, "data.thinking=on"]).data.source[0]
+    assert (entry.path, entry.name, entry.domain, entry.licence) == ("on", "no", "12:30", "null")
+    assert entry.retention == "2027-01-31"
+
+
+@pytest.mark.parametrize("text", ["on", "y", "1e5", "0o7", "12:30", "2027-01-31", "null", "~", "é: b", "a\nb", " a", ""])
+def test_written_text_is_read_as_it_was(text: str) -> None:
+    assert loads(dumps({"a": [text, {text: 1e-8}]})) == {"a": [text, {text: 1e-8}]}
+    assert dumps(text)[:1] in "'\""  # quoted for readers of YAML 1.1, too
 
 
 def test_execution_sections_cannot_be_part_of_a_key() -> None:
