@@ -4,21 +4,21 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deepspec.data.tokens.length_sample import Lengths
 from deepspec.errors import DataError, DeepspecError, RecipeError
 from deepspec.inputs import local
 from deepspec.planning.estimate import Room, estimate
 from deepspec.planning.memory import memory
+from deepspec.planning.results import Estimate
 from deepspec.recipe import Recipe, load_recipe
 
 _BYTES_PER_TOKEN = 3.5
-"""English and code in a large vocabulary; only where there is no tokenizer, and nobody said how long they are."""
+"""English and code in a large vocabulary; only where there is no tokenizer and no --mean-tokens."""
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
-def document(
+def estimate_recipe(
     name: str,
     overrides: Sequence[str],
     conversations: int | None,
@@ -28,34 +28,43 @@ def document(
     price_per_gpu_hour: float | None,
     *,
     home: Path,
-) -> dict[str, Any]:
-    """The estimate as one JSON document; `home` takes copies of conversations that lie in object storage."""
+) -> Estimate:
+    """The estimate of a recipe; `home` takes copies of conversations that lie in object storage.
+
+    Args:
+        name, overrides: the recipe's.
+        conversations: how many there are; None: they are counted.
+        mean_tokens: of one of them; None: a sample's.
+        gpu, num_gpus, price_per_gpu_hour: in place of the recipe's `run` section; None: as there.
+        home: the home folder.
+    """
     recipe = load_recipe(name, overrides)
     changed = {"gpu": gpu, "num_processes": num_gpus, "price_per_gpu_hour": price_per_gpu_hour}
     run = recipe.run.model_copy(update={field: value for field, value in changed.items() if value is not None})
     recipe = recipe.model_copy(update={"run": run})
     if conversations is None or mean_tokens is None:
         recipe = local(recipe, home)
-    return _document(recipe, home, conversations, mean_tokens)
+    return _with_memory(recipe, home, conversations, mean_tokens)
 
 
-def of_run(recipe: Recipe, home: Path) -> dict[str, Any] | None:
+def estimate_run(recipe: Recipe, home: Path) -> Estimate | None:
     """The estimate of a run as it would start now; None while its target or conversations are not there."""
     try:
-        return _document(recipe, home, None, None)
+        return _with_memory(recipe, home, None, None)
     except DeepspecError:
         return None
 
 
-def _document(recipe: Recipe, home: Path, conversations: int | None, mean_tokens: float | None) -> dict[str, Any]:
+def _with_memory(recipe: Recipe, home: Path, conversations: int | None, mean_tokens: float | None) -> Estimate:
     conversations, lengths = known_lengths(recipe, conversations, mean_tokens)
     gpu = recipe.run.gpu
-    found = estimate_of(recipe, conversations, lengths, room_of(recipe, home))
+    found = without_memory(recipe, conversations, lengths, room_of(recipe, home))
     taken = memory(recipe, conversations=conversations, lengths=lengths, device=_device(recipe), gpu=gpu)
-    return found | {"memory": taken}
+    return found.model_copy(update={"memory": taken})
 
 
-def estimate_of(recipe: Recipe, conversations: int, lengths: Lengths, room: Room) -> dict[str, Any]:
+def without_memory(recipe: Recipe, conversations: int, lengths: Lengths, room: Room) -> Estimate:
+    """The estimate without its memory: it needs no torch."""
     return estimate(
         recipe,
         conversations=conversations,

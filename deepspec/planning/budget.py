@@ -1,20 +1,23 @@
 """Refuses a run that would exceed its recipe's budget, or that certainly has no room."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from deepspec.errors import BudgetExceeded, DeepspecError, StoreFull
-from deepspec.planning.before_run import estimate_of, known_lengths, room_of
+from deepspec.planning.before_run import known_lengths, room_of, without_memory
 from deepspec.planning.estimate import in_units
+from deepspec.planning.results import Work
 from deepspec.recipe import Recipe
 
 _CERTAIN = 0.9
 """A run is refused for want of room only where even this share of the estimate does not fit."""
 
+_STAGE_OF: Mapping[Work, str] = {"capture": "states", "training": "train"}
 
-class Planned(Protocol):
-    """A stage of a plan."""
+
+class Previewed(Protocol):
+    """A stage of a preview."""
 
     @property
     def name(self) -> str:
@@ -25,13 +28,13 @@ class Planned(Protocol):
         """`would_run` where it is not in the store."""
 
 
-def refuse(recipe: Recipe, home: Path, records: Iterable[Planned]) -> None:
+def refuse(recipe: Recipe, home: Path, records: Iterable[Previewed]) -> None:
     """Refuse a run that would exceed the recipe's budget, or that certainly has no room for its states.
 
     Args:
         recipe: with local inputs, which are there.
         home: its home folder.
-        records: of its plan; what the store has already costs nothing.
+        records: of its preview; what the store has already costs nothing.
 
     Raises:
         BudgetExceeded: naming the limit and the estimate.
@@ -45,11 +48,11 @@ def refuse(recipe: Recipe, home: Path, records: Iterable[Planned]) -> None:
     except DeepspecError:
         if recipe.budget != type(recipe.budget)():
             raise
-        return  # whoever reads the conversations says better what is wrong with them
+        return  # the stage that reads the conversations says better what is wrong with them
     room = room_of(recipe, home)
-    found = estimate_of(recipe, conversations, lengths, room)
-    states = found["states"]
-    size = states["bytes"][states["codec"]] if states["mode"] == "offline" and "states" in would_run else 0
+    found = without_memory(recipe, conversations, lengths, room)
+    states = found.states
+    size = states.bytes_by_layout[states.codec] if states.mode == "offline" and "states" in would_run else 0
     budget = recipe.budget
     if budget.max_states_bytes is not None and size > budget.max_states_bytes:
         raise BudgetExceeded(
@@ -57,10 +60,9 @@ def refuse(recipe: Recipe, home: Path, records: Iterable[Planned]) -> None:
             where="budget.max_states_bytes",
             remedy="Choose a smaller states.codec, states.mode=online, or data.max_rows.",
         )
-    gpu = found.get("gpu")
+    gpu = found.gpu
     if gpu is not None:
-        stage_of = {"capture": "states", "training": "train"}
-        hours = gpu["num"] * sum(value for name, value in gpu["hours"].items() if stage_of[name] in would_run)
+        hours = gpu.num_gpus * sum(value for work, value in gpu.hours.items() if _STAGE_OF[work] in would_run)
         if budget.max_gpu_hours is not None and hours > budget.max_gpu_hours:
             raise BudgetExceeded(
                 f"it would take {hours:,.3g} GPU hours; the budget is {budget.max_gpu_hours:,g}.",

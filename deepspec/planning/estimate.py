@@ -10,12 +10,20 @@ Legend: L captured layers, D hidden size, V vocabulary.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspec.data.tokens.length_sample import Lengths
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.planning.gpus import gpu_named
+from deepspec.planning.results import (
+    Estimate,
+    GpuEstimate,
+    PlaceEstimate,
+    Recommendation,
+    RoomEstimate,
+    StatesEstimate,
+    Work,
+)
 from deepspec.recipe import Recipe
 from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
 from deepspec.targets import FAMILIES, parameter_counts
@@ -79,8 +87,8 @@ def estimate(
     num_gpus: int = 1,
     price_per_gpu_hour: float | None = None,
     room: Room | None = None,
-) -> dict[str, Any]:
-    """Tokens, bytes, work, hours and cost of a run of `recipe`; memory apart (see `memory`).
+) -> Estimate:
+    """Tokens, bytes, work, hours and cost of a run of `recipe`, without its memory (see `memory`).
 
     Args:
         recipe: the resolved recipe.
@@ -106,27 +114,28 @@ def estimate(
     mode = mode_of(recipe, sizes[recipe.states.codec])
     if mode == "online":
         work["training"] += epochs * work.pop("capture")
-    document: dict[str, Any] = {
-        "recipe": recipe.name,
-        "target": recipe.target.path,
-        "conversations": conversations,
-        "mean_tokens": lengths.mean_tokens,
-        "tokens": tokens,
-        "states": {
-            "bytes": sizes,
-            "codec": recipe.states.codec,
-            "captured_tokens": captured,
-            "supervised_tokens": round(captured * lengths.supervised_share),
-            "mode": mode,
-        },
-        "recommendation": recommended,
-        "flops": work,
-    }
+    found = Estimate(
+        recipe=recipe.name,
+        target=recipe.target.path,
+        conversations=conversations,
+        mean_tokens=lengths.mean_tokens,
+        tokens=tokens,
+        states=StatesEstimate(
+            bytes_by_layout=sizes,
+            codec=recipe.states.codec,
+            captured_tokens=captured,
+            supervised_tokens=round(captured * lengths.supervised_share),
+            mode=mode,
+        ),
+        recommendation=recommended,
+        flops=work,
+    )
     if room is not None:
-        document["room"] = _room(recipe, spec, sizes[recipe.states.codec] if mode == "offline" else 0, room)
+        written = sizes[recipe.states.codec] if mode == "offline" else 0
+        found = found.model_copy(update={"room": _room(recipe, spec, written, room)})
     if gpu is not None:
-        document["gpu"] = _hours(recipe, gpu, num_gpus, price_per_gpu_hour, work)
-    return document
+        found = found.model_copy(update={"gpu": _hours(recipe, gpu, num_gpus, price_per_gpu_hour, work)})
+    return found
 
 
 def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:
@@ -162,7 +171,7 @@ def epochs_of(recipe: Recipe, documents: float) -> float:
     return recipe.train.num_steps * recipe.train.num_documents_per_step / max(documents, 1.0)
 
 
-def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, epochs: float) -> dict[str, float]:
+def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, epochs: float) -> dict[Work, float]:
     """Floating point operations of capture and training: 2 per weight and token forward, 4 more backward."""
     counts = parameter_counts(spec)
     tokens = documents * lengths.mean_tokens
@@ -176,8 +185,8 @@ def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, 
 
 
 def _recommendation(
-    recipe: Recipe, sizes: Mapping[str, int], work: Mapping[str, float], epochs: float, room: Room | None
-) -> dict[str, str]:
+    recipe: Recipe, sizes: Mapping[str, int], work: Mapping[Work, float], epochs: float, room: Room | None
+) -> Recommendation:
     """Captured before or live, and why: files where they fit and states are used more than once."""
     codec = recipe.states.codec
     size, most = sizes[codec], recipe.states.max_bytes
@@ -186,26 +195,21 @@ def _recommendation(
     other = f"; as {smaller[0]} they would fit" if smaller and smaller[0] != codec else ""
     share = work["capture"] / (work["capture"] + work["training"])
     if size > most:
-        return {
-            "mode": "online",
-            "reason": f"The files would take {in_units(size)}, more than states.max_bytes ({in_units(most)}){other}.",
-        }
-    if free is not None and size > free:
-        return {
-            "mode": "online",
-            "reason": f"The files would take {in_units(size)}, and {in_units(free)} can be used of the store's "
-            f"disk{other}.",
-        }
-    if epochs <= 1:
-        return {"mode": "online", "reason": "Each document is trained on once: files would only be written and read."}
-    return {
-        "mode": "offline",
-        "reason": f"The files take {in_units(size)}; a live target would run {epochs:.3g} times instead of once, "
-        f"{share:.0%} of the work being one capture.",
-    }
+        reason = f"The files would take {in_units(size)}, more than states.max_bytes ({in_units(most)}){other}."
+    elif free is not None and size > free:
+        reason = f"The files would take {in_units(size)}, and {in_units(free)} can be used of the store's disk{other}."
+    elif epochs <= 1:
+        reason = "Each document is trained on once: files would only be written and read."
+    else:
+        reason = (
+            f"The files take {in_units(size)}; a live target would run {epochs:.3g} times instead of once, "
+            f"{share:.0%} of the work being one capture."
+        )
+        return Recommendation(mode="offline", reason=reason)
+    return Recommendation(mode="online", reason=reason)
 
 
-def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str, Any]:
+def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> RoomEstimate:
     """What will be written where, against what is free: states to the store, checkpoints to the home."""
     trained = ALGORITHMS[recipe.draft.algorithm].cost(recipe.draft, spec).parameters
     # Weights and two moments in float32; the newest ones, the best one, and one being written.
@@ -215,35 +219,35 @@ def _room(recipe: Recipe, spec: TargetSpec, states: int, room: Room) -> dict[str
     needed_store = store + home if room.one_disk else store
     needed_home = store + home if room.one_disk else home
     free = room.store_free_bytes
-    return {
-        "store": {
-            "place": room.store,
-            "needed_bytes": store,
-            "free_bytes": free,
-            "enough": None if free is None else needed_store <= free,
-        },
-        "home": {
-            "place": room.home,
-            "needed_bytes": home,
-            "free_bytes": room.home_free_bytes,
-            "enough": needed_home <= room.home_free_bytes,
-        },
-    }
+    return RoomEstimate(
+        store=PlaceEstimate(
+            place=room.store,
+            needed_bytes=store,
+            free_bytes=free,
+            enough=None if free is None else needed_store <= free,
+        ),
+        home=PlaceEstimate(
+            place=room.home,
+            needed_bytes=home,
+            free_bytes=room.home_free_bytes,
+            enough=needed_home <= room.home_free_bytes,
+        ),
+    )
 
 
-def _hours(recipe: Recipe, gpu: str, num_gpus: int, price: float | None, work: Mapping[str, float]) -> dict[str, Any]:
+def _hours(recipe: Recipe, gpu: str, num_gpus: int, price: float | None, work: Mapping[Work, float]) -> GpuEstimate:
     rate = gpu_named(gpu, where="--gpu").flops * UTILISATION * num_gpus
     hours = {name: flops / rate / 3600 for name, flops in work.items()}
     total = sum(hours.values()) * num_gpus
-    return {
-        "name": gpu,
-        "num": num_gpus,
-        "assumed_utilisation": UTILISATION,
-        "hours": hours,
-        "gpu_hours": total,
-        "cost": None if price is None else total * price,
-        "currency": recipe.run.currency,
-    }
+    return GpuEstimate(
+        name=gpu,
+        num_gpus=num_gpus,
+        assumed_utilisation=UTILISATION,
+        hours=hours,
+        gpu_hours=total,
+        cost=None if price is None else total * price,
+        currency=recipe.run.currency,
+    )
 
 
 def in_units(value: float) -> str:

@@ -1,12 +1,13 @@
 """Peak memory of a training process and of the capture, before anything runs; needs torch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.data.tokens.length_sample import Lengths
 from deepspec.drafts import ALGORITHMS
 from deepspec.planning.estimate import captured_bytes, epochs_of, mode_of, spec_of
 from deepspec.planning.gpus import gpu_named
+from deepspec.planning.results import GpuFit, MemoryEstimate, MicroBatch, TrainingMemory
 from deepspec.recipe import Recipe
 from deepspec.targets import parameter_counts
 from deepspec.targets.family import TargetSpec
@@ -24,7 +25,7 @@ _GPU_SHARE = 0.95
 
 def memory(
     recipe: Recipe, *, conversations: int, lengths: Lengths, device: str, gpu: str | None = None
-) -> dict[str, Any]:
+) -> MemoryEstimate:
     """Peak memory of the training process (each of them) and of the capture; imports torch.
 
     Args:
@@ -62,28 +63,28 @@ def memory(
     batch = _capture_bytes(recipe, spec, recipe.run.capture_batch_tokens, longest)
     capture = _target_bytes(recipe, spec, shared=0) + batch
     training = step.trained // shards + step.tables + target + moment
-    document: dict[str, Any] = {
-        "device": device,
-        "training_bytes": training,
-        "training": {
-            "weights_gradients_moments": step.trained // shards,
-            "tables": step.tables,
-            "target": target,
-            "largest_moment": moment,
-        },
-        "micro_batch": {"documents": len(documents), "tokens": sum(document.tokens for document in documents)},
-        "capture_bytes": capture,
-    }
-    if gpu is not None:
-        size = round(gpu_named(gpu, where="--gpu").memory_gib * 2**30 * _GPU_SHARE)
-        lower = ["run.micro_batch_tokens", *(f"draft.{name}" for name in algorithm.memory_fields)]
-        document["fits"] = {
-            "gpu_bytes": size,
-            "training": training <= size,
-            "capture": capture <= size,
-            "lower": lower,
-        }
-    return document
+    found = MemoryEstimate(
+        device=device,
+        training_bytes=training,
+        training=TrainingMemory(
+            weights_gradients_moments_bytes=step.trained // shards,
+            tables_bytes=step.tables,
+            target_bytes=target,
+            largest_moment_bytes=moment,
+        ),
+        micro_batch=MicroBatch(documents=len(documents), tokens=sum(document.tokens for document in documents)),
+        capture_bytes=capture,
+    )
+    if gpu is None:
+        return found
+    size = round(gpu_named(gpu, where="--gpu").memory_gib * 2**30 * _GPU_SHARE)
+    fits = GpuFit(
+        gpu_bytes=size,
+        training=training <= size,
+        capture=capture <= size,
+        lower=("run.micro_batch_tokens", *(f"draft.{name}" for name in algorithm.memory_fields)),
+    )
+    return found.model_copy(update={"fits": fits})
 
 
 def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[Document]":

@@ -68,16 +68,16 @@ def plan(
     Example: deepspec plan dspark-qwen3-4b --conversations 1300000 --mean-tokens 950 --gpu h200 --num-gpus 8
     """
     from deepspec.planning import before_run
-    from flows.cli.commands import plan_text
+    from flows.cli.commands import estimate_text
 
     price = usd_per_gpu_hour if price_per_gpu_hour is None else price_per_gpu_hour  # the option's former name
-    document = before_run.document(
+    estimate = before_run.estimate_recipe(
         recipe, overrides or [], conversations, mean_tokens, gpu, num_gpus, price, home=home()
     )
     if as_json:
-        print_json(document)
+        print_json(estimate.to_json())
     else:
-        plan_text.show(document, terminal())
+        estimate_text.show(estimate, terminal())
 
 
 def explain(

@@ -13,12 +13,13 @@ from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SourceEntry
 from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
-from deepspec.planning.before_run import document
+from deepspec.planning.before_run import estimate_recipe
 from deepspec.planning.budget import refuse
 from deepspec.planning.estimate import Room, estimate
 from deepspec.planning.gpus import GPUS
 from deepspec.planning.memory import largest_micro_batch, memory
-from deepspec.recipe import Recipe, load_recipe
+from deepspec.planning.results import Estimate, RoomEstimate
+from deepspec.recipe import Recipe, flat, load_recipe
 from deepspec.states.capture.writer import RunTarget, write_states
 from deepspec.states.config import Config as StatesConfig
 from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
@@ -38,18 +39,34 @@ TB = 10**12
 ROOM = Room("/store", 100 * TB, "/home", 100 * TB, one_disk=True, staging="/store", staging_free_bytes=100 * TB)
 WOULD_RUN = [StageRecord(name, "would_run") for name in ("states", "train")]
 
+JSON_NAMES = (
+    "recipe target conversations mean_tokens tokens states.codec states.captured_tokens states.supervised_tokens"
+    " states.mode recommendation.mode recommendation.reason flops.capture flops.training"
+    " room.store.place room.store.needed_bytes room.store.free_bytes room.store.enough"
+    " room.home.place room.home.needed_bytes room.home.free_bytes room.home.enough"
+    " gpu.name gpu.num gpu.assumed_utilisation gpu.hours.capture gpu.hours.training gpu.gpu_hours gpu.cost gpu.currency"
+    " memory.device memory.training_bytes memory.training.weights_gradients_moments memory.training.tables"
+    " memory.training.target memory.training.largest_moment memory.micro_batch.documents memory.micro_batch.tokens"
+    " memory.capture_bytes memory.fits.gpu_bytes memory.fits.training memory.fits.capture memory.fits.lower"
+)
+
 
 def large(*overrides: str) -> Recipe:
     return load_recipe("dspark-qwen3-4b", overrides)
 
 
-def estimated(recipe: Recipe, room: Room = ROOM, **arguments: Any) -> dict[str, Any]:
+def estimated(recipe: Recipe, room: Room = ROOM, **arguments: Any) -> Estimate:
     lengths = Lengths.uniform(recipe.data, 950)
     return estimate(recipe, conversations=1_300_000, lengths=lengths, room=room, **arguments)
 
 
+def room_in(estimate: Estimate) -> RoomEstimate:
+    assert estimate.room is not None
+    return estimate.room
+
+
 def test_the_reference_layout_takes_38_tb_and_ours_a_third() -> None:
-    found = estimated(large())["states"]["bytes"]
+    found = estimated(large()).states.bytes_by_layout
     assert found["reference_bf16"] == 1_235_000_000 * 6 * 2560 * 2
     assert round(found["reference_bf16"] / TB) == 38
     assert all(isinstance(size, int) for size in found.values())
@@ -71,43 +88,50 @@ def test_the_reference_layout_takes_38_tb_and_ours_a_third() -> None:
         (["states.max_bytes=50000000000000", "train.num_epochs=1"], ROOM, "online", "trained on once"),
         (
             ["states.max_bytes=50000000000000"],
-            replace(ROOM, store_free_bytes=None),  # object storage: nobody knows
+            replace(ROOM, store_free_bytes=None),  # object storage: not known
             "offline",
             "instead of once",
         ),
     ],
 )
 def test_the_advice_follows_from_the_numbers(overrides: list[str], room: Room, mode: str, words: str) -> None:
-    found = estimated(large(*overrides), room)["recommendation"]
-    assert found["mode"] == mode
-    assert words in found["reason"]
+    found = estimated(large(*overrides), room).recommendation
+    assert found.mode == mode
+    assert words in found.reason
 
 
 def test_live_states_cost_the_targets_forward_in_every_epoch_and_no_disk() -> None:
     offline, online = (estimated(large(f"states.mode={mode}")) for mode in ("offline", "online"))
-    assert set(offline["flops"]) == {"capture", "training"}
-    expected = offline["flops"]["training"] + 10 * offline["flops"]["capture"]
-    assert online["flops"]["training"] == pytest.approx(expected)
-    assert online["room"]["store"]["needed_bytes"] < TB < offline["room"]["store"]["needed_bytes"]
+    assert set(offline.flops) == {"capture", "training"}
+    expected = offline.flops["training"] + 10 * offline.flops["capture"]
+    assert online.flops["training"] == pytest.approx(expected)
+    assert room_in(online).store.needed_bytes < TB < room_in(offline).store.needed_bytes
 
 
-def test_room_says_where_it_is_short_and_where_nobody_knows() -> None:
+def test_room_says_where_it_is_short_and_where_that_is_not_known() -> None:
     recipe = large("states.mode=offline")
-    short = estimated(recipe, replace(ROOM, store_free_bytes=TB))["room"]
-    assert (short["store"]["enough"], short["home"]["enough"]) == (False, True)
-    unknown = estimated(recipe, replace(ROOM, store="s3://b/p", store_free_bytes=None, one_disk=False))["room"]
-    assert (unknown["store"]["enough"], unknown["home"]["enough"]) == (None, True)
+    short = room_in(estimated(recipe, replace(ROOM, store_free_bytes=TB)))
+    assert (short.store.enough, short.home.enough) == (False, True)
+    unknown = room_in(estimated(recipe, replace(ROOM, store="s3://b/p", store_free_bytes=None, one_disk=False)))
+    assert (unknown.store.enough, unknown.home.enough) == (None, True)
 
 
 def test_hours_and_cost_of_named_gpus_and_no_others() -> None:
-    hours = [
-        estimated(large(), gpu=gpu, num_gpus=8, price_per_gpu_hour=3.0)["gpu"]["gpu_hours"]
-        for gpu in ("H100", "h200", "b200")
-    ]
+    found = [estimated(large(), gpu=gpu, num_gpus=8, price_per_gpu_hour=3.0).gpu for gpu in ("H100", "h200", "b200")]
+    hours = [gpu.gpu_hours for gpu in found if gpu is not None]
     assert hours[0] == hours[1] > 2 * hours[2]
     with refused(RecipeError, "h1000") as caught:
         estimated(large(), gpu="h1000")
     assert all(gpu in str(caught.value.remedy) for gpu in GPUS)
+
+
+def test_json_names_of_an_estimate(small: Recipe) -> None:
+    """Scripts read them: a field may have another name in Python only."""
+    taken = memory(small, conversations=200, lengths=Lengths((100,), (70,), 1.0), device="cuda", gpu="l4")
+    found = estimated(large("states.mode=offline"), gpu="l4").model_copy(update={"memory": taken})
+    names = [name for name in flat(found.to_json()) if not name.startswith("states.bytes.")]
+    assert " ".join(names) == JSON_NAMES
+    assert "memory" not in estimated(large()).to_json()
 
 
 def test_the_table_finds_the_longer_name_first() -> None:
@@ -226,17 +250,18 @@ def test_the_largest_micro_batch_is_packed_as_a_training_packs() -> None:
 def test_memory_says_what_it_consists_of_and_whether_it_fits(small: Recipe) -> None:
     lengths = Lengths((100,), (70,), 1.0)
     found = memory(small, conversations=200, lengths=lengths, device="cuda", gpu="l4")
-    assert found["training_bytes"] == sum(found["training"].values())
-    lower = ["run.micro_batch_tokens", "draft.num_anchors"]
-    room = round(24 * 2**30 * 0.95)
-    assert found["fits"] == {"gpu_bytes": room, "training": True, "capture": True, "lower": lower}
+    assert found.training_bytes == sum(found.training.to_json().values())
+    assert found.fits is not None
+    assert found.fits.gpu_bytes == round(24 * 2**30 * 0.95)
+    assert (found.fits.training, found.fits.capture) == (True, True)
+    assert found.fits.lower == ("run.micro_batch_tokens", "draft.num_anchors")
     narrow = memory(
         small.model_copy(update={"train": small.train.model_copy(update={"validate_every_steps": 1})}),
         conversations=200,
         lengths=lengths,
         device="cuda",
     )
-    assert narrow["training"]["target"] > 0, "a validation loads the target"
+    assert narrow.training.target_bytes > 0, "a validation loads the target"
 
 
 def test_a_capture_takes_what_is_estimated(small: Recipe) -> None:
@@ -246,7 +271,7 @@ def test_a_capture_takes_what_is_estimated(small: Recipe) -> None:
     weights = parameter_counts(target.spec)["total"] * 4
     capture(target, [[0]])  # the table of rotations stays
     for device, captures in (("cpu", capture), ("cuda", capture_together)):
-        found = memory(recipe, conversations=200, lengths=Lengths((64,), (40,), 1.0), device=device)["capture_bytes"]
+        found = memory(recipe, conversations=200, lengths=Lengths((64,), (40,), 1.0), device=device).capture_bytes
         with LiveBytes() as live:
             captures(target, [torch.zeros(64, dtype=torch.int64)] * 16)
         assert found - weights == pytest.approx(live.peak, rel=0.1), device
@@ -312,8 +337,10 @@ def test_a_budget_that_cannot_be_reckoned_is_no_recipe(overrides: list[str], nam
 
 def test_the_plan_takes_gpus_from_the_recipe_or_the_command_line(tmp_path: Path) -> None:
     overrides = ["run.gpu=h100", "run.num_processes=4", "run.price_per_gpu_hour=2"]
-    said = document("dspark-qwen3-4b", overrides, 100, 950.0, None, None, None, home=tmp_path)
-    asked = document("dspark-qwen3-4b", [], 100, 950.0, "h100", 4, 2.0, home=tmp_path)
-    assert said["gpu"] == asked["gpu"]
-    assert said["gpu"]["num"] == 4
-    assert said["memory"]["device"] == "cuda"
+    said = estimate_recipe("dspark-qwen3-4b", overrides, 100, 950.0, None, None, None, home=tmp_path)
+    asked = estimate_recipe("dspark-qwen3-4b", [], 100, 950.0, "h100", 4, 2.0, home=tmp_path)
+    assert said.gpu == asked.gpu
+    assert said.gpu is not None
+    assert said.gpu.num_gpus == 4
+    assert said.memory is not None
+    assert said.memory.device == "cuda"

@@ -1,4 +1,4 @@
-"""What the commands `run` and `demo` do: run recipes, or only plan them, and say how it ended."""
+"""What the commands `run` and `demo` do: run recipes, or only preview them, and say how it ended."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from deepspec.home import store_of
 from deepspec.inputs import local
 from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, to_yaml
-from flows.cli.commands import plan_text
+from flows.cli.commands import estimate_text
 from flows.cli.progress import display_on
 from flows.runs import check_apart, inputs_of, run_recipes
 from tasks.runtime import interrupt
@@ -70,7 +70,7 @@ def run(
     if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
         records = preview_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
-        _show_plan(recipes, records, home, as_json=shown.as_json, console=console)
+        _show_preview(recipes, records, home, as_json=shown.as_json, console=console)
         return 0
     num_seeds = num_seeds if len(recipes) > 1 else 1
     name = together or recipes[0].name
@@ -81,18 +81,18 @@ def run(
     return _conclude(result, record, path, console)
 
 
-def _show_plan(
+def _show_preview(
     recipes: Sequence[Recipe], records: "Sequence[StageRecord]", home: Path, *, as_json: bool, console: "Console"
 ) -> None:
-    estimates = [before_run.of_run(local(recipe, home), home) for recipe in recipes]
+    estimates = [before_run.estimate_run(local(recipe, home), home) for recipe in recipes]
     if as_json:
+        resolved = [recipe.model_dump(mode="json") for recipe in recipes]
+        written = [estimate and estimate.to_json() for estimate in estimates]
         document = {
-            "recipe": [recipe.model_dump(mode="json") for recipe in recipes],
+            "recipe": resolved if len(recipes) > 1 else resolved[0],
             "stages": [record.entry().to_json() for record in records],
-            "estimate": estimates,
+            "estimate": written if len(recipes) > 1 else written[0],
         }
-        if len(recipes) == 1:
-            document |= {"recipe": recipes[0].model_dump(mode="json"), "estimate": estimates[0]}
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
         return
     for recipe in recipes:
@@ -103,7 +103,7 @@ def _show_plan(
         if estimate is None:
             console.print("No estimate: the target or the conversations are not there yet.", highlight=False)
         else:
-            plan_text.show(estimate, console)
+            estimate_text.show(estimate, console)
 
 
 def _conclude(result: Result, record: "RunRecord", path: Path, console: "Console") -> int:
