@@ -9,7 +9,7 @@ A `renamed_field` is read under its old name, too, and keeps that name in keys.
 import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
+RecipeValue: TypeAlias = BaseModel | str | float | bool | None | tuple["RecipeValue", ...] | Mapping[str, "RecipeValue"]
+"""What stands at a dotted path of a recipe: a section, or a field's value."""
 
 
 class Section(BaseModel):

@@ -35,7 +35,7 @@ def demo_inputs(run: Run[Config]) -> Outcome:
         name: artifact for name, artifact in (("corpus", corpus), ("target", target)) if isinstance(artifact, Artifact)
     }
     if not run.dry and made:
-        folder = run.home / run.section("name")
+        folder = run.home / run.recipe.name
         restored = [path for name, artifact in made.items() for path in copy(artifact, folder / name)]
         if restored:
             more = f" and {len(restored) - 1} more" if len(restored) > 1 else ""

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from deepspec.config import RecipeValue
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import RunConfig, flat
 from deepspec.store import Artifact, Store
@@ -29,7 +30,7 @@ class Job:
         home: where this user's caches and work folders are.
         store: for what stages look up themselves: lineage, the promotion log.
         execution: the recipe's `run:` section.
-        progress: told how far the work is.
+        progress: what the stage reports its progress to.
         sections: what the stage reads of the recipe, by dotted path; the tracker's parameters.
         inputs: by name.
         artifact: (kind, key) -> an artifact that must be there; known to the run, or looked up.
@@ -44,7 +45,7 @@ class Job:
     artifact: Callable[[str, str], Artifact]
     execution: RunConfig = field(default_factory=RunConfig)
     progress: Progress = SILENT
-    sections: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, RecipeValue] = field(default_factory=dict)
     inputs: Mapping[str, Reference] = field(default_factory=dict)
     tracking: "Tracking | None" = None
     tracking_run: str | None = None

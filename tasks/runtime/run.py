@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from deepspec.config import RecipeValue
 from deepspec.errors import LeaseHeld
 from deepspec.inputs import local
 from deepspec.recipe import Recipe, RunConfig
@@ -218,9 +219,9 @@ class Run(Generic[RecipeT]):
         """Record that a stage was left out on purpose."""
         self.record(StageRecord(stage, "skipped", kind=stage, why=why))
 
-    def section(self, path: str) -> Any:
+    def section(self, path: str) -> RecipeValue:
         """The recipe's value at a dotted path."""
-        value: Any = self.recipe
+        value: RecipeValue = self.recipe
         for name in path.split("."):
             value = value[name] if isinstance(value, Mapping) else getattr(value, name)
         return value
