@@ -1,7 +1,7 @@
 """The flow that a Prefect deployment runs (infra/prefect.yaml): `deepspec run` with a schedule and pages of its own.
 
-The same recipe, plan, stages and record as from the command line; what a person would read there goes to the flow run's
-log. Where things are comes from the worker's environment alone.
+The same recipe, preview, stages and record as from the command line; what a person would read there goes to the flow
+run's log. Where things are comes from the worker's environment alone.
 """
 
 import logging

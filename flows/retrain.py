@@ -2,7 +2,7 @@
 
     conversations → responses → tokens → states → train → calibrate → evaluate → register → gate → promote
 
-Read it as the DAG. Every call is a cached stage: found in the store by its key, or made now. The same function plans
+Read it as the DAG. Every call is a cached stage: found in the store by its key, or made now. The same function previews
 (nothing runs) and runs.
 """
 

@@ -264,7 +264,7 @@ def promoted(run: "Run[Recipe]", promotion: Reference) -> bool:
 
 
 def refused(verdict: Reference) -> bool:
-    """Whether the gate said no; unknown, hence not refused, while planning."""
+    """Whether the gate said no; unknown, hence not refused, in a preview."""
     return isinstance(verdict, Artifact) and not verdict.json("verdict.json")["accepted"]
 
 

@@ -1,6 +1,6 @@
 """The one reader of a target's directory: its config.json as a `TargetSpec`, and its weight files.
 
-No torch here: recipes, plans and checks read a target's directory in milliseconds.
+No torch here: recipes, estimates and checks read a target's directory in milliseconds.
 """
 
 import json

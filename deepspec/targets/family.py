@@ -1,7 +1,7 @@
 """What a target model is, without loading it: its shape (`TargetSpec`) and what its family does differently (`Family`).
 
 A family is one file with one `Family` value and one line in the table of `deepspec.targets`; a draft's body is
-assembled from that value. No torch here: recipes, plans and checks read a target's directory in milliseconds.
+assembled from that value. No torch here: recipes, estimates and checks read a target's directory in milliseconds.
 
 Source of the family differences: the models' published configurations, spec page "Algorithms", section Families.
 """

@@ -1,6 +1,6 @@
-"""Shapes of published targets, so that a run can be planned before a weight is downloaded.
+"""Shapes of published targets, so that a run can be estimated before a weight is downloaded.
 
-From the models' public config.json files; only what planning needs. A local directory always takes precedence.
+From the models' public config.json files; only what an estimate needs. A local directory always takes precedence.
 """
 
 from collections.abc import Mapping

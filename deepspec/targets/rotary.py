@@ -63,7 +63,7 @@ def _frequencies(spec: TargetSpec) -> tuple[Tensor, float]:
     """Inverse frequencies fp32 [d/2] and the factor on cosines and sines."""
     kind = str(spec.rope["rope_type"])
     theta, head_dim = float(spec.rope["rope_theta"]), spec.head_dim
-    # On the CPU also inside `torch.device("meta")`: a plan's module has no weights, but its positions are real.
+    # On the CPU also inside `torch.device("meta")`: an estimate's module has no weights, but its positions are real.
     with torch.device("cpu"):
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         if kind == "default":

@@ -12,7 +12,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped rec
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field of the recipe; repeatable.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe and the plan; run nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show recipe, stages and estimate; run nothing.")]
 
 
 def demo(

@@ -14,7 +14,7 @@ class NoInputs:
 
 @dataclass(frozen=True)
 class Pending:
-    """The output of a stage that would have to run first; only seen in planning."""
+    """The output of a stage that would have to run first; only seen in a preview."""
 
     name: str
 

@@ -95,10 +95,10 @@ def test_three_drafts_in_one_run(warm: Home) -> None:
     assert home.record()["evaluation"] == {
         name: value for name, value in record["evaluation"][1].items() if name != "algorithm"
     }
-    planned = json.loads(home.run("demo", "--all", *small(home), "--dry-run", "--json").out)
-    assert {stage["status"] for stage in planned["stages"]} == {"hit"}
-    assert len(planned["stages"]) == len(record["stages"]) - 9  # a plan is of the first seed
-    assert [recipe["name"] for recipe in planned["recipe"]] == MODELS
+    previewed = json.loads(home.run("demo", "--all", *small(home), "--dry-run", "--json").out)
+    assert {stage["status"] for stage in previewed["stages"]} == {"hit"}
+    assert len(previewed["stages"]) == len(record["stages"]) - 9  # a preview is of the first seed
+    assert [recipe["name"] for recipe in previewed["recipe"]] == MODELS
 
     # A refusal of one is the run's exit code, and says whose it is.
     home.run("demo", "--all", *small(home), "--set", "train.seed=1", "--set", "gates.min_tau_gain=50", code=3)

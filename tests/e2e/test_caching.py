@@ -71,8 +71,8 @@ def test_edited_prompt_reruns_what_its_content_reaches(warm: Home, tmp_path: Pat
     edit_rows(source, change_prompt)
     warm.run("run", "tiny", *options, "--dry-run", "--json")
     finished = warm.run("run", "tiny", *options, "--dry-run", "--json")
-    planned = {stage["name"]: stage["status"] for stage in json.loads(finished.out)["stages"]}
-    assert [name for name, status in planned.items() if status == "would_run"] == RETRAIN
+    previewed = {stage["name"]: stage["status"] for stage in json.loads(finished.out)["stages"]}
+    assert [name for name, status in previewed.items() if status == "would_run"] == RETRAIN
 
 
 def test_edited_answer_stops_at_the_responses(warm: Home, tmp_path: Path, edit_rows: Edit) -> None:
@@ -179,9 +179,9 @@ def test_dry_run_writes_nothing(warm: Home) -> None:
     finished = warm.run("run", "tiny", "--set", "train.seed=5", "--dry-run", "--json")
     assert sorted(path for path in warm.path.rglob("*") if path.is_file()) == before
     document = json.loads(finished.out)
-    planned = {stage["name"]: stage["status"] for stage in document["stages"]}
-    assert planned["states"] == "hit"
-    assert planned["train"] == "would_run"
+    previewed = {stage["name"]: stage["status"] for stage in document["stages"]}
+    assert previewed["states"] == "hit"
+    assert previewed["train"] == "would_run"
     shown = json.loads(warm.run("plan", "tiny", "--set", "train.seed=5", "--json").out)
     for estimate in (document["estimate"], shown):
         del estimate["room"]  # what is free changes meanwhile

@@ -145,7 +145,7 @@ def test_tables_are_held_once_and_never_trained(folder: Path, algorithm: Algorit
 def test_a_field_changes_loss_cost_and_files_where_it_is_used(
     folder: Path, name: str, field: str, fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    """What planning reckons is what is trained, and what is saved and exported says what it is."""
+    """What is estimated is what is trained, and what is saved and exported says what it is."""
     algorithm, spec = WITH_TOY[name], read_spec(folder)
     target, batch = Target.load(folder, layer_ids=algorithm.layer_ids(small_config(algorithm), spec)), None
     losses, costs, trained = [], [], []
@@ -182,7 +182,7 @@ FAMILY = dataclasses.replace(qwen3.FAMILY, name="toy", model_types=("toy",), val
 
 
 def test_an_algorithm_and_a_family_are_one_file_and_one_line_each(tmp_path: Path) -> None:
-    """A copy of the sources with a toy of each: recipes, plans and error messages know them at once."""
+    """A copy of the sources with a toy of each: recipes, estimates and error messages know them at once."""
     for package in ("deepspec", "tasks", "flows"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     toys = {
@@ -205,14 +205,14 @@ def test_an_algorithm_and_a_family_are_one_file_and_one_line_each(tmp_path: Path
     options = ["--set", "draft={algorithm: toy, mask_token_id: 3}", "--set", f"target.path={target}"]
     command = [sys.executable, "-m", "flows.cli.main", "plan", "tiny", *options, "--json"]
     command += ["--conversations", "10", "--mean-tokens", "20"]
-    plans = []
+    estimates = []
     for rank in (2, 5):
         ranked = [*command, "--set", f"draft.bias_rank={rank}"]
         done = subprocess.run(ranked, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        plans.append(json.loads(done.stdout))
-    assert plans[0]["tokens"] == plans[1]["tokens"] == 200
-    assert plans[0]["flops"]["training"] < plans[1]["flops"]["training"]
+        estimates.append(json.loads(done.stdout))
+    assert estimates[0]["tokens"] == estimates[1]["tokens"] == 200
+    assert estimates[0]["flops"]["training"] < estimates[1]["flops"]["training"]
     command += ["--set", "draft.bias_rank=much"]
     wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2

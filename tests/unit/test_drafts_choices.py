@@ -1,4 +1,4 @@
-"""DSpark's recipe section, what its target answers for it, and that planning with it needs no torch."""
+"""DSpark's recipe section, what its target answers for it, and that an estimate of it needs no torch."""
 
 import json
 import subprocess
@@ -74,7 +74,7 @@ def test_a_mask_token_outside_the_vocabulary_is_refused(spec):
             ALGORITHM.build(ALGORITHM.Config(mask_token_id=token, num_layers=1), spec)
 
 
-def test_planning_imports_no_torch():
+def test_an_estimate_imports_no_torch():
     code = (
         "import sys; from deepspec.drafts import ALGORITHMS; from deepspec.targets.family import TargetSpec; "
         "print(sorted({'torch', 'transformers', 'prefect', 'mlflow'} & set(sys.modules)))"

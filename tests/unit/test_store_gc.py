@@ -54,12 +54,12 @@ def test_a_root_keeps_all_that_it_was_made_from(store: Store) -> None:
     kept, dropped = chain(store, "kept"), chain(store, "dropped")
     age(store, 2 * DAY)
     assert reachable(store, [pair(kept[0])]) == pairs(kept)
-    planned = garbage(store, [pair(kept[0])])
-    assert {item.name for item in planned} == {"/".join(pair(item)) for item in dropped}
-    assert collect(store, [pair(kept[0])]) == planned
+    found = garbage(store, [pair(kept[0])])
+    assert {item.name for item in found} == {"/".join(pair(item)) for item in dropped}
+    assert collect(store, [pair(kept[0])]) == found
     assert pairs(store.artifacts()) == pairs(kept)
     assert all(artifact.directory() for artifact in store.artifacts())
-    assert sum(item.size_bytes for item in planned) > sum(item.size_bytes for item in dropped)
+    assert sum(item.size_bytes for item in found) > sum(item.size_bytes for item in dropped)
     assert garbage(store, [pair(kept[0])]) == []
 
 

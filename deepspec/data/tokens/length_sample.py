@@ -1,4 +1,4 @@
-"""How long conversations are, from a sample: what a plan needs to know before a run makes tokens.
+"""How long conversations are, from a sample: what an estimate needs to know before a run makes tokens.
 
 A seeded sample of rows is parsed, split and tokenised as a run would do it. Answers that the target will give anew are
 taken to be as long as those in the rows, up to the recipe's limit; where rows have none, `ASSUMED_ANSWER_TOKENS` long.

@@ -1,4 +1,4 @@
-"""The `config.json` of a draft's directory: written, read and checked without torch, so that registries and plans can.
+"""The `config.json` of a draft's directory: written, read and checked without torch, as registry and estimate need it.
 
 The fields are those of the public checkpoints; source: spec page "Serving", section 4. One is ours, and readers that do
 not know it pass over it: `tokenizer_fingerprint`, which tokenizer the draft was trained with. None is a format version.

@@ -1,4 +1,4 @@
-"""How many bytes each codec takes: what plans and file layouts need of it. No torch here."""
+"""How many bytes each codec takes: what estimates and file layouts need of it. No torch here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
