@@ -43,7 +43,7 @@ from deepspec.states.format.codecs import CODECS
 from deepspec.states.format.layout import has_final
 from deepspec.states.order import pack
 from deepspec.states.reader import StateReader
-from deepspec.states.token_documents import TokenDocument
+from deepspec.states.token_documents import Document
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target, TargetOutput
 
@@ -200,10 +200,10 @@ class _Random:
     def states(self, documents: Any) -> Any:
         """One batch of all the documents."""
         tokens = sum(len(document.input_ids_T) for document in documents)
-        generator = torch.Generator().manual_seed(documents[0].number)
+        generator = torch.Generator().manual_seed(documents[0].index)
         drawn = torch.randn(tokens, len(self.layer_ids) + 1, self.hidden_size, generator=generator)
         states_TCD = (drawn * self._factors_D).bfloat16()
-        yield list[TokenDocument](documents), states_TCD[:, :-1], states_TCD[:, -1]
+        yield list[Document](documents), states_TCD[:, :-1], states_TCD[:, -1]
 
 
 def _write_tokens(path: Path, num_tokens: int, *, vocab_size: int) -> list[npt.NDArray[np.bool_]]:

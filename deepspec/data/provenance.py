@@ -44,8 +44,8 @@ class Positions:
         """The position of the index-th row with a prompt; `otherwise` where none is noted."""
         if self._known is None:
             self._known = self._read()
-        places = self._known.get(prompt_id, [])
-        return places[index] if index < len(places) else otherwise
+        positions = self._known.get(prompt_id, [])
+        return positions[index] if index < len(positions) else otherwise
 
     def copy_to(self, folder: Path) -> None:
         """Hand the positions on to the next stage's folder."""

@@ -109,8 +109,8 @@ def with_tools(schema: pa.Schema) -> pa.Schema:
 
     Files of conversations that have none do without it: their bytes are what they were before there was such a place.
     """
-    place = schema.get_field_index("messages")
-    return schema.set(place, pa.field("messages", MESSAGES_WITH_TOOLS)).append(pa.field(TOOLS, pa.string()))
+    index = schema.get_field_index("messages")
+    return schema.set(index, pa.field("messages", MESSAGES_WITH_TOOLS)).append(pa.field(TOOLS, pa.string()))
 
 
 def has_tools(path: Path) -> bool:

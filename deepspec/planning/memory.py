@@ -13,7 +13,7 @@ from deepspec.targets import parameter_counts
 from deepspec.targets.family import TargetSpec
 
 if TYPE_CHECKING:
-    from deepspec.training.memory.step_estimate import Document
+    from deepspec.training.memory.step_estimate import DocumentSize
 
 
 _VALIDATION_ROWS = 16
@@ -87,7 +87,7 @@ def memory(
     return found.model_copy(update={"fits": fits})
 
 
-def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[Document]":
+def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[DocumentSize]":
     """The micro-batch with most tokens in a training on `documents` documents like the sampled ones.
 
     Steps are drawn from the sample with the recipe's seed, and packed as a training packs them.
@@ -95,7 +95,7 @@ def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "
     import numpy as np
 
     from deepspec.states.order import pack
-    from deepspec.training.memory.step_estimate import Document
+    from deepspec.training.memory.step_estimate import DocumentSize
 
     size = recipe.train.num_documents_per_step
     steps = max(1, round(epochs_of(recipe, documents) * documents / size))
@@ -107,11 +107,12 @@ def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "
     largest: Sequence[int] = ()
     most = 0
     for step in drawn:
-        for places in pack(tokens[step].tolist(), recipe.run.micro_batch_tokens):
-            total = int(tokens[step[places.start : places.stop]].sum())
+        for packed in pack(tokens[step].tolist(), recipe.run.micro_batch_tokens):
+            indices = step[packed.start : packed.stop]
+            total = int(tokens[indices].sum())
             if total > most:
-                most, largest = total, step[places.start : places.stop].tolist()
-    return [Document(lengths.tokens[place], lengths.supervised[place]) for place in largest]
+                most, largest = total, indices.tolist()
+    return [DocumentSize(lengths.tokens[index], lengths.supervised[index]) for index in largest]
 
 
 def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:

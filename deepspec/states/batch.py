@@ -25,7 +25,7 @@ class PackedTokens:
         input_ids_T: token ids, int64.
         loss_mask_T: supervised positions, bool.
         lengths: the documents' lengths in pack order; their sum is T.
-        document_ids: each document's row number in the data set: the key of its random draws, so that draws do not
+        document_ids: each document's index in the tokens file: the key of its random draws, so that draws do not
             depend on how documents were packed or dealt to ranks.
 
     Raises:
@@ -89,7 +89,7 @@ class PackedStates(PackedTokens):
 
 
 class StateSource(Protocol):
-    """Documents with target states, numbered 0 … num_documents - 1."""
+    """Documents with target states, indexed 0 … num_documents - 1."""
 
     @property
     def num_tokens_of(self) -> npt.NDArray[np.integer[Any]]:

@@ -1,6 +1,6 @@
 """Target states of a live target: captured when a training step asks for them, kept nowhere.
 
-The documents, their numbers and their order are those that captured files of the same tokens would have, and the states
+The documents, their indices and their order are those that captured files of the same tokens would have, and the states
 are rounded as in files (bfloat16): a training is the same either way, and only costs disk or the target's forward.
 
 Shapes: T tokens of a document or of a packed batch.
@@ -98,16 +98,16 @@ class LiveStates:
         documents = torch.split(tokens.input_ids_T, list(tokens.lengths))
         found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for batch in length_batches(tokens.lengths, self._batch_tokens):
-            states_TLD, final_TD = capture(self._target, [documents[place] for place in batch])
-            lengths = [tokens.lengths[place] for place in batch]
+            states_TLD, final_TD = capture(self._target, [documents[index] for index in batch])
+            lengths = [tokens.lengths[index] for index in batch]
             parts = zip(
                 batch,
                 torch.split(states_TLD.to(torch.bfloat16), lengths),
                 torch.split(final_TD.to(torch.bfloat16), lengths),
                 strict=True,
             )
-            found |= {place: (states, final) for place, states, final in parts}
+            found |= {index: (states, final) for index, states, final in parts}
         return tokens.with_states(
-            torch.cat([found[place][0] for place in range(len(documents))]),
-            torch.cat([found[place][1] for place in range(len(documents))]),
+            torch.cat([found[index][0] for index in range(len(documents))]),
+            torch.cat([found[index][1] for index in range(len(documents))]),
         )

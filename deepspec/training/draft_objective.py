@@ -243,7 +243,7 @@ class DraftObjective:
 
     def micro_batches(self, step: int) -> Sequence[MicroBatch]:
         own, next_own = self._dealt(step), self._dealt(step + 1)
-        self._reader.read_ahead([number for batch in (*own, *next_own) for number in batch])
+        self._reader.read_ahead([document for batch in (*own, *next_own) for document in batch])
         return [self._micro_batch(documents, step) for documents in own]
 
     def _dealt(self, step: int) -> list[list[int]]:
@@ -252,10 +252,10 @@ class DraftObjective:
 
         size = self._train.num_documents_per_step
         documents = self._order.documents(step * size, (step + 1) * size).tolist()
-        lengths = [int(self._reader.num_tokens_of[number]) for number in documents]
+        lengths = [int(self._reader.num_tokens_of[document]) for document in documents]
         # Packed before they are dealt: what is packed together does not depend on how many processes there are.
         ranges = pack(lengths, self._budget_tokens)[self._placement.rank :: self._placement.world_size]
-        return [[documents[place] for place in places] for places in ranges]
+        return [documents[packed.start : packed.stop] for packed in ranges]
 
     def _micro_batch(self, documents: list[int], step: int) -> MicroBatch:
         tokens = self._reader.tokens(documents)
@@ -265,7 +265,7 @@ class DraftObjective:
     def dummy_micro_batch(self, step: int) -> MicroBatch:
         size = self._train.num_documents_per_step
         documents = self._order.documents(step * size, (step + 1) * size).tolist()
-        return self._micro_batch([min(documents, key=lambda number: int(self._reader.num_tokens_of[number]))], step)
+        return self._micro_batch([min(documents, key=lambda document: int(self._reader.num_tokens_of[document]))], step)
 
     @property
     def parts(self) -> Sequence[str]:
@@ -346,8 +346,8 @@ class DraftObjective:
         )
         count = min(source.num_documents, self._train.num_validation_prompts)
         batches = []
-        for places in pack(source.num_tokens_of[:count].tolist(), self._budget_tokens):
-            tokens = source.tokens(list(places))
+        for documents in pack(source.num_tokens_of[:count].tolist(), self._budget_tokens):
+            tokens = source.tokens(list(documents))
             supervision = self._algorithm.supervise(tokens, self._draft_config, seed=self._train.seed, step=0)
             # Kept for the whole training: not where memory is dear.
             batches.append((source.with_states(tokens).to("cpu"), supervision))
@@ -384,12 +384,12 @@ def _prompts(tokens_file: Path, train: Config, spec: TargetSpec) -> list[Any]:
     rows = islice(read_table(tokens_file, ["input_ids", "num_prompt_tokens"]), train.num_validation_prompts)
     requests = [
         GenerationRequest(
-            id=str(number),
+            id=str(index),
             prompt_ids=tuple(row["input_ids"][: row["num_prompt_tokens"]]),
             max_new_tokens=train.validation_max_new_tokens,
-            seed=number,
+            seed=index,
         )
-        for number, row in enumerate(rows)
+        for index, row in enumerate(rows)
         if 0 < row["num_prompt_tokens"] < spec.max_position_embeddings
     ]
     if not requests:

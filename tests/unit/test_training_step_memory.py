@@ -10,12 +10,12 @@ from deepspec.drafts.layers import Computation
 from deepspec.states.batch import PackedTokens
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
-from deepspec.training.memory.step_estimate import Document, estimate_step_memory
+from deepspec.training.memory.step_estimate import DocumentSize, estimate_step_memory
 from deepspec.training.memory.tensor_counter import LiveBytes, bytes_held
 from deepspec.training.optimizer import MasterWeights
 from tests.fixtures.targets import tiny_qwen3
 
-DOCUMENTS = (Document(60, 40), Document(35, 20), Document(80, 50))
+DOCUMENTS = (DocumentSize(60, 40), DocumentSize(35, 20), DocumentSize(80, 50))
 LAYERS = (0, 1, 2)
 DRAFTS = {
     "dspark": {"num_layers": 1, "num_anchors": 12, "markov_rank": 8, "mask_token_id": 60},
@@ -82,7 +82,7 @@ def test_an_estimated_step_takes_what_the_step_takes(
 def test_a_large_micro_batch_is_reckoned_from_smaller_ones(spec: TargetSpec) -> None:
     arguments = (ALGORITHMS["dflash"], draft_config("dflash"), spec)
     steps = [
-        estimate_step_memory(*arguments, [Document(60, 40)] * count, dtype="float32", device="cpu").step
+        estimate_step_memory(*arguments, [DocumentSize(60, 40)] * count, dtype="float32", device="cpu").step
         for count in (34, 68, 102)
     ]
     # The loss's chunks are not all full: their rows are divided evenly.

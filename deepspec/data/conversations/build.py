@@ -151,7 +151,7 @@ class _Making:
             self._quarantined = quarantine.counts()
 
     def near_duplicates(self) -> Mapping[int, NearDuplicate]:
-        """Which prompts are left out as near-duplicates, by their number in the order of the spills."""
+        """Which prompts are left out as near-duplicates, by their index in the order of the spills."""
         threshold = self._config.near_duplicates
         if threshold is None:
             return {}
@@ -170,8 +170,8 @@ class _Making:
         config, entries = self._config, self._entries
 
         def rows() -> Iterator[tuple[int, Key]]:
-            for row, number, is_copy in self._numbered([]):
-                if not is_copy and number not in duplicates:
+            for row, index, is_copy in self._indexed([]):
+                if not is_copy and index not in duplicates:
                     yield row["entry"], sample_key(config.seed, row)
 
         of_each = Sample()
@@ -201,14 +201,14 @@ class _Making:
                 TableWriter(self._out / "about" / "near_duplicates.parquet", _NEAR_DUPLICATES_SCHEMA)
             )
             last_prompt = None
-            for row, number, is_copy in self._numbered(["messages"]):
+            for row, index, is_copy in self._indexed(["messages"]):
                 self._progress.advance()
-                if number in kept_prompts:
-                    kept_prompts[number] = row["prompt_id"]
+                if index in kept_prompts:
+                    kept_prompts[index] = row["prompt_id"]
                 if is_copy:
                     self._count(row["entry"], "duplicates")
                     continue
-                duplicate = duplicates.get(number)
+                duplicate = duplicates.get(index)
                 if duplicate is not None:
                     self._count(row["entry"], "near_duplicates")
                     kept = kept_prompts[duplicate.kept]
@@ -288,13 +288,13 @@ class _Making:
                 }
             )
 
-    def _numbered(self, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], int, bool]]:
-        """Rows in order, with the number of their prompt, and whether the row before is the same conversation."""
+    def _indexed(self, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], int, bool]]:
+        """Rows in order, with the index of their prompt, and whether the row before is the same conversation."""
         last_id = last_prompt = None
-        number = -1
+        index = -1
         for row in self._spills.sorted_rows(["entry", *columns]):
-            number += row["prompt_id"] != last_prompt
-            yield row, number, row["id"] == last_id
+            index += row["prompt_id"] != last_prompt
+            yield row, index, row["id"] == last_id
             last_id, last_prompt = row["id"], row["prompt_id"]
 
     def _quotas(self, available: Sequence[int]) -> list[int]:

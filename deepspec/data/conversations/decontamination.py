@@ -79,9 +79,9 @@ class Benchmarks:
         self._prompts = tuple(prompts)
         self._num_words = num_words or 0
         self._whole: dict[str, int] = {}
-        for number, prompt in enumerate(self._prompts):
+        for index, prompt in enumerate(self._prompts):
             for name in prompt.hashes:
-                self._whole.setdefault(name, number)
+                self._whole.setdefault(name, index)
         self._vocabulary: dict[str, int] = {}
         self._hashes = _NONE
         if num_words is not None:
@@ -108,12 +108,12 @@ class Benchmarks:
         ids = [[self._ids(words) for words in prompt_texts] for prompt_texts in texts]
         template = _template_of([prompt.benchmark for prompt in self._prompts], ids)
         hashes, owners = [_NONE], [np.zeros(0, dtype=np.int32)]
-        for number in range(len(self._prompts)):
-            for words, word_ids in zip(texts[number], ids[number], strict=True):
+        for index in range(len(self._prompts)):
+            for words, word_ids in zip(texts[index], ids[index], strict=True):
                 counting = _counting_runs(words, word_ids, template, num_words)
                 if counting.any():
                     hashes.append(_run_hashes(word_ids, num_words)[counting])
-                    owners.append(np.full(len(hashes[-1]), number, dtype=np.int32))
+                    owners.append(np.full(len(hashes[-1]), index, dtype=np.int32))
         self._hashes, first = np.unique(np.concatenate(hashes), return_index=True)
         self._owners = np.concatenate(owners)[first]
         self._taken = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
@@ -127,11 +127,11 @@ class Benchmarks:
         runs = _run_hashes(ids, self._num_words)
         # Most runs fall where no benchmark has one: only the others are searched for, which costs ten times as much.
         starts = np.flatnonzero(self._taken[runs >> _TABLE_SHIFT])
-        places = np.minimum(np.searchsorted(self._hashes, runs[starts]), len(self._hashes) - 1)
-        same = self._hashes[places] == runs[starts]
-        for start, place in zip(starts[same], places[same], strict=True):
+        indices = np.minimum(np.searchsorted(self._hashes, runs[starts]), len(self._hashes) - 1)
+        same = self._hashes[indices] == runs[starts]
+        for start, index in zip(starts[same], indices[same], strict=True):
             run = words[start : start + self._num_words]
-            prompt = self._prompts[self._owners[place]]
+            prompt = self._prompts[self._owners[index]]
             if any(_contains(words_of(text), run) for text in prompt.texts):
                 return Contamination(prompt.benchmark, prompt.row, " ".join(run))
         return None

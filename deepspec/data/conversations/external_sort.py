@@ -47,11 +47,11 @@ class Spills:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        number = int(row["prompt_id"][:2], 16) * _NUM_SPILLS // 256
-        if number not in self._files:
-            path = self._folder / f"{number:02d}.parquet"
-            self._files[number] = TableWriter(path, SPILL_SCHEMA, rows_per_group=_SPILL_ROWS)
-        self._files[number].write(row)
+        index = int(row["prompt_id"][:2], 16) * _NUM_SPILLS // 256
+        if index not in self._files:
+            path = self._folder / f"{index:02d}.parquet"
+            self._files[index] = TableWriter(path, SPILL_SCHEMA, rows_per_group=_SPILL_ROWS)
+        self._files[index].write(row)
         self.have_tools |= row[TOOLS] is not None or any(len(message) > 2 for message in row["messages"])
 
     def sorted_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -31,11 +31,11 @@ def is_mixture(entries: Sequence[SourceEntry]) -> bool:
 
 
 def ranks_of(entries: Sequence[SourceEntry]) -> list[int]:
-    """Who keeps a row that several sources hold, the smallest first: by name, then by place in the recipe."""
+    """Who keeps a row that several sources hold, the smallest first: by name, then by their order in the recipe."""
     if not is_mixture(entries):
         return [0] * len(entries)
-    order = sorted(range(len(entries)), key=lambda number: (entries[number].name or "", number))
-    return [order.index(number) for number in range(len(entries))]
+    order = sorted(range(len(entries)), key=lambda entry: (entries[entry].name or "", entry))
+    return [order.index(entry) for entry in range(len(entries))]
 
 
 def quotas(available: Sequence[int], entries: Sequence[SourceEntry], max_rows: int | None) -> list[int]:
@@ -99,15 +99,15 @@ def sample(
     for group, key in rows():
         histograms[group, _bucket(key)] += 1
     available = [int(count) for count in histograms.sum(axis=1)]
-    numbers = wanted(available)
+    counts = wanted(available)
     # The bucket in which the last row lies that is taken, and how many of its rows are.
     edges: dict[int, tuple[int, int]] = {}
     last: dict[int, Key] = {}
-    for group, number in enumerate(numbers):
-        if number <= 0 < available[group]:
+    for group, count in enumerate(counts):
+        if count <= 0 < available[group]:
             last[group] = _NOTHING
-        elif number < available[group]:
-            edges[group] = _edge(histograms[group], number)
+        elif count < available[group]:
+            edges[group] = _edge(histograms[group], count)
     if edges:
         pending: dict[int, list[Key]] = {group: [] for group in edges}
         for group, key in rows():
@@ -121,8 +121,8 @@ def _bucket(key: Key) -> int:
     return int(key[0] * _NUM_BUCKETS)
 
 
-def _edge(histogram: npt.NDArray[np.int64], number: int) -> tuple[int, int]:
+def _edge(histogram: npt.NDArray[np.int64], count: int) -> tuple[int, int]:
     up_to = np.cumsum(histogram)
-    bucket = int(np.searchsorted(up_to, number))
+    bucket = int(np.searchsorted(up_to, count))
     before = int(up_to[bucket - 1]) if bucket else 0
-    return bucket, number - before
+    return bucket, count - before

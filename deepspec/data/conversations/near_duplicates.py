@@ -43,7 +43,7 @@ class NearDuplicate:
     """One prompt too many.
 
     Attributes:
-        kept: number of the prompt that stays instead.
+        kept: index of the prompt that stays instead.
         similarity: Jaccard similarity of the two.
     """
 
@@ -70,7 +70,7 @@ class NearDuplicates:
         self._ends = array("Q", [0])
 
     def add(self, messages: Sequence[Message]) -> None:
-        """The next prompt; its number is how many came before it."""
+        """The next prompt; its index is how many came before it."""
         shingles = shingles_of(messages)
         self._hash.clear()
         self._hash.update_batch((shingles & np.uint64(0xFFFFFFFF)).tolist())
@@ -79,7 +79,7 @@ class NearDuplicates:
         self._ends.append(self._ends[-1] + len(shingles))
 
     def found(self) -> dict[int, NearDuplicate]:
-        """Number of every prompt that is one too many, in ascending order -> what stays instead."""
+        """Index of every prompt that is one too many, in ascending order -> what stays instead."""
         num_prompts = len(self._ends) - 1
         if num_prompts < 2:
             return {}
@@ -90,24 +90,24 @@ class NearDuplicates:
         ends = np.frombuffer(self._ends, dtype=np.uint64)
 
         def similarity(one: int, other: int) -> float:
-            first, second = (shingles[ends[number] : ends[number + 1]] for number in (one, other))
+            first, second = (shingles[ends[index] : ends[index + 1]] for index in (one, other))
             shared = len(np.intersect1d(first, second, assume_unique=True))
             return shared / (len(first) + len(second) - shared)
 
         duplicates: dict[int, NearDuplicate] = {}
         kept: dict[int, list[int]] = {}  # bucket -> prompts in it that stay
-        for number, buckets in _buckets(signatures, rows_of_a_band(self._threshold)):
+        for index, buckets in _buckets(signatures, rows_of_a_band(self._threshold)):
             candidates = sorted({other for bucket in buckets for other in kept.get(bucket, ())})
             if candidates:
-                estimates = (signatures[candidates] == signatures[number]).mean(axis=1)
+                estimates = (signatures[candidates] == signatures[index]).mean(axis=1)
                 likely = (candidates[n] for n in np.flatnonzero(estimates >= self._threshold - _MARGIN))
-                measured = ((other, similarity(number, other)) for other in likely)
+                measured = ((other, similarity(index, other)) for other in likely)
                 like = next((pair for pair in measured if pair[1] >= self._threshold), None)
                 if like is not None:
-                    duplicates[number] = NearDuplicate(*like)
+                    duplicates[index] = NearDuplicate(*like)
                     continue
             for bucket in buckets:
-                kept.setdefault(bucket, []).append(number)
+                kept.setdefault(bucket, []).append(index)
         return duplicates
 
     def __enter__(self) -> Self:
@@ -150,7 +150,7 @@ def rows_of_a_band(threshold: float) -> int:
 
 def _buckets(signatures: npt.NDArray[np.uint32], rows: int) -> Iterator[tuple[int, list[int]]]:
     """Every prompt that shares a band with another, in order, and the buckets it shares; one band at a time."""
-    numbers: list[npt.NDArray[np.int64]] = []
+    indices: list[npt.NDArray[np.int64]] = []
     buckets: list[npt.NDArray[np.int64]] = []
     num_buckets = 0
     for band in range(_NUM_PERMUTATIONS // rows):
@@ -161,17 +161,17 @@ def _buckets(signatures: npt.NDArray[np.uint32], rows: int) -> Iterator[tuple[in
         starts = np.concatenate(([0], edges))
         sizes = np.diff(np.concatenate((starts, [len(ordered)])))
         shared = np.repeat(sizes > 1, sizes)
-        numbers.append(order[shared])
+        indices.append(order[shared])
         buckets.append(np.repeat(np.arange(num_buckets, num_buckets + len(sizes)), sizes)[shared])
         num_buckets += len(sizes)
-    all_numbers, all_buckets = np.concatenate(numbers), np.concatenate(buckets)
-    order = np.argsort(all_numbers, kind="stable")
-    all_numbers, all_buckets = all_numbers[order], all_buckets[order]
-    edges = np.flatnonzero(np.diff(all_numbers)) + 1
-    starts = np.concatenate(([0], edges)) if len(all_numbers) else edges
-    ends = np.concatenate((edges, [len(all_numbers)]))
+    all_indices, all_buckets = np.concatenate(indices), np.concatenate(buckets)
+    order = np.argsort(all_indices, kind="stable")
+    all_indices, all_buckets = all_indices[order], all_buckets[order]
+    edges = np.flatnonzero(np.diff(all_indices)) + 1
+    starts = np.concatenate(([0], edges)) if len(all_indices) else edges
+    ends = np.concatenate((edges, [len(all_indices)]))
     for start, end in zip(starts, ends, strict=False):
-        yield int(all_numbers[start]), all_buckets[start:end].tolist()
+        yield int(all_indices[start]), all_buckets[start:end].tolist()
 
 
 def _band_hashes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

@@ -75,9 +75,9 @@ class Statistics:
         self._shown: list[list[tuple[float, str, str, Sequence[Mapping[str, str]]]]] = [[] for _ in entries]
         self._num_shown = max(1, _SAMPLED // len(self._entries))
 
-    def count(self, entry: int, what: str, number: int = 1) -> None:
+    def count(self, entry: int, what: str, by: int = 1) -> None:
         """Rows of a source have gone a way (one of `COUNTED`)."""
-        self._counts[entry][what] += number
+        self._counts[entry][what] += by
 
     def keep(self, entry: int, split: str, row: Mapping[str, Any]) -> None:
         """A conversation stays, in a split."""
@@ -99,10 +99,10 @@ class Statistics:
             {
                 "name": name_of(entry),
                 **entry_tags(entry),
-                **dict(self._counts[number]),
-                "splits": dict(self._splits[number]),
+                **dict(self._counts[index]),
+                "splits": dict(self._splits[index]),
             }
-            for number, entry in enumerate(self._entries)
+            for index, entry in enumerate(self._entries)
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def answer_seed(seed: int, prompt_id: str, index: int, turn: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Numbered:
+class IndexedRow:
     """A row of the conversations: where it stands, and which of the rows with its prompt it is."""
 
     split: str
@@ -61,10 +61,10 @@ class Conversation:
         turns_left_out: user turns that were given up, because an answer was cut off or empty or there was no room.
     """
 
-    def __init__(self, numbered: Numbered, *, thinks: bool) -> None:
-        self.numbered = numbered
+    def __init__(self, indexed: IndexedRow, *, thinks: bool) -> None:
+        self.indexed = indexed
         self._thinks = thinks
-        self._tools: str | None = numbered.row[TOOLS]
+        self._tools: str | None = indexed.row[TOOLS]
         self.was_cut_off = False
         self._rejection: RowRejected | None = None
         self._messages: list[Message] = []  # asked and answered so far
@@ -73,7 +73,7 @@ class Conversation:
         self._turn = 0
         self._waiting: deque[list[Message]] = deque()  # for each turn to come, the messages up to its answer
         asked: list[Message] = []
-        messages = numbered.row["messages"]
+        messages = indexed.row["messages"]
         answered_by_a_tool = next((n for n, message in enumerate(messages) if message["role"] == "tool"), len(messages))
         self._num_unasked = sum(message["role"] == "user" for message in messages[answered_by_a_tool:])
         self.turns_left_out = self._num_unasked
@@ -107,7 +107,7 @@ class Conversation:
                 self._rejection = rejection
             self._give_up()
             return None
-        prompt_id, index = self.numbered.row["prompt_id"], self.numbered.index
+        prompt_id, index = self.indexed.row["prompt_id"], self.indexed.index
         return GenerationRequest(
             id=f"{prompt_id}-{index}-{self._turn}",
             prompt_ids=prompt_ids,
@@ -137,9 +137,9 @@ class Conversation:
 
     def outcome(self, config: Config) -> Outcome:
         """The row that is written, or the reason for the quarantine."""
-        prompt_id = self.numbered.row["prompt_id"]
+        prompt_id = self.indexed.row["prompt_id"]
         row = {
-            "id": hashlib.sha256(f"{prompt_id}/{self.numbered.index}".encode()).hexdigest()[:32],
+            "id": hashlib.sha256(f"{prompt_id}/{self.indexed.index}".encode()).hexdigest()[:32],
             "prompt_id": prompt_id,
             "messages": self._messages,
             TOOLS: self._tools,
@@ -147,11 +147,11 @@ class Conversation:
         }
         if self._turn != 1 and not self._thinks:
             row |= {"prompt_ids": None, "output_ids": None}
-        numbered = self.numbered
+        indexed = self.indexed
         return Outcome(
-            numbered.split,
-            numbered.position,
-            numbered.index,
+            indexed.split,
+            indexed.position,
+            indexed.index,
             row,
             self._rejection,
             excerpt=self._prompt[-1]["content"],

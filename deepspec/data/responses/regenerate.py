@@ -33,7 +33,7 @@ from deepspec.data.config import SPLITS, Config
 from deepspec.data.provenance import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.responses.answer_log import Journal, journal_key
-from deepspec.data.responses.conversation import NO_ANSWER, Conversation, Numbered, Outcome
+from deepspec.data.responses.conversation import NO_ANSWER, Conversation, IndexedRow, Outcome
 from deepspec.data.responses.requests import Generate, GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import Position, RowRejected, excerpt_of
 from deepspec.data.tables import (
@@ -169,27 +169,27 @@ def _by_prefix(counts: Counter[str], prefix: str) -> dict[str, int]:
     return {name.removeprefix(prefix): counts[name] for name in sorted(counts) if name.startswith(prefix)}
 
 
-def _read_conversations(folder: Path) -> Iterator[Numbered]:
-    """The conversations of all splits in order, numbered among equal prompts."""
+def _read_conversations(folder: Path) -> Iterator[IndexedRow]:
+    """The conversations of all splits in order, indexed among equal prompts."""
     for split in SPLITS:
         rows = read_conversations(folder / f"{split}.parquet", ("id", "prompt_id", "messages"))
-        number = 0
+        row_number = 0
         for _, group in itertools.groupby(rows, key=lambda row: row["prompt_id"]):
             for index, row in enumerate(group):
-                number += 1
-                yield Numbered(split, Position(f"{split}.parquet", number), index, row)
+                row_number += 1
+                yield IndexedRow(split, Position(f"{split}.parquet", row_number), index, row)
 
 
-def _keep(rows: Iterator[Numbered], progress: Progress) -> Iterator[Outcome]:
+def _keep(rows: Iterator[IndexedRow], progress: Progress) -> Iterator[Outcome]:
     """The conversations as they are; those without an answer are rejected."""
-    for numbered in rows:
-        messages = numbered.row["messages"]
+    for indexed in rows:
+        messages = indexed.row["messages"]
         has_answer = any(message["role"] == "assistant" for message in messages)
         rejection = None if has_answer else RowRejected("no answer to keep (data.responses.mode is keep)")
-        row = {**numbered.row, **NO_ANSWER}
+        row = {**indexed.row, **NO_ANSWER}
         progress.advance()
         excerpt = messages[-1]["content"]
-        yield Outcome(numbered.split, numbered.position, numbered.index, row, rejection, excerpt)
+        yield Outcome(indexed.split, indexed.position, indexed.index, row, rejection, excerpt)
 
 
 class _Answering:
@@ -207,7 +207,7 @@ class _Answering:
     def __init__(
         self,
         config: Config,
-        rows: Iterator[Numbered],
+        rows: Iterator[IndexedRow],
         renderer: Renderer,
         journal: Journal | None,
         counts: Counter[str],
@@ -232,7 +232,7 @@ class _Answering:
                 yield from self._finished()
             if self._asked or self._ready:
                 num_left = len(self._asked) + len(self._ready)
-                where = min([*self._asked, *(conversation.numbered.row["prompt_id"] for conversation in self._ready)])
+                where = min([*self._asked, *(conversation.indexed.row["prompt_id"] for conversation in self._ready)])
                 raise DeepspecError(
                     f"{num_left} prompts got no answer.", where=where, remedy="Run again: what was answered is kept."
                 )
@@ -260,10 +260,10 @@ class _Answering:
             return self._ready.popleft()
         if len(self._window) >= _CHUNK_ROWS:
             return None
-        numbered = next(self._rows, None)
-        if numbered is None:
+        indexed = next(self._rows, None)
+        if indexed is None:
             return None
-        self._window.append(Conversation(numbered, thinks=self._renderer.thinks(numbered.row["messages"])))
+        self._window.append(Conversation(indexed, thinks=self._renderer.thinks(indexed.row["messages"])))
         return self._window[-1]
 
     def _take(self, result: GenerationResult | GenerationFailure) -> None:

@@ -6,7 +6,7 @@ answers, DeepSpec's mask) is rendered once and masked by the offsets of that one
 keep the order of the responses. Masks are stored as run lengths: the first run is unsupervised and may be 0, then they
 alternate.
 
-Not here: packing and batches (states). `T`: tokens of one row.
+Not here: packing and batches (states). `T`: tokens of one document.
 """
 
 import itertools
@@ -88,14 +88,14 @@ def write_tokens(
             writer = stack.enter_context(TableWriter(out / f"{split}.parquet", TOKENS_SCHEMA))
             splits[split] = Counter({"rows": 0, "tokens": 0, "supervised_tokens": 0, "longest_tokens": 0})
             rows = read_conversations(responses_dir / f"{split}.parquet", _COLUMNS)
-            for number, (row, encoded) in enumerate(_encoded(config, rows, renderer), start=1):
+            for row_number, (row, encoded) in enumerate(_encoded(config, rows, renderer), start=1):
                 progress.advance()
                 index = answers[row["prompt_id"]]
                 answers = Counter({row["prompt_id"]: index + 1})  # equal prompts lie together
                 try:
                     kept = cut_to_length(config, encoded, counts)
                 except RowRejected as rejection:
-                    position = positions.of(row["prompt_id"], index, Position(f"{split}.parquet", number))
+                    position = positions.of(row["prompt_id"], index, Position(f"{split}.parquet", row_number))
                     quarantine.add(position, rejection, excerpt_of(row["messages"][-1]["content"]))
                     continue
                 if kept is not None:
@@ -147,7 +147,7 @@ def runs_to_mask(runs: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDAr
 def _encoded(
     config: Config, rows: Iterable[dict[str, Any]], renderer: Renderer
 ) -> Iterator[tuple[dict[str, Any], Encoded | RowRejected]]:
-    """Each row with its tokens and mask, not cut yet, in order."""
+    """Each row of the responses with its document, not cut yet, in order."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, _BATCH_ROWS)):
         ready: list[Encoded | Rendered | RowRejected] = [generated_or_rendered(config, row, renderer) for row in batch]
@@ -170,11 +170,11 @@ def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Rendere
 
 
 def cut_to_length(config: Config, encoded: Encoded | RowRejected, counts: Counter[str]) -> Encoded | None:
-    """The row cut to `data.max_length_tokens`; None if too little of it is supervised.
+    """The document cut to `data.max_length_tokens`; None if too little of it is supervised.
 
     Args:
         config: the recipe's data section.
-        encoded: the row, or why there is none.
+        encoded: the document, or why there is none.
         counts: `too_short` and `cut_to_max_length` are counted in it.
 
     Raises:

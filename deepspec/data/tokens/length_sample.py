@@ -2,7 +2,7 @@
 
 A seeded sample of rows is parsed, split and tokenised as a run would do it. Answers that the target will give anew are
 taken to be as long as those in the rows, up to the recipe's limit; where rows have none, `ASSUMED_ANSWER_TOKENS` long.
-Small sources are read whole, of large ones a few places. Not here: anything that a run keeps.
+Small sources are read whole, of large ones a few stretches. Not here: anything that a run keeps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepspec.data.sources.readers import Source
     from deepspec.data.sources.rows import Message
 
-    Row = tuple[list[Message], str | None]
+    Conversation = tuple[list[Message], str | None]
 
 ASSUMED_ANSWER_TOKENS = 700
 """Of an answer that nobody has given yet; public mixtures for drafts have 600 to 900 in the mean."""
@@ -27,7 +27,7 @@ ASSUMED_SUPERVISED_SHARE = 0.75
 _MOST_ROWS = 2048
 _MOST_TOKENISED = 512
 _WHOLE_BYTES = 16 << 20
-_PLACES = 64
+_NUM_SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     if any(source.kind not in ("jsonl", "parquet") for source in sources):
         return None
     whole = sum(Path(source.path).stat().st_size for source in sources) <= _WHOLE_BYTES
-    candidates: list[Row] = []
+    candidates: list[Conversation] = []
     num_rows = 0
     for messages, tools in _rows(config, sources, whole=whole):
         num_rows += 1
@@ -95,7 +95,7 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     trained = len(candidates)
     if len(candidates) > _MOST_TOKENISED:
         chosen = np.random.default_rng(config.seed).choice(len(candidates), _MOST_TOKENISED, replace=False)
-        candidates = [candidates[place] for place in np.sort(chosen)]
+        candidates = [candidates[index] for index in np.sort(chosen)]
     found = list(_lengths(config, candidates, renderer))
     kept = [(tokens, supervised) for tokens, supervised in found if supervised >= config.min_supervised_tokens]
     if not kept:
@@ -106,8 +106,8 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     return Lengths(tokens, supervised, share * len(kept) / len(found))
 
 
-def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[Row]":
-    """Parsed conversations and their tools: all of them up to the limit, or those from a few places of each source."""
+def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[Conversation]":
+    """Parsed conversations and their tools: all of them up to the limit, or those of a few stretches of each source."""
     from deepspec.data.sources.parsing import parse_conversation
     from deepspec.data.sources.rows import RowRejected
 
@@ -126,24 +126,24 @@ def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: boo
         rows = read_rows(source, max_row_bytes=config.max_row_bytes)
         yield from (row.value for row in rows if row.rejection is None)
     elif source.kind == "jsonl":
-        yield from _lines_at_places(config, source.path, max(1, _MOST_ROWS // num_sources))
+        yield from _lines_at_offsets(config, source.path, max(1, _MOST_ROWS // num_sources))
     else:
         yield from _first_rows_of_groups(config, source.path, max(1, _MOST_ROWS // num_sources))
 
 
-def _lines_at_places(config: Config, path: str, count: int) -> Iterator[object]:
-    """Lines behind seeded places of a file: reading all of it would take as long as its disk needs."""
+def _lines_at_offsets(config: Config, path: str, count: int) -> Iterator[object]:
+    """Lines behind seeded offsets of a file: reading all of it would take as long as its disk needs."""
     import json
 
     import numpy as np
 
     size = Path(path).stat().st_size
-    places = np.sort(np.random.default_rng(config.seed).integers(0, size, min(_PLACES, count)))
+    offsets = np.sort(np.random.default_rng(config.seed).integers(0, size, min(_NUM_SAMPLED, count)))
     with Path(path).open("rb") as file:
-        for place in places.tolist():
-            file.seek(place)
+        for offset in offsets.tolist():
+            file.seek(offset)
             file.readline(config.max_row_bytes)
-            for _ in range(-(-count // len(places))):
+            for _ in range(-(-count // len(offsets))):
                 line = file.readline(config.max_row_bytes)
                 try:
                     yield json.loads(line)
@@ -156,17 +156,19 @@ def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[obj
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        groups = np.random.default_rng(config.seed).permutation(file.num_row_groups)[:_PLACES].tolist()
+        groups = np.random.default_rng(config.seed).permutation(file.num_row_groups)[:_NUM_SAMPLED].tolist()
         for group in groups:
             batch = next(file.iter_batches(batch_size=-(-count // len(groups)), row_groups=[group]), None)
             yield from batch.to_pylist() if batch is not None else ()
 
 
-def _lengths(config: Config, rows: "Sequence[Row]", renderer: "Renderer") -> Iterator[tuple[int, int]]:
+def _lengths(
+    config: Config, conversations: "Sequence[Conversation]", renderer: "Renderer"
+) -> Iterator[tuple[int, int]]:
     """Tokens and supervised tokens of each conversation, cut as a run does it."""
     from deepspec.data.sources.rows import RowRejected
 
-    answered = [row for row in rows if row[0][-1]["role"] == "assistant"]
+    answered = [one for one in conversations if one[0][-1]["role"] == "assistant"]
     rendered = []
     for messages, tools in answered:
         try:
@@ -174,7 +176,7 @@ def _lengths(config: Config, rows: "Sequence[Row]", renderer: "Renderer") -> Ite
         except RowRejected:
             continue
     found = [(len(one.input_ids), int(one.mask.sum())) for one in renderer.encode(rendered)]
-    for messages, tools in rows:
+    for messages, tools in conversations:
         if messages[-1]["role"] != "assistant":
             answers = sum(message["role"] == "user" for message in messages) * ASSUMED_ANSWER_TOKENS
             try:

@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownDocument:
     """One conversation's tokens.
 
     Attributes:
         id: of the conversation.
-        place: where it stands.
+        position: where it stands, as `file:row`.
         input_ids: int32 [T].
         mask: bool [T], true where supervised.
         note: what a reader should know of it, or "".
     """
 
     id: str
-    place: str
+    position: str
     input_ids: npt.NDArray[np.int32]
     mask: npt.NDArray[np.bool_]
     note: str = ""
@@ -66,7 +66,7 @@ def check_split(split: str) -> None:
         raise RecipeError(f"there is no split {split!r}.", where="--split", remedy=f"Name one of {', '.join(SPLITS)}.")
 
 
-def stored(file: Path, num_rows: int) -> list[Shown]:
+def stored(file: Path, num_rows: int) -> list[ShownDocument]:
     """The first rows of a tokens file.
 
     Args:
@@ -78,19 +78,19 @@ def stored(file: Path, num_rows: int) -> list[Shown]:
     """
     rows = islice(read_table(file, ("id", "input_ids", "mask_runs")), num_rows)
     return [
-        Shown(
+        ShownDocument(
             row["id"],
-            f"{file.stem}:{number}",
+            f"{file.stem}:{row_number}",
             np.asarray(row["input_ids"], dtype=np.int32),
             runs_to_mask(row["mask_runs"]),
         )
-        for number, row in enumerate(rows, start=1)
+        for row_number, row in enumerate(rows, start=1)
     ]
 
 
 def rendered(
     config: Config, split: str, num_rows: int, *, tokenizer: "PreTrainedTokenizerFast", chat: ChatFormat
-) -> tuple[list[Shown], dict[str, int]]:
+) -> tuple[list[ShownDocument], dict[str, int]]:
     """The first rows of the sources that fall into a split, as the stages would render them.
 
     Nothing is generated: with `data.responses.mode` "regenerate" the rows' own answers stand in for the target's, and
@@ -110,11 +110,11 @@ def rendered(
         DataError: no row can be shown, naming the reasons; or a source cannot be read.
     """
     renderer = Renderer(tokenizer, chat, thinking=config.thinking)
-    shown: list[Shown] = []
+    shown: list[ShownDocument] = []
     passed: dict[str, int] = {}
-    for place, row in _rows(config, split, passed):
+    for position, row in _rows(config, split, passed):
         try:
-            shown.append(_shown(config, renderer, place, row))
+            shown.append(_shown(config, renderer, position, row))
         except RowRejected as rejection:
             passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
         if len(shown) == num_rows:
@@ -142,7 +142,7 @@ def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[
                 yield str(raw.position), {**row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
 
 
-def _shown(config: Config, renderer: Renderer, place: str, row: Mapping[str, Any]) -> Shown:
+def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, Any]) -> ShownDocument:
     messages = row["messages"]
     regenerated = config.responses.mode == "regenerate"
     if not any(message["role"] == "assistant" for message in messages):
@@ -150,7 +150,7 @@ def _shown(config: Config, renderer: Renderer, place: str, row: Mapping[str, Any
             raise RowRejected("no answer to keep (data.responses.mode is keep)")
         prompt = Rendered(renderer.prompt_text(messages, tools=row[TOOLS]), ())
         (encoded,) = renderer.encode([prompt])
-        return Shown(row["id"], place, encoded.input_ids, encoded.mask, "the prompt; the target will answer")
+        return ShownDocument(row["id"], position, encoded.input_ids, encoded.mask, "the prompt; the target will answer")
     found = generated_or_rendered(config, dict(row), renderer)
     if isinstance(found, RowRejected):
         raise found
@@ -159,4 +159,4 @@ def _shown(config: Config, renderer: Renderer, place: str, row: Mapping[str, Any
     if cut is None:
         raise RowRejected("fewer supervised tokens than data.min_supervised_tokens")
     note = "the row's own answers stand in for the target's" if regenerated else ""
-    return Shown(row["id"], place, cut.input_ids, cut.mask, note)
+    return ShownDocument(row["id"], position, cut.input_ids, cut.mask, note)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deepspec.errors import DataError
-from deepspec.states.token_documents import TokenDocument
+from deepspec.states.token_documents import Document
 from deepspec.targets import family_of
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
@@ -81,14 +81,14 @@ class CapturedFiles:
         """Not much: files are read one by one."""
         return _STRETCH_TOKENS
 
-    def states(self, documents: Sequence[TokenDocument]) -> Iterator[tuple[list[TokenDocument], Tensor, Tensor]]:
+    def states(self, documents: Sequence[Document]) -> Iterator[tuple[list[Document], Tensor, Tensor]]:
         """See `StateOrigin.states`; one document at a time."""
         for document in documents:
             path = self._files.get(_identity(document.input_ids_T))
             if path is None:
                 raise DataError(
                     "no captured file has the token ids of this document.",
-                    where=f"row {document.number}",
+                    where=f"row {document.index}",
                     remedy=f"Have the engine capture every row of the tokens file, into {self._folder}.",
                 )
             hidden_TnD = _read(path, "hidden_states")

@@ -30,8 +30,8 @@ from deepspec.states.capture.finished_shards import Finished, is_finished
 from deepspec.states.capture.survey import Survey
 from deepspec.states.config import Config
 from deepspec.states.format.layout import Layout
-from deepspec.states.format.shards import EncodedDocument, ShardWriter, encode, write_index
-from deepspec.states.token_documents import TokenDocument, read_documents
+from deepspec.states.format.shards import EncodedStates, ShardWriter, encode, write_index
+from deepspec.states.token_documents import Document, read_documents
 from deepspec.store.reading.pieces import sha256_of
 from deepspec.targets.capture import capture, length_batches
 from deepspec.targets.model import Target
@@ -54,7 +54,7 @@ class StateOrigin(Protocol):
     def stretch_tokens(self) -> int:
         """About how many tokens are asked for at once."""
 
-    def states(self, documents: Sequence[TokenDocument]) -> Iterator[tuple[list[TokenDocument], Tensor, Tensor]]:
+    def states(self, documents: Sequence[Document]) -> Iterator[tuple[list[Document], Tensor, Tensor]]:
         """Batches of the documents, in any order: (documents, states_TLD, final_TD), packed, in bfloat16.
 
         Raises:
@@ -89,10 +89,10 @@ class RunTarget:
         """Enough for batches of similar lengths."""
         return _STRETCH_BATCHES * self._batch_tokens
 
-    def states(self, documents: Sequence[TokenDocument]) -> Iterator[tuple[list[TokenDocument], Tensor, Tensor]]:
+    def states(self, documents: Sequence[Document]) -> Iterator[tuple[list[Document], Tensor, Tensor]]:
         """See `StateOrigin.states`; batches are of similar lengths."""
-        for numbers in length_batches([len(document.input_ids_T) for document in documents], self._batch_tokens):
-            batch = [documents[number] for number in numbers]
+        for indices in length_batches([len(document.input_ids_T) for document in documents], self._batch_tokens):
+            batch = [documents[index] for index in indices]
             states_TLD, final_TD = capture(self._target, [document.input_ids_T for document in batch])
             yield batch, states_TLD.to(torch.bfloat16), final_TD.to(torch.bfloat16)
 
@@ -197,10 +197,10 @@ def _write_shard(
     record.write(work)
 
 
-def _stretches(survey: Survey, number: int, stretch_tokens: int) -> Iterator[list[TokenDocument]]:
+def _stretches(survey: Survey, number: int, stretch_tokens: int) -> Iterator[list[Document]]:
     """The documents of a shard, cut where together they reach `stretch_tokens`."""
     documents = survey.places.documents(number)
-    stretch: list[TokenDocument] = []
+    stretch: list[Document] = []
     total = 0
     for document in read_documents(survey.tokens_file, documents.start, documents.stop):
         stretch.append(document)
@@ -213,9 +213,9 @@ def _stretches(survey: Survey, number: int, stretch_tokens: int) -> Iterator[lis
 
 
 def _write_stretch(
-    writer: ShardWriter, stretch: Sequence[TokenDocument], origin: StateOrigin, codec: str, progress: Progress
+    writer: ShardWriter, stretch: Sequence[Document], origin: StateOrigin, codec: str, progress: Progress
 ) -> None:
-    encoded: dict[int, EncodedDocument] = {}
+    encoded: dict[int, EncodedStates] = {}
     for batch, states_TLD, final_TD in origin.states(stretch):
         _check_finite(origin.layer_ids, batch, states_TLD, final_TD)
         columns = encode(states_TLD, final_TD, codec)
@@ -223,12 +223,10 @@ def _write_stretch(
         for document in batch:
             rows = slice(start, start := start + len(document.input_ids_T))
             own = {name: data[rows] for name, data in columns.items()}
-            encoded[document.number] = EncodedDocument(
-                document.number, document.input_ids_T, document.supervised_T, own
-            )
+            encoded[document.index] = EncodedStates(document.index, document.input_ids_T, document.supervised_T, own)
         progress.advance(start)
     for taken in stretch:
-        writer.write(encoded.pop(taken.number))
+        writer.write(encoded.pop(taken.index))
 
 
 def gather_shards(
@@ -313,7 +311,7 @@ def _room(folder: Path) -> Iterator[None]:
 
 
 def _check_finite(
-    layer_ids: tuple[int, ...], batch: Sequence[TokenDocument], states_TLD: Tensor, final_TD: Tensor
+    layer_ids: tuple[int, ...], batch: Sequence[Document], states_TLD: Tensor, final_TD: Tensor
 ) -> None:
     if bool(states_TLD.isfinite().all()) and bool(final_TD.isfinite().all()):
         return
@@ -324,7 +322,7 @@ def _check_finite(
         if position < len(document.input_ids_T):
             raise DataError(
                 f"the target's {names[vector]} is not finite at position {position}.",
-                where=f"row {document.number}",
+                where=f"row {document.index}",
                 remedy="Check the target's weights, or capture with target.dtype float32.",
             )
         position -= len(document.input_ids_T)

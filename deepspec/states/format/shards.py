@@ -34,17 +34,17 @@ _PAGE_BYTES = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
-class EncodedDocument:
-    """One document, ready to be written.
+class EncodedStates:
+    """A document with its states encoded, ready to be written.
 
     Args:
-        document: its row number in the data set.
+        index: the document's, in the tokens file.
         input_ids_T: int32.
         supervised_T: bool.
         columns: the value columns of its T tokens.
     """
 
-    document: int
+    index: int
     input_ids_T: npt.NDArray[np.int32]
     supervised_T: npt.NDArray[np.bool_]
     columns: dict[str, Bytes]
@@ -85,11 +85,11 @@ class ShardWriter:
             data_page_size=_PAGE_BYTES,
         )
         self._row_group_tokens = row_group_tokens
-        self._pending: list[EncodedDocument] = []
+        self._pending: list[EncodedStates] = []
         self._pending_tokens = 0
         self._checksums: list[RowGroupChecksums] = []
 
-    def write(self, document: EncodedDocument) -> None:
+    def write(self, document: EncodedStates) -> None:
         """Append a document."""
         num_tokens = len(document.input_ids_T)
         if self._pending and self._pending_tokens + num_tokens > self._row_group_tokens:
@@ -112,7 +112,7 @@ class ShardWriter:
         has_final_T = np.concatenate([has_final(d.supervised_T) for d in documents])
         kept = pa.py_buffer(np.packbits(has_final_T, bitorder="little"))
         columns: dict[str, Any] = {
-            "document": np.repeat([d.document for d in documents], [len(d.input_ids_T) for d in documents]),
+            "document": np.repeat([d.index for d in documents], [len(d.input_ids_T) for d in documents]),
             "input_id": np.concatenate([d.input_ids_T for d in documents]),
             "supervised": np.concatenate([d.supervised_T for d in documents]),
         }

@@ -51,8 +51,8 @@ class StepBytes:
 
 
 @dataclass(frozen=True)
-class Document:
-    """A document of a micro-batch: its tokens, of which the last ones are supervised."""
+class DocumentSize:
+    """How many tokens a document has, and how many of them, the last ones, are supervised."""
 
     tokens: int
     supervised: int
@@ -62,7 +62,7 @@ def estimate_step_memory(
     algorithm: Algorithm,
     config: Any,
     spec: TargetSpec,
-    documents: Sequence[Document],
+    documents: Sequence[DocumentSize],
     *,
     dtype: str,
     device: str,
@@ -83,7 +83,7 @@ def estimate_step_memory(
     few = -(-_FEW_TOKENS * len(documents) // total)
     if total <= _MOST_TOKENS or len(documents) <= 2 * few:
         return step.bytes_of(documents)
-    mean = Document(
+    mean = DocumentSize(
         round(total / len(documents)),
         round(sum(document.supervised for document in documents) / len(documents)),
     )
@@ -117,7 +117,7 @@ class _Step:
         self._tables = bytes_held(tables)
         self._trained = bytes_held(held) - self._tables
 
-    def bytes_of(self, documents: Sequence[Document]) -> StepBytes:
+    def bytes_of(self, documents: Sequence[DocumentSize]) -> StepBytes:
         """What one micro-batch takes."""
         tokens = self._tokens(documents)
         supervision = self._algorithm.supervise(tokens, self._config, seed=0, step=0)
@@ -132,7 +132,7 @@ class _Step:
             output.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return StepBytes(self._trained, self._tables, live.peak)
 
-    def _tokens(self, documents: Sequence[Document]) -> PackedTokens:
+    def _tokens(self, documents: Sequence[DocumentSize]) -> PackedTokens:
         total = sum(document.tokens for document in documents)
         masks = [np.arange(one.tokens) >= one.tokens - one.supervised for one in documents]
         return PackedTokens(

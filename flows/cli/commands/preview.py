@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedTokenizerFast
 
-    from deepspec.data.tokens.preview import Shown
+    from deepspec.data.tokens.preview import ShownDocument
 
 _SUPERVISED, _CONTEXT = "bold green", "dim"
 
@@ -124,10 +124,10 @@ def _tokens_key(recipe: Recipe, home: Path) -> str | None:
     return next((record.key for record in records if record.name == "tokens" and record.status == "hit"), None)
 
 
-def _row(row: "Shown", tokenizer: "PreTrainedTokenizerFast") -> PreviewRow:
+def _row(row: "ShownDocument", tokenizer: "PreTrainedTokenizerFast") -> PreviewRow:
     return PreviewRow(
         id=row.id,
-        place=row.place,
+        place=row.position,
         num_tokens=len(row.input_ids),
         supervised_tokens=int(row.mask.sum()),
         note=row.note,
