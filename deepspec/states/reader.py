@@ -116,22 +116,22 @@ class StateReader:
 
     def read_ahead(self, documents: Sequence[int]) -> None:
         """See `StateSource.read_ahead`."""
-        self._expect([self._row_group_of(number) for number in documents], values=True)
+        self._expect([self._row_group_of(document) for document in documents], values=True)
 
     def tokens(self, documents: Sequence[int]) -> PackedTokens:
         """See `StateSource.tokens`.
 
         Args:
-            documents: numbers in 0 … num_documents-1.
+            documents: indices in 0 … num_documents-1.
 
         Raises:
             ArtifactError: a row group is damaged.
         """
-        lengths = [int(self.num_tokens_of[number]) for number in documents]
+        lengths = [int(self.num_tokens_of[document]) for document in documents]
         input_ids_T = np.empty(sum(lengths), dtype=np.int64)
         loss_mask_T = np.empty(sum(lengths), dtype=np.bool_)
-        for number, rows, target in self._places(documents, values=False):
-            tokens = self._row_group(*self._row_group_of(number), values=False)
+        for document, rows, target in self._spans(documents, values=False):
+            tokens = self._row_group(*self._row_group_of(document), values=False)
             input_ids_T[target] = tokens["input_id"][rows]
             loss_mask_T[target] = tokens["supervised"][rows]
         return PackedTokens(
@@ -150,26 +150,26 @@ class StateReader:
         states_TLD = self._memory.empty(tokens.num_tokens, len(self.layer_ids), self.hidden_size)
         final_T1D = self._memory.empty(tokens.num_tokens, 1, self.hidden_size)
         loss_mask_T = tokens.loss_mask_T.numpy()
-        for number, rows, target in self._places(tokens.document_ids, values=True):
-            values = self._row_group(*self._row_group_of(number), values=True)
+        for document, rows, target in self._spans(tokens.document_ids, values=True):
+            values = self._row_group(*self._row_group_of(document), values=True)
             self._decode(values, "states", rows, states_TLD[target])
             self._decode_final(values, rows, loss_mask_T[target], final_T1D[target])
         return tokens.with_states(states_TLD, final_T1D.squeeze(1))
 
-    def _places(self, documents: Sequence[int], *, values: bool) -> list[tuple[int, slice, slice]]:
-        """Each document with its rows in its row group and its place in the pack; begin to fetch the row groups.
+    def _spans(self, documents: Sequence[int], *, values: bool) -> list[tuple[int, slice, slice]]:
+        """Each document with its rows in its row group and its span of the pack; begin to fetch the row groups.
 
         Row group by row group, so that each is read once even when the cache holds few.
         """
-        ends = np.cumsum([0, *(int(self.num_tokens_of[number]) for number in documents)])
-        order = sorted(range(len(documents)), key=lambda place: self._row_group_of(documents[place]))
-        self._expect([self._row_group_of(documents[place]) for place in order], values=values)
-        places = []
-        for place in order:
-            number, first = documents[place], int(self._first_rows[documents[place]])
-            start, stop = int(ends[place]), int(ends[place + 1])
-            places.append((number, slice(first, first + stop - start), slice(start, stop)))
-        return places
+        ends = np.cumsum([0, *(int(self.num_tokens_of[document]) for document in documents)])
+        order = sorted(range(len(documents)), key=lambda index: self._row_group_of(documents[index]))
+        self._expect([self._row_group_of(documents[index]) for index in order], values=values)
+        spans = []
+        for index in order:
+            document, first = documents[index], int(self._first_rows[documents[index]])
+            start, stop = int(ends[index]), int(ends[index + 1])
+            spans.append((document, slice(first, first + stop - start), slice(start, stop)))
+        return spans
 
     def _decode(self, values: Columns, name: str, rows: slice, out_NCD: torch.Tensor) -> None:
         if out_NCD.numel():
@@ -201,8 +201,8 @@ class StateReader:
         missing = (group for group in dict.fromkeys(row_groups) if (*group, values) not in self._cache)
         self._ahead.want((*group, whole) for group in missing)
 
-    def _row_group_of(self, number: int) -> tuple[int, int]:
-        return int(self._shards[number]), int(self._row_groups[number])
+    def _row_group_of(self, document: int) -> tuple[int, int]:
+        return int(self._shards[document]), int(self._row_groups[document])
 
     def _row_group(self, shard: int, row_group: int, *, values: bool) -> Columns:
         """A row group's token columns or its value columns, from the cache if they are there."""
@@ -293,11 +293,11 @@ class _Memory:
     def empty(self, *shape: int) -> torch.Tensor:
         """An uninitialised bfloat16 tensor."""
         size = math.prod(shape)
-        for place in range(len(self._pieces)):
-            piece = self._pieces[place]
+        for index in range(len(self._pieces)):
+            piece = self._pieces[index]
             # One reference from the list, one from this name, one from the question: no tensor has any.
             if piece.size >= size > piece.size // 4 and sys.getrefcount(piece) == _UNUSED:
-                self._pieces.append(self._pieces.pop(place))
+                self._pieces.append(self._pieces.pop(index))
                 return torch.from_numpy(piece[:size].reshape(shape)).view(torch.bfloat16)
         piece = np.empty(size, dtype=np.int16)
         self._pieces = [*self._pieces[-(_PIECES - 1) :], piece]
