@@ -46,6 +46,12 @@ class RecipeError(DeepspecError):
     exit_code = 2
 
 
+class BadArgument(DeepspecError):
+    """An argument of a command names nothing, or arguments are missing."""
+
+    exit_code = 2
+
+
 class BudgetExceeded(RecipeError):
     """A run would take more than its recipe's budget."""
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.backup import copy
-from flows.cli.terminal import AsJson, artifact_store, fail, finite, home, print_json, show_table, terminal
+from deepspec.errors import BadArgument
+from flows.cli.terminal import AsJson, artifact_store, finite, home, print_json, show_table, terminal
 
 if TYPE_CHECKING:
     from deepspec.store import Artifact, Store
@@ -132,7 +133,7 @@ app.command("copy")(copy)
 
 
 def _check_kind(store: "Store", kind: str) -> None:
-    """End the command if neither a stage is called so nor anything in the store."""
+    """Refuse a kind that is neither a stage's name nor in the store."""
     from tasks.stages import STAGES
 
     # What an older version's stages left may be in the store.
@@ -141,7 +142,9 @@ def _check_kind(store: "Store", kind: str) -> None:
         return
     known = stages | {found for found, _ in store.names()}
     if kind not in known:
-        fail(2, f"{kind!r} is no kind of artifact. Known: {', '.join(sorted(known))}.")
+        raise BadArgument(
+            f"{kind!r} is no kind of artifact.", where="KIND", remedy=f"Name one of {', '.join(sorted(known))}."
+        )
 
 
 def _roots(store: "Store") -> list[tuple[str, str]]:

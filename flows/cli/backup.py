@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.terminal import AsJson, fail, home, print_json, terminal
+from deepspec.errors import ArtifactError
+from flows.cli.terminal import AsJson, home, print_json, terminal
 
 if TYPE_CHECKING:
     from deepspec.store.copy_store import Copied
@@ -30,7 +31,7 @@ def backup(
         done = home_backup.backup(
             out, home(), progress, lambda text: console.print(text, highlight=False, soft_wrap=True)
         )
-    _tell(done, as_json=as_json)
+    _tell(done, str(out), as_json=as_json)
 
 
 def copy(
@@ -51,11 +52,15 @@ def copy(
 
     with progress_of(terminal(), "store") as progress:
         done = home_backup.copy(source, to, home(), progress)
-    _tell(done, as_json=as_json)
+    _tell(done, to, as_json=as_json)
 
 
-def _tell(done: "Copied", *, as_json: bool) -> None:
-    """Say what was copied and what was not; end with an error if the copy is not whole."""
+def _tell(done: "Copied", to: str, *, as_json: bool) -> None:
+    """Say what was copied and what was not.
+
+    Raises:
+        ArtifactError: the copy is not whole.
+    """
     if as_json:
         print_json({**asdict(done), "complete": done.complete})
     else:
@@ -71,6 +76,14 @@ def _tell(done: "Copied", *, as_json: bool) -> None:
         for name in done.other_content:
             console.print(f"Not copied: {name}: other content is there", highlight=False, markup=False, soft_wrap=True)
     if done.not_whole:
-        fail(1, "Some artifacts are damaged and were not copied. Run their recipes again, then copy again.")
+        raise ArtifactError(
+            "some artifacts are damaged and were not copied.",
+            where=to,
+            remedy="Run their recipes again, then copy again.",
+        )
     if done.other_content:
-        fail(1, "Some artifacts are there with other content and were left. Copy into another place to have these.")
+        raise ArtifactError(
+            "some artifacts are there with other content and were left.",
+            where=to,
+            remedy="Copy into another place to have these.",
+        )

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from flows.cli.runs import Overrides, RecipeName
-from flows.cli.terminal import AsJson, artifact_store, fail, home, print_json, terminal
+from deepspec.errors import BadArgument
+from flows.cli.terminal import AsJson, artifact_store, home, print_json, terminal
 
 
 def compare(
@@ -69,7 +70,11 @@ def export(
             raise typer.Exit(1)
         return
     if draft is None or out is None:
-        fail(2, "Name a DRAFT and --out DIR, or --check DIR.")
+        raise BadArgument(
+            "nothing is named to write or to check.",
+            where="export",
+            remedy="Name a DRAFT and --out DIR, or --check DIR.",
+        )
     draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store())
     console.print(f"Written: {out}", highlight=False, markup=False, soft_wrap=True)
 

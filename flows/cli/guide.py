@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.terminal import fail
+from deepspec.errors import BadArgument
 
 
 def guide(
@@ -31,7 +31,7 @@ def guide(
         sys.stdout.write(f"{text}\nRead one: deepspec guide TOPIC\n")
         return
     if topic not in TOPICS:
-        fail(2, f"There is no topic {topic!r}. Topics: {', '.join(TOPICS)}.")
+        raise BadArgument(f"there is no topic {topic!r}.", where="TOPIC", remedy=f"Name one of {', '.join(TOPICS)}.")
     console = Console()
     if console.is_terminal:
         # Links between topics become what a reader types; other links keep their text.

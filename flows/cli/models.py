@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.terminal import AsJson, artifact_store, fail, home, print_json, show_table, terminal
+from deepspec.errors import BadArgument
+from flows.cli.terminal import AsJson, artifact_store, home, print_json, show_table, terminal
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 
@@ -21,7 +22,9 @@ def ls(model: ModelName = None, as_json: AsJson = False) -> None:
 
     rows = operations.versions(home(), model)
     if model and not rows:
-        fail(2, f"There is no registered model {model}. `deepspec models ls` lists them.")
+        raise BadArgument(
+            f"there is no registered model {model}.", where=str(home()), remedy="`deepspec models ls` lists them."
+        )
     if as_json:
         print_json([row.to_json() for row in rows])
         return
@@ -49,9 +52,14 @@ def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_
     """
     from deepspec.registry.promotions import PromotionLog
 
-    entries = PromotionLog(artifact_store().backend).history(model)
+    backend = artifact_store().backend
+    entries = PromotionLog(backend).history(model)
     if not entries:
-        fail(2, f"Nothing was ever promoted as {model}. `deepspec models ls` lists the registered models.")
+        raise BadArgument(
+            f"nothing was ever promoted as {model}.",
+            where=backend.location,
+            remedy="`deepspec models ls` lists the registered models.",
+        )
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in entries])
         return

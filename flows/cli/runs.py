@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.terminal import AsJson, fail, finite, home, print_json, terminal
+from deepspec.errors import BadArgument
+from flows.cli.terminal import AsJson, finite, home, print_json, terminal
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
 Overrides = Annotated[
@@ -93,7 +94,9 @@ def explain(
 
     record = read_record(home(), run_id)
     if record is None:
-        fail(2, f"There is no run {run_id or 'yet'} in {home()}. Start one with `deepspec demo`.")
+        raise BadArgument(
+            f"there is no run {run_id or 'yet'}.", where=str(home()), remedy="Start one with `deepspec demo`."
+        )
     if as_json:
         print_json({"run_id": record.run_id, "stages": [stage.to_json() for stage in record.stages]})
         return

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,9 +62,3 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
 def print_json(value: Any) -> None:
     """Print the one document."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def fail(code: int, message: str) -> NoReturn:
-    """End the command with a sentence and an exit code."""
-    print(f"deepspec: {message}", file=sys.stderr)
-    raise typer.Exit(code)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.fixtures.messages import ROOMS, ROOT, VALIDATOR, Message, golden_text, messages_of
+from tests.fixtures.messages import ARGUMENT, ROOMS, ROOT, VALIDATOR, Message, golden_text, messages_of
 
 GOLDEN = ROOT / "tests" / "golden" / "messages.txt"
 MOST_CHARACTERS = 200
@@ -16,6 +16,7 @@ AVOIDED = re.compile(
 )
 
 NEED_NO_REMEDY = {
+    ARGUMENT: "the option is named by typer, and the help by the command line",
     VALIDATOR: "the recipe adds one: which field to change, or how",
     "RowRejected": "a row's reason, counted in the quarantine; data.max_quarantined_share says what becomes of it",
     "ArtifactDamaged": "the class has one for all",
@@ -42,6 +43,27 @@ def test_every_error_that_a_user_meets_has_a_remedy(messages: list[Message]) -> 
     open_ = [message for message in messages if message.remedy is None and not _names(message) & NEED_NO_REMEDY.keys()]
     assert not open_, "\n".join(f"{message.module}\n{message}" for message in open_)
     assert not NEED_NO_REMEDY.keys() - without
+
+
+def test_a_command_names_what_is_wrong_where_and_what_to_do(messages: list[Message]) -> None:
+    own = [message for message in messages if message.module.startswith("flows/cli/") and message.error != ARGUMENT]
+    assert {"BadArgument", "RecipeError", "ArtifactError"} <= {message.error for message in own}
+    for message in own:
+        assert message.what.fixed.strip(" ."), message
+        assert message.where, message
+        assert message.remedy, message
+
+
+def test_a_command_ends_by_an_error_and_not_by_words_of_its_own() -> None:
+    """What is printed before an exit code of 2 would be in no golden file."""
+    for path in sorted((ROOT / "flows" / "cli").rglob("*.py")):
+        exits = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if _ends_with_2(node)]
+        assert len(exits) == (path.name == "main.py"), path  # the help, where no command is named
+
+
+def _ends_with_2(node: ast.AST) -> bool:
+    """Whether it is a call `typer.Exit(2)`."""
+    return isinstance(node, ast.Call) and ast.unparse(node) in ("typer.Exit(2)", "typer.Exit(code=2)")
 
 
 def _names(message: Message) -> set[str]:

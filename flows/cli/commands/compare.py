@@ -187,5 +187,7 @@ def _differences(
 def _made(outcome: Mapping[str, Reference], kind: str, name: str) -> Artifact:
     found = outcome[f"{kind}/{name}"]
     if not isinstance(found, Artifact):
-        raise ArtifactError(f"The {kind} of {name} was not made.", remedy="See the errors above, and compare again.")
+        raise ArtifactError(
+            f"the {kind} was not made.", where=name, remedy="Correct what the errors above name, and compare again."
+        )
     return found
