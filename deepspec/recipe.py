@@ -2,9 +2,9 @@
 
     recipe = load_recipe("demo", ["train.lr=3e-4"])
 
-A recipe is a YAML 1.2 file (a shipped one by name, or a path) plus overrides `section.field=value`. Unknown fields, wrong
-types and values out of range are refused with the field, the value and what is allowed. `run` and `store` say how and
-where things run and are never part of an artifact's key; everything else is.
+A recipe is a YAML 1.2 file (a shipped one by name, or a path) plus overrides `section.field=value`. An error names the
+field, its value and what is allowed. `run` and `store` say how and where things run and are in no artifact's key;
+everything else is.
 """
 
 import json

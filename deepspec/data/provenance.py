@@ -1,4 +1,4 @@
-"""Where conversations came from: kept beside the rows, so that whatever happens to one can be said of its source.
+"""Where conversations came from: a file next to the rows, so that later stages can name a row's source.
 
 Locations are no part of what a stage computes: the file lies in the artifact's `about/`, outside its digest.
 """
@@ -30,7 +30,7 @@ class PositionWriter(TableWriter):
 
 
 class Positions:
-    """Where the rows of a folder came from; read when it is first asked.
+    """Where the rows of a folder came from; the file is read at the first question.
 
     Args:
         folder: what a stage wrote that copied or made positions.

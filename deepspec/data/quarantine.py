@@ -1,4 +1,4 @@
-"""Rows that cannot be used: written beside the good ones, counted, and too many of them fail the stage."""
+"""Rows that cannot be used: written to a file of their own and counted; too many of them fail the stage."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ class Quarantine:
         self._writer = TableWriter(self.path, QUARANTINE_SCHEMA)
 
     def add(self, position: Position, rejection: RowRejected, excerpt: str) -> None:
-        """Put one row away."""
+        """Add one row."""
         self._reasons[rejection.reason] += 1
         if len(self._samples) < _NUM_SAMPLES:
             self._samples.append(f"{position} ({rejection.reason})")
@@ -73,7 +73,7 @@ class Quarantine:
 
     @property
     def num_rows(self) -> int:
-        """Rows put away so far."""
+        """Rows added so far."""
         return self._writer.num_rows
 
     def reasons(self) -> list[tuple[str, int]]:
@@ -85,7 +85,7 @@ class Quarantine:
         return {"quarantined": self.num_rows, "quarantine_reasons": dict(self.reasons())}
 
     def check(self, num_rows: int, allowed: float) -> None:
-        """Fail if too large a share was put away.
+        """Fail if too large a share is in quarantine.
 
         Args:
             num_rows: all rows, the quarantined ones included.

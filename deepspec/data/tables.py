@@ -105,9 +105,9 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def with_tools(schema: pa.Schema) -> pa.Schema:
-    """A schema with `messages`, so that thoughts, tool calls and tools have their place.
+    """A schema with `messages`, with columns for thoughts, tool calls and tools.
 
-    Files of conversations that have none do without it: their bytes are what they were before there was such a place.
+    Files of conversations without any keep the plain schema, and so the bytes that they had before these columns.
     """
     index = schema.get_field_index("messages")
     return schema.set(index, pa.field("messages", MESSAGES_WITH_TOOLS)).append(pa.field(TOOLS, pa.string()))

@@ -5,7 +5,7 @@ the quarantine, which keeps the order of reading. Rows of one split stand sorted
 files (external_sort.py), so that memory does not grow with the data; near_duplicates.py and mixture.py say what they
 add.
 
-What was left out is listed beside the rows, and counted by source (statistics.py), in the folder's `about/`.
+The folder's `about/` lists what was left out, and counts it by source (statistics.py).
 
 Not here: answers (responses/regenerate.py), tokens (tokens/encode.py).
 """
@@ -76,7 +76,7 @@ def write_conversations(
         out: existing folder that is written to.
         benchmarks: what must not be trained on: a conversation that has or begins with one of their prompts is left
             out and counted as excluded, one that shares a run of words with one as decontaminated.
-        progress: told bytes read, then conversations compared (if near-duplicates are looked for), then written.
+        progress: counts bytes read, then conversations compared (if near-duplicates are left out), then written.
 
     Returns:
         Counts, as in `summary.json` (every row read is quarantined, excluded, decontaminated, a duplicate, a
@@ -241,7 +241,7 @@ class _Making:
             "left_out_by_max_rows": counts["left_out_by_max_rows"],
             **self._quarantined,
         }
-        # What is switched off is not spoken of: the summary is what it was before there was such a thing.
+        # The summary leaves out what is switched off: it is then as it was before that filter existed.
         if config.near_duplicates is not None:
             summary["near_duplicates"] = counts["near_duplicates"]
         if config.decontamination_words is not None:

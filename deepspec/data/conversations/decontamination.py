@@ -1,12 +1,12 @@
-"""Keeps benchmarks out of the conversations: their prompts themselves, and whatever repeats a piece of them.
+"""Keeps benchmarks out of the conversations: their prompts, and every conversation that repeats a piece of one.
 
 Overlap is counted in runs of words (13, as in published evaluations of language models: T. Brown et al., 2020,
-appendix C). Not every shared run is evidence, and what is none must not throw training data away:
+appendix C). Two kinds of shared runs are no evidence and must not cost training data:
 
 * Benchmarks put the same instruction around every prompt ("Please reason step by step, …"). Words in runs of 8 that
-  at least 3 prompts of a benchmark, and 0.5 % of them, have in common are a template, in every benchmark: what is said
-  of test cases in one collection of programming problems is said in others.
-* Numbers and repetitions prove nothing either ("1 2 3 4 …").
+  at least 3 prompts of a benchmark, and 0.5 % of them, have in common are a template, in every benchmark: collections
+  of programming problems introduce their test cases in the same words.
+* Numbers and repetitions ("1 2 3 4 …").
 
 So a run counts if more than half of it are different words with letters in them that are not of a template.
 Prompts that have no such run are kept out as they are (`prompt_hashes`).
@@ -55,7 +55,7 @@ class BenchmarkPrompt:
 
 @dataclass(frozen=True)
 class Contamination:
-    """What a conversation has of a benchmark.
+    """A conversation's match with a benchmark.
 
     Attributes:
         benchmark, benchmark_row: the prompt.
@@ -68,7 +68,7 @@ class Contamination:
 
 
 class Benchmarks:
-    """The prompts that are held out, and whether a conversation has something of one.
+    """The prompts that are held out; finds those that a conversation repeats.
 
     Args:
         prompts: of all benchmarks, each one's in order.
@@ -88,7 +88,7 @@ class Benchmarks:
             self._index(num_words)
 
     def find(self, messages: Sequence[Message]) -> Contamination | None:
-        """The first thing that a conversation has of a benchmark: a prompt, else a run of words in any message."""
+        """The first match of a conversation with a benchmark: a whole prompt, else a run of words in any message."""
         if self._whole:
             known = min((self._whole[name] for name in prompt_hashes(messages) if name in self._whole), default=None)
             if known is not None:
@@ -173,7 +173,7 @@ def _counting_runs(words: Sequence[str], ids: Ids, template: Ids, num_words: int
 
 
 def _run_hashes(ids: Ids, length: int) -> Ids:
-    """One number for each run of so many words; there must be one."""
+    """A hash for each run of `length` words; there must be at least one run."""
     factors = np.array([pow(_MULTIPLIER, power, 1 << 64) for power in range(1, length + 1)], dtype=np.uint64)
     hashes: Ids = np.lib.stride_tricks.sliding_window_view(ids, length) @ factors
     return hashes

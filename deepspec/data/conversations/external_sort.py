@@ -1,8 +1,7 @@
-"""Rows on their way from sources to splits: on disk, and sorted a piece at a time.
+"""An external sort of the rows between sources and splits.
 
-Memory does not grow with the data: rows are spread over files by the first byte of their prompt's hash, and the files
-are sorted one after the other. Several passes over the rows are several readings of these files, of the columns that
-each needs.
+Rows are spread over files by the first byte of their prompt's hash, and the files are sorted one after the other, so
+that memory does not grow with the data. Each pass reads the files again, and only the columns that it needs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ class Spills:
     """Rows of `SPILL_SCHEMA` in the files of a folder.
 
     Args:
-        folder: existing, empty, and removed by whoever made it.
+        folder: exists and is empty; the caller removes it.
 
     Attributes:
         have_tools: whether a row has thoughts, tool calls or tools.
@@ -58,7 +57,7 @@ class Spills:
         """All rows by prompt, id and where they came from; the files must be closed.
 
         Args:
-            columns: those that are wanted beside the ones that are sorted by.
+            columns: to read, in addition to those of the order.
         """
         for _, file in sorted(self._files.items()):
             read = read_conversations if "messages" in columns else read_table

@@ -1,11 +1,11 @@
 """How many conversations of each source are taken, and which: weights, limits, and samples by content.
 
-Rows are only ever left out, never repeated: a conversation that is trained on twice as often says nothing new, and
-whoever wants more epochs says so in `train`. So the source that has the fewest rows for its weight is used up, and
-decides how many there are of the others.
+Rows are left out, never repeated: more epochs are set in `train`. The source with the fewest rows for its weight is
+used up, and decides how many rows the others give.
 
-Which rows are taken goes by a hash of the prompt, then of the conversation: it depends on neither the order of rows nor
-on their answers, and a smaller sample is part of a larger one. Memory: 0.5 MB a source, and one in 65,536 of the rows.
+A hash of the prompt, then of the conversation, decides which rows are taken. The choice depends on neither the order of
+rows nor on their answers, and a smaller sample is part of a larger one. Memory: 0.5 MB a source, and one in 65,536 of
+the rows.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from deepspec.data.config import SourceEntry
 from deepspec.keyed_random import fraction
 
 Key = tuple[float, str, str]
-"""By what rows are chosen, the smallest first: a hash of the prompt as a number in [0, 1), the prompt's id, the id."""
+"""Rows with the smallest keys are chosen: a hash of the prompt as a number in [0, 1), the prompt's id, the row's id."""
 
 _NUM_BUCKETS = 1 << 16
 _NOTHING: Key = (-1.0, "", "")
@@ -31,7 +31,7 @@ def is_mixture(entries: Sequence[SourceEntry]) -> bool:
 
 
 def ranks_of(entries: Sequence[SourceEntry]) -> list[int]:
-    """Who keeps a row that several sources hold, the smallest first: by name, then by their order in the recipe."""
+    """The rank of each source, by name and then by order in the recipe: the smallest keeps a row that several hold."""
     if not is_mixture(entries):
         return [0] * len(entries)
     order = sorted(range(len(entries)), key=lambda entry: (entries[entry].name or "", entry))
@@ -63,7 +63,7 @@ def fraction_of(seed: int, purpose: str, name: str) -> float:
 
 
 def sample_key(seed: int, row: Mapping[str, Any]) -> Key:
-    """By prompt first: which prompts stay does not depend on what was answered to them."""
+    """The row's key; the prompt comes first, so that answers do not decide which prompts stay."""
     return fraction_of(seed, "sample", row["prompt_id"]), row["prompt_id"], row["id"]
 
 

@@ -1,18 +1,16 @@
 """Prompts that are nearly the same: of each group of them one is kept.
 
-What is compared are the user's turns (not system messages, which many prompts share, nor answers, which the target
-gives anew), as sets of three words in a row. Two prompts are near-duplicates if the Jaccard similarity of their sets
-reaches the threshold. MinHash signatures (datasketch) find the candidates, the sets themselves decide: so nothing is
-left out that is less similar, and of those that are as similar as the threshold 1 % at most are missed.
+The user's turns are compared as sets of three words in a row; system messages are shared by many prompts, and the
+target writes new answers. Two prompts are near-duplicates if the Jaccard similarity of their sets reaches the
+threshold. MinHash signatures (datasketch) find candidates, and the sets decide: no less similar prompt is left out, and
+at most 1 % of the prompts at the threshold are missed.
 
-Of near-duplicates the prompt with the smallest hash stays: prompts are gone through in the order of their hashes, and
-one is left out if one that stays is like it. So the result is a function of the set of prompts, and no prompt is left
-out for the sake of another that is left out itself.
+Prompts are visited in the order of their hashes, and one is left out if an earlier one that stays is like it. The
+result is therefore a function of the set of prompts, and no prompt is left out because of another that is left out.
 
 Memory: about 24 bytes a prompt, and what two prompts or more have in common; a file of 512 bytes and 8 a different
 triple of words for each prompt lies in the temporary folder. (datasketch's own index is a table of Python objects in
-memory: 3.5 kB a prompt, measured.) Here is no text: whoever calls goes through the prompts and drops what is said to be
-one too many.
+memory: 3.5 kB a prompt, measured.) This module keeps no text: the caller drops the prompts that it names.
 """
 
 import hashlib
@@ -40,7 +38,7 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """One prompt too many.
+    """A prompt that is left out.
 
     Attributes:
         kept: index of the prompt that stays instead.
@@ -79,7 +77,7 @@ class NearDuplicates:
         self._ends.append(self._ends[-1] + len(shingles))
 
     def found(self) -> dict[int, NearDuplicate]:
-        """Index of every prompt that is one too many, in ascending order -> what stays instead."""
+        """Index of every prompt that is left out, in ascending order -> the one that stays."""
         num_prompts = len(self._ends) - 1
         if num_prompts < 2:
             return {}
@@ -123,7 +121,7 @@ class NearDuplicates:
 def shingles_of(messages: Sequence[Message]) -> npt.NDArray[np.uint64]:
     """Hashes of the different triples of words in the user's turns, ascending; never empty.
 
-    Of a turn with fewer words all of them are one; of one without words (an emoji) the text is.
+    A turn with fewer words is one shingle; a turn without words (an emoji) is its text.
     """
     pieces: set[str] = set()
     for message in messages:
@@ -136,7 +134,7 @@ def shingles_of(messages: Sequence[Message]) -> npt.NDArray[np.uint64]:
 
 
 def rows_of_a_band(threshold: float) -> int:
-    """How many of a signature's numbers must agree: as many as leave few candidates, yet miss 1 % at most.
+    """How many numbers a band of the signature has: as many as possible while at most 1 % of the pairs are missed.
 
     Prompts become candidates if all numbers of one band agree; at similarity s, with b bands of r, that happens with
     probability 1 - (1 - s^r)^b (J. Leskovec et al., Mining of Massive Datasets, section 3.4).

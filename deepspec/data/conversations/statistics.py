@@ -1,8 +1,8 @@
 """What a set of conversations consists of: rows by source and domain, lengths, and a page with some of them.
 
 Names of sources are no part of what a stage computes, so all of this lies in the artifact's `about/`. It is a function
-of the rows and of `data.seed` all the same. Lengths are in characters and messages: tokens are counted where they come
-into being (tokens/encode.py). Not here: what is kept (build.py).
+of the rows and of `data.seed`. Lengths are in characters and messages; tokens/encode.py counts tokens. Not here: what
+is kept (build.py).
 """
 
 import heapq
@@ -76,11 +76,11 @@ class Statistics:
         self._num_shown = max(1, _SAMPLED // len(self._entries))
 
     def count(self, entry: int, what: str, by: int = 1) -> None:
-        """Rows of a source have gone a way (one of `COUNTED`)."""
+        """Count rows of a source under one of `COUNTED`."""
         self._counts[entry][what] += by
 
     def keep(self, entry: int, split: str, row: Mapping[str, Any]) -> None:
-        """A conversation stays, in a split."""
+        """Count a conversation that a split keeps."""
         self._counts[entry]["conversations"] += 1
         self._splits[entry][split] += 1
         self._lengths[entry].add(row["messages"])
@@ -94,7 +94,7 @@ class Statistics:
             heapq.heappushpop(shown, item)
 
     def sources(self) -> list[dict[str, Any]]:
-        """What is said of each source, in the order of the recipe; for cards and counts."""
+        """Each source's counts and tags, in the order of the recipe; for cards and counts."""
         return [
             {
                 "name": name_of(entry),
@@ -148,7 +148,7 @@ def name_of(entry: SourceEntry) -> str:
 
 
 def entry_tags(entry: SourceEntry) -> dict[str, Any]:
-    """What a recipe says of a source beside its location."""
+    """What a recipe says of a source, without its location."""
     return {name: getattr(entry, name) for name in ("domain", "licence", "retention", "weight", "max_rows")}
 
 

@@ -1,4 +1,4 @@
-"""One page about a set of conversations: where they are from, how long they are, and what some of them say.
+"""One page about a set of conversations: sources, lengths, and a few of the conversations.
 
 Self-contained: no script, nothing from the network (a policy in it forbids both); everything that came from outside is
 escaped. Not here: counting and choosing (statistics.py).

@@ -1,4 +1,4 @@
-"""The words of a text, as near-duplicates and overlaps with benchmarks are counted in. Standard library only."""
+"""The words of a text, for near-duplicates and overlaps with benchmarks. Standard library only."""
 
 import re
 import unicodedata

@@ -1,8 +1,8 @@
 """Answers as they come, so that a run that is killed and started again asks for none of them twice.
 
-A SQLite file in the stage's work folder, one row an answer, looked up by key: memory stays as it is however many there
-are, and a row is there whole or not at all, whenever the process is killed. (After a power failure the last answers
-may be missing: those are asked for again.) The order of completion leaves no trace in what is read back.
+A SQLite file in the stage's work folder, one row an answer, looked up by key. Memory does not grow with the answers,
+and a killed process leaves each row whole or not at all. After a power failure the last answers may be missing; they
+are asked for again. The order of completion leaves no trace in what is read back.
 
 Not here: what an answer is, and what it depends on (regenerate.py).
 """
@@ -87,5 +87,5 @@ class Journal:
 
 
 def journal_key(*parts: Any) -> bytes:
-    """A key of everything that an answer depends on: 16 bytes of a hash over values that JSON can say."""
+    """A key of everything that an answer depends on: 16 bytes of a hash over JSON values."""
     return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).digest()[:16]

@@ -1,4 +1,4 @@
-"""One conversation while it is answered: its next request, and the row that comes of its answers."""
+"""One conversation while it is answered: its next request, and the row of its answers."""
 
 import hashlib
 from collections import deque
@@ -29,7 +29,7 @@ def answer_seed(seed: int, prompt_id: str, index: int, turn: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class IndexedRow:
-    """A row of the conversations: where it stands, and which of the rows with its prompt it is."""
+    """A row of the conversations, its position, and its index among the rows with its prompt."""
 
     split: str
     position: Position
@@ -39,9 +39,9 @@ class IndexedRow:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a conversation: a row to write, or why there is none.
+    """The result of a conversation: a row to write, or why there is none.
 
-    `is_excluded`: there is none because the recipe excludes answers that were cut off, and there was no other.
+    `is_excluded`: the recipe excludes answers that were cut off, and there was no other.
     """
 
     split: str
@@ -91,7 +91,7 @@ class Conversation:
 
     @property
     def is_excluded(self) -> bool:
-        """Whether nothing is left of it, as its only answer was cut off."""
+        """Whether nothing is left of it because its only answer was cut off."""
         return self.was_cut_off and self._last is None
 
     def ask(self, config: Config, renderer: Renderer) -> GenerationRequest | None:
@@ -128,10 +128,10 @@ class Conversation:
         self._waiting.popleft()
         calls_a_tool = self._tools is not None and renderer.calls_a_tool(answer)
         if self.was_cut_off or not answer["content"].strip() or calls_a_tool:
-            self._give_up()  # nobody would go on after half an answer, and nobody is here to answer a call
+            self._give_up()  # no turn follows half an answer, and no tool runs here that could answer a call
 
     def fail(self, failure: GenerationFailure) -> None:
-        """Give the whole conversation up: an answer cannot be had."""
+        """Reject the whole conversation: an answer failed."""
         self._rejection = RowRejected(failure.reason, detail=failure.words or None)
         self._give_up()
 

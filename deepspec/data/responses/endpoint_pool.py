@@ -1,11 +1,11 @@
-"""Answers by OpenAI-compatible servers that serve the target: several at once, each with so many requests in flight.
+"""Answers by OpenAI-compatible servers that serve the target: several at once, with a limit of requests for each.
 
     with Endpoints(urls, …) as endpoints:
         write_responses(…, generate=endpoints.generate)
 
-Each request goes to the endpoint with the fewest in flight. What fails is asked again, elsewhere if there is an
-elsewhere, after a pause that grows and is never the same for two. An endpoint that keeps failing is left out for a
-while and then tried with one request at a time. Three ends are possible:
+Each request goes to the endpoint with the fewest in flight. A failed request is repeated, at another endpoint if there
+is one, after a growing pause with jitter. An endpoint that keeps failing is left out for a while and then tried with
+one request at a time. Three ends are possible:
 
 * the request is at fault (refused with 4xx; or it failed time and again, while the endpoint is alive): a
   `GenerationFailure` with the server's words, and the rest goes on;
@@ -45,12 +45,12 @@ _CONNECT_SECONDS = 10.0
 
 @dataclass(eq=False)
 class _Attempts:
-    """How often one request has failed by what may be its own fault."""
+    """How often one request has failed for reasons that may be its own."""
 
     counted: int = 0
 
     def are_over(self, state: "RetryCallState") -> bool:
-        """As tenacity asks after each failure."""
+        """The condition that tenacity checks after each failure."""
         error = state.outcome.exception() if state.outcome is not None else None
         self.counted += isinstance(error, Again) and error.is_counted
         return self.counted >= _ATTEMPTS
@@ -123,7 +123,7 @@ class Endpoints:
 
     @property
     def num_lost(self) -> int:
-        """Attempts so far that brought nothing and were made again or given up; a server may have worked on them."""
+        """Attempts so far that gave no answer and were repeated or given up; a server may have worked on them."""
         return self._num_lost
 
     def generate(self, next_request: NextRequest) -> Iterator[GenerationResult | GenerationFailure]:
@@ -168,7 +168,7 @@ class Endpoints:
                     headers=headers,
                     verify=trust,
                     timeout=httpx.Timeout(self._timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
-                    # vLLM closes idle connections after 5 s: whoever uses one just then is cut off.
+                    # vLLM closes idle connections after 5 s: a request that uses one just then is cut off.
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3.0),
                 )
                 endpoint.client = stack.enter_context(self._portal.wrap_async_context_manager(client))
@@ -193,7 +193,7 @@ class Endpoints:
             done.put(error)
 
     async def _answer(self, request: GenerationRequest) -> GenerationResult | GenerationFailure:
-        """The answer to a request, asked for until there is one or it is given up."""
+        """Repeat a request until it is answered or given up."""
         from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
         attempts = _Attempts()
@@ -215,7 +215,7 @@ class Endpoints:
 
         endpoint = await self._slot()
         try:
-            with anyio.fail_after(self._timeout_seconds):  # httpx's own timeout begins anew with every byte
+            with anyio.fail_after(self._timeout_seconds):  # httpx's own timeout starts again with every byte
                 if endpoint.model is None:
                     await self._exchange.meet(endpoint)
                 result = await self._exchange.ask(endpoint, request)
@@ -258,7 +258,7 @@ class Endpoints:
             raise self._nobody()
 
     async def _is_anybody_there(self) -> bool:
-        """Whether an endpoint at least says what it serves: then it is the request that cannot be answered."""
+        """Whether an endpoint at least lists its models: then the request is at fault."""
         for endpoint in sorted(self._endpoints, key=lambda one: one.failures):
             try:
                 await self._meet_again(endpoint)
@@ -268,7 +268,7 @@ class Endpoints:
         return False
 
     async def _meet_again(self, endpoint: Endpoint) -> None:
-        """Look at an endpoint, some times if it must be.
+        """Look at an endpoint, with a few attempts.
 
         Raises:
             TransientError: it cannot be reached.
@@ -293,7 +293,7 @@ class Endpoints:
             ) from error
 
     async def _slot(self) -> Endpoint:
-        """The endpoint to ask next, one more request counted on it; waits for one."""
+        """The endpoint to ask next, with one more request counted on it; waits for one."""
         import anyio
 
         async with self._changed:

@@ -1,11 +1,11 @@
-"""What an OpenAI-compatible server is asked for one answer, and how its reply is read.
+"""The request to an OpenAI-compatible server for one answer, and how its reply is read.
 
-The prompt goes as token ids to `/v1/completions`: the target reads exactly what our renderer wrote, whatever chat
-template the server has. Its ids are asked for as well (`return_token_ids`: vLLM from 0.10 on, SGLang since July 2026);
-a server that ignores the wish says text only, which is then encoded once and marked so.
+The prompt goes as token ids to `/v1/completions`: the target reads exactly what our renderer wrote, and the server's
+chat template has no part in it. The request asks for the answer's ids as well (`return_token_ids`: vLLM from 0.10 on,
+SGLang since July 2026); a server that ignores this returns text only, which is encoded once and marked.
 
-Every sampling parameter is sent under its own name, also the neutral ones: what a request leaves out, vLLM and SGLang
-take from the model's generation_config.json, and a repetition penalty there would bend the answers unsaid.
+Every sampling parameter is sent, neutral ones included. vLLM and SGLang take a missing one from the model's
+generation_config.json, and a repetition penalty there would change the answers silently.
 
 Pure functions: nothing is sent here.
 """
@@ -28,7 +28,7 @@ _FINISHED: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": 
 
 
 class BadReply(Exception):
-    """A reply that says nothing usable, and may be better when it is asked for again.
+    """A reply that cannot be used; another attempt may help.
 
     Attributes:
         reason: what is wrong, in words that many can share.
@@ -133,7 +133,7 @@ def read_completion(
 
 
 def words_of(body: bytes) -> str:
-    """What a server says of a failure: the message in its JSON, else its text; not shortened."""
+    """A server's words about a failure: the message in its JSON, else its text; not shortened."""
     text = body.decode(errors="replace")
     try:
         content: Any = json.loads(text)

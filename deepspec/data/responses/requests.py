@@ -1,4 +1,4 @@
-"""What is asked of whatever generates answers, and what it says: the engine in process, or endpoints."""
+"""Requests for answers and their results, the same for the engine in process and for endpoints."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class GenerationRequest:
     Attributes:
         id: unique among the requests of one call.
         prompt_ids: the rendered prompt, up to where the answer begins.
-        max_new_tokens: the answer is cut off after so many.
+        max_new_tokens: the answer is cut off after this many.
         seed: all randomness of this answer, in 0 … 2^63 - 1.
     """
 
@@ -47,7 +47,7 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class GenerationFailure:
-    """An answer that cannot be had.
+    """An answer that failed.
 
     Attributes:
         id: the request's.
@@ -61,7 +61,7 @@ class GenerationFailure:
 
 
 NextRequest = Callable[[], GenerationRequest | None]
-"""The next request; None: at present there is none, but an answer that is still awaited may bring one."""
+"""The next request; None: there is none now, but a pending answer may bring one."""
 
 Generate = Callable[[NextRequest], Iterator[GenerationResult | GenerationFailure]]
 """Answers requests, in any order of completion. Asks for the next whenever it has room for one, and again after each

@@ -5,7 +5,7 @@
 
     parsing ──► readers ──► hub         which part of a data set on the hub is meant, and its commit
        │           │
-       │           └──────► rows        what one row is: its place, its value, why it is refused
+       │           └──────► rows        what one row is: its position, its value, why it is refused
        └──► tool_calls ───► rows        declared tools, the assistant's calls, the tools' results
 
 A row that cannot be read or parsed raises `RowRejected`; the caller decides whether that is an error or a line in the

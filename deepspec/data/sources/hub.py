@@ -1,6 +1,6 @@
-"""Data sets on the hub: which part of one is meant, what commit it stands for, and its files as local ones.
+"""Data sets on the hub: the part that is meant, the commit that it stands for, local copies of its files.
 
-Imports the hub's client only when it is asked: tables that name data sets are read by what must start quickly.
+Imports the hub's client only when it is needed: commands that must start quickly read tables of data sets.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class HubPart:
         config: its configuration; None: the only one, or its default.
         split: its split; None: `train`, or the only one.
         files: these files of the repository instead, for data sets that cannot be loaded as a whole (they come with
-            a loading script, or hold other tables beside the rows that are wanted).
+            a loading script, or hold other tables, too).
     """
 
     config: str | None = None

@@ -1,8 +1,8 @@
 """Reads conversations as they come: JSON Lines, Parquet, or Hugging Face `datasets`, each row with its position.
 
-A file that cannot be read at all raises; a row that cannot be read is handed on as rejected, so that it is
-quarantined and counted like any other. Rows are streamed: no more than one row (JSON Lines) or one batch (Parquet) is
-in memory. Not here: what a row must contain (conversations/build.py). `datasets` is imported only if a source needs it.
+A file that cannot be read raises; a row that cannot be read is yielded as rejected, so that it is quarantined and
+counted like any other. Rows are streamed: no more than one row (JSON Lines) or one batch (Parquet) is in memory. Not
+here: what a row must contain (conversations/build.py). `datasets` is imported only if a source needs it.
 """
 
 import codecs
@@ -43,7 +43,7 @@ class Source:
     Attributes:
         path: file, folder, or data set id (`owner/name` or `owner/name@revision`).
         kind: how it is read.
-        entry: which of the patterns it was found by, from 0: the place of its entry in `data.source`.
+        entry: index of its pattern in `data.source`, from 0.
         part: of a data set on the hub, what of it is read; None: `train`, or the only split.
     """
 
@@ -54,7 +54,7 @@ class Source:
 
 
 def find_sources(patterns: Sequence[str | Path]) -> tuple[Source, ...]:
-    """What is named by files, folders, globs and data set ids; each file once, folders and globs in sorted order.
+    """The sources that files, folders, globs and data set ids name; each file once, folders and globs in sorted order.
 
     Raises:
         DataError: a pattern names nothing that can be read.
@@ -240,7 +240,7 @@ def _columns_to_read(schema: Any, path: str, wanted: Sequence[str]) -> list[str]
 def _conversation_columns(schema: Any, path: str, wanted: Sequence[str] = ()) -> list[str]:
     """The columns that hold conversations, by name and type.
 
-    A column of another type beside a good one (a number of `turns`, say) is not read.
+    A column of another type next to a good one (a number of `turns`, say) is not read.
 
     Args:
         schema: Arrow schema of the file or data set.

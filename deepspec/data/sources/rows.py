@@ -1,4 +1,4 @@
-"""What one input row is: where it stands, what it says, and why it may be refused. Standard library only."""
+"""What one input row is: its position, its value, and why it may be refused. Standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Message = Mapping[str, str]
 """One turn of a conversation: {"role": "system" | "user" | "assistant" | "tool", "content": text}.
 
 An assistant's may also have its thought as `reasoning_content` and its `tool_calls` (a JSON list in OpenAI's form), a
-tool's result the `tool_call_id` of the call that it answers. What a message has not, is not in it."""
+tool's result the `tool_call_id` of the call that it answers. A message has no key for what it lacks."""
 
 EXCERPT_CHARACTERS = 200
 

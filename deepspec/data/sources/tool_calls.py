@@ -61,7 +61,7 @@ def parse_calls(turn: Mapping[str, object]) -> list[dict[str, Any]]:
 
 
 def linked(messages: Sequence[Message], calls: Sequence[Sequence[Mapping[str, Any]]]) -> list[Message]:
-    """Messages with their calls numbered and every result told which call it answers.
+    """Messages with their calls numbered; every result names the call that it answers.
 
     Args:
         messages: in order; a result may have a `tool_call_id`, as its row had it.
@@ -103,7 +103,7 @@ def linked(messages: Sequence[Message], calls: Sequence[Sequence[Mapping[str, An
 
 
 def _answered(result: Message, waiting: dict[str, Any]) -> str:
-    """Which of the waiting calls a result answers: the one it names, or the first; it is waiting no more."""
+    """Remove from the waiting calls the one that a result answers: the one it names, or the first."""
     wanted = result.get("tool_call_id")
     name = next((name for name, given in waiting.items() if wanted is None or given is None or given == wanted), None)
     if name is None:

@@ -1,7 +1,7 @@
 """From answered conversations to token ids and loss masks.
 
-A single answer that the target generated is taken over id by id: exactly what it read and wrote; where it thinks, the
-last answer of several is, behind what it read then, and it alone is supervised. Everything else (several turns, kept
+A single answer that the target generated keeps its ids: exactly what the target read and wrote. Where the target
+thinks, this holds for the last answer of several, which alone is supervised. Everything else (several turns, kept
 answers, DeepSpec's mask) is rendered once and masked by the offsets of that one tokenisation (chat/renderer.py). Rows
 keep the order of the responses. Masks are stored as run lengths: the first run is unsupervised and may be 0, then they
 alternate.
@@ -65,7 +65,7 @@ def write_tokens(
         out: existing folder that is written to.
         tokenizer: the target's.
         chat: the target family's chat format.
-        progress: told rows.
+        progress: counts rows.
 
     Returns:
         Counts, as in `summary.json`, with the tokenizer's fingerprint. Rows with some, but fewer than
@@ -157,7 +157,7 @@ def _encoded(
 
 
 def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Renderer) -> Encoded | Rendered | RowRejected:
-    """A row of the responses: taken over id by id, or as text, or why it is neither."""
+    """A row of the responses as the ids it has, or as text to encode, or why it is rejected."""
     if config.mask == "serving" and row["output_ids"] is not None:
         ids = [*row["prompt_ids"], *row["output_ids"]]
         mask = np.arange(len(ids)) >= len(row["prompt_ids"])

@@ -1,8 +1,8 @@
 """How long conversations are, from a sample: what an estimate needs to know before a run makes tokens.
 
-A seeded sample of rows is parsed, split and tokenised as a run would do it. Answers that the target will give anew are
-taken to be as long as those in the rows, up to the recipe's limit; where rows have none, `ASSUMED_ANSWER_TOKENS` long.
-Small sources are read whole, of large ones a few stretches. Not here: anything that a run keeps.
+A seeded sample of rows is parsed, split and tokenised as a run would do it. Answers that the target will give are
+assumed as long as the rows' own, up to the recipe's limit; rows without an answer get `ASSUMED_ANSWER_TOKENS`. Small
+sources are read whole, large ones in a few stretches. Not here: anything that a run keeps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Conversation = tuple[list[Message], str | None]
 
 ASSUMED_ANSWER_TOKENS = 700
-"""Of an answer that nobody has given yet; public mixtures for drafts have 600 to 900 in the mean."""
+"""Length of an answer that is still to be generated; public mixtures for drafts have 600 to 900 in the mean."""
 ASSUMED_SUPERVISED_SHARE = 0.75
-"""Of a conversation's tokens, where only their number is said."""
+"""Supervised share of a conversation's tokens where only their count is given."""
 _MOST_ROWS = 2048
 _MOST_TOKENISED = 512
 _WHOLE_BYTES = 16 << 20
@@ -56,7 +56,7 @@ class Lengths:
 
     @classmethod
     def uniform(cls, config: Config, mean_tokens: float) -> "Lengths":
-        """What is known where nothing but the mean is."""
+        """Lengths where only the mean is known: every conversation has it."""
         tokens = max(1, round(min(mean_tokens, config.max_length_tokens)))
         return cls((tokens,), (max(1, round(tokens * ASSUMED_SUPERVISED_SHARE)),), nominal_train_share(config))
 

@@ -37,7 +37,7 @@ class ShownDocument:
         position: where it stands, as `file:row`.
         input_ids: int32 [T].
         mask: bool [T], true where supervised.
-        note: what a reader should know of it, or "".
+        note: a remark for the reader, or "".
     """
 
     id: str
@@ -71,7 +71,7 @@ def stored(file: Path, num_rows: int) -> list[ShownDocument]:
 
     Args:
         file: what `write_tokens` wrote.
-        num_rows: at most so many.
+        num_rows: the most that are returned.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -99,7 +99,7 @@ def rendered(
     Args:
         config: the recipe's data section.
         split: one of SPLITS.
-        num_rows: at most so many.
+        num_rows: the most that are returned.
         tokenizer: the target's.
         chat: the target family's chat format.
 
