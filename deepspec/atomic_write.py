@@ -11,8 +11,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file's path, in the folder of `path`, that takes the place of `path` when the block ends.
 
-    If the block raises, or writes nothing there, `path` stays as it was. The folder must exist. Not flushed to the
-    disk: for what can be made again. A name that begins with `.tmp-` is passed over by listings and swept by the store.
+    If the block raises, or writes nothing there, `path` stays as it was. The folder must exist. It is not flushed to
+    the disk: for what can be made again. Listings pass over names that begin with `.tmp-`, and the store removes them.
     """
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:

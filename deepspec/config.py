@@ -176,8 +176,8 @@ def _says_nothing(item: object) -> bool:
 def narrowed(section: Model, paths: Iterable[str]) -> Model:
     """A section, or a recipe, with the fields at dotted `paths` and no others.
 
-    Fields that say where something lies stay: what lies there is in keys by its content. Everything else is not there,
-    so that reading it raises AttributeError instead of deciding something that no key knows.
+    Fields that say where something lies stay: what lies there is in keys by its content. Everything else is missing:
+    reading it raises AttributeError instead of deciding something that no key knows.
     """
     below: dict[str, list[str]] = {}
     for path in paths:

@@ -75,7 +75,7 @@ class IncompatibleDraft(DeepspecError):
 
 
 class NoConfidence(IncompatibleDraft):
-    """A draft without a confidence head was asked how sure it is."""
+    """A draft without a confidence head was asked for confidences."""
 
 
 class ArtifactError(DeepspecError):
@@ -121,7 +121,7 @@ class LaunchError(DeepspecError):
 
 
 class MeasurementError(DeepspecError):
-    """A measurement that would not say what it claims: something else had a part in it."""
+    """A measurement that would mislead: something else took part in it."""
 
 
 class TransientError(DeepspecError):

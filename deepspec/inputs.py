@@ -18,7 +18,7 @@ def local(recipe: Any, home: Path) -> Any:
     A known benchmark's name is replaced by what it stands for: a file in DEEPSPEC_BENCHMARKS, or its id on the hub.
 
     Locations are no part of keys: the same content is the same input, wherever it lies. Configurations of other flows
-    name no such inputs, and are handed back.
+    name no such inputs and are returned as they are.
 
     Raises:
         DataError: a location names nothing, or a known benchmark is not in that folder; other errors of the object
@@ -34,7 +34,7 @@ def local(recipe: Any, home: Path) -> Any:
 
 
 def made_target(recipe: "Recipe", name: str, home: Path) -> Path:
-    """The target of a recipe whose inputs are local and there; `name` is what the person called it.
+    """The target of a recipe whose inputs are local and made; `name` is the recipe's, for the error.
 
     Raises:
         RecipeError: the recipe makes its own inputs, and has not yet.

@@ -1,11 +1,11 @@
-"""How long work tells that it goes on: a callable that library functions are handed, never a global."""
+"""How long work reports its progress: an object that library functions are given, never a global."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told about work done; whoever shows it decides how."""
+    """Receives what has been done; each implementation shows it in its own way."""
 
     def start(self, total: int, unit: str) -> None:
         """Announce that `total` units (e.g. "tokens") of work are to come."""
@@ -15,7 +15,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def start(self, total: int, unit: str) -> None:
         """Nothing to show."""

@@ -195,7 +195,7 @@ def read_yaml(name: str) -> dict[str, Any]:
 
 
 def _published(name: str) -> str:
-    """Our name of a recipe that is asked for as the public checkpoint is called (dspark_qwen3_4b_block7)."""
+    """Our name of a recipe that is given by the public checkpoint's name (dspark_qwen3_4b_block7)."""
     public = re.fullmatch(r"(\w+)_(?:block|ttt)7", name)
     return public[1].replace("_", "-") if public else name
 
@@ -357,7 +357,7 @@ def _allowed(section: type[BaseModel], name: str) -> tuple[str, str]:
 
 
 def _as_written(value: Any) -> str:
-    """A value as it stands in YAML, as far as Python writes it otherwise."""
+    """A value as YAML has it, where Python writes it otherwise."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 

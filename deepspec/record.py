@@ -3,7 +3,7 @@
     tasks.runtime.run_record ──► record ◄── reports, registry.keys, flows.cli
 
 Of a run with several recipes each of `evaluation`, `calibration`, `verdict` and `model` is a tuple: one item, with its
-`algorithm`, for every recipe that came so far. Fields without a default stand in the records of every version. Not
+`algorithm`, for every recipe that reached it. Fields without a default stand in the records of every version. Not
 here: making, writing and finding records (tasks/runtime/run_record.py).
 """
 
@@ -28,7 +28,7 @@ class StageEntry(JsonRecord):
 
     Attributes:
         name: the stage's.
-        status: what became of it.
+        status: how it ended.
         seconds: that it took.
         kind, key: of its artifact; empty where there is none.
         why: it ran, or did not.

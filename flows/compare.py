@@ -27,7 +27,7 @@ def compare(run: Run[Recipe], *, drafts: Mapping[str, Reference], recipe_name: s
     Args:
         run: the run; `run.recipe` is a `Recipe`.
         drafts: name -> the draft.
-        recipe_name: what the person called the recipe.
+        recipe_name: the recipe's name on the command line.
 
     Returns:
         `calibration/<name>` and `evaluation/<name>`. Cache policy: the artifact store's keys. Requires: the answers of
@@ -50,7 +50,7 @@ def compare(run: Run[Recipe], *, drafts: Mapping[str, Reference], recipe_name: s
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """What is wrong with a draft is said of the draft that the person named."""
+    """Errors about a draft carry the name that the person gave it."""
     try:
         yield
     except IncompatibleDraft as error:

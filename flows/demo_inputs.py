@@ -2,8 +2,8 @@
 
     demo_corpus → demo_tokenizer → demo_target
 
-What comes out is copied into `<home>/<name>/`, where the recipe finds it like anybody's own target and data; the
-retraining flow knows nothing of it.
+The results are copied into `<home>/<name>/`, where the recipe finds them like any target and data; the retraining flow
+knows nothing of them.
 """
 
 import json

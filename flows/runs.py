@@ -51,7 +51,7 @@ def run_recipes(
     try:
         record = record.model_copy(update={"report": _report(result, record)})
     except DeepspecError as error:
-        # Of a run that has failed already the reader is told why, not that the end could not be recorded either.
+        # A run that has failed already shows why, and not also that its end could not be recorded.
         if result.error is None:
             raise
         same = type(error) is type(result.error)

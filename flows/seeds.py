@@ -1,7 +1,7 @@
 """Several algorithms over several training seeds: what `demo --all` does once each has been judged and shipped.
 
-The first seed is the run's own. Each further one is trained, calibrated and evaluated by the same stages (and so found
-again by the next run), but neither registered nor judged: it says how much a result owes to chance.
+The first seed is the run's own. The same stages train, calibrate and evaluate each further one (so that the next run
+finds it again), but it is neither registered nor judged: it shows how much of a result is chance.
 """
 
 import json

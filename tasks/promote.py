@@ -1,4 +1,4 @@
-"""promote: the accepted challenger becomes champion, if nobody else became it meanwhile."""
+"""promote: the accepted challenger becomes champion, unless another draft has become it meanwhile."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class Counts(StageCounts):
     """What the stage counted.
 
     Attributes:
-        number: the entry's place in the promotion log.
+        number: the entry's, in the promotion log, from 1.
     """
 
     number: int

@@ -40,7 +40,7 @@ class Counts(StageCounts):
 
 @stage(version=3, reads=("name", "data.source"))
 def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
-    """Register the draft's directory with its card and calibration; the same draft once, what is said of it anew."""
+    """Register the draft's directory with its card and calibration; a draft that is registered gets the new card."""
     from deepspec.evaluation.results import Evaluation
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
     from deepspec.registry.keys import version_tags
@@ -72,7 +72,7 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
         tags,
         draft=DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest),
         card=card,
-        beside={CALIBRATION_FILE: fitted},
+        notes={CALIBRATION_FILE: fitted},
     )
     counts = Counts(name=version.name, version=version.version, uri=version.uri)
     (out / "registration.json").write_text(json.dumps(counts.to_json()))

@@ -1,6 +1,6 @@
 """What enters a run from outside, resolved before any key is made: target, sources, benchmarks, champion.
 
-Never cached: content is fingerprinted anew each time (a memo by size and time only saves the reading).
+Never cached: content is fingerprinted in every run (a memo by size and time only saves the reading).
 """
 
 import json
@@ -104,7 +104,7 @@ def _commit_of(dataset: str, where: str, remedy: str) -> str:
 
 
 class _NotLookedUp(DataError):
-    """A benchmark's data set that the hub says nothing of."""
+    """A benchmark's data set that could not be looked up on the hub."""
 
 
 def benchmarks_of(run: "Run[Recipe]") -> External | Pending:
@@ -192,7 +192,7 @@ def captured_files(run: "Run[Recipe]") -> dict[str, Reference]:
             where=f"states.captured {wanted}",
             remedy="Name the folder that the engine writes hidden states to.",
         )
-    # Names do not count, and neither does order: which file is whose is told by its content.
+    # Neither names nor order count: a file's content says which document it is of.
     return {"captured": _external(run, "captured", wanted, lambda: digest_of(sorted(_fingerprints(run, Path(wanted)))))}
 
 
@@ -222,7 +222,7 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
 
 
 def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
-    """The draft that training starts from, as the input `init` of the stage; nothing where it starts anew.
+    """The draft that training starts from, as the input `init` of the stage; empty where it starts from new weights.
 
     Raises:
         RecipeError: there is no such draft.

@@ -38,7 +38,7 @@ class Inputs:
     computes=True,
 )
 def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
-    """Let the target answer, in process or where it is served; every answer's randomness hangs on its prompt alone."""
+    """Let the target answer, in process or on a server; every answer's random numbers depend on its prompt alone."""
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.responses.regenerate import write_responses
     from deepspec.targets import family_of

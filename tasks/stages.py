@@ -1,4 +1,4 @@
-"""All stages, in the order in which a run of the demo calls them: a new one is a file, and a line here."""
+"""All stages, in the order in which a run of the demo calls them: to add one, write a file and a line here."""
 
 from tasks.calibrate import calibrate
 from tasks.conversations import conversations

@@ -71,11 +71,11 @@ def _in_parts(
     how, config, work = job.execution, recipe.states, job.work_folder / "shards"
     survey = Survey.of(tokens_file, config)
     job.progress.start(survey.num_tokens, "tokens")
-    told = 0
+    reported = 0
 
     def look() -> None:
-        nonlocal told
-        job.progress.advance(-told + (told := finished_tokens(survey, work)))
+        nonlocal reported
+        job.progress.advance(-reported + (reported := finished_tokens(survey, work)))
 
     look()
     parts = parts_of(

@@ -164,7 +164,7 @@ class Config(Section):
         13,
         key_absent=None,
         ge=4,
-        description="conversations that share so many words in a row with a benchmark are left out; null: only"
+        description="conversations that share this many words in a row with a benchmark are left out; null: only"
         " those that ask a benchmark's prompt itself",
     )
     system_prompt: str | None = Field(None, description="put before conversations that have no system message")

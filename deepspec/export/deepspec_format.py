@@ -64,7 +64,7 @@ def check(directory: Path) -> list[str]:
 
 
 def _target_of(config: Mapping[str, Any], directory: Path) -> TargetSpec:
-    """As much of the target as its draft's config.json says: the body's shape and the number of layers."""
+    """What the draft's config.json says of the target: the body's shape and the number of layers."""
     model_type = str(config.get("model_type"))
     family = next((family for family in FAMILIES.values() if model_type in family.model_types), None)
     if family is None:

@@ -1,4 +1,4 @@
-"""What a serving format is to the rest of the house."""
+"""What deepspec asks of a serving format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Format:
         name: as on the command line.
         write: (draft, out, target's name) -> None: write the draft directory `draft` to the new directory `out`;
             IncompatibleDraft if the format cannot hold such a draft.
-        check: (directory) -> what a reader of the format would stumble over, one sentence each; empty if nothing.
+        check: (directory) -> its flaws for a reader of the format, one sentence each.
     """
 
     name: str

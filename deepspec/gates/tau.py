@@ -43,7 +43,7 @@ def floor(challenger: GateResult, champion: GateResult | None, config: Config) -
     Raises:
         ArtifactError: the measurement has no usable τ.
     """
-    del champion  # a floor holds whoever serves now
+    del champion  # a floor holds with and without a champion
     if config.min_tau is None:
         return None
     measured = tau_of(challenger, "challenger")

@@ -8,7 +8,7 @@ from deepspec.errors import ArtifactError
 from deepspec.store.records import refuse_newer
 
 FORMAT = 1
-"""Of verdicts, which are read whatever version of the stage wrote them; one that does not say is of format 1."""
+"""Format of a verdict, which every later version of the stage reads; a record without one is of format 1."""
 
 
 class Reason(BaseModel):
@@ -18,7 +18,7 @@ class Reason(BaseModel):
         gate: its name in the table of gates.
         passed: whether the challenger may pass it.
         measured: what was compared (for τ: tokens per round).
-        required: what `measured` was held against; None if there was nothing to hold it against.
+        required: what `measured` was compared with; None: nothing.
         sentence: the answer in words, with both numbers.
     """
 

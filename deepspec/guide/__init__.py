@@ -1,6 +1,6 @@
 """The guide: how deepspec is used, as Markdown files that ship with the package, one per topic.
 
-    deepspec guide ──► read, summary      the files beside this one, in the order of TOPICS
+    deepspec guide ──► read, summary      the files of this folder, in the order of TOPICS
 
 To add a topic: a file `<topic>.md` whose first line is `# <topic>: <summary>`, and its name in TOPICS.
 """

@@ -1,4 +1,4 @@
-"""The estimate of a run before it starts: counts the conversations that are there, and asks what they will take."""
+"""The estimate of a run before it starts: counts the conversations and samples their lengths."""
 
 import os
 import shutil

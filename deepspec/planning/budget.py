@@ -11,7 +11,7 @@ from deepspec.planning.results import Work
 from deepspec.recipe import Recipe
 
 _CERTAIN = 0.9
-"""A run is refused for want of room only where even this share of the estimate does not fit."""
+"""A run is refused for lack of room only where even this share of the estimate does not fit."""
 
 _STAGE_OF: Mapping[Work, str] = {"capture": "states", "training": "train"}
 

@@ -33,9 +33,9 @@ from deepspec.targets.published import PUBLISHED
 
 CODECS = tuple(WIDTHS)
 UTILISATION = 0.4
-"""Share of a GPU's peak that training and capture are assumed to reach; stated beside every estimate."""
+"""Share of a GPU's peak that training and capture are assumed to reach; stated with every estimate."""
 _DISK_SHARE = 0.9
-"""Of what is free, so much may be taken: a full disk stops more than this run."""
+"""Share of the free bytes that a run may take: a full disk stops more than this run."""
 
 
 def spec_of(recipe: Recipe) -> TargetSpec:
@@ -139,7 +139,7 @@ def estimate(
 
 
 def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:
-    """Bytes of captured states of so many tokens, with the recipe's codec and the draft's layers."""
+    """Bytes of captured states with the recipe's codec and the draft's layers."""
     spec = spec_of(recipe)
     layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
     return files_bytes(
@@ -148,7 +148,7 @@ def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:
 
 
 def mode_of(recipe: Recipe, size: int) -> str:
-    """The mode of states that take `size`, as a run resolves it: what is free on a disk decides nothing there."""
+    """The mode of states that take `size` bytes, as a run resolves it; free space on a disk has no part in it."""
     if recipe.states.mode != "auto":
         return recipe.states.mode
     return "offline" if size <= recipe.states.max_bytes else "online"
@@ -187,7 +187,7 @@ def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, 
 def _recommendation(
     recipe: Recipe, sizes: Mapping[str, int], work: Mapping[Work, float], epochs: float, room: Room | None
 ) -> Recommendation:
-    """Captured before or live, and why: files where they fit and states are used more than once."""
+    """The mode to choose, and why: files where they fit and states are used more than once."""
     codec = recipe.states.codec
     size, most = sizes[codec], recipe.states.max_bytes
     free = None if room is None or room.store_free_bytes is None else room.store_free_bytes * _DISK_SHARE

@@ -122,7 +122,7 @@ def _target_bytes(recipe: Recipe, spec: TargetSpec, *, shared: int) -> int:
 
 
 def _capture_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, longest: int | None) -> int:
-    """A batch of so many tokens whose states are captured.
+    """Bytes of a batch whose states are captured.
 
     Args:
         recipe, spec: what is captured.
@@ -138,7 +138,7 @@ def _capture_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, longest: int |
 
 
 def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
-    """A forward of the target over so many tokens that keeps the captured layers' outputs.
+    """Bytes of a forward of the target that keeps the captured layers' outputs.
 
     Its worst moment is in a late layer: where queries and keys are normed and rotated, while those of the layer before
     are still held, or in the MLP, which holds what its own layer's attention was made of. Or it is the end, when the

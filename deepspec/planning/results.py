@@ -1,6 +1,6 @@
-"""The estimate of a run as values: what `deepspec plan` shows, `plan --json` prints, and a budget is held against.
+"""The estimate of a run as values: what `deepspec plan` shows, `plan --json` prints, and a budget limits.
 
-Not here: how it is reckoned (estimate.py, memory.py). A field whose JSON key has no unit has one in its name here.
+Not here: how it is computed (estimate.py, memory.py). A field whose JSON key has no unit has one in its name here.
 """
 
 from typing import Literal, TypeAlias
@@ -96,7 +96,7 @@ class TrainingMemory(JsonRecord):
         weights_gradients_moments_bytes: of the draft, this process's share.
         tables_bytes: embedding and output matrix, which the draft shares with the target.
         target_bytes: the target's other weights, where the process holds them.
-        largest_moment_bytes: what the largest micro-batch, capture or validation takes beside them.
+        largest_moment_bytes: what the largest micro-batch, capture or validation takes on top.
     """
 
     model_config = ConfigDict(populate_by_name=True)

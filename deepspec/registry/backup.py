@@ -17,9 +17,9 @@ from deepspec.store.copy_store import Copied, copy_store
 DATABASE = "mlflow.db"
 STORE = "store"
 FILES = ("mlartifacts", "runs", "last-run.json")
-"""What else of a home is copied, as it is: what MLflow refers to, and the records of runs.
+"""Further parts of a home that are copied as they are: files that MLflow refers to, and the records of runs.
 
-Left out is what the next run makes anew: inputs that a demo made (from the store), memos, locks, Prefect's own
+Left out is what the next run makes again: inputs that a demo made (from the store), memos, locks, Prefect's own
 database, and the checkpoints of trainings that go on.
 """
 
@@ -70,7 +70,7 @@ def backup(out: Path, home: Path, progress: Progress, say: Callable[[str], None]
     done = copy_store(store_of(home), open_store(str(out / STORE), code=code_version()), progress, check=_intact)
     # Taken first, put in its place last: at every moment the database there refers to nothing that is not there too.
     if snapshot:
-        for suffix in ("-wal", "-shm"):  # of somebody who looked at the earlier backup
+        for suffix in ("-wal", "-shm"):  # of a reader of the earlier backup
             (out / f"{DATABASE}{suffix}").unlink(missing_ok=True)
         unfinished.replace(out / DATABASE)
         say(f"Database: {out / DATABASE}")
@@ -85,7 +85,7 @@ def _intact(store: Store) -> None:
 
 
 def _snapshot(database: Path, copy: Path) -> bool:
-    """Copy a SQLite database as of one moment, whoever writes to it meanwhile; return whether there is one."""
+    """Copy a SQLite database as of one moment, also while it is written to; return whether there is one."""
     if not database.exists():
         return False
     copy.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ def _snapshot(database: Path, copy: Path) -> bool:
             contextlib.closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)
-            # One file, without the log beside it that it would be incomplete without.
+            # One file, which needs no write-ahead log next to it.
             target.execute("PRAGMA journal_mode=DELETE")
         with copy.open("rb") as file:
             os.fsync(file.fileno())

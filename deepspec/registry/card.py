@@ -1,6 +1,6 @@
 """The card of a registered draft: what it is, what it was trained on and under which terms, and how good it is.
 
-Markdown, from what stages recorded; nothing in it is measured or decided here. It lies beside the draft's files as
+Markdown, from what stages recorded; nothing in it is measured or decided here. It lies with the draft's files as
 README.md, and is the version's description.
 """
 
@@ -14,7 +14,7 @@ from deepspec.evaluation.results import Evaluation, GateResult, MeanResult
 
 CARD_FILE = "README.md"
 CALIBRATION_FILE = "calibration.json"
-"""Temperatures of the draft's confidences and how good they are, beside its weights: what scheduling reckons with."""
+"""Temperatures of the draft's confidences and their quality, next to its weights: the prefix scheduler needs them."""
 NOT_SAID = "—"
 
 _MARKED = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -140,5 +140,5 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is: names come from outside."""
+    """Text with Markdown's characters escaped: names come from outside."""
     return _MARKED.sub(r"\\\1", " ".join(text.split()))

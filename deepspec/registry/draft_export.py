@@ -28,7 +28,7 @@ def write(name: str, format_name: str, out: Path, target_name: str, *, home: Pat
 
 
 def _about(found: Artifact | Path, store: Store) -> dict[str, str]:
-    """What was last said of a draft when it was registered; nothing of one that never was, or is outside the store."""
+    """Card and calibration of a draft's last registration; empty if it was never registered or is outside the store."""
     if not isinstance(found, Artifact):
         return {}
     registrations = [

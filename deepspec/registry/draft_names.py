@@ -17,7 +17,7 @@ def draft_of(name: str, home: Path, store: Store, *, model: str | None, where: s
     Args:
         name: what the person wrote.
         home, store: where versions and artifacts are.
-        model: whose champion `champion` means; None: nobody's.
+        model: whose champion `champion` means; None: no model's.
         where: what the person wrote it in, for errors.
 
     Raises:

@@ -142,7 +142,7 @@ def markdown_table() -> str:
 
 
 def undocumented(place: Place, sort: Sort, names: Iterable[str]) -> list[str]:
-    """Those of `names` that the table does not list for this place and sort; MLflow's own (`mlflow.…`) are its own."""
+    """Those of `names` that the table does not list for this place and sort; MLflow's own (`mlflow.…`) do not count."""
     entries = [entry for entry in KEYS if (entry.place, entry.sort) == (place, sort)]
     ours = (name for name in names if not name.startswith("mlflow."))
     return sorted(name for name in ours if not any(entry.matches(name) for entry in entries))
@@ -186,15 +186,15 @@ def cost_metrics(cost: Cost) -> dict[str, float]:
 
 
 def taus(evaluation: Evaluation) -> dict[str, float]:
-    """Benchmark -> τ, then `macro` and `gate`; what has not a single round has none."""
+    """Benchmark -> τ, then `macro` and `gate`; without a round there is no τ."""
     return {name: part.tau for name, part in evaluation.parts() if part.tau is not None}
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """An evaluation as flat metrics: `<benchmark>/tau`, `<benchmark>/conditional_acceptance_at_1`, `macro/speedup` …
 
-    Numbers are taken as they are, intervals (`…_ci95`) as `_low` and `_high`, other lists of numbers by position from
-    1; what is none of these is left out.
+    Numbers keep their names, intervals (`…_ci95`) become `_low` and `_high`, other lists of numbers are counted from 1;
+    everything else is left out.
     """
     metrics: dict[str, float] = {}
     for benchmark, part in evaluation.parts():

@@ -56,7 +56,7 @@ def versions(home: Path, model: str | None) -> list[VersionSummary]:
 
 
 def reconcile(home: Path, store: Store, model: str) -> str:
-    """Register again what MLflow does not know any more, and repair the alias; say what was done."""
+    """Register again what MLflow has lost, and repair the alias; return what was done, in words."""
     tracking = tracking_of(home)
     restored = _register_again(store, tracking, model)
     again = f" Registered again: version {', '.join(restored)}." if restored else ""
@@ -133,7 +133,7 @@ def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
         said = about(registration)
         card = said.pop(CARD_FILE, None)
         version = tracking.register(
-            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card, beside=said
+            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card, notes=said
         )
         made += [version.version] if version.created else []
     if run_id is not None:
@@ -146,7 +146,7 @@ def _evaluation(artifact: Artifact) -> Evaluation:
 
 
 def about(registration: Artifact) -> dict[str, str]:
-    """What was said of a draft when it was registered, by file: its card and its calibration.
+    """What was registered about a draft, by file: its card and its calibration.
 
     Earlier versions of deepspec wrote no calibration, the first ones no card either.
     """

@@ -175,7 +175,7 @@ class PromotionLog:
 
         Raises:
             GateFailed: the verdict refuses.
-            PromotionConflict: another champion than the verdict's serves by now, or the verdict is another draft's.
+            PromotionConflict: another champion than the verdict's serves now, or the verdict is another draft's.
             PromotionLogDamaged: the log cannot be read.
         """
         if not verdict.accepted:
@@ -253,7 +253,7 @@ class PromotionLog:
         who: str,
         reason: str,
     ) -> Promotion | None:
-        """The entry after `last`, or None if somebody else wrote there first."""
+        """The entry after `last`, or None if another writer was first."""
         number = 1 if last is None else last.number + 1
         entry = Promotion(
             format=FORMAT,
@@ -301,7 +301,7 @@ def reason_of(run_id: str) -> str:
 
 
 def _before(entries: tuple[Promotion, ...], model: str) -> DraftReference:
-    """The champion one step back: promotions stack up, a roll back takes off what stood above its champion."""
+    """The champion before the present one: a promotion pushes onto a stack, a roll back pops down to its champion."""
     stack: list[DraftReference] = []
     for entry in entries:
         digests = [draft.digest for draft in stack]

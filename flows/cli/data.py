@@ -16,7 +16,7 @@ app = typer.Typer(
 def preview(
     recipe: RecipeName,
     overrides: Overrides = None,
-    rows: Annotated[int, typer.Option(min=1, help="At most so many conversations.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="Most conversations that are shown.")] = 3,
     split: Annotated[str, typer.Option(help="train, validation, calibration or gate.")] = "train",
     as_json: AsJson = False,
 ) -> None:

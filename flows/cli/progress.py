@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: a line per stage, and between those what is being done.
 
-On a terminal a bar with a clock, below the lines. Elsewhere (a log file, CI) plain lines, one every few seconds: at
-no time a reader has to guess whether anything still happens.
+On a terminal a bar with a clock, below the lines. Elsewhere (a log file, CI) plain lines, one every few seconds: a
+reader can always see that work goes on.
 """
 
 import threading
@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deepspec.progress import Progress as Told
+from deepspec.progress import Progress as Reported
 from tasks.runtime.records import MARKS, StageRecord, line_of
 
 _STARTING = "starting"
@@ -55,7 +55,7 @@ def display_on(console: Console) -> "Iterator[TerminalDisplay | PlainDisplay]":
 
 
 @contextmanager
-def progress_of(console: Console, name: str) -> Iterator[Told]:
+def progress_of(console: Console, name: str) -> Iterator[Reported]:
     """The progress of one piece of work that is no stage."""
     with display_on(console) as display:
         yield display.stage(name)
@@ -69,7 +69,7 @@ class TerminalDisplay:
         self._progress = bar
         self._task = self._begin(_STARTING)
 
-    def stage(self, name: str) -> Told:
+    def stage(self, name: str) -> Reported:
         """A stage begins."""
         self._show(name)
         return _Bar(self._progress, self._task)
@@ -132,7 +132,7 @@ class PlainDisplay:
         self._begun = self._said = clock()
         self._work = _Work(_STARTING, clock())
 
-    def stage(self, name: str) -> Told:
+    def stage(self, name: str) -> Reported:
         """A stage begins."""
         self._work = _Work(name, self._clock())
         return self._work
@@ -153,7 +153,7 @@ class PlainDisplay:
             now = self._clock()
             is_long = now - self._begun >= _LONG_SECONDS
             if now - self._said >= (_LONG_QUIET_SECONDS if is_long else _QUIET_SECONDS):
-                self._print(f"  {self._work.told(now)}")
+                self._print(f"  {self._work.as_text(now)}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -173,7 +173,7 @@ class _Work:
     def advance(self, amount: int = 1) -> None:
         self._done += amount
 
-    def told(self, now: float) -> str:
+    def as_text(self, now: float) -> str:
         """As text."""
         if self._total:
             return f"{self._name}: {self._done} of {self._total} {self._unit}"

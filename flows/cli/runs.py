@@ -19,7 +19,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show recipe, stages and
 def demo(
     overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all", help="Train a draft of each algorithm, and compare them.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="With --all: train each with so many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="With --all: number of training seeds.")] = 3,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,7 +64,7 @@ def plan(
     usd_per_gpu_hour: Annotated[float | None, typer.Option(min=0, callback=finite, hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a run will take: tokens, bytes of states per codec, memory, hours, cost.
+    """Estimate what a run will take: tokens, bytes of states per codec, memory, hours, cost.
 
     Example: deepspec plan dspark-qwen3-4b --conversations 1300000 --mean-tokens 950 --gpu h200 --num-gpus 8
     """
@@ -107,7 +107,7 @@ def explain(
 
 
 def _say_at_once(names: Sequence[str], *, dry_run: bool) -> None:
-    """Before the imports that follow, which take a second or two."""
+    """Print the first line before the imports, which take a second or two."""
     if not dry_run:
         print(f"Running {', '.join(names)} in {home()}; what is there already is reused.", file=sys.stderr, flush=True)
 

@@ -40,7 +40,7 @@ def artifact_store() -> "Store":
 
 
 def terminal() -> "Console":
-    """Where people are told."""
+    """The console for people: stderr."""
     from rich.console import Console
 
     return Console(stderr=True)

@@ -21,7 +21,7 @@ _PAUSE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class State:
-    """What is to be said of a service.
+    """The state of a service.
 
     Attributes:
         service: its name.
@@ -49,8 +49,8 @@ def up(settings: Settings, services: Sequence[Service], tell: Callable[[str], No
 
     Args:
         settings: folder, ports and store.
-        services: in the order in which they are told about; each waits for those in its `after`.
-        tell: is told, one line each, what came up.
+        services: in the order in which they are reported; each waits for those in its `after`.
+        tell: called with a line for each service that came up.
 
     Returns:
         The stack that runs.
@@ -79,8 +79,8 @@ def down(
     Args:
         settings: whose stack.
         services: all that may run there, in the order in which they are started.
-        tell: is told, one line each, what was ended.
-        kill: do not ask first; for data that are not wanted any more.
+        tell: called with a line for each service that was ended.
+        kill: without asking first; for data that are not needed any more.
     """
     if not settings.folder.is_dir():
         return
@@ -124,7 +124,7 @@ def _state(stack: Stack, service: Service, processes: Processes) -> State:
 def _start(
     stack: Stack, services: Sequence[Service], processes: Processes, started: list[Service], tell: Callable[[str], None]
 ) -> None:
-    """Start and await, all that can at once: a loop over what is not healthy yet."""
+    """Start services and wait for them, as many at once as possible: a loop over those not healthy yet."""
     begun = time.monotonic()
     since: dict[str, float] = {}
     healthy: set[str] = set()

@@ -1,7 +1,7 @@
 """PostgreSQL: one cluster, a role and its databases for MLflow and for Prefect.
 
-It refuses to run as root, and an ordinary account may not be able to enter the folders above the cluster's (the stack's
-own is private). So the cluster is handed over as an open folder: the server needs only that.
+It refuses to run as root, and an ordinary account may not enter the folders above the cluster's (the stack's own is
+private). So the server inherits the cluster as an open folder, and needs no other access.
 """
 
 import os
@@ -49,7 +49,7 @@ def _command(stack: Stack) -> Command:
     if not made.is_file():
         options = ("--username=postgres", "--auth=reject", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions")
         run_once(stack, "postgres", as_server("initdb", "-D", data, *options))
-        # Before it listens: nobody can come in without a password, not for a moment.
+        # Before it listens, so that it never accepts a connection without a password.
         run_once(stack, "postgres", as_server("postgres", "--single", "-D", data, "postgres"), given=_roles(stack))
         (cluster / "pg_hba.conf").write_text(f"host all all {HOST}/32 scram-sha-256\n", encoding="utf-8")
         made.touch()

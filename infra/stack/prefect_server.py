@@ -1,6 +1,6 @@
 """Prefect's server on PostgreSQL, one process worker in the checkout, and the deployments of infra/prefect.yaml.
 
-A worker runs whatever the server is asked for, as us: so the server wants a password too.
+A worker runs every flow that the server is asked for, under our account: so the server needs a password, too.
 """
 
 import json
@@ -41,7 +41,7 @@ def _server(stack: Stack) -> Command:
         str(stack.ports["prefect"]),
         PREFECT_SERVER_DATABASE_CONNECTION_URL=database_url(stack, "prefect", scheme="postgresql+asyncpg"),
         PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{stack.secret('prefect-admin')}",
-        # Else its page asks at the usual port, whatever the port is, or where a tunnel ends.
+        # Otherwise its page asks at the usual port, even if the server has another one or a tunnel.
         PREFECT_SERVER_UI_API_URL="/api",
     )
 

@@ -30,7 +30,7 @@ class Record(NamedTuple):
 
 
 class Processes:
-    """The processes of the stack in a folder: what was started, and the ports they were told."""
+    """The processes of the stack in a folder: what was started, and with which ports."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -83,7 +83,7 @@ class Processes:
         Args:
             service: which.
             by: the signal that asks its first process to end.
-            seconds: after so long, or once that process has ended, what is left is terminated and then killed.
+            seconds: after these, or once that process has ended, the rest is terminated and then killed.
 
         Returns:
             Whether there was anything to end.

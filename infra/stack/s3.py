@@ -117,7 +117,7 @@ def _monitor(stack: Stack) -> Command:
     def run(program: str, *arguments: str) -> None:
         run_once(stack, "ceph-mon", _ceph(stack, program, *arguments))
 
-    # The map tells the monitor its own address: made anew, because the port may have changed.
+    # The map holds the monitor's own address: made for each start, because the port may have changed.
     address = f"[v2:{HOST}:{stack.ports['ceph-mon']}]"
     run(
         "monmaptool",
@@ -195,7 +195,7 @@ def _check_monitor(stack: Stack) -> None:
 
 
 def _check_storage(stack: Stack) -> None:
-    """It has no port of its own to ask: that objects are kept is seen at the gateway."""
+    """The storage daemon has no port to ask: a request to the gateway shows whether objects are kept."""
 
 
 def _check_gateway(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""The two values everything is made of: the stack that services are told of, and a service."""
+"""The two values everything is made of: the stack, and a service."""
 
 import http.client
 import json
@@ -29,7 +29,7 @@ class NotHealthy(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """What services are told: where their things are, on which ports they listen, and with which passwords.
+    """What every service knows: its folder, the ports, and the passwords.
 
     Attributes:
         folder: holds one folder per kind of server, `logs`, and the files `secrets.json` and `env`.
@@ -116,8 +116,8 @@ class Service:
         after: services that have to be healthy before `command` is called.
         settle: makes what others need of it; called whenever `up` has seen it healthy, so it has to bear repetition.
         stop_signal: asks it to end in good order.
-        stop_seconds: it ends within so long, or is killed.
-        start_seconds: it is healthy within so long, or has failed.
+        stop_seconds: it ends within these, or is killed.
+        start_seconds: it is healthy within these, or has failed.
     """
 
     name: str
@@ -142,14 +142,14 @@ def write_private(path: Path, text: str) -> None:
 def run_once(
     stack: Stack, service: str, command: Command, *, given: str = "", seconds: float = 120.0, what: str | None = None
 ) -> str:
-    """Run a command that ends, in a service's name; what it complains of goes to the service's log.
+    """Run a command that ends, for a service; its error output goes to the service's log.
 
     Args:
         stack: the stack.
         service: whose log.
         command: what is run.
         given: its standard input.
-        seconds: it ends within so long.
+        seconds: the most that it may take.
         what: what to call it, instead of its program's name.
 
     Returns:
@@ -183,7 +183,7 @@ def run_once(
 
 
 def check_port(port: int) -> None:
-    """Raise `NotHealthy` unless somebody listens there."""
+    """Raise `NotHealthy` unless a server listens there."""
     try:
         socket.create_connection((HOST, port), timeout=_CHECK_SECONDS).close()
     except OSError as error:
@@ -205,7 +205,7 @@ def ask(url: str, *, user: str = "", password: str = "", body: Any = None) -> An
     request.add_header("Content-Type", "application/json")
     if user:
         request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
-    # Not through a proxy, whatever the environment says.
+    # Not through a proxy, even if the environment names one.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=_CHECK_SECONDS) as answer:

@@ -7,7 +7,7 @@ from infra.stack.service import Stack, write_private
 BUCKET = "deepspec"
 REGION = "us-east-1"
 USER = "admin"
-"""Who signs in to MLflow and to Prefect."""
+"""The account for MLflow and Prefect."""
 
 
 def s3_variables(stack: Stack) -> dict[str, str]:

@@ -30,7 +30,7 @@ def demo_target(inputs: Inputs, config: Config, out: Path, job: Job) -> StageCou
         inputs.tokenizer.directory(),
         out,
         work_dir=job.work_folder,
-        # On two quiet cores a second thread makes its small steps a quarter faster; beside anything else it makes them
+        # On two quiet cores a second thread makes its small steps a quarter faster; next to other work it makes them
         # twice as slow, because the threads wait for each other thousands of times a second.
         execution=Execution(num_threads=1),
         metrics=lambda *_: None,

@@ -1,4 +1,4 @@
-"""What a stage counted while it made an artifact: kept in the artifact's manifest, shown, and part of no digest."""
+"""What a stage counted while it made an artifact: kept in the artifact's manifest, and part of no digest."""
 
 from deepspec.evaluation.results import Number
 from deepspec.store.records import JsonRecord
@@ -15,7 +15,7 @@ class MemoryBytes(JsonRecord):
 
 
 class StageCounts(JsonRecord):
-    """What a stage counted; each stage has counts of its own beside these, which others read.
+    """What a stage counted; each stage adds its own to these, which others read.
 
     Attributes:
         tokens: encoded.

@@ -62,8 +62,8 @@ def execute(
         name: of the run in its record.
         display: shows progress.
         before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
-        after: by name, flows (with their recipes) that follow on the parts, are tracked, and make no part themselves.
-        interrupted: called with what is known when, after Ctrl-C, the process has to be ended in the middle.
+        after: by name, flows (with their recipes) that run after the parts and are tracked, but are no part.
+        interrupted: called with the result so far when Ctrl-C has to end the process in the middle.
 
     Returns:
         how it ended; errors of stages are in the result, not raised.
@@ -102,7 +102,7 @@ def execute(
                 run.display.say(further)
                 with tracked_until_its_end(run, Part(recipe)) as part:
                     result.further[further] = run_or_reuse(run, later, part, stack).artifacts
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # whatever ended it: a run leaves its record
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # however it ends, a run leaves its record
         result.error = error
     finally:
         usage.stop()
@@ -196,7 +196,7 @@ def begin(run: Run[Any], part: Part, stack: ExitStack, *, makes_something: bool)
 
 
 def protect(run: Run[Any], stack: ExitStack) -> None:
-    """Let the run say from now on, to collectors, which artifacts it relies on."""
+    """Protect the artifacts that the run relies on from collectors, from now on."""
     if run.on_lease is None:
         lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
         run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
@@ -233,7 +233,7 @@ def tracked_until_its_end(run: Run[Any], part: Part) -> Iterator[Part]:
 
 
 def warn_of_damage(run: Run[Any], damage: ArtifactDamaged) -> None:
-    """Tell of damage that a reader has met; the artifact is condemned if it is damaged in the store, too.
+    """Warn of damage that a reader has met; the artifact is condemned if it is damaged in the store, too.
 
     A reader by range, in another process, cannot condemn.
     """

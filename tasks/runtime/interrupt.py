@@ -12,10 +12,10 @@ _INTERRUPT_SECONDS = 3.0
 
 @contextmanager
 def prompt_back_soon(leave_record: Callable[[], None]) -> Iterator[None]:
-    """After Ctrl-C the prompt is back within seconds, whatever still hangs in a library's shutdown.
+    """After Ctrl-C the prompt is back within seconds, even if a library's shutdown hangs.
 
-    Nothing is lost by that: what is published is durable, what is not is invisible, and the training process, which
-    lives in a session of its own, saves and ends by itself.
+    Nothing is lost: published artifacts are durable, others are invisible, and the training process, in a session of
+    its own, saves and ends by itself.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""How and where a stage runs: what its function is handed besides inputs and configuration."""
+"""How and where a stage runs: the argument `job` of its function."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +62,7 @@ class Job:
 
     @cached_property
     def device(self) -> str:
-        """`run.device` with "auto" resolved; a stage that asks is taken to compute there."""
+        """`run.device` with "auto" resolved; a stage that reads it counts as computing there."""
         return device_of(self.execution)
 
     @property

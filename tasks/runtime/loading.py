@@ -1,4 +1,4 @@
-"""Loading what stages decode with: the target, and a draft beside it."""
+"""Loading what stages decode with: the target, and a draft for it."""
 
 import os
 from dataclasses import dataclass

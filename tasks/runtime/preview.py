@@ -48,5 +48,5 @@ def preview_all(
 
 
 def algorithm_among(recipes: "Sequence[Recipe]", recipe: Any) -> str | None:
-    """Whose the stages of a recipe are, where a run makes the drafts of several; inputs are nobody's."""
+    """Whose the stages of a recipe are, where a run makes the drafts of several; None for inputs."""
     return str(recipe.draft.algorithm) if len(recipes) > 1 and recipe in recipes else None

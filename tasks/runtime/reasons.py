@@ -13,7 +13,7 @@ _MOST_COMPARED = 20
 
 @dataclass(frozen=True)
 class Reason:
-    """What is done about a stage, and why.
+    """What becomes of a stage, and why.
 
     Attributes:
         status: "hit": it is reused; "ran": it is made; "rebuilt": it is made again, since it is damaged.

@@ -18,7 +18,7 @@ Steps = Sequence[tuple[Flow, Any]]
 
 @dataclass(frozen=True)
 class PartResults:
-    """What a record says of one recipe; None where it did not come so far."""
+    """What a record says of one recipe; None where the run did not reach it."""
 
     evaluation: RecordedEvaluation | None = None
     calibration: RecordedCalibration | None = None

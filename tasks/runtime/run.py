@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 1.0
 _STAGE_LEASE_SECONDS = 30.0
-"""So long others wait for a run that died while it made something."""
+"""How long others wait for a run that died while it made something."""
 
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
@@ -53,7 +53,7 @@ class Run(Generic[RecipeT]):
         algorithm: whose draft is being made, in a run that makes several; None in any other.
         records: what happened, in order.
         tracking, tracking_run: the experiment tracker and this run's id in it; None in a preview.
-        known: (kind, key) -> the artifact, of every one that was found or made; no one is looked up twice.
+        known: (kind, key) -> the artifact, for each that was found or made; none is looked up twice.
         reasons: key -> why its artifact has to be made, of every one that was not found.
         resolved: name -> the external input, of every one that was looked at for this recipe.
         given: the recipe as a person gave it.
@@ -139,7 +139,8 @@ class Run(Generic[RecipeT]):
         """Hold off other runs that want to make the same artifact; waits while one does.
 
         Runs in this home wait for the process that holds a file's lock; those on other machines, which share the
-        store only, for a lease. That saves work twice done and is no safeguard: whoever is first to publish is right.
+        store only, for a lease. That only saves double work: where two make the same artifact, the first to publish
+        wins.
 
         Args:
             key: of the artifact.
@@ -161,15 +162,15 @@ class Run(Generic[RecipeT]):
             yield
 
     def _wait_for(self, lease: Lease, name: str) -> None:
-        told = False
+        said = False
         while True:
             try:
                 lease.acquire(run=self.run_id)
                 return
             except LeaseHeld:
-                if not told:
+                if not said:
                     self.display.say(f"Waiting for a run on another machine that is making {name}.")
-                told = True
+                said = True
                 time.sleep(_LOOK_AGAIN_SECONDS)
 
     def lease(self, kind: str, key: str) -> None:
@@ -189,8 +190,8 @@ class Run(Generic[RecipeT]):
     def record(self, record: StageRecord) -> None:
         """Append to the run's record; a stage that is run again after damage replaces its earlier line.
 
-        A stage that several algorithms share has one line, which is nobody's. What was made in this run stays made when
-        it is found again.
+        A stage that several algorithms share has one line without an algorithm. A stage that this run made stays `ran`
+        when it is found again.
         """
         record.algorithm = self.algorithm
         index = self._line_of(record)

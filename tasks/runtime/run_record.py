@@ -24,8 +24,7 @@ Recorded = TypeVar("Recorded", RecordedEvaluation, RecordedCalibration, Recorded
 def record_of(result: Result) -> RunRecord:
     """The record of a run in the command line's contract.
 
-    Where the store does not hand out what the record quotes, that is left out, and is the run's error if it has no
-    other.
+    What the store cannot provide is left out, and is the run's error if it has no other.
     """
     run = result.run
     try:
@@ -83,7 +82,7 @@ def results_of(result: Result, part: Part) -> PartResults:
 
 
 def _told(result: Result, found: Sequence[Recorded | None]) -> Recorded | tuple[Recorded, ...] | None:
-    """What the recipe came to; of several a tuple, where each says whose it is."""
+    """The recipe's result; of several recipes a tuple, where each names its algorithm."""
     if len(found) == 1:
         return found[0]
     algorithms = [part.recipe.draft.algorithm for part in result.parts]

@@ -161,7 +161,7 @@ class Making:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold off others who would make it too, and look whether it is there, unless that is known."""
+        """Hold off other runs that would make it, too, and look it up unless it is known."""
         self.run.lease(self.stage.name, self.key)
         if self.found is not None:
             yield
@@ -260,7 +260,7 @@ def _reference(artifact: Artifact) -> dict[str, str]:
 
 
 def _check_unchanged(inputs: Mapping[str, Reference]) -> None:
-    """Refuse a result that was read from an input while somebody edited it: it would stand under the old key."""
+    """Refuse a result whose input was edited while it was read: it would stand under the old key."""
     for name, item in inputs.items():
         if isinstance(item, External) and item.again is not None and item.again() != item.fingerprint:
             raise DataError(

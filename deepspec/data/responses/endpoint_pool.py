@@ -206,9 +206,9 @@ class Endpoints:
         try:
             return await again(self._attempt, request)
         except Again as error:
-            if await self._is_anybody_there():
+            if await self._lists_its_models():
                 return error.failure
-            raise self._nobody() from error
+            raise self._no_endpoint() from error
 
     async def _attempt(self, request: GenerationRequest) -> GenerationResult | GenerationFailure:
         import anyio
@@ -255,9 +255,9 @@ class Endpoints:
         if errors:
             raise errors[0]
         if all(endpoint.is_left_out for endpoint in self._endpoints):
-            raise self._nobody()
+            raise self._no_endpoint()
 
-    async def _is_anybody_there(self) -> bool:
+    async def _lists_its_models(self) -> bool:
         """Whether an endpoint at least lists its models: then the request is at fault."""
         for endpoint in sorted(self._endpoints, key=lambda one: one.failures):
             try:
@@ -307,7 +307,7 @@ class Endpoints:
                 is_idle = not any(one.in_flight for one in self._endpoints)
                 deadline = self._exchange.last_sign + self._patience_seconds
                 if is_idle and now >= deadline:
-                    raise self._nobody()
+                    raise self._no_endpoint()
                 rests = [one.rests_until for one in self._endpoints if one.rests_until > now]
                 until = min([*rests, deadline] if is_idle else rests, default=now + self._longest_pause_seconds)
                 with anyio.move_on_after(max(until - now, 0.001)):
@@ -338,7 +338,7 @@ class Endpoints:
         until = time.monotonic() + rest * jitter.uniform(0.5, 1.0)
         endpoint.rests_until = max(endpoint.rests_until, until)
 
-    def _nobody(self) -> TransientError:
+    def _no_endpoint(self) -> TransientError:
         said = "; ".join(f"{one.url} ({one.words})" for one in self._endpoints)
         return TransientError(
             f"No endpoint answers: {said}.",

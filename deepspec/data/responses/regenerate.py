@@ -80,9 +80,9 @@ conversations of several turns, and where answers are kept. Where the target thi
 thoughts of earlier turns are gone from what it read then. From `finish_reason` on: of the last answer; null if kept.
 `ids_from` is as in `GenerationResult`. Artifacts of the stage's version 2 and before end with `finish_reason`."""
 
-_CHUNK_ROWS = 4096  # rows in the window: answers are asked for from so many, and so many are in memory
+_CHUNK_ROWS = 4096  # rows in the window, all of them in memory
 _JOURNAL_FORMAT = 1  # another one, and what was noted before is asked for again
-_EXCESS_ROWS = 256  # once so many more than allowed are refused, the rest is not asked for
+_EXCESS_ROWS = 256  # rejected rows beyond the allowed share, after which no more are asked for
 
 
 def write_responses(
@@ -107,7 +107,7 @@ def write_responses(
         chat: the target family's chat format.
         journal: a file that keeps the answers as they come; with the same one, the call after a killed one goes on
             there. None: a killed call starts from the beginning.
-        progress: told conversations.
+        progress: counts conversations.
 
     Returns:
         Counts, as in `summary.json`.
@@ -201,7 +201,7 @@ class _Answering:
         renderer: of the target's chat template.
         journal: of answers; known ones are not asked for again.
         counts: added to.
-        progress: told conversations.
+        progress: counts conversations.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def prompt_hash(messages: Iterable[Message], tools: str | None = None) -> str:
 def prompt_hashes(messages: Sequence[Message]) -> frozenset[str]:
     """Hashes under which a prompt is recognised: the whole of it, and the user's first one, two, … turns alone.
 
-    Two conversations that open with the same question share one, whatever their system messages.
+    Two conversations that open with the same question share one, also under different system messages.
     """
     users = [message for message in messages if message["role"] == "user"]
     openings = (conversation_hash(users[: count + 1]) for count in range(len(users)))

@@ -1,4 +1,4 @@
-"""The way to MLflow: imported late, quiet on the terminal, its errors typed, its global state left as it was."""
+"""The connection to MLflow: imported late, quiet on the terminal, with typed errors and its global state unchanged."""
 
 import contextlib
 import logging
@@ -98,7 +98,7 @@ class Connection:
                     os.environ.setdefault(name, value)
                 for name in ("mlflow", "alembic"):
                     logging.getLogger(name).setLevel(logging.WARNING)
-                # It warns of each repetition; if none helps, that is told once.
+                # It warns of each repetition; if none helps, one error says so.
                 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
                 with self.named_errors():
                     if self.database is not None:
@@ -111,7 +111,7 @@ class Connection:
     def named_errors(self) -> Iterator[None]:
         """MLflow's and the database's errors as a TrackingError that names where.
 
-        A server that did not answer is not asked again: what is to be told it at a run's end would only wait again.
+        A server that did not answer is not asked again: each call at a run's end would only wait again.
         """
         if self._lost is not None:
             raise self._named(self._lost)
@@ -162,7 +162,7 @@ class Connection:
 
     @contextlib.contextmanager
     def as_global_uri(self) -> Iterator[None]:
-        """Make this the process's tracking address for a moment, and leave no trace in the environment.
+        """Make this the process's tracking address inside the block, and restore the environment.
 
         MLflow's SQL registry resolves `models:/<id>` with a client of its own, which knows only the global address;
         without one it would make a database in the current folder.
@@ -182,12 +182,12 @@ class Connection:
                     os.environ.pop(_GLOBAL_URI_VARIABLE, None)
 
     def _prepare(self, path: Path) -> None:
-        """Make the database if there is none; see that one of another MLflow, or from another place, can be used."""
+        """Make the database if there is none; migrate or relocate one of another MLflow or another place."""
         database.prepare(path, _migrate)
         revision = schema.revision_of(path)
         ours = self._artifact_root is not None
         if revision is not None and revision != schema.head():
-            # Somebody else's database is migrated by whoever keeps it: others may still need it as it is.
+            # Another owner's database is theirs to migrate: others may still need it as it is.
             if not (ours and schema.is_older(revision)):
                 raise schema.refusal(revision, str(path), self.uri)
             schema.migrate(path)
@@ -224,7 +224,7 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
 
 
 def _unanswered(error: BaseException) -> BaseException | None:
-    """The failure of the connection that `error` comes from, if it does; MLflow tells of them in words only."""
+    """The connection failure that `error` comes from, if any; MLflow reports these in words only."""
     known = sys.modules.get("requests.exceptions")
     if known is None:
         return None

@@ -1,8 +1,8 @@
 """MLflow's SQLite database, made whole or not at all.
 
 MLflow makes a new database by running all its schema migrations on it, one by one and without a lock: two first runs at
-once, or one that is killed meanwhile, leave a database that no MLflow opens again. So a new one is made beside its
-place, by one process at a time, and moved there when it is complete.
+once, or one that is killed meanwhile, leave a database that no MLflow opens again. So one process at a time makes a new
+one in the same folder, and moves it to its place when it is complete.
 """
 
 import contextlib

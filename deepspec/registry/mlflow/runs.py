@@ -163,8 +163,8 @@ class RunWriter:
 def flushed(writer: RunWriter, end: Callable[[str], None]) -> Iterator[RunWriter]:
     """Write inside the block; then send what waits and end the run by `end(status)`.
 
-    An error in the block marks the run FAILED (an interrupt: KILLED) and goes on its way; a failure to tell MLflow
-    about that never hides it.
+    An error in the block marks the run FAILED (an interrupt: KILLED) and is raised; a failure to report it to MLflow
+    never hides it.
     """
     try:
         yield writer

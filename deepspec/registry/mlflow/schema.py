@@ -2,8 +2,8 @@
 
 MLflow refuses a database of another schema than its own, or migrates it in place and without a lock, depending on what
 differs. So an older one in our home folder is migrated as a copy first, and a newer one is refused before MLflow sees
-it. MLflow also writes down where artifacts are as whole paths: those of a home folder that was moved, or restored
-elsewhere, are corrected when it is opened.
+it. MLflow also stores absolute paths of artifacts: those of a home folder that was moved, or restored elsewhere, are
+corrected when it is opened.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def mentioned_in(error: BaseException) -> str | None:
 
 
 def refusal(revision: str, where: str, uri: str) -> TrackingError:
-    """What to tell about a database whose `revision` is not the installed MLflow's.
+    """The error about a database whose `revision` is not the installed MLflow's.
 
     Args:
         revision: the database's.
@@ -87,10 +87,10 @@ def head() -> str | None:
 def migrate(path: Path) -> None:
     """Bring an older database of ours to the installed MLflow's schema, all at once or not at all.
 
-    The database as it was stays beside it, as `<name>.before-<new revision>`.
+    The old database stays in the same folder, as `<name>.before-<new revision>`.
 
     Raises:
-        TrackingError: MLflow cannot migrate it, or somebody wrote to it meanwhile; it is as it was.
+        TrackingError: MLflow cannot migrate it, or another process wrote to it meanwhile; it is unchanged.
     """
     with database.alone(path):
         before, after = revision_of(path), head()
@@ -118,7 +118,7 @@ def migrate(path: Path) -> None:
 
 
 def relocate(path: Path, experiment: str, root: Path) -> None:
-    """Correct the places of artifacts if the database came here from elsewhere, with the artifacts beside it.
+    """Correct the paths of artifacts if the database was moved here together with its artifacts.
 
     Args:
         path: the database's file.

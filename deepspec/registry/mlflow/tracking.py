@@ -5,8 +5,8 @@ SQLite database 1 s more (MLflow runs all its schema migrations), so `Tracking.w
 while other work goes on. Nothing here decides anything: the store and the promotion log are the truth, MLflow shows it.
 
 The draft's directory itself is the registered model: it is logged file by file as an MLflow "logged model", so that
-`mlflow.artifacts.download_artifacts("models:/name/version")` hands back exactly the directory that was registered, and
-the card beside its files.
+`mlflow.artifacts.download_artifacts("models:/name/version")` returns exactly the directory that was registered, with
+the card as README.md.
 """
 
 import contextlib
@@ -103,15 +103,15 @@ class Tracking:
         database = self._server.database
         if database is None:
             return f"open {self._server.shown_uri}"
-        beside = Path(sys.executable).with_name("mlflow")
-        on_path = shutil.which("mlflow") == str(beside) or not beside.exists()
-        program = "mlflow" if on_path else _from_here(beside)
+        own = Path(sys.executable).with_name("mlflow")
+        on_path = shutil.which("mlflow") == str(own) or not own.exists()
+        program = "mlflow" if on_path else _from_here(own)
         return f"{program} ui --backend-store-uri {SQLITE}{_from_here(database)}"
 
     def warm_up(self) -> threading.Thread:
         """Import MLflow and prepare the database in a thread, while the caller does something else.
 
-        Errors are not lost: the first real use meets them again. Returns the thread, for those who want to wait.
+        Errors are not lost: the first real use raises them again. Returns the thread, for callers that want to wait.
         """
 
         def opened() -> None:
@@ -176,12 +176,12 @@ class Tracking:
         *,
         draft: DraftReference,
         card: str | None = None,
-        beside: Mapping[str, str] = MappingProxyType({}),
+        notes: Mapping[str, str] = MappingProxyType({}),
     ) -> RegisteredVersion:
         """Register a draft's directory as a new version of `model_name`.
 
-        The same draft (key and digest) is registered once: a second call returns the existing version, whose tags and
-        card then say what is known of the draft now (another evaluation, say).
+        The same draft (key and digest) is registered once: a second call returns the existing version with new tags and
+        a new card (of another evaluation, say).
 
         Args:
             draft_dir: the directory (`config.json`, `model.safetensors`, …); every file in it becomes the model.
@@ -189,8 +189,8 @@ class Tracking:
             run_id: the pipeline run.
             tags: of the version (`keys.version_tags`).
             draft: the artifact that `draft_dir` is.
-            card: what is said of it (Markdown): a README.md beside the model's files, and the version's description.
-            beside: further files about it, name -> text, beside the model's; replaced like the card.
+            card: about the draft (Markdown): README.md among the model's files, and the version's description.
+            notes: further files about it, name -> text, among the model's; replaced like the card.
 
         Raises:
             TrackingError: MLflow refuses; nothing half-registered is visible as a version.
@@ -198,7 +198,7 @@ class Tracking:
         found = self.find_version(model_name, draft)
         if found is not None:
             self._retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
-            self._replace_card(found, card, beside)
+            self._replace_card(found, card, notes)
             return found
         client = self._server.client
         identity = {keys.DRAFT_KIND: draft.kind, keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
@@ -213,7 +213,7 @@ class Tracking:
             )
             with self._server.transferring():
                 client.log_model_artifacts(model.model_id, str(draft_dir))
-                self._log_texts(model.model_id, _with_card(beside, card))
+                self._log_texts(model.model_id, _with_card(notes, card))
             client.finalize_logged_model(model.model_id, "READY")
             try:
                 client.create_registered_model(model_name)
@@ -240,15 +240,15 @@ class Tracking:
                 if written.get(name) != value:
                     client.set_model_version_tag(version.name, version.version, name, value)
 
-    def _replace_card(self, version: RegisteredVersion, card: str | None, beside: Mapping[str, str]) -> None:
-        if card is None and not beside:
+    def _replace_card(self, version: RegisteredVersion, card: str | None, notes: Mapping[str, str]) -> None:
+        if card is None and not notes:
             return
         client = self._server.client
         with self._server.named_errors():
             written = client.get_model_version(version.name, version.version)
             # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
             with self._server.transferring():
-                self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(beside, card))
+                self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(notes, card))
             if card is not None and written.description != _description(card):
                 client.update_model_version(version.name, version.version, _description(card))
 
@@ -339,8 +339,8 @@ class Tracking:
         return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
 
 
-def _with_card(beside: Mapping[str, str], card: str | None) -> dict[str, str]:
-    return {**beside, **({CARD_FILE: card} if card is not None else {})}
+def _with_card(notes: Mapping[str, str], card: str | None) -> dict[str, str]:
+    return {**notes, **({CARD_FILE: card} if card is not None else {})}
 
 
 def _description(card: str | None) -> str | None:
@@ -379,7 +379,7 @@ def _registered(version: Any, *, created: bool = False) -> RegisteredVersion:
 
 
 def _version_of(champion: DraftReference, versions: Sequence[RegisteredVersion], model_name: str) -> str:
-    """The registered version that is `champion`: by content first, for versions may be numbered anew after a loss."""
+    """The registered version that is `champion`: by content first, since versions may get new numbers after a loss."""
     same = [v.version for v in versions if v.tags.get(keys.DRAFT_DIGEST) == champion.digest]
     if same:
         return champion.version if champion.version in same else min(same, key=int)

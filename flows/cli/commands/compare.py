@@ -1,4 +1,4 @@
-"""What the command `compare` does: evaluate drafts by one recipe, and write what that says of them side by side."""
+"""What the command `compare` does: evaluate drafts by one recipe, and write a page that shows them side by side."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def compare(
         recipe_name, overrides: what they are judged by; None: the recipe of the last run.
         home: where things are.
         out: folder for the page; None: one in the home.
-        display: told stages.
+        display: shows the stages.
 
     Returns:
         what the page is written from, and its path.

@@ -1,4 +1,4 @@
-"""What the command `measure` does: play a recipe's benchmarks through a server, beside the last run's evaluation."""
+"""What the command `measure` does: a recipe's benchmarks through a server, against the last run's evaluation."""
 
 import json
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ServedDocument(ServedEvaluation):
-    """What was measured, and beside what.
+    """What was measured, and the evaluation to compare it with.
 
     Attributes:
         recipe: its name.
@@ -50,7 +50,7 @@ def document(
         endpoint: the server's base URL.
         concurrency: requests in flight.
         home: where runs, and the recipe's inputs, are.
-        progress: told prompts.
+        progress: counts prompts.
 
     Raises:
         RecipeError: there is no such recipe, the endpoint is no plain URL, or the recipe's inputs are not made yet.
@@ -89,7 +89,7 @@ def document(
     )
     return ServedDocument(
         recipe=recipe.name,
-        # With every default: what was asked for is told in full.
+        # With every default: the document says in full what was asked for.
         sampling=Sampling.model_validate(recipe.evaluate.sampling.model_dump()),
         max_new_tokens=recipe.evaluate.max_new_tokens,
         in_process=last_evaluation(recipe, home),
@@ -119,7 +119,7 @@ def save(found: ServedDocument, out: Path) -> None:
 
 
 def check_out(out: Path | None) -> None:
-    """Say before anything is measured that it could not be written.
+    """Refuse a file that cannot be written before anything is measured.
 
     Raises:
         RecipeError: there is no such folder, or it is a folder itself.
@@ -129,7 +129,7 @@ def check_out(out: Path | None) -> None:
 
 
 def show(found: ServedDocument, console: "Console") -> None:
-    """In-process and served acceptance side by side, and what has to be known of them."""
+    """In-process and served acceptance side by side, with notes on how they differ."""
     from rich.text import Text
 
     from deepspec.reports.formatting import MACRO, number
@@ -139,9 +139,9 @@ def show(found: ServedDocument, console: "Console") -> None:
     table.add_column("", overflow="fold")
     for column in ("τ in process", "τ served", "accepted at k, %", "tokens/s", "prompts"):
         table.add_column(column, justify="left" if column.startswith("accepted") else "right", no_wrap=True)
-    beside = found.in_process
+    earlier = found.in_process
     for name, part in found.benchmarks.items():
-        ours = beside.benchmarks.get(name) if beside is not None else None
+        ours = earlier.benchmarks.get(name) if earlier is not None else None
         counts = [part.prompts]
         if ours is not None and ours.prompts != part.prompts:
             counts.append(ours.prompts)
@@ -154,7 +154,7 @@ def show(found: ServedDocument, console: "Console") -> None:
             " of ".join(map(str, counts)),
         )
     if len(found.benchmarks) > 1:
-        in_process = number(beside.macro.tau if beside is not None else None, 3)
+        in_process = number(earlier.macro.tau if earlier is not None else None, 3)
         table.add_row(MACRO, in_process, number(found.macro.tau, 3), "", "", "", style="bold")
     console.print(table)
     for line in _remarks(found):
@@ -164,10 +164,10 @@ def show(found: ServedDocument, console: "Console") -> None:
 def _remarks(found: ServedDocument) -> list[str]:
     where = f"Served by {found.engine} {found.engine_version} at {found.endpoint}, {found.concurrency} at once."
     if found.in_process is None:
-        beside = "This home has no evaluation of this recipe to stand beside it."
+        compared = "This home has no evaluation of this recipe to compare with."
     else:
-        beside = f"In process: run {found.in_process.run_id}."
-    lines = [f"{where} {beside}", "τ: tokens per round, bonus included. Accepted at k: given that all before were."]
+        compared = f"In process: run {found.in_process.run_id}."
+    lines = [f"{where} {compared}", "τ: tokens per round, bonus included. Accepted at k: given that all before were."]
     lines += _other_counts(found.benchmarks)
     for name, part in found.benchmarks.items():
         reason = part.not_measured
@@ -179,7 +179,7 @@ def _remarks(found: ServedDocument) -> list[str]:
 
 
 def _other_counts(benchmarks: Mapping[str, ServedBenchmark]) -> list[str]:
-    """Where the engine counts otherwise than evaluation in process does, and how much that can be."""
+    """Notes on where the engine counts differently from the evaluation in process, and by how much at most."""
     from deepspec.reports.formatting import number
 
     lines = []

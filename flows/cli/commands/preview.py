@@ -144,8 +144,8 @@ def show(found: PreviewDocument, console: "Console") -> None:
 
     colours = console.is_terminal and not console.no_color
     origin = "the sources (no tokens artifact yet)" if found.origin == "source" else found.origin
-    told = f"{found.recipe}, split {found.split}, mask {found.mask}, thinking {found.thinking}, from {origin}"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    heading = f"{found.recipe}, split {found.split}, mask {found.mask}, thinking {found.thinking}, from {origin}"
+    console.print(heading, markup=False, highlight=False, soft_wrap=True)
     for row in found.rows:
         note = f" ({row.note})" if row.note else ""
         head = f"{row.place}: {row.supervised_tokens} of {row.num_tokens} tokens are supervised{note}"

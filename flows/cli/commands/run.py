@@ -107,7 +107,7 @@ def _show_preview(
 
 
 def _conclude(result: Result, record: "RunRecord", path: Path, console: "Console") -> int:
-    """Tell a person how it ended; return the exit code."""
+    """Show how it ended; return the exit code."""
     if isinstance(result.error, KeyboardInterrupt):
         console.print(interrupt.INTERRUPTED)
         return 130

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.runtime.run import Run
 
 lost = False
-"""Whether the server stopped answering: Prefect's threads would go on trying to tell it things at the end."""
+"""Whether the server stopped answering: at the end Prefect's threads would keep trying to reach it."""
 
 
 class FlowRun:

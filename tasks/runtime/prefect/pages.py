@@ -39,7 +39,7 @@ class Page:
         self._shown.start(total, unit)
 
     def advance(self, amount: int = 1) -> None:
-        """Tell both; short stages never reach Prefect's server for it."""
+        """Advance both; for short stages Prefect's server is never called."""
         self._done += amount
         self._shown.advance(amount)
         if self._total > 0 and time.monotonic() - self._updated >= _EVERY_SECONDS:
