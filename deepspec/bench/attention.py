@@ -27,7 +27,7 @@ class Sizes:
     context: int
     documents: int
     anchors: int
-    slots: int
+    positions: int
     heads: int
     kv_heads: int
     head_dim: int
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("context", 2048, "tokens of each document"),
         ("documents", 1, "documents of the pack"),
         ("anchors", 64, "blocks of each document"),
-        ("slots", 7, "positions of a block"),
+        ("positions", 7, "positions of a block"),
         ("heads", 32, "query heads"),
         ("kv-heads", 8, "key/value heads"),
         ("head-dim", 128, "numbers per head"),
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         context=options.context,
         documents=options.documents,
         anchors=options.anchors,
-        slots=options.slots,
+        positions=options.positions,
         heads=options.heads,
         kv_heads=options.kv_heads,
         head_dim=options.head_dim,
@@ -105,8 +105,8 @@ class _Problem:
             seen_A.numpy(),
             (sizes.anchors,) * sizes.documents,
             (sizes.context,) * sizes.documents,
-            queries_per_group=sizes.slots,
-            own_per_group=sizes.slots,
+            queries_per_group=sizes.positions,
+            own_per_group=sizes.positions,
         )
         self.backends: Mapping[str, Backend] = {"ours": choose_backend("auto", device), "reference": DENSE}
 
@@ -116,7 +116,7 @@ class _Problem:
             tensor.grad = torch.zeros_like(tensor)
             return tensor
 
-        queries = sizes.documents * sizes.anchors * sizes.slots
+        queries = sizes.documents * sizes.anchors * sizes.positions
         tokens = sizes.documents * sizes.context
         self._inputs = [trained(queries, sizes.heads)]
         self._inputs += [trained(rows, sizes.kv_heads) for rows in (queries, queries, tokens, tokens)]

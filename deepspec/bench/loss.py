@@ -3,7 +3,7 @@
 What is timed is a training step's share of it: from hidden states to the gradients of hidden states, factors and the
 factors' head, with preallocated gradients. The confidence head's loss is a sum over N numbers, and is left out.
 
-Shapes: N = anchors x slots rows, D hidden, r rank, V vocabulary.
+Shapes: N = anchors x positions rows, D hidden, r rank, V vocabulary.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Sizes:
     vocab: int
     hidden: int
     anchors: int
-    slots: int
+    positions: int
     algorithm: str
     rank: int
     dtype: str
@@ -124,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hidden", type=measuring.positive, default=1024, help="the target's hidden size (%(default)s)"
     )
     parser.add_argument("--anchors", type=measuring.positive, default=64, help="blocks (%(default)s)")
-    parser.add_argument("--slots", type=measuring.positive, default=7, help="slots per block (%(default)s)")
+    parser.add_argument("--positions", type=measuring.positive, default=7, help="positions per block (%(default)s)")
     parser.add_argument("--algorithm", choices=tuple(LOSSES), default="dspark", help="whose loss (%(default)s)")
     parser.add_argument(
         "--rank", type=measuring.positive, default=256, help="of the sequential head, if there is one (%(default)s)"
@@ -139,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         vocab=options.vocab,
         hidden=options.hidden,
         anchors=options.anchors,
-        slots=options.slots,
+        positions=options.positions,
         algorithm=options.algorithm,
         rank=options.rank if LOSSES[options.algorithm].has_factors else 0,
         dtype=options.dtype or measuring.usual_dtype(device),
@@ -156,7 +156,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "bench": "loss",
         "device": measuring.device_name(device),
-        "sizes": {**kept, "rows": sizes.anchors * sizes.slots, "threads": threads, "repeat": options.repeat},
+        "sizes": {**kept, "rows": sizes.anchors * sizes.positions, "threads": threads, "repeat": options.repeat},
         **measuring.compared(seconds, peaks),
         "floor_seconds": measuring.median(seconds["floor"]),
         "max_rel_grad_error": error,
@@ -172,7 +172,7 @@ def _problem(sizes: Sizes) -> Problem:
     """Random inputs, drawn with one seed, whose logits spread as a trained head's do (a few units)."""
     generator = torch.Generator().manual_seed(0)
     device, dtype = torch.device(sizes.device), measuring.DTYPES[sizes.dtype]
-    rows = sizes.anchors * sizes.slots
+    rows = sizes.anchors * sizes.positions
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(*shape, generator=generator).mul_(scale).to(device, dtype)
@@ -191,7 +191,7 @@ def _problem(sizes: Sizes) -> Problem:
         factor_head_Vr=trained(sizes.vocab, sizes.rank, scale=sizes.rank**-0.5) if has_factors else None,
     )
     labels_N = torch.randint(0, sizes.vocab, (rows,), generator=generator).to(device)
-    weights_N = torch.exp(-(torch.arange(rows, device=device) % sizes.slots) / 4.0)
+    weights_N = torch.exp(-(torch.arange(rows, device=device) % sizes.positions) / 4.0)
     return Problem(sources, labels_N, weights_N / weights_N.sum())
 
 

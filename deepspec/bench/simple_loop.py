@@ -87,8 +87,8 @@ class SimpleLoop:
     def _draw(self, probs_V: Tensor) -> int:
         return int(torch.multinomial(probs_V, 1, generator=self._draws))
 
-    def _sample(self, logits_RV: Tensor, slot: int) -> tuple[Tensor, Tensor]:
-        del slot
+    def _sample(self, logits_RV: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        del position
         probs_RV = self._distribution(logits_RV)
         return torch.multinomial(probs_RV, 1, generator=self._draws)[:, 0], probs_RV
 
@@ -98,11 +98,11 @@ class SimpleLoop:
             raise TypeError("this loop's own `sample` returns distributions")
         p_QV = self._distribution(logits_QV)
         committed = []
-        for slot, token in enumerate(drafted):
-            p, q = float(p_QV[slot, token]), float(probs_RKV[0, slot, token])
+        for position, token in enumerate(drafted):
+            p, q = float(p_QV[position, token]), float(probs_RKV[0, position, token])
             if float(torch.rand((), generator=self._draws, device=self._device)) * q < p:
                 committed.append(token)
                 continue
-            left_V = (p_QV[slot] - probs_RKV[0, slot]).clamp_min(0.0)
-            return [*committed, self._draw(left_V if float(left_V.sum()) > 0 else p_QV[slot])]
+            left_V = (p_QV[position] - probs_RKV[0, position]).clamp_min(0.0)
+            return [*committed, self._draw(left_V if float(left_V.sum()) > 0 else p_QV[position])]
         return [*committed, self._draw(p_QV[len(drafted)])]

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The bench's document."""
     pair = pairs.load(options, needs_draft=False)
-    slots = pair.drafter.num_draft_tokens if pair.drafter is not None else 0
-    loads = loads_up_to(options.rows, slots)
+    num_draft_tokens = pair.drafter.num_draft_tokens if pair.drafter is not None else 0
+    loads = loads_up_to(options.rows, num_draft_tokens)
     if pair.drafter is None:
         loads = [load for load in loads if load.length is None]
     costs = measured_costs(
@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "device": measuring.device_name(options.device),
         "sizes": {
             "rows": options.rows,
-            "num_draft_tokens": slots,
+            "num_draft_tokens": num_draft_tokens,
             "context": max(map(len, pair.prompts)),
             "threads": torch.get_num_threads(),
             "repeat": options.repeat,

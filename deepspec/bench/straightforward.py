@@ -1,10 +1,11 @@
 """A draft's training as one would first write it: what benches compare with. Nothing else may use it.
 
 Every document attends through one dense mask, with keys repeated for grouped queries; the loss is taken by autograd
-over the full logits of all supervised slots; documents are padded to the longest of their batch. In the reference's
-favour: only supervised slots pass the heads, and blocks that a document has not are not made up.
+over the full logits of all supervised positions; documents are padded to the longest of their batch. In the reference's
+favour: only supervised positions pass the heads, and documents with few blocks are not padded with empty ones.
 
-Shapes: T packed context tokens, N queries or supervised slots, M own keys, H heads, d head dim, D hidden, V vocabulary.
+Shapes: T packed context tokens, N queries or supervised positions, M own keys, H heads, d head dim, D hidden,
+V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,7 @@ def loss(draft: nn.Module, batch: PackedStates, supervision: Any, totals: Mappin
 def _block_loss(
     output: BlockOutput, batch: PackedStates, supervision: BlockSupervision, totals: Mapping[str, float]
 ) -> Tensor:
-    final_ND = batch.final_TD[supervision.slots_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
+    final_ND = batch.final_TD[supervision.draft_positions_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
     draft_NV, target_NV = logits(
         LogitSources(
             output.hidden_ND,
@@ -141,12 +142,12 @@ def _block_loss(
         )
     )
     l1_N = terms.l1_distance(draft_NV, target_NV)
-    per_slot = {"ce": terms.cross_entropy(draft_NV, supervision.labels_N), "tv": l1_N}
+    losses_N = {"ce": terms.cross_entropy(draft_NV, supervision.labels_N), "tv": l1_N}
     if output.confidence_N is not None:
-        per_slot["confidence"] = terms.confidence_loss(output.confidence_N, terms.acceptance(l1_N))
+        losses_N["confidence"] = terms.confidence_loss(output.confidence_N, terms.acceptance(l1_N))
     weights_N = supervision.weights_N.to(draft_NV.dtype)
     loss_weights = supervision.loss_weights.items()
-    parts = [weight * (weights_N * per_slot[term]).sum() / totals[term] for term, weight in loss_weights]
+    parts = [weight * (weights_N * losses_N[term]).sum() / totals[term] for term, weight in loss_weights]
     return torch.stack(parts).sum()
 
 

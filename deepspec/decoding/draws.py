@@ -3,7 +3,7 @@
 One object per engine. It holds a table of uniform numbers per row, hands the drafter the `sample` function whose q is
 afterwards tested, and judges the proposal. Greedy decoding takes the same ways without any distribution.
 
-Legend: R rows, K draft slots, Q = K+1 verified positions, V vocabulary, P positions of an answer, U purposes.
+Legend: R rows, K draft positions, Q = K+1 verified positions, V vocabulary, P positions of an answer, U purposes.
 """
 
 from collections.abc import Sequence
@@ -67,29 +67,29 @@ class Draws:
         uniforms_R1U = self._gather(lanes, offsets, 1)
         return draw(probabilities(logits_R1V[:, 0], self._sampling), uniforms_R1U[:, 0, Purpose.BONUS])
 
-    def start(self, lanes: list[int], offsets: list[int], num_slots: int) -> "Draws":
+    def start(self, lanes: list[int], offsets: list[int], num_draft_tokens: int) -> "Draws":
         """Begin a round; the result is the `sample` function for the drafter.
 
         Args:
             lanes: the rows.
             offsets: number in its answer of the first token each row can gain.
-            num_slots: K.
+            num_draft_tokens: K.
         """
         self._doubt = None
         if not self._sampling.greedy:
-            self._uniforms_RQU = self._gather(lanes, offsets, num_slots + 1)
+            self._uniforms_RQU = self._gather(lanes, offsets, num_draft_tokens + 1)
             self._draft_uniforms_R = self._uniforms_RQU[..., Purpose.DRAFT].unbind(1)
         return self
 
-    def __call__(self, logits_RV: Tensor, slot: int) -> tuple[Tensor, Tensor | None]:
-        """Draw one slot's draft token: [R], and the fp32 distribution [R, V] it was drawn from (None: greedy)."""
+    def __call__(self, logits_RV: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
+        """Draw the draft token of `position`, 0-based: [R], and its fp32 distribution [R, V] (None: greedy)."""
         if self._sampling.greedy:
             peak_R, token_R = logits_RV.max(dim=-1)
             self._doubt = peak_R if self._doubt is None else self._doubt + peak_R
             return token_R, None
         probs_RV = probabilities(logits_RV, self._sampling)
         # NaN draws V; V-1 keeps the drafter's lookups in range until `verify` reports it.
-        token_R = draw(probs_RV, self._draft_uniforms_R[slot]).clamp_(max=self._vocab_size - 1)
+        token_R = draw(probs_RV, self._draft_uniforms_R[position]).clamp_(max=self._vocab_size - 1)
         return token_R, probs_RV
 
     def verify(self, logits_RQV: Tensor, proposal: Proposal, num_proposed_R: Tensor | None = None) -> Tensor:
@@ -97,7 +97,7 @@ class Draws:
 
         Args:
             logits_RQV: the target's logits after anchor and drafts.
-            proposal: made with this round's `sample`, cut to its first Q - 1 slots.
+            proposal: made with this round's `sample`, cut to its first Q - 1 positions.
             num_proposed_R: int64, how many of them are judged; None: all.
 
         Returns:

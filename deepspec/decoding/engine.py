@@ -10,10 +10,10 @@ randomness, and attention never crosses rows. (To rounding: a batched matrix pro
 Positions: let b be the anchor's position, the last committed token, which has not been through the target. Caches hold
 0 … b-1; the target verifies at b … b+K; with j accepted they are cropped to b+j+1 and the new anchor stands at b+j+1.
 
-Rows that run stand in front of the cache (`slot`), so that a step works on a view of it; a row's place in the drafter
-and in the table of random numbers (`lane`) never changes.
+Running rows take the first rows of the cache (`cache_rows`), so that a step works on a view of it; a row's index in the
+drafter and in the table of random numbers (`lane`) never changes.
 
-Legend: R running rows, K draft slots, Q = K+1 verified positions, V vocabulary, G rows prefilled together.
+Legend: R running rows, K draft positions, Q = K+1 verified positions, V vocabulary, G rows prefilled together.
 A scheduler may have fewer drafts verified, or none drafted at a high load (scheduler.py); by default all are.
 Not here: prompts as text, metrics, how a scheduler chooses.
 """
@@ -103,7 +103,7 @@ class Engine:
         stop_ids: tokens that end an answer; None takes the target's.
         capacity: positions per row to reserve at least; grown when requests need more.
         exact_times: on a GPU, wait at every phase boundary so that `Seconds` splits truly; costs a little.
-        on_step: told the times of every step.
+        on_step: called with the times of every step.
 
     Raises:
         IncompatibleDraft: the drafter reads other layers, or has another vocabulary, than the target.
@@ -129,7 +129,7 @@ class Engine:
         self._scheduler = scheduler
         self._contexts = Contexts(drafter) if drafter is not None else None
         self._max_rows = rows
-        self._num_slots = drafter.num_draft_tokens if drafter is not None else 0
+        self._num_draft_tokens = drafter.num_draft_tokens if drafter is not None else 0
         self._stop_ids = frozenset(target.eos_token_ids if stop_ids is None else stop_ids)
         self._draws = Draws(sampling or Sampling(), target.spec.vocab_size, target.device)
         self._capacity = capacity
@@ -167,18 +167,18 @@ class Engine:
     def _decode(self, requests: Sequence[Request], queue: deque[tuple[int, int]]) -> Iterator[Completion]:
         num_rows = min(self._max_rows, len(requests))
         self._reserve(num_rows, requests, [limit for _, limit in queue])
-        slots: list[_Row | None] = [None] * num_rows
+        cache_rows: list[_Row | None] = [None] * num_rows
         while True:
-            while queue and None in slots:
-                first, group = _next_group(slots, queue, requests)
-                slots[first : first + len(group)] = group
-                self._prefill(first, group, len(slots) - slots.count(None))
-                yield from self._release(slots)
-            running = self._compact(slots)
+            while queue and None in cache_rows:
+                first, group = _next_group(cache_rows, queue, requests)
+                cache_rows[first : first + len(group)] = group
+                self._prefill(first, group, len(cache_rows) - cache_rows.count(None))
+                yield from self._release(cache_rows)
+            running = self._compact(cache_rows)
             if not running:
                 return
             self._round(running)
-            yield from self._release(slots)
+            yield from self._release(cache_rows)
 
     def _limit(self, request: Request) -> int:
         """How many tokens may be generated for `request`."""
@@ -212,9 +212,9 @@ class Engine:
             return
         pairs = list(zip(requests, limits, strict=True))
         # The last round starts at most one token before the limit and may overrun it by K.
-        needed = max(len(request.prompt_ids) + limit for request, limit in pairs) + self._num_slots
+        needed = max(len(request.prompt_ids) + limit for request, limit in pairs) + self._num_draft_tokens
         self._capacity = max(self._capacity, needed)
-        self._draws.allocate(num_rows, max(limits) + self._num_slots)
+        self._draws.allocate(num_rows, max(limits) + self._num_draft_tokens)
         if (
             self._cache is not None
             and self._cache.capacity >= self._capacity
@@ -229,7 +229,7 @@ class Engine:
 
     @torch.inference_mode()
     def _prefill(self, first: int, rows: Sequence[_Row], num_running: int) -> None:
-        """Take prompts through the target and draw each answer's first token; `rows` stand at `first` onwards."""
+        """Take prompts through the target and draw each answer's first token; cache rows from `first` on are theirs."""
         started = self._now()
         cache = self._all_rows().view(first, len(rows))
         lengths = [len(row.request.prompt_ids) for row in rows]
@@ -242,7 +242,7 @@ class Engine:
         cache.crop(lengths)
         last_GD = output.final_BQD[torch.arange(len(rows), device=device), torch.tensor(lengths, device=device) - 1]
         lanes = [row.lane for row in rows]
-        self._draws.refill(lanes, [(row.request.seed, row.limit + self._num_slots) for row in rows])
+        self._draws.refill(lanes, [(row.request.seed, row.limit + self._num_draft_tokens) for row in rows])
         token_G1 = self._draws.plain(lanes, [0] * len(rows), self._target.logits(last_GD).unsqueeze(1))
         for row, token in zip(rows, token_G1.tolist(), strict=True):
             self._check_token(token, row)
@@ -259,7 +259,7 @@ class Engine:
 
     @torch.inference_mode()
     def _round(self, rows: Sequence[_Row]) -> None:
-        """Draft, verify and commit once for all running rows, which stand in the first slots in this order."""
+        """Draft, verify and commit once for all running rows, which have the first cache rows in this order."""
         started = self._now()
         lanes = [row.lane for row in rows]
         # Number of the first token this round can add, counted in the answer: what its draws are keyed by.
@@ -296,11 +296,11 @@ class Engine:
         if self._drafter is None or self._contexts is None or not self._drafts(len(rows)):
             return None
         self._contexts.catch_up(lanes)
-        sample = self._draws.start(lanes, offsets, self._num_slots)
+        sample = self._draws.start(lanes, offsets, self._num_draft_tokens)
         return self._drafter.propose(lanes, anchor_R, [row.position for row in rows], sample)
 
     def _drafts(self, num_rows: int) -> bool:
-        """Whether a step over so many rows drafts."""
+        """Whether a step over `num_rows` rows drafts."""
         return self._scheduler is None or self._scheduler.drafts(num_rows)
 
     def _scheduled(self, proposal: Proposal | None) -> tuple[Proposal | None, Tensor | None, list[int] | None]:
@@ -309,14 +309,14 @@ class Engine:
             return proposal, None, None
         num_proposed_R = self._scheduler.lengths(proposal)
         counts = [length + 1 for length in num_proposed_R.tolist()]
-        slots = max(counts) - 1
-        if slots == 0:
+        length = max(counts) - 1
+        if length == 0:
             return None, None, None
         probs_RKV, confidence_RK = proposal.probs_RKV, proposal.confidence_RK
         cut = Proposal(
-            proposal.tokens_RK[:, :slots],
-            probs_RKV if probs_RKV is None else probs_RKV[:, :slots],
-            confidence_RK if confidence_RK is None else confidence_RK[:, :slots],
+            proposal.tokens_RK[:, :length],
+            probs_RKV if probs_RKV is None else probs_RKV[:, :length],
+            confidence_RK if confidence_RK is None else confidence_RK[:, :length],
         )
         return cut, num_proposed_R, counts
 
@@ -355,11 +355,11 @@ class Engine:
         counts = [rows[index].rounds[-1].committed for index in going]
         self._contexts.extend(lanes, states_RQLD, ids_RQ, starts, counts, at_once=self._drafts(len(going)))
 
-    def _release(self, slots: list[_Row | None]) -> Iterator[Completion]:
-        """Empty the slots of finished rows and hand out their answers."""
-        for slot, row in enumerate(slots):
+    def _release(self, cache_rows: list[_Row | None]) -> Iterator[Completion]:
+        """Free the cache rows of finished rows and yield their answers."""
+        for index, row in enumerate(cache_rows):
             if row is not None and row.finished:
-                slots[slot] = None
+                cache_rows[index] = None
                 yield self._completion(row)
 
     def _completion(self, row: _Row) -> Completion:
@@ -372,17 +372,17 @@ class Engine:
         elapsed = time.perf_counter() - row.started
         return Completion(row.request.id, output, reason, tuple(row.rounds), seconds, elapsed)
 
-    def _compact(self, slots: list[_Row | None]) -> list[_Row]:
-        """Move rows so that those that run stand in front; returns them in order."""
-        running = [row for row in slots if row is not None]
-        if len(running) < len(slots):
+    def _compact(self, cache_rows: list[_Row | None]) -> list[_Row]:
+        """Move running rows to the front of the cache; returns them in order."""
+        running = [row for row in cache_rows if row is not None]
+        if len(running) < len(cache_rows):
             for hole in range(len(running)):
-                if slots[hole] is None:
-                    last = max(slot for slot, row in enumerate(slots) if row is not None)
+                if cache_rows[hole] is None:
+                    last = max(index for index, row in enumerate(cache_rows) if row is not None)
                     self._all_rows().move_row(last, hole)
-                    slots[hole], slots[last] = slots[last], None
-            del slots[len(running) :]
-            running = [row for row in slots if row is not None]
+                    cache_rows[hole], cache_rows[last] = cache_rows[last], None
+            del cache_rows[len(running) :]
+            running = [row for row in cache_rows if row is not None]
         return running
 
     def _all_rows(self) -> RowCache:
@@ -449,13 +449,13 @@ def _check_fit(target: Target, drafter: Drafter) -> None:
 
 
 def _next_group(
-    slots: Sequence[_Row | None], queue: deque[tuple[int, int]], requests: Sequence[Request]
+    cache_rows: Sequence[_Row | None], queue: deque[tuple[int, int]], requests: Sequence[Request]
 ) -> tuple[int, list[_Row]]:
-    """Take requests from the queue for the first run of free slots: those that can share a prefill."""
-    first = slots.index(None)
+    """Take requests from the queue for the first run of free cache rows: those that can share a prefill."""
+    first = cache_rows.index(None)
     group: list[_Row] = []
     longest = total = 0
-    while queue and first + len(group) < len(slots) and slots[first + len(group)] is None:
+    while queue and first + len(group) < len(cache_rows) and cache_rows[first + len(group)] is None:
         index, limit = queue[0]
         length = len(requests[index].prompt_ids)
         padded = max(longest, length) * (len(group) + 1)

@@ -2,7 +2,7 @@
 
 Each load (R rows, about n drafts verified per row) decodes for a while, and all loads take turns a few times. What a
 step takes is that of the fastest ones: others that use this machine can only add to it. Rows verify different numbers
-of drafts, as they will when they are scheduled. Legend: R rows, K draft slots.
+of drafts, as they will when they are scheduled. Legend: R rows, K draft positions.
 """
 
 import statistics
@@ -54,8 +54,8 @@ class _Uneven(DraftsAlways):
     length: int
 
     def lengths(self, proposal: Proposal) -> Tensor:
-        rows, slots = proposal.tokens_RK.shape
-        spread = min(self.length, slots - self.length)
+        rows, positions = proposal.tokens_RK.shape
+        spread = min(self.length, positions - self.length)
         sign_R = torch.arange(rows, device=proposal.tokens_RK.device).remainder(2).mul(2).sub(1)
         return self.length + sign_R * spread if rows > 1 else torch.full_like(sign_R, self.length)
 

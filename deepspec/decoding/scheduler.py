@@ -3,20 +3,20 @@
 A scheduler may look at everything but the token whose verification it decides on, and what was drawn after it. Each of
 these keeps to that:
 
-* `StaticThreshold` keeps the slots before the first one whose confidence is too low. The confidence of slot k was
-  computed before token k was drawn.
-* `PrefixScheduler` (the paper's Algorithm 1) admits slots of all rows in the order of their probability of survival,
-  and stops at the first that does not pay. Whether slot k is admitted depends on slots with a higher probability only:
-  earlier ones of its own row, and other rows', whose randomness is their own. Choosing the best of all prefixes instead
-  would look at confidences that token k had a say in, and change what is committed.
+* `StaticThreshold` keeps the positions before the first one whose confidence is too low. The confidence of position k
+  was computed before token k was drawn.
+* `PrefixScheduler` (the paper's Algorithm 1) admits positions of all rows in the order of their probability of
+  survival, and stops at the first that does not pay. Whether it admits position k depends on positions with a higher
+  probability only: earlier ones of its own row, and other rows', whose randomness is their own. Choosing the best of
+  all prefixes instead would look at confidences that depend on token k, and change what is committed.
 * Its second rule, `modes`, looks at the number of rows alone: at some loads it pays to verify everything, at others
-  drafting costs more than it brings, and the step is a plain one. What is drafted is not even looked at, so this is
-  lossless as well. Which mode a load has is settled before anything is decoded (`modes_by_load`).
+  drafting costs more than it saves, and the step is a plain one. The rule does not look at what is drafted, so it is
+  lossless as well. Each load's mode is chosen before anything is decoded (`modes_by_load`).
 
 With sampling, a scheduled answer is drawn from the same distribution as an unscheduled one, but need not be the same
-draw: which random number decides about a position depends on whether its draft was verified. Greedy answers are equal.
+draw: which random number decides a position depends on whether its draft was verified. Greedy answers are equal.
 
-Legend: R rows, K draft slots, B tokens of a verification. Source: the DSpark paper (arXiv 2607.05147), Algorithm 1.
+Legend: R rows, K draft positions, B tokens of a verification. Source: the DSpark paper (arXiv 2607.05147), Algorithm 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,13 +43,13 @@ class Scheduler(Protocol):
     """Decides what of a step's proposals is verified."""
 
     def drafts(self, num_rows: int) -> bool:
-        """Whether a step over so many rows drafts at all; may depend on nothing else."""
+        """Whether a step over `num_rows` rows drafts at all; may depend on nothing else."""
 
     def lengths(self, proposal: Proposal) -> Tensor:
-        """How many slots of each row are verified: int64 [R], 0 … K.
+        """How many positions of each row are verified: int64 [R], 0 … K.
 
         Args:
-            proposal: of R rows. Whether slot k is verified must not depend on token k or on what was drawn after it.
+            proposal: of R rows. Whether position k is verified must depend neither on token k nor on later draws.
 
         Raises:
             NoConfidence: the draft says nothing about its confidence, and this scheduler needs to know.
@@ -67,19 +67,19 @@ class DraftsAlways:
 
 @dataclass(frozen=True)
 class FixedLength(DraftsAlways):
-    """Verifies the first `length` slots of every row, whatever the draft thinks of them; asks for no confidence."""
+    """Verifies the first `length` positions of every row, whatever the draft thinks of them; asks for no confidence."""
 
     length: int
 
     def lengths(self, proposal: Proposal) -> Tensor:
         """See `Scheduler.lengths`."""
-        rows, slots = proposal.tokens_RK.shape
-        return torch.full((rows,), min(self.length, slots), dtype=torch.int64, device=proposal.tokens_RK.device)
+        rows, positions = proposal.tokens_RK.shape
+        return torch.full((rows,), min(self.length, positions), dtype=torch.int64, device=proposal.tokens_RK.device)
 
 
 @dataclass(frozen=True)
 class StaticThreshold(DraftsAlways):
-    """Keeps the slots before the first whose raw confidence is below `threshold`; of none, the anchor is verified."""
+    """Keeps the positions before the first whose raw confidence is below `threshold`: none, if that is the first."""
 
     threshold: float
 
@@ -98,9 +98,9 @@ class PrefixScheduler:
 
     Attributes:
         costs: seconds of a step.
-        temperatures: of each slot's confidence (Sequential Temperature Scaling).
-        modes: number of rows -> what is done with so many, and with fewer down to the next one given; with more than
-            the last, the last. None given: Algorithm 1 always chooses.
+        temperatures: of each position's confidence (Sequential Temperature Scaling).
+        modes: what is done at each load, by number of rows. Other numbers take the mode of the next larger one given,
+            beyond the largest that of the largest. Empty: Algorithm 1 always chooses.
     """
 
     costs: StepCosts
@@ -109,7 +109,7 @@ class PrefixScheduler:
     _rates: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def mode(self, num_rows: int) -> Mode:
-        """What is done with so many rows."""
+        """What is done with `num_rows` rows."""
         above = [rows for rows in self.modes if rows >= num_rows]
         if above:
             return self.modes[min(above)]
@@ -122,22 +122,22 @@ class PrefixScheduler:
     def lengths(self, proposal: Proposal) -> Tensor:
         """See `Scheduler.lengths`; O(n log n) in n = R·K, without a loop."""
         confidence_RK = confidence_of(proposal)
-        rows, slots = confidence_RK.shape
-        if slots != len(self.temperatures):
+        rows, positions = confidence_RK.shape
+        if positions != len(self.temperatures):
             raise IncompatibleDraft(
-                f"The draft proposes {slots} tokens, but {len(self.temperatures)} confidences were calibrated.",
+                f"The draft proposes {positions} tokens, but {len(self.temperatures)} confidences were calibrated.",
                 remedy="Schedule with this draft's own calibration.",
             )
         if self.mode(rows) == "all":
-            return torch.full((rows,), slots, dtype=torch.int64, device=confidence_RK.device)
+            return torch.full((rows,), positions, dtype=torch.int64, device=confidence_RK.device)
         temperatures_K = torch.tensor(self.temperatures, dtype=torch.float64, device=confidence_RK.device)
         survival_RK = survival(confidence_RK, temperatures_K)
-        return admitted(survival_RK, self._steps_per_second(rows, slots, confidence_RK.device))
+        return admitted(survival_RK, self._steps_per_second(rows, positions, confidence_RK.device))
 
-    def _steps_per_second(self, rows: int, slots: int, device: torch.device) -> Tensor:
-        key = (rows, slots, device)
+    def _steps_per_second(self, rows: int, positions: int, device: torch.device) -> Tensor:
+        key = (rows, positions, device)
         if key not in self._rates:
-            rates = self.costs.steps_per_second(rows, np.arange(rows, rows * (slots + 1) + 1, dtype=np.float64))
+            rates = self.costs.steps_per_second(rows, np.arange(rows, rows * (positions + 1) + 1, dtype=np.float64))
             self._rates[key] = torch.from_numpy(rates).to(device)
         return self._rates[key]
 
@@ -153,7 +153,7 @@ def confidence_of(proposal: Proposal) -> Tensor:
 
 
 def survival(confidence_RK: Tensor, temperatures_K: Tensor) -> Tensor:
-    """a_k: the probability that slots 1 … k are all accepted, fp64 [R, K].
+    """a_k: the probability that positions 1 … k are all accepted, fp64 [R, K].
 
     Args:
         confidence_RK: raw conditional confidences, 0 … 1.
@@ -164,17 +164,17 @@ def survival(confidence_RK: Tensor, temperatures_K: Tensor) -> Tensor:
 
 
 def admitted(survival_RK: Tensor, steps_per_second: Tensor) -> Tensor:
-    """Algorithm 1: how many slots of each row are verified, int64 [R].
+    """Algorithm 1: how many positions of each row are verified, int64 [R].
 
-    Slots are admitted by falling probability of survival (ties: earlier slots first, then earlier rows), as long as
-    each raises the expected tokens per second; the first that does not ends it, and is left out.
+    Positions are admitted by falling probability of survival (ties: earlier positions first, then earlier rows), as
+    long as each raises the expected tokens per second; the first that does not ends it, and is left out.
 
     Args:
         survival_RK: as from `survival`; falls along K.
         steps_per_second: SPS at B = R, R+1, …, R·(K+1); [R·K + 1].
     """
     rows = survival_RK.shape[0]
-    # Slot-major, so that a stable sort leaves equal ones in the order of their slots.
+    # Position-major, so that a stable sort leaves equal ones in the order of their positions.
     value_N, order_N = survival_RK.t().reshape(-1).sort(descending=True, stable=True)
     expected_N = rows + torch.cat((value_N.new_zeros(1), value_N.cumsum(0)))
     throughput_N = expected_N * steps_per_second.to(expected_N.dtype)
@@ -202,17 +202,17 @@ def modes_by_load(
         verifying everything by as much. Once nothing is drafted, nothing is at any higher load.
     """
     draws = np.random.default_rng(seed)
-    slots = survival_NK.shape[1]
+    positions = survival_NK.shape[1]
     modes: dict[int, Mode] = {}
     stopped = False
     for rows in sorted(candidates):
-        tokens = np.arange(rows, rows * (slots + 1) + 1, dtype=np.float64)
+        tokens = np.arange(rows, rows * (positions + 1) + 1, dtype=np.float64)
         rates = torch.from_numpy(costs.steps_per_second(rows, tokens))
         chosen, everything = [], []
         for _ in range(_SAMPLES):
             drawn_RK = torch.from_numpy(survival_NK[draws.integers(len(survival_NK), size=rows)])
             length_R = admitted(drawn_RK, rates)
-            kept_RK = torch.arange(slots) < length_R[:, None]
+            kept_RK = torch.arange(positions) < length_R[:, None]
             chosen.append((rows + float(drawn_RK[kept_RK].sum())) * float(rates[int(length_R.sum())]))
             everything.append((rows + float(drawn_RK.sum())) * float(rates[-1]))
         scheduled, verified = float(np.mean(chosen)), float(np.mean(everything))

@@ -4,7 +4,7 @@ What is committed is distributed exactly as the target alone would have drawn it
 proposed token y is accepted with probability min(1, p(y)/q(y)), and the first rejected one is replaced by a draw from
 max(0, p - q), normalised. q must be the very numbers that y was drawn from. Nothing here knows models or caches.
 
-Legend: R rows, K draft slots, Q = K+1 verified positions (anchor first), V vocabulary.
+Legend: R rows, K draft positions, Q = K+1 verified positions (anchor first), V vocabulary.
 Source: Leviathan et al. 2023 (arXiv 2211.17192), appendix A.1.
 """
 
@@ -46,7 +46,7 @@ def verify_greedy(target_RQ: Tensor, drafted_RK: Tensor, num_proposed_R: Tensor 
     Args:
         target_RQ: int64, the target's likeliest token after each verified position.
         drafted_RK: int64 proposals.
-        num_proposed_R: int64, slots from here on hold nothing; None: all K are proposals.
+        num_proposed_R: int64, positions from here on hold nothing; None: all K are proposals.
 
     Returns:
         The verdict; the bonus is the target's token after the last accepted one.
@@ -71,7 +71,7 @@ def verify_sampled(
         drafted_RK: int64 proposals.
         accept_uniforms_RK: fp64 in [0, 1), one per proposal.
         bonus_uniforms_RQ: fp64 in [0, 1), entry j is used when j drafts are accepted.
-        num_proposed_R: int64, slots from here on hold nothing; None: all K are proposals.
+        num_proposed_R: int64, positions from here on hold nothing; None: all K are proposals.
 
     Returns:
         The verdict.
@@ -83,9 +83,9 @@ def verify_sampled(
     row_R = torch.arange(accepted_R.shape[0], device=accepted_R.device)
     replacement_RV = p_RQV[row_R, accepted_R]
     if q_RKV.shape[1] > 0:
-        num_slots = drafted_RK.shape[1] if num_proposed_R is None else num_proposed_R
+        num_proposed = drafted_RK.shape[1] if num_proposed_R is None else num_proposed_R
         tested_RV = q_RKV[row_R, accepted_R.clamp(max=drafted_RK.shape[1] - 1)]
-        rejected_R1 = (accepted_R < num_slots).unsqueeze(1)
+        rejected_R1 = (accepted_R < num_proposed).unsqueeze(1)
         replacement_RV = torch.where(rejected_R1, residual(replacement_RV, tested_RV), replacement_RV)
     bonus_uniform_R = bonus_uniforms_RQ.gather(1, accepted_R.unsqueeze(1)).squeeze(1)
     return Verdict(accepted_R, draw(replacement_RV, bonus_uniform_R))
@@ -116,19 +116,19 @@ def commit(drafted: Sequence[int], accepted: int, bonus: int, stop_ids: Collecti
         stop_ids: tokens that end an answer; they are part of it.
 
     Returns:
-        The round as it counts. A stop token among the accepted drafts at 1-based place e makes accepted = proposed =
-        committed = e: no bonus. A stop token as bonus counts normally.
+        The round as it counts. A stop token among the accepted drafts at 1-based position e makes accepted = proposed
+        = committed = e: no bonus. A stop token as bonus counts normally.
     """
     for index in range(accepted):
         if drafted[index] in stop_ids:
-            place = index + 1
-            return Commit(list(drafted[:place]), place, place, stopped=True)
+            length = index + 1
+            return Commit(list(drafted[:length]), length, length, stopped=True)
     return Commit([*drafted[:accepted], bonus], len(drafted), accepted, bonus in stop_ids)
 
 
 def _longest_prefix(accept_RK: Tensor, num_proposed_R: Tensor | None) -> Tensor:
     """Length of the leading run of True per row, int64 [R]."""
     if num_proposed_R is not None:
-        slot_K = torch.arange(accept_RK.shape[1], device=accept_RK.device)
-        accept_RK = accept_RK & (slot_K < num_proposed_R.unsqueeze(1))
+        position_K = torch.arange(accept_RK.shape[1], device=accept_RK.device)
+        accept_RK = accept_RK & (position_K < num_proposed_R.unsqueeze(1))
     return accept_RK.cumprod(dim=1).sum(dim=1)

@@ -5,7 +5,7 @@ it has. Training calls `supervise` and `loss`, decoding the `Drafter`, planning 
 `load` and `release`. This module and the algorithms' own import no torch, so that recipes and plans can read them in
 milliseconds: methods that compute import what they need.
 
-Shapes: R rows of a decoding batch, Q query positions, A anchors, K draft slots, L captured layers, D hidden,
+Shapes: R rows of a decoding batch, Q query positions, A anchors, K draft positions, L captured layers, D hidden,
 V vocabulary.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     """Integers per row: a list (free), or an integer tensor (read back once)."""
 
     Sample: TypeAlias = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
-    """`sample(logits_RV fp32, slot)` -> (token_R int64, probs_RV fp32, or None when greedy)."""
+    """`sample(logits_RV fp32, position)` -> (token_R int64, probs_RV fp32, or None when greedy)."""
 
 
 class Supervision(Protocol):
@@ -76,7 +76,7 @@ class Proposal:
     Args:
         tokens_RK: drafted tokens, int64.
         probs_RKV: the very fp32 distributions they were sampled from; None when greedy (one-hot).
-        confidence_RK: raw probability per slot that it is accepted, given that all before it were; None without a
+        confidence_RK: raw probability per position that it is accepted, given that all before it were; None without a
             confidence head.
     """
 
@@ -142,7 +142,7 @@ class Drafter(Protocol):
             rows: row numbers, without repeats.
             anchor_ids_R: last committed token of each row, int64.
             positions_R: its position; all positions before it have been given to `advance`.
-            sample: owns temperature, top-k, top-p and randomness; called once per slot, left to right.
+            sample: owns temperature, top-k, top-p and randomness; called once per position, left to right.
         """
 
 

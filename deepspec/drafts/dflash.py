@@ -1,7 +1,7 @@
 """DFlash: a parallel block draft without heads, learned by cross-entropy.
 
-Two layouts of a block's positions go by this name: with next-token slots (the DeepSpec release, the default here) each
-position predicts the token after it; in the published one each predicts the token in its own place, so that a block is
+Two layouts of a block's positions go by this name. In the next-token one (the DeepSpec release, the default here) each
+position predicts the token after it. In the published one each predicts the token in its own place, so that a block is
 one longer than what it proposes. Serving engines differ in which they run.
 
 Source: DFlash paper (arXiv 2602.06036) and spec page "Algorithms"; where they disagree, the page. Imports no torch.
@@ -60,10 +60,10 @@ class DFlash(BlockAlgorithm[DFlashConfig]):
         return config.model_copy(update={"slots": "in_place", "num_draft_tokens": config.num_draft_tokens - 1})
 
     def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:
-        """With next-token slots only."""
+        """In the next-token layout only."""
         if written.get("sample_from_anchor") is False:
             raise IncompatibleDraft(
-                "its slots predict in place, which this layout does not have.",
+                "its positions predict in place, which this layout does not have.",
                 where=f"{directory.name}/config.json",
                 remedy="Train with draft.slots next_token for it.",
             )

@@ -1,14 +1,15 @@
 """DSpark: a parallel block draft with a sequential (Markov) head and a confidence head.
 
-To a block draft it adds: a bias on each slot's logits that knows the token before (`W_2 u_k`, the head's factor `u_k`
-made of that token's row of `W_1`), so that slots drawn left to right agree with each other; and a logit per slot that
-says how likely the target accepts it. It learns by cross-entropy, by the distance to the target's distribution, and
-the confidence by how likely the drawn token would be accepted.
+It adds two heads to a block draft. The Markov head biases each position's logits by the token before it (`W_2 u_k`; the
+factor `u_k` is made of that token's row of `W_1`), so that positions drawn left to right agree with each other. The
+confidence head gives a logit per position: how likely the target accepts it. The draft learns by cross-entropy and by
+the distance to the target's distribution; the confidence, by how likely the drawn token would be accepted.
 
 Source: DSpark paper (arXiv 2607.05147) and spec page "Algorithms"; where they disagree, the page. Imports no torch by
 itself. Not here: how the heads are made of their weights (`block/heads.py`).
 
-Shapes: R rows of a decoding batch, A anchors, K draft slots, N supervised slots, D hidden, r rank, V vocabulary.
+Shapes: R rows of a decoding batch, A anchors, K draft positions, N supervised positions, D hidden, r rank,
+V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ class DSparkConfig(BlockConfig):
         "vanilla", description="How the sequential head uses the previous token."
     )
     confidence_head: Annotated[bool, SavedAs("enable_confidence_head", absent=False)] = Field(
-        default=True, description="Whether the draft also says how sure it is of each slot."
+        default=True, description="Whether the draft also has a confidence for each position."
     )
     confidence_head_with_markov: Annotated[bool, SavedAs("confidence_head_with_markov", absent=False)] = Field(
         default=True, description="Whether the confidence head sees the previous token."
@@ -63,7 +64,7 @@ class DSparkConfig(BlockConfig):
 
 
 class DSpark(BlockAlgorithm[DSparkConfig]):
-    """A block draft whose slots know the token before them, and how likely they are accepted."""
+    """A block draft whose positions know the token before them, and how likely they are accepted."""
 
     name = "dspark"
     Config = DSparkConfig
@@ -86,7 +87,7 @@ class DSpark(BlockAlgorithm[DSparkConfig]):
     def predict(
         self, draft: "BlockDraft", hidden_AKD: "Tensor", previous_AK: "Tensor", rows_N: "Tensor"
     ) -> "BlockOutput":
-        """In training the token before is the true one: all slots at once."""
+        """In training the token before is the true one: all positions at once."""
         markov, confidence = _heads_of(draft)
         output = super().predict(draft, hidden_AKD, previous_AK, rows_N)
         previous_Nr = None

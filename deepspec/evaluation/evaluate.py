@@ -86,12 +86,11 @@ def evaluate(
     answered = {name: engines.answer(name, encoded, renderer, progress) for name, encoded in prompts.items()}
     timed = {name: both_ways(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts}
     judged_on = engines.answer(GATE, gate, None, progress)
-    slots = drafter.num_draft_tokens
     benchmarks = {
         name: BenchmarkResult(
             domain=config.benchmarks[name].domain_of(name),
             target_entropy_nats=mean_entropy(target, timed[name]),
-            **dict(_answered(config, answered[name], slots)),
+            **dict(_answered(config, answered[name], drafter.num_draft_tokens)),
             **dict(speed(timed[name], config.num_bootstrap_samples, config.seed)),
         )
         for name in prompts
@@ -100,7 +99,7 @@ def evaluate(
         benchmarks=benchmarks,
         domains=_domains(config, benchmarks, answered),
         macro=_mean(config, benchmarks, answered),
-        gate=_gate(config, judged_on, slots),
+        gate=_gate(config, judged_on, drafter.num_draft_tokens),
         threshold_sweep=threshold_sweep(
             config, target=target, drafter=drafter, prompts=swept, rows=rows, progress=progress
         ),

@@ -4,7 +4,7 @@ First the costs of steps are profiled on this machine, then every way decodes th
 turns and several times. Throughput is all tokens over wall time, prompts included; a request's speed is its tokens over
 the time from its prefill to its end. Everything here but the tokens depends on the machine, and on what else it does.
 
-Legend: R rows, K draft slots, N rounds. Source: the DSpark paper (arXiv 2607.05147).
+Legend: R rows, K draft positions, N rounds. Source: the DSpark paper (arXiv 2607.05147).
 """
 
 import json
@@ -44,7 +44,7 @@ class Calibrated:
     """What the scheduler has to know of a draft's confidences.
 
     Attributes:
-        temperatures: of each slot.
+        temperatures: of each position.
         confidence_NK: raw, of held-out rounds with full proposals: what loads are judged by.
     """
 

@@ -4,7 +4,7 @@ Everything is computed from rounds, pooled: sums over rounds first, one division
 The prefill and its token are in no round. Prefix and conditional acceptance answer different questions and are never
 mixed. Not here: decoding, timing, confidences (calibration/fit.py), how prompts are resampled (intervals.py).
 
-Legend: N rounds, P prompts, K draft slots. Rates at k are at 1-based slot k, list index k-1.
+Legend: N rounds, P prompts, K draft positions. Rates at k are at 1-based position k, list index k-1.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def verify_rate(rounds: RoundTable) -> float | None:
 
 
 def prefix_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[list[float | None], list[int]]:
-    """P(slots 1 … k all accepted), for k = 1 … K.
+    """P(positions 1 … k all accepted), for k = 1 … K.
 
     Returns:
         The rates (None where nothing was proposed that far) and their denominators: rounds with effective proposal
@@ -73,11 +73,11 @@ def prefix_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[list[f
 
 
 def conditional_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[list[float | None], list[int]]:
-    """P(slot k accepted, given that all before it were), for k = 1 … K.
+    """P(position k accepted, given that all before it were), for k = 1 … K.
 
     Returns:
-        The rates (None where slot k was never reached) and their denominators: rounds with effective proposal >= k and
-        accepted >= k-1.
+        The rates (None where position k was never reached) and their denominators: rounds with effective proposal >= k
+        and accepted >= k-1.
     """
     trials, successes = [], []
     for k in range(1, num_draft_tokens + 1):

@@ -1,14 +1,14 @@
 """The loss terms of `terms.py` without logits: chunks of rows over the whole vocabulary, with exact gradients.
 
-Every slot's weight is known before the forward, so the gradient is taken *in the forward*, while a chunk's logits are
-there, and the backward only scales it: nothing is recomputed and no tensor of N·V elements is ever made.
+Every position's weight is known before the forward, so the gradient is taken *in the forward*, while a chunk's logits
+are there, and the backward only scales it: nothing is recomputed and no tensor of N·V elements is ever made.
 
 Numbers are those of the eager twins: products in the inputs' dtype, everything else in fp32 (fp64 stays fp64).
 Gradients reach the hidden states, the factors and the factors' head; the target's head and states are frozen.
 Not supported: differentiating twice. Not here: how chunks are cut, made and summed (chunk_sweep.py).
 Source: spec page "Algorithms", "The cost that matters".
 
-Shapes: N supervised slots, n of them in a chunk, D hidden, r rank, V vocabulary.
+Shapes: N supervised positions, n of them in a chunk, D hidden, r rank, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -63,11 +63,11 @@ def block_terms(
     factor_head_gradient_Vr: Tensor | None = None,
     rows_per_chunk: int | None = None,
 ) -> BlockTerms:
-    """`Σ_n ce_weights·ce + l1_weights·l1`, and both terms per slot.
+    """`Σ_n ce_weights·ce + l1_weights·l1`, and both terms per position.
 
     Args:
         sources: what the logits are made of.
-        labels_N: token each slot has to predict, int64.
+        labels_N: token each position has to predict, int64.
         ce_weights_N, l1_weights_N: everything each term is multiplied with (position weight, loss weight, 1 / total);
             None for a term that is only logged.
         factor_head_gradient_Vr: see `preallocated_gradient`. With it, W_2's gradient is added to it *now*, in the
@@ -91,11 +91,11 @@ def soft_cross_entropy(
     factor_head_gradient_Vr: Tensor | None = None,
     rows_per_chunk: int | None = None,
 ) -> SoftTerms:
-    """`Σ_n weights·(-Σ_v p log q)`, and per slot that cross-entropy and the acceptance.
+    """`Σ_n weights·(-Σ_v p log q)`, and per position that cross-entropy and the acceptance.
 
     Args:
         sources: what the logits are made of.
-        weights_N: everything a slot is multiplied with; 0 for those that are not supervised.
+        weights_N: everything a position is multiplied with; 0 for those that are not supervised.
         factor_head_gradient_Vr, rows_per_chunk: as in `block_terms`.
     """
     term = _Soft(sources, weights_N)

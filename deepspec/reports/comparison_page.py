@@ -206,4 +206,4 @@ def _positions(drafts: Sequence[ComparedDraft]) -> Iterator[tuple[Drawing | None
             if name in draft.evaluation.benchmarks
         }
         drawing = plots.acceptance_by_position(lines, "conditional", f"positions-{place}", title=name)
-        yield drawing, f"Conditional acceptance by slot on {name}"
+        yield drawing, f"Conditional acceptance by position on {name}"

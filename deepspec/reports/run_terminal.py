@@ -21,7 +21,7 @@ from deepspec.reports.terminal import plain_table, with_interval
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_MOST_SLOTS = 8
+_MOST_POSITIONS = 8
 
 
 def summary_table(record: RunRecord, *, ui_command: str | None = None) -> "RenderableType":
@@ -76,8 +76,8 @@ def _seed_rows(study: SeedTables) -> Iterator[tuple[str, list[tuple[str, str, st
 
 
 def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]":
-    slots = max(num_draft_tokens(evaluation.benchmarks) for evaluation in evaluations)
-    apart = slots > _MOST_SLOTS
+    positions = max(num_draft_tokens(evaluation.benchmarks) for evaluation in evaluations)
+    apart = positions > _MOST_POSITIONS
     several = len(evaluations) > 1
     table = plain_table()
     if several:
@@ -85,7 +85,7 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
     table.add_column("", overflow="fold")
     table.add_column("τ [95 % interval]", no_wrap=True)
     if not apart:
-        table.add_column(f"accepted at 1…{slots}, %", no_wrap=True)
+        table.add_column(f"accepted at 1…{positions}, %", no_wrap=True)
     table.add_column("speedup", justify="right", no_wrap=True)
     table.add_column("entropy", justify="right", no_wrap=True)
     for evaluation in evaluations:
@@ -102,7 +102,7 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
             table.add_row(*cells, style="bold" if name == MACRO else "")
     parts: list[RenderableType] = [table]
     if apart:
-        parts += [Text(""), Text(f"Accepted at 1…{slots}, %:")]
+        parts += [Text(""), Text(f"Accepted at 1…{positions}, %:")]
         parts += [
             Text(f"  {_whose(evaluation)}{name}: {_percent(part.conditional_acceptance)}")
             for evaluation in evaluations

@@ -35,7 +35,7 @@ class Family:
             multiplies in fp32 first (Gemma).
         sandwich_norms: four norms per layer and a layer scalar instead of two norms.
         value_norm: values pass an RMSNorm without weight.
-        mask_token_id: unused token of the released vocabulary that stands in a draft's empty slots.
+        mask_token_id: unused token of the released vocabulary that stands at a draft's masked positions.
         describe: (text config) -> the `TargetSpec` fields that are not read off the usual names.
         refuse: (text config) -> why such a target is not supported, or None. Asked before anything is read.
         draft_fields: (spec) -> what a draft's config.json says of its body: the target's text config in the notation

@@ -13,8 +13,8 @@ from tests.fixtures.drafts import (
     FAMILIES,
     GEMMA,
     GEMMA_OWN_VALUES,
+    NUM_DRAFT_TOKENS,
     QWEN,
-    SLOTS,
     TOY,
     batch_of,
     config_of,
@@ -37,13 +37,13 @@ class Forced:
         self.tokens_RK = tokens_RK
         self.logits = []
 
-    def __call__(self, logits_RV, slot):
+    def __call__(self, logits_RV, position):
         self.logits.append(logits_RV)
-        return self.tokens_RK[:, slot], torch.softmax(logits_RV, dim=-1)
+        return self.tokens_RK[:, position], torch.softmax(logits_RV, dim=-1)
 
 
 def training_blocks(draft, config, batch):
-    """Per anchor (packed index): logits [K', V] and confidences [K'] of its supervised slots, as training has them."""
+    """Per anchor (packed index): training's logits [K', V] and confidences [K'] of its supervised positions."""
     supervision = ALGORITHM.supervise(batch, config, seed=0, step=0)
     with torch.no_grad():
         output = draft(batch, supervision)
@@ -53,24 +53,24 @@ def training_blocks(draft, config, batch):
         logits = logits + F.linear(output.factors_Nr, output.factor_head_Vr)
     blocks = {}
     for place, row in enumerate(supervision.rows_N.tolist()):
-        anchor = int(supervision.anchors_A[row // SLOTS])
+        anchor = int(supervision.anchors_A[row // NUM_DRAFT_TOKENS])
         blocks.setdefault(anchor, []).append((logits[place], torch.sigmoid(output.confidence_N[place])))
     return blocks
 
 
 def check(proposal, forced, rows):
-    """Compare every supervised slot of the training blocks `rows` with what the drafter computed."""
-    for index, slots in enumerate(rows):
-        for slot, (logits, confidence) in enumerate(slots):
-            torch.testing.assert_close(forced.logits[slot][index], logits, **TOLERANCE)
-            torch.testing.assert_close(proposal.confidence_RK[index, slot], confidence, **TOLERANCE)
+    """Compare every supervised position of the training blocks `rows` with what the drafter computed."""
+    for index, positions in enumerate(rows):
+        for position, (logits, confidence) in enumerate(positions):
+            torch.testing.assert_close(forced.logits[position][index], logits, **TOLERANCE)
+            torch.testing.assert_close(proposal.confidence_RK[index, position], confidence, **TOLERANCE)
     assert torch.equal(proposal.tokens_RK, forced.tokens_RK)
-    assert proposal.probs_RKV.shape == (len(rows), SLOTS, 37)
+    assert proposal.probs_RKV.shape == (len(rows), NUM_DRAFT_TOKENS, 37)
 
 
 def truth(batch, anchors):
     end = len(batch.input_ids_T) - 1
-    return torch.stack([batch.input_ids_T[[min(a + k + 1, end) for k in range(SLOTS)]] for a in anchors])
+    return torch.stack([batch.input_ids_T[[min(a + k + 1, end) for k in range(NUM_DRAFT_TOKENS)]] for a in anchors])
 
 
 @pytest.mark.parametrize("head", ["vanilla", "gated", "rnn"])
@@ -84,14 +84,14 @@ def test_one_row_from_prefill_to_the_last_anchor(spec, head):
     drafter = ALGORITHM.drafter(draft, config)
     drafter.allocate(1, 24)
     known = 0
-    for anchor, slots in blocks.items():
+    for anchor, positions in blocks.items():
         drafter.advance(
             [0], batch.states_TLD[None, known:anchor], batch.input_ids_T[None, known:anchor], [known], [anchor - known]
         )
         known = anchor
         forced = Forced(truth(batch, [anchor]))
         proposal = drafter.propose([0], batch.input_ids_T[anchor][None], [anchor], forced)
-        check(proposal, forced, [slots])
+        check(proposal, forced, [positions])
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2]], ids=str)
@@ -156,7 +156,7 @@ def test_positions_that_do_not_follow_are_refused():
     with pytest.raises(ValueError, match=r"\b4\b.*\b5\b"):
         drafter.advance([0], states, ids, [5], [1])
     with pytest.raises(ValueError, match=r"\b4\b.*anchor at 3"):
-        drafter.propose([0], ids[:, 0], [3], Forced(ids[:, :SLOTS]))
+        drafter.propose([0], ids[:, 0], [3], Forced(ids[:, :NUM_DRAFT_TOKENS]))
     with pytest.raises(ValueError, match=r"\b8\b"):
         drafter.advance([0], states, ids, [4], [5])
 
@@ -168,4 +168,4 @@ def test_greedy_proposals_carry_no_distributions():
     proposal = drafter.propose([0], torch.tensor([3]), [0], lambda logits_RV, _: (logits_RV.argmax(-1), None))
     assert proposal.probs_RKV is None
     assert proposal.confidence_RK is None
-    assert proposal.tokens_RK.shape == (1, SLOTS)
+    assert proposal.tokens_RK.shape == (1, NUM_DRAFT_TOKENS)

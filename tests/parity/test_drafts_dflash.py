@@ -1,4 +1,4 @@
-"""DFlash in both layouts of its slots against the naive formulas, and its training blocks against its decoding."""
+"""DFlash in both layouts of its positions against the naive formulas, and its training blocks against its decoding."""
 
 import pytest
 import torch
@@ -6,7 +6,16 @@ import torch.nn.functional as F
 
 import deepspec.targets
 from deepspec.drafts import ALGORITHMS
-from tests.fixtures.drafts import FAMILIES, GEMMA, GEMMA_OWN_VALUES, LAYERS, QWEN, SLOTS, batch_of, randomised
+from tests.fixtures.drafts import (
+    FAMILIES,
+    GEMMA,
+    GEMMA_OWN_VALUES,
+    LAYERS,
+    NUM_DRAFT_TOKENS,
+    QWEN,
+    batch_of,
+    randomised,
+)
 from tests.parity.test_drafts_decoding import TOLERANCE, Forced, truth
 from tests.parity.test_drafts_dspark import RELATIVE_FROBENIUS, Naive, anchors_by_document, relative
 
@@ -19,7 +28,7 @@ def _toy_family(monkeypatch):
 
 
 def config_of(**fields):
-    common = {"num_draft_tokens": SLOTS, "num_layers": 2, "target_layer_ids": LAYERS, "mask_token_id": 36}
+    common = {"num_draft_tokens": NUM_DRAFT_TOKENS, "num_layers": 2, "target_layer_ids": LAYERS, "mask_token_id": 36}
     return ALGORITHM.Config(**common, **({"num_anchors": 5} | fields))
 
 
@@ -28,7 +37,7 @@ class NaiveDFlash(Naive):
 
     def block(self, states_TLD, ids, anchor):
         skipped = int(self.config.slots == "in_place")
-        hidden_KD = self.hidden(states_TLD, ids[0], anchor, size=SLOTS + skipped)[skipped:]
+        hidden_KD = self.hidden(states_TLD, ids[0], anchor, size=NUM_DRAFT_TOKENS + skipped)[skipped:]
         return torch.stack([self.cap(self.linear(h, "lm_head")) for h in hidden_KD]), []
 
     def factors(self):
@@ -73,7 +82,7 @@ def test_training_blocks_are_the_decoding(spec, slots):
         if output.softcap:
             logits_NV = output.softcap * torch.tanh(logits_NV / output.softcap)
     drafter = ALGORITHM.drafter(draft, config)
-    assert drafter.num_draft_tokens == SLOTS
+    assert drafter.num_draft_tokens == NUM_DRAFT_TOKENS
     drafter.allocate(1, 24)
     known = 0
     for block, anchor in enumerate(supervision.anchors_A.tolist()):
@@ -84,8 +93,8 @@ def test_training_blocks_are_the_decoding(spec, slots):
         proposal = drafter.propose([0], batch.input_ids_T[anchor][None], [anchor], forced)
         assert proposal.confidence_RK is None
         for place, row in enumerate(supervision.rows_N.tolist()):
-            if row // SLOTS == block:
-                torch.testing.assert_close(forced.logits[row % SLOTS][0], logits_NV[place], **TOLERANCE)
+            if row // NUM_DRAFT_TOKENS == block:
+                torch.testing.assert_close(forced.logits[row % NUM_DRAFT_TOKENS][0], logits_NV[place], **TOLERANCE)
 
 
 @pytest.mark.parametrize("slots", ["next_token", "in_place"])

@@ -21,8 +21,8 @@ from tests.fixtures.drafts import (
     FAMILIES,
     GEMMA,
     GEMMA_OWN_VALUES,
+    NUM_DRAFT_TOKENS,
     QWEN,
-    SLOTS,
     TOY,
     batch_of,
     config_of,
@@ -119,7 +119,7 @@ class Naive:
         )
         return self.linear(act * self.linear(x, p + "mlp.up_proj"), p + "mlp.down_proj")
 
-    def hidden(self, states_TLD, token, anchor, size=SLOTS):
+    def hidden(self, states_TLD, token, anchor, size=NUM_DRAFT_TOKENS):
         """Normed output [size, D] of the block at `anchor` whose token is `token`."""
         context_TD = self.norm(self.linear(states_TLD.flatten(1), "fc"), "hidden_norm")
         x = self.w["embed_tokens.weight"][[token] + [self.config.mask_token_id] * (size - 1)]
@@ -137,11 +137,11 @@ class Naive:
         return self.norm(x, "norm")
 
     def block(self, states_TLD, ids, anchor):
-        """Logits [K, V] and confidence logits [K] of one block; `ids` are the previous tokens of its slots."""
+        """Logits [K, V] and confidence logits [K] of one block; `ids` are the previous tokens of its positions."""
         hidden_KD = self.hidden(states_TLD, ids[0], anchor)
         logits, confidences = [], []
         state = torch.zeros(self.config.markov_rank, dtype=hidden_KD.dtype)
-        for k in range(SLOTS):
+        for k in range(NUM_DRAFT_TOKENS):
             h, row = hidden_KD[k], self.w["markov_head.markov_w1.weight"][ids[k]]
             factor = row
             if self.config.markov_head == "gated":
@@ -171,10 +171,10 @@ class Naive:
             mask = batch.loss_mask_T[start : start + length].tolist()
             states, final = batch.states_TLD[start : start + length], batch.final_TD[start : start + length]
             for anchor in anchors:
-                previous = [ids[min(anchor + k, length - 1)] for k in range(SLOTS)]
+                previous = [ids[min(anchor + k, length - 1)] for k in range(NUM_DRAFT_TOKENS)]
                 logits, confidences = self.block(states, previous, anchor)
                 accepted = []
-                for k in range(SLOTS):
+                for k in range(NUM_DRAFT_TOKENS):
                     if anchor + k + 1 >= length or not mask[anchor + k + 1]:
                         break
                     p = torch.softmax(self.cap(self.linear(final[anchor + k], "lm_head")), 0)
@@ -195,7 +195,7 @@ class Naive:
         means = {term: sum(row["w"] * row[term] for row in rows) / total for term in factors}
         metrics = {f"loss_{term}": mean.item() for term, mean in means.items()}
         metrics["tau_probabilistic"] = sum(blocks) / len(blocks)
-        for k in range(SLOTS):
+        for k in range(NUM_DRAFT_TOKENS):
             stars = [row["star"] for row in rows if row["k"] == k]
             metrics[f"accept_rate@{k}"] = sum(stars) / len(stars)
         if "confidence" in factors:

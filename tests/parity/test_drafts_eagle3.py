@@ -245,8 +245,8 @@ def test_training_steps_are_the_decoding(spec, num_layers, order):
         forced = Forced(truth)
         proposal = drafter.propose(rows, batch.input_ids_T[packed], anchors, forced)
         for index, anchor in enumerate(packed.tolist()):
-            for slot in range(STEPS):
-                torch.testing.assert_close(forced.logits[slot][index], trained[anchor - 1, slot], **TOLERANCE)
+            for position in range(STEPS):
+                torch.testing.assert_close(forced.logits[position][index], trained[anchor - 1, position], **TOLERANCE)
         assert torch.equal(proposal.tokens_RK, truth)
         assert proposal.confidence_RK is None
 

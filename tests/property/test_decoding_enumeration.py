@@ -109,7 +109,7 @@ def test_enumeration_catches_a_generous_verifier() -> None:
 
 
 def confidences(of_anchor: float, of_token_V: Sequence[float]) -> Callable[[Tensor], Tensor]:
-    """A confidence head: slot 1 knows the anchor, slot 2 the first drafted token; [N, 2]."""
+    """A confidence head: position 1 knows the anchor, position 2 the first drafted token; [N, 2]."""
 
     def head(drafted_N2: Tensor) -> Tensor:
         second_N = torch.tensor(of_token_V)[drafted_N2[:, 0]]
@@ -161,7 +161,7 @@ def test_enumeration_catches_a_scheduler_that_looks_ahead() -> None:
         check_lossless(p_PV, outcomes(p_PV, q_PV, lengths=lambda drafted_N2: (drafted_N2[:, 0] == 0).long()))
 
     def best_prefix(drafted_N2: Tensor) -> Tensor:
-        # Slot 1 alone never pays here; both do if slot 2 is sure, and that depends on token 1.
+        # Position 1 alone never pays here; both do if position 2 is sure, and that depends on token 1.
         second_N = torch.tensor([0.99, 0.1, 0.1])[drafted_N2[:, 0]]
         value_N3 = torch.stack([torch.ones_like(second_N), 1.5 / 1.6 + 0 * second_N, (1.5 + 0.5 * second_N) / 1.7], 1)
         return value_N3.argmax(dim=1)

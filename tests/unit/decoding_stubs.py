@@ -93,10 +93,10 @@ class StubDrafter:
         texts = [[*self._texts[row], anchor] for row, anchor in zip(rows, anchor_ids_R.tolist(), strict=True)]
         assert [len(text) - 1 for text in texts] == list(positions_R)
         tokens, probs, confidences = [], [], []
-        for slot in range(self.num_draft_tokens):
-            # Known before the slot's token is drawn, as a confidence head's is.
+        for position in range(self.num_draft_tokens):
+            # Known before the position's token is drawn, as a confidence head's is.
             confidences.append(torch.tensor([random.Random(len(text) * 100 + text[-1]).random() for text in texts]))
-            token_R, probs_RV = sample(self._opinions(texts), slot)
+            token_R, probs_RV = sample(self._opinions(texts), position)
             tokens.append(token_R)
             probs.append(probs_RV)
             for text, token in zip(texts, token_R.tolist(), strict=True):

@@ -14,7 +14,7 @@ from deepspec.errors import DeepspecError
 from tests.fixtures.command import call
 from tests.fixtures.refused import refused
 
-SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--slots", "3", "--rank", "4", "--repeat", "1"]
+SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--positions", "3", "--rank", "4", "--repeat", "1"]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_loss(measured, algorithm, rank):
         "vocab": 700,
         "hidden": 16,
         "anchors": 5,
-        "slots": 3,
+        "positions": 3,
         "algorithm": algorithm,
         "rank": rank,
         "dtype": "float32",
@@ -81,7 +81,8 @@ def test_loss(measured, algorithm, rank):
     assert 0 <= document["max_rel_grad_error"] <= 1e-5
 
 
-ATTENTION = ["--context", "40", "--documents", "2", "--anchors", "5", "--slots", "3", "--heads", "4", "--kv-heads", "2"]
+ATTENTION = ["--context", "40", "--documents", "2", "--anchors", "5", "--positions", "3"]
+ATTENTION += ["--heads", "4", "--kv-heads", "2"]
 
 
 def test_attention(measured):
@@ -90,7 +91,7 @@ def test_attention(measured):
         "context": 40,
         "documents": 2,
         "anchors": 5,
-        "slots": 3,
+        "positions": 3,
         "heads": 4,
         "kv_heads": 2,
         "head_dim": 8,

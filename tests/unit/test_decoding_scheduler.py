@@ -28,7 +28,7 @@ LINEAR = StepCosts({1: Curve((1.0, 101.0), (1.1, 101.1))}, Curve((1.0, 101.0), (
 def one_by_one(survival_RK: list[list[float]], rates: list[float]) -> list[int]:
     """The paper's Algorithm 1, candidate by candidate."""
     rows = len(survival_RK)
-    candidates = [(-a, slot, row) for row, of_row in enumerate(survival_RK) for slot, a in enumerate(of_row) if a > 0]
+    candidates = [(-a, k, row) for row, of_row in enumerate(survival_RK) for k, a in enumerate(of_row) if a > 0]
     lengths, expected, tokens = [0] * rows, float(rows), rows
     best = expected * rates[0]
     for negative, _, row in sorted(candidates):
@@ -46,17 +46,17 @@ def proposal(confidence_RK: list[list[float]] | None) -> Proposal:
     return Proposal(tokens_RK, None, None if confidence_RK is None else torch.tensor(confidence_RK))
 
 
-@given(data=st.data(), rows=st.integers(1, 5), slots=st.integers(1, 4))
-def test_admission_equals_the_papers_loop(data: st.DataObject, rows: int, slots: int) -> None:
+@given(data=st.data(), rows=st.integers(1, 5), positions=st.integers(1, 4))
+def test_admission_equals_the_papers_loop(data: st.DataObject, rows: int, positions: int) -> None:
     # Few different values, so that ties are frequent; and rates that are not monotone are allowed here.
     values = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
     conditional_RK = torch.tensor(
-        data.draw(st.lists(st.lists(values, min_size=slots, max_size=slots), min_size=rows, max_size=rows)),
+        data.draw(st.lists(st.lists(values, min_size=positions, max_size=positions), min_size=rows, max_size=rows)),
         dtype=torch.float64,
     )
     survival_RK = conditional_RK.cumprod(dim=1)
     rate = st.sampled_from([0.25, 0.5, 0.75, 1.0])
-    rates = data.draw(st.lists(rate, min_size=rows * slots + 1, max_size=rows * slots + 1))
+    rates = data.draw(st.lists(rate, min_size=rows * positions + 1, max_size=rows * positions + 1))
     found_R = admitted(survival_RK, torch.tensor(rates, dtype=torch.float64))
     assert found_R.tolist() == one_by_one(survival_RK.tolist(), rates)
 

@@ -23,7 +23,7 @@ def test_greedy_accepts_the_longest_matching_prefix() -> None:
     assert verdict.bonus_R.tolist() == [3, 2, 1, 1]
 
 
-def test_slots_that_were_not_proposed_are_not_accepted() -> None:
+def test_positions_that_were_not_proposed_are_not_accepted() -> None:
     target_RQ = torch.tensor([[1, 2, 3]] * 3)
     drafted_RK = torch.tensor([[1, 2]] * 3)
     verdict = verify_greedy(target_RQ, drafted_RK, torch.tensor([2, 1, 0]))
@@ -129,11 +129,11 @@ SCHEDULERS = {
 }
 
 
-def p_value_of_two_slots(scheduler: Scheduler | None, generosity: float) -> float:
+def p_value_of_two_positions(scheduler: Scheduler | None, generosity: float) -> float:
     """Chi-square test of 20,000 seeded rounds of two drafts at a vocabulary of 704: is each committed token as often
     accepted, and as often a replacement, as it must be, whatever came first and however many drafts were verified?
 
-    Distributions follow from the token before, as a model's do; so does the confidence of slot 2. Each round stands
+    Distributions follow from the token before, as a model's do; so does the confidence of position 2. Each round stands
     beside another, whose confidence is the same in all.
 
     Args:
@@ -215,10 +215,10 @@ def _ways(
 @pytest.mark.full  # seconds each
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_statistics_of_20000_rounds_at_a_real_vocabulary(scheduler: Scheduler | None) -> None:
-    assert p_value_of_two_slots(scheduler, 1.0) > 0.01
+    assert p_value_of_two_positions(scheduler, 1.0) > 0.01
 
 
 @pytest.mark.full  # seconds each
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_statistics_at_a_real_vocabulary_catch_a_verifier_that_is_too_generous(scheduler: Scheduler | None) -> None:
-    assert p_value_of_two_slots(scheduler, 1.03) < 1e-6
+    assert p_value_of_two_positions(scheduler, 1.03) < 1e-6

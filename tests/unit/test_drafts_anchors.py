@@ -1,4 +1,4 @@
-"""Anchors, supervised slots and the block mask against brute force."""
+"""Anchors, supervised positions and the block mask against brute force."""
 
 import math
 
@@ -26,8 +26,8 @@ def pack(lengths=LENGTHS, document_ids=(4, 9, 2, 7), seed=0, supervised=0.7):
     )
 
 
-def supervise(batch, *, num_anchors=5, num_slots=4, seed=3, step=8):
-    config = BlockConfig(num_draft_tokens=num_slots, num_anchors=num_anchors, loss_decay_gamma=4.0)
+def supervise(batch, *, num_anchors=5, num_positions=4, seed=3, step=8):
+    config = BlockConfig(num_draft_tokens=num_positions, num_anchors=num_anchors, loss_decay_gamma=4.0)
     return block_supervision(batch, config, loss_weights={"ce": 0.5, "tv": 0.0}, seed=seed, step=step)
 
 
@@ -49,17 +49,17 @@ def test_all_candidates_are_anchors_when_the_budget_allows():
     assert supervision.anchors_per_document[1] == 0
 
 
-def test_slots_labels_and_weights_by_brute_force():
+def test_positions_labels_and_weights_by_brute_force():
     batch = pack()
     supervision = supervise(batch)
     starts = np.cumsum([0, *LENGTHS])
-    rows, labels, weights, slots = [], [], [], []
+    rows, labels, weights, positions = [], [], [], []
     for index, anchor in enumerate(supervision.anchors_A.tolist()):
         document = int(np.searchsorted(starts, anchor, side="right")) - 1
         end = starts[document + 1]
         assert supervision.positions_A[index] == anchor - starts[document]
         alive = True
-        slots.append([min(anchor + k, int(end) - 1) for k in range(4)])
+        positions.append([min(anchor + k, int(end) - 1) for k in range(4)])
         for k in range(4):
             alive = alive and anchor + k + 1 < end and bool(batch.loss_mask_T[anchor + k + 1])
             if alive:
@@ -69,7 +69,7 @@ def test_slots_labels_and_weights_by_brute_force():
     assert supervision.rows_N.tolist() == rows
     assert supervision.labels_N.tolist() == labels
     assert supervision.weights_N.tolist() == pytest.approx(weights)
-    assert supervision.slots_AK.tolist() == slots
+    assert supervision.draft_positions_AK.tolist() == positions
     assert supervision.totals == pytest.approx({"ce": sum(weights), "tv": sum(weights)})
 
 

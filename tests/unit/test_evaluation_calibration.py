@@ -23,11 +23,11 @@ CONFIG = Calibration()
 def made_up(num_rounds: int, temperatures: list[float], seed: int) -> Observations:
     """Rounds of a draft whose confidences are right once their logits are divided by `temperatures`."""
     generator = np.random.default_rng(seed)
-    num_slots = len(temperatures)
-    true_NK: Floats = generator.beta(4, 1.5, size=(num_rounds, num_slots))
-    accepted_N = np.cumprod(generator.random((num_rounds, num_slots)) < true_NK, axis=1).sum(axis=1)
+    num_positions = len(temperatures)
+    true_NK: Floats = generator.beta(4, 1.5, size=(num_rounds, num_positions))
+    accepted_N = np.cumprod(generator.random((num_rounds, num_positions)) < true_NK, axis=1).sum(axis=1)
     said_NK = tempered(true_NK, 1 / np.asarray(temperatures))
-    return Observations(said_NK, np.full(num_rounds, num_slots), accepted_N)
+    return Observations(said_NK, np.full(num_rounds, num_positions), accepted_N)
 
 
 def test_fit_finds_the_temperatures_that_a_draft_needs() -> None:
@@ -55,7 +55,7 @@ def test_fit_of_equally_good_temperatures_takes_the_one_nearest_to_one() -> None
     assert fit(sure, CONFIG) == [1.0]
 
 
-def test_slots_that_were_never_proposed() -> None:
+def test_positions_that_were_never_proposed() -> None:
     observations = Observations.of([(1, 1, [0.9]), (1, 0, [0.8])], 3)
     temperatures = fit(observations, CONFIG)
     assert temperatures[1:] == [1.0, 1.0]
@@ -69,7 +69,7 @@ def test_cut_rounds_count_only_as_far_as_they_proposed() -> None:
     observations = Observations.of([(3, 3, [0.9, 0.9, 0.9]), (2, 2, [0.5, 0.5]), (3, 1, [0.7, 0.6, 0.5])], 3)
     judged = judge(observations, [1.0] * 3, CONFIG)
     assert judged.trials == (3, 3, 2)
-    # Slot 3: products 0.729 (survived) and 0.21 (did not), each alone in its bin.
+    # Position 3: products 0.729 (survived) and 0.21 (did not), each alone in its bin.
     assert judged.ece[2] == pytest.approx((0.271 + 0.21) / 2)
     assert judged.brier[2] == pytest.approx((0.271**2 + 0.21**2) / 2)
     assert judged.auc[2] == 1.0

@@ -48,10 +48,10 @@ class Confident(StubDrafter):
         texts = [[*self._texts[row], anchor] for row, anchor in zip(rows, anchor_ids_R.tolist(), strict=True)]
         proposal = super().propose(rows, anchor_ids_R, positions_R, sample)
         overlaps = []
-        for slot in range(self.num_draft_tokens):
+        for position in range(self.num_draft_tokens):
             p_RV = torch.softmax(next_logits(self._target, texts), -1)
-            overlaps.append(torch.minimum(p_RV, proposal.probs_RKV[:, slot]).sum(-1))
-            for text, token in zip(texts, proposal.tokens_RK[:, slot].tolist(), strict=True):
+            overlaps.append(torch.minimum(p_RV, proposal.probs_RKV[:, position]).sum(-1))
+            for text, token in zip(texts, proposal.tokens_RK[:, position].tolist(), strict=True):
                 text.append(token)
         return Proposal(proposal.tokens_RK, proposal.probs_RKV, torch.logit(torch.stack(overlaps, 1)).mul(3).sigmoid())
 

@@ -30,7 +30,7 @@ def test_prefix_acceptance() -> None:
 
 
 def test_conditional_acceptance() -> None:
-    # Slot 3 was reached by the round with 3 and the one with 2 accepted; the cut round did not propose it.
+    # Position 3 was reached by the round with 3 and the one with 2 accepted; the cut round did not propose it.
     assert conditional_acceptance(ROUNDS, 3) == ([4 / 5, 3 / 4, 1 / 2], [5, 4, 2])
 
 

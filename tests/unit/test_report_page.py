@@ -210,7 +210,7 @@ def test_a_benchmark_without_rounds_has_dashes(tmp_path: Path) -> None:
     )
     _, page = one_page(tmp_path, report(evaluation=measured))
     assert "—" in page.text
-    assert "Conditional acceptance by draft slot is missing" in page.text
+    assert "Conditional acceptance by draft position is missing" in page.text
     assert "—" in shown(record(evaluation=measured.to_json()))
 
 
@@ -289,7 +289,7 @@ def alone(name: str, part: BenchmarkResult) -> RunRecord:
     return record(evaluation=measured.to_json())
 
 
-def test_many_slots_stand_below_the_table() -> None:
+def test_many_positions_stand_below_the_table() -> None:
     long = results.benchmark(3.0, conditional_acceptance=(0.9,) * 15)
     text = shown(alone("code", long))
     assert "code: " + " ".join(["90"] * 15) in text
@@ -317,12 +317,12 @@ def test_numbers_read_well() -> None:
     assert quantity("tokens", 70123) == "70\u2009123"
 
 
-def test_of_many_slots_a_few_are_drawn() -> None:
+def test_of_many_positions_a_few_are_drawn() -> None:
     one = [ReliabilityBin(confidence=0.5, observed=0.5, rounds=1)]
-    assert plots.shown_slots([one] * 7) == [1, 3, 5, 7]
-    assert plots.shown_slots([one, [], one]) == [1, 3]
-    assert plots.shown_slots([one] * 15)[::3] == [1, 15]
-    assert plots.shown_slots([]) == []
+    assert plots.shown_positions([one] * 7) == [1, 3, 5, 7]
+    assert plots.shown_positions([one, [], one]) == [1, 3]
+    assert plots.shown_positions([one] * 15)[::3] == [1, 15]
+    assert plots.shown_positions([]) == []
 
 
 def test_nothing_heavy_is_imported_before_something_is_drawn() -> None:

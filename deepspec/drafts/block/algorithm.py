@@ -3,7 +3,7 @@
 An algorithm says what it adds: `heads` to the network, what they make of a block in training (`predict`) and in
 decoding (`chain`), terms to the loss, and what all that costs. By default nothing is added: DFlash.
 
-Shapes: A anchors, K draft slots, N supervised slots, D hidden, V vocabulary.
+Shapes: A anchors, K draft positions, N supervised positions, D hidden, V vocabulary.
 """
 
 from abc import abstractmethod
@@ -58,18 +58,18 @@ class BlockAlgorithm(Algorithm, Generic[ConfigT]):
         previous_AK: "Tensor",  # noqa: ARG002  # for heads that read it
         rows_N: "Tensor",
     ) -> "BlockOutput":
-        """The end of the draft's forward: what its loss needs of the supervised slots.
+        """The end of the draft's forward: what its loss needs of the supervised positions.
 
         Args:
             draft: with its heads.
-            hidden_AKD: the body's normed output at all predicting slots.
-            previous_AK: token before each slot's label, int64.
-            rows_N: which of the A·K slots are supervised, int64.
+            hidden_AKD: the body's normed output at all predicting positions.
+            previous_AK: token before each position's label, int64.
+            rows_N: which of the A·K positions are supervised, int64.
         """
         return draft.output(hidden_AKD.flatten(0, 1)[rows_N])
 
     def chain(self, draft: "BlockDraft") -> "Callable[[], Chain]":  # noqa: ARG002  # for heads that read it
-        """What starts the drawing of a proposed block, slot by slot; see `Chain`."""
+        """What draws a proposed block, position by position; see `Chain`."""
         from deepspec.drafts.block.heads import Chain
 
         return Chain
@@ -113,10 +113,10 @@ class BlockAlgorithm(Algorithm, Generic[ConfigT]):
         return BlockDrafter(block_draft(draft), self.chain(block_draft(draft)))
 
     def read(self, written: Mapping[str, Any], directory: Path) -> ConfigT:
-        """Of next-token slots."""
+        """In the next-token layout."""
         if not written.get("sample_from_anchor", True):
             raise IncompatibleDraft(
-                f"its slots predict in place, which {self.name} does not do.",
+                f"its positions predict in place, which {self.name} does not do.",
                 where=f"{directory.name}/config.json",
                 remedy="Use a draft whose sample_from_anchor is true.",
             )

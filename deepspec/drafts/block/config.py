@@ -21,11 +21,11 @@ class BlockConfig(Section):
         None, description="The target's layers whose outputs the draft reads; none: the target's usual ones."
     )
     mask_token_id: Annotated[int | None, SavedAs("mask_token_id")] = Field(
-        None, ge=0, description="An id the tokenizer does not use, for the slots to be filled; none: the family's."
+        None, ge=0, description="An id the tokenizer does not use, for the positions to be filled; none: the family's."
     )
     num_anchors: Annotated[int, SavedAs("num_anchors", absent=512, trained_with=True)] = Field(
         512, ge=1, description="Most blocks trained per document and step."
     )
     loss_decay_gamma: float = Field(
-        4.0, gt=0, description="Slot k weighs exp(-k / loss_decay_gamma) in every loss term."
+        4.0, gt=0, description="Position k weighs exp(-k / loss_decay_gamma) in every loss term."
     )

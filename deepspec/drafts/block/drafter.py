@@ -4,7 +4,7 @@ Context keys and values of all layers come from the same features, so they are m
 position and never again. A block's own keys are written behind the context, where later context overwrites them: no
 concatenation. Inference only; weights are read (and fused copies made) when the drafter is made.
 
-Shapes: R rows, Q positions, P positions of a block, K predicting slots, L captured layers, B layers of the body,
+Shapes: R rows, Q positions, P positions of a block, K predicting positions, L captured layers, B layers of the body,
 D hidden, H key/value heads, d head dim, C capacity, V vocabulary.
 """
 
@@ -61,7 +61,7 @@ class BlockDrafter:
         key_norms = [layer.get_parameter("self_attn.k_norm.weight").detach() for layer in draft.layers]
         self._key_norm_B1d = torch.stack(key_norms)[:, None]
         self._head_VD = draft.lm_head.weight.detach()
-        self._slots_P = torch.arange(draft.block_size, device=self._head_VD.device)
+        self._offsets_P = torch.arange(draft.block_size, device=self._head_VD.device)
         self._mask_ids_P = torch.full((draft.block_size,), draft.mask_token_id, device=self._head_VD.device)
         self._lengths: list[int] = []
         self._keys: Tensor = self._head_VD.new_empty(0)
@@ -157,7 +157,7 @@ class BlockDrafter:
         end = max(positions) + self._block_size
         same = min(positions) == max(positions)
         contiguous = rows[-1] - rows[0] == len(rows) - 1 and rows == sorted(rows)
-        columns_RP = self._slots_P + (positions[0] if same else torch.tensor(positions, device=device)[:, None])
+        columns_RP = self._offsets_P + (positions[0] if same else torch.tensor(positions, device=device)[:, None])
         at_RP = columns_RP.expand(len(rows), -1)
         cos, sin = self._rotary.lookup(at_RP, self._keys.dtype, limit=self._keys.shape[3])
         rows_R = None if contiguous else torch.tensor(rows, device=device)
@@ -186,12 +186,12 @@ class BlockDrafter:
         return self._norm(predicting_RKD, self._draft.norm.weight.detach())
 
     def _sample_block(self, hidden_RKD: Tensor, anchor_ids_R: Tensor, sample: "Sample") -> Proposal:
-        """Draw the slots left to right, each knowing the token before it."""
+        """Draw the positions left to right, each knowing the token before it."""
         logits_RKV = soft_cap(wide(F.linear(hidden_RKD, self._head_VD)), self._spec.logit_softcap)
         chain, previous_R = self._chain(), anchor_ids_R
         tokens, probs = [], []
-        for slot, logits_RV in enumerate(logits_RKV.unbind(1)):
-            previous_R, probs_RV = sample(chain.logits(logits_RV, hidden_RKD[:, slot], previous_R), slot)
+        for position, logits_RV in enumerate(logits_RKV.unbind(1)):
+            previous_R, probs_RV = sample(chain.logits(logits_RV, hidden_RKD[:, position], previous_R), position)
             tokens.append(previous_R)
             if probs_RV is not None:
                 probs.append(probs_RV)

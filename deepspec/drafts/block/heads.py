@@ -5,7 +5,7 @@ previous token's row of `W_1` in one of three ways. Factors, not biases, are wha
 multiply them with `W_2` themselves, so that no table of biases exists. Source: DSpark paper, spec page "Algorithms",
 "Sequential and confidence heads"; parameter names are those of the public checkpoints.
 
-Shapes: A anchors (or rows), K slots, D hidden, r rank, V vocabulary, N generic rows.
+Shapes: A anchors (or rows), K positions, D hidden, r rank, V vocabulary, N generic rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,20 +34,20 @@ class VanillaHead(nn.Module):
         return F.embedding(previous, self.markov_w1.weight)
 
     def factors(self, rows_AKr: Tensor, hidden_AKD: Tensor) -> Tensor:  # noqa: ARG002
-        """Factors of all slots at once, [A, K, r], given every slot's previous token."""
+        """Factors of all positions at once, [A, K, r], given every position's previous token."""
         return rows_AKr
 
     def start(self, rows_Ar: Tensor) -> Tensor | None:  # noqa: ARG002
-        """What slot 0 finds of the slots before it."""
+        """The state before position 0."""
         return None
 
     def step(self, rows_Ar: Tensor, hidden_AD: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
-        """Factor of one slot [A, r] and what the next slot is handed.
+        """Factor of one position [A, r], and the state for the next.
 
         Args:
             rows_Ar: `W_1` rows of the previous tokens.
-            hidden_AD: the backbone's normed output at this slot.
-            state: from the slot before (from `start` for slot 0).
+            hidden_AD: the backbone's normed output at this position.
+            state: from the position before (from `start` for position 0).
         """
         return rows_Ar, state
 
@@ -67,7 +67,7 @@ class GatedHead(VanillaHead):
 
 
 class RnnHead(VanillaHead):
-    """A gated recurrence over the slots: `[gate; cand; out] = W [s_{k-1}; W_1[x_{k-1}]; h_k]`, `u_k = tanh(out)`."""
+    """A gated recurrence over positions: `[gate; cand; out] = W [s_{k-1}; W_1[x_{k-1}]; h_k]`, `u_k = tanh(out)`."""
 
     def __init__(self, vocab_size: int, hidden_size: int, rank: int) -> None:
         super().__init__(vocab_size, hidden_size, rank)
@@ -76,8 +76,8 @@ class RnnHead(VanillaHead):
     def factors(self, rows_AKr: Tensor, hidden_AKD: Tensor) -> Tensor:
         state = self.start(rows_AKr[:, 0])
         factors = []
-        for slot in range(rows_AKr.shape[1]):
-            factor, state = self.step(rows_AKr[:, slot], hidden_AKD[:, slot], state)
+        for position in range(rows_AKr.shape[1]):
+            factor, state = self.step(rows_AKr[:, position], hidden_AKD[:, position], state)
             factors.append(factor)
         return torch.stack(factors, dim=1)
 
@@ -97,7 +97,7 @@ SEQUENTIAL_HEADS: Mapping[str, Callable[[int, int, int], VanillaHead]] = Mapping
 
 
 class ConfidenceHead(nn.Module):
-    """Logit of the probability that a slot is accepted, given that all before it were.
+    """Logit of the probability that a position is accepted, given that all before it were.
 
     Linear in `[h_k ; W_1[x_{k-1}]]`.
 
@@ -124,20 +124,20 @@ class ConfidenceHead(nn.Module):
 
 
 class Chain:
-    """A proposed block that is drawn slot by slot; this one draws each slot without a look at the others."""
+    """A proposed block that is drawn position by position; this one draws each independently of the others."""
 
     def logits(self, logits_RV: Tensor, hidden_RD: Tensor, previous_R: Tensor) -> Tensor:  # noqa: ARG002
-        """What the next slot is drawn from [R, V], fp32.
+        """What the next position is drawn from [R, V], fp32.
 
         Args:
             logits_RV: the body's, capped.
             hidden_RD: the body's normed output.
-            previous_R: the token before: the anchor's for slot 0, then the one just drawn.
+            previous_R: the token before: the anchor's for position 0, then the one just drawn.
         """
         return logits_RV
 
     def confidence(self, hidden_RKD: Tensor) -> Tensor | None:  # noqa: ARG002
-        """How likely each slot is accepted, given that all before it were [R, K]; None if the draft does not say."""
+        """How likely each position is accepted, given that all before it were, [R, K]; None without confidences."""
         return None
 
 

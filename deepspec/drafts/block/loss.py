@@ -1,6 +1,6 @@
 """The loss of block-parallel drafts, term by term: what all have, and what an algorithm adds.
 
-Shapes: A anchors, K predicting slots, N supervised slots, D hidden, V vocabulary.
+Shapes: A anchors, K predicting positions, N supervised positions, D hidden, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ class BlockLoss:
         totals: denominators of the whole optimizer step.
 
     Attributes:
-        acceptance_N: how likely the target accepts each slot's token, detached.
+        acceptance_N: how likely the target accepts each position's token, detached.
     """
 
     def __init__(
         self, output: BlockOutput, batch: PackedStates, supervision: BlockSupervision, totals: Mapping[str, float]
     ) -> None:
-        final_ND = batch.final_TD[supervision.slots_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
+        final_ND = batch.final_TD[supervision.draft_positions_AK.flatten()[supervision.rows_N]].to(output.head_VD.dtype)
         sources = chunk_sweep.LogitSources(
             hidden_ND=output.hidden_ND,
             final_ND=final_ND,
@@ -46,7 +46,7 @@ class BlockLoss:
         self._supervision = supervision
         self._weights_N = supervision.weights_N.to(sources.wide_dtype)
         self._total_weight = supervision.weights_N.sum()
-        # A step without any supervised slot has sum 0 and total 0: its loss is 0.
+        # A step without any supervised position has sum 0 and total 0: its loss is 0.
         self._scales = {
             term: weight / (totals[term] or 1.0) for term, weight in supervision.loss_weights.items() if weight
         }
@@ -64,23 +64,23 @@ class BlockLoss:
         self.acceptance_N = terms.acceptance(found.l1_N)
 
     def add(self, term: str, value_N: Tensor) -> None:
-        """Add a term that has a value per slot, and log it."""
+        """Add a term that has a value per position, and log it."""
         weighted = self._record(f"loss_{term}", self._weights_N * value_N)
         if term in self._scales:
             self._loss = self._loss + self._scales[term] * weighted
 
     def log(self, name: str, value_N: Tensor) -> None:
-        """Log the weighted mean of a value per slot."""
+        """Log the weighted mean of a value per position."""
         self._record(name, self._supervision.weights_N * value_N)
 
     def output(self) -> LossOutput:
-        """Loss and metrics: those added here, acceptance per slot, and the expected acceptance length."""
-        num_blocks, num_slots = self._supervision.slots_AK.shape
+        """Loss and metrics: those added here, acceptance per position, and the expected acceptance length."""
+        num_blocks, num_positions = self._supervision.draft_positions_AK.shape
         sums = acceptance_metrics(
             self.acceptance_N,
             self._supervision.rows_N,
             num_chains=num_blocks,
-            num_slots=num_slots,
+            num_positions=num_positions,
             more=self._sums,
         )
         return LossOutput(self._loss, sums)

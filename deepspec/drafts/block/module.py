@@ -1,9 +1,9 @@
 """The network of block-parallel drafts: the body that all have, with the heads that an algorithm adds.
 
-Only supervised slots pass the heads and the loss, and no tensor of all their logits is ever made.
+Only supervised positions pass the heads and the loss, and no tensor of all their logits is ever made.
 
-Shapes: T packed context tokens, A anchors, P positions of a block, K predicting slots, N supervised slots, L captured
-layers, D hidden, r rank, V vocabulary.
+Shapes: T packed context tokens, A anchors, P positions of a block, K of them predicting, N supervised positions,
+L captured layers, D hidden, r rank, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ from deepspec.targets.family import TargetSpec
 
 
 class BlockOutput(NamedTuple):
-    """What a forward hands to the loss, for the supervised slots; a tuple, so that what wraps a module sees tensors.
+    """What a forward hands to the loss, for the supervised positions; a tuple, so that module wrappers see tensors.
 
     Args:
         hidden_ND: the body's normed output.
         head_VD: the target's head.
         softcap: the target's logit soft cap, if any.
         factors_Nr, factor_head_Vr: of a bias on the logits, `factors · factor_headᵀ`; None without one.
-        confidence_N: logits of how likely each slot is accepted; None where the draft does not say.
+        confidence_N: logits of how likely each position is accepted; None where the draft does not say.
     """
 
     hidden_ND: Tensor
@@ -80,7 +80,7 @@ class BlockDraft(DraftModule):
         return features
 
     def blocks(self, batch: PackedStates, supervision: BlockSupervision) -> Tensor:
-        """The body's normed output at all predicting slots of all blocks, [A, K, D]."""
+        """The body's normed output at all predicting positions of all blocks, [A, K, D]."""
         block_size = self.block_size
         device, dtype = batch.states_TLD.device, self.fc.weight.dtype
         context_TD = self.context(batch.states_TLD.to(dtype))
@@ -107,8 +107,8 @@ class BlockDraft(DraftModule):
         return hidden_APD[:, block_size - self.num_draft_tokens :]
 
     def forward(self, batch: PackedStates, supervision: BlockSupervision) -> BlockOutput:
-        """What the loss needs of the supervised slots."""
-        previous_AK = batch.input_ids_T[supervision.slots_AK]
+        """What the loss needs of the supervised positions."""
+        previous_AK = batch.input_ids_T[supervision.draft_positions_AK]
         return self._predict(self, self.blocks(batch, supervision), previous_AK, supervision.rows_N)
 
     def output(self, hidden_ND: Tensor) -> BlockOutput:

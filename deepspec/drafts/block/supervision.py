@@ -1,9 +1,9 @@
-"""Which blocks are trained: anchors drawn per document, and which of their slots are supervised.
+"""Which blocks are trained: anchors drawn per document, and which of their positions are supervised.
 
 Draws are keyed by (seed, step, document id), so that they depend neither on packing nor on ranks, and the budget is
 per document: one long document cannot starve the short ones of a pack.
 
-Shapes: T packed tokens, A anchors (ascending within each document), K draft slots, N supervised slots.
+Shapes: T packed tokens, A anchors (ascending within each document), K draft positions, N supervised positions.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,11 @@ class BlockSupervision:
         positions_A: its position in its document, int64.
         positions: the same, on the host on every device: kernels choose their sizes by it.
         anchors_per_document: how many anchors each document of the pack has.
-        slots_AK: packed index of the token *before* each slot's label (the slot's own position), clamped to the
-            document; int64.
-        rows_N: which of the A·K slots are supervised (the first ones of each block, at least one), ascending, int64.
-        labels_N: token each supervised slot has to predict, int64.
+        draft_positions_AK: packed index of each draft position, which is that of the token *before* its label; clamped
+            to the document; int64.
+        rows_N: which of the A·K positions are supervised (the first ones of each block, at least one), ascending,
+            int64.
+        labels_N: token each supervised position has to predict, int64.
         weights_N: their position weights, fp64, so that sums don't depend on how a batch was split.
         totals: denominator per loss term.
         loss_weights: what each loss term is multiplied with; a term of weight 0 is only logged.
@@ -43,7 +44,7 @@ class BlockSupervision:
     positions_A: Tensor
     positions: Array
     anchors_per_document: tuple[int, ...]
-    slots_AK: Tensor
+    draft_positions_AK: Tensor
     rows_N: Tensor
     labels_N: Tensor
     weights_N: Tensor
@@ -60,16 +61,16 @@ class BlockSupervision:
 def block_supervision(
     tokens: PackedTokens, config: BlockConfig, *, loss_weights: Mapping[str, float], seed: int, step: int
 ) -> BlockSupervision:
-    """Draw the anchors of a micro-batch and say what their slots learn.
+    """Draw the anchors of a micro-batch and say what their positions learn.
 
     Args:
         tokens: packed documents, on the CPU.
-        config: how many slots (slot k, 0-based, predicts the token k + 1 after the anchor), how many anchors, and how
-            the slots' weights decay.
+        config: how many positions (position k, 0-based, predicts the token k + 1 after the anchor), how many anchors,
+            and how the positions' weights decay.
         loss_weights: what each loss term is multiplied with; their names are the keys of `totals`.
         seed, step: keys of the draw, with each document's id.
     """
-    num_slots = config.num_draft_tokens
+    num_positions = config.num_draft_tokens
     mask_T = tokens.loss_mask_T.numpy()
     ids_T = tokens.input_ids_T.numpy()
     anchors, counts = draw_anchors(
@@ -78,19 +79,19 @@ def block_supervision(
     starts = np.concatenate([[0], np.cumsum(tokens.lengths)]).astype(np.int64)
     document_A = np.repeat(np.arange(len(counts)), counts)
     end_A = starts[document_A + 1]
-    labels_at_AK = anchors[:, None] + np.arange(1, num_slots + 1)
+    labels_at_AK = anchors[:, None] + np.arange(1, num_positions + 1)
     inside_AK = labels_at_AK < end_A[:, None]
     clamped_AK = np.minimum(labels_at_AK, end_A[:, None] - 1)
     supervised_AK = np.logical_and.accumulate(inside_AK & mask_T[clamped_AK], axis=1)
     rows = np.flatnonzero(supervised_AK)
-    weights = np.exp(-np.arange(num_slots) / config.loss_decay_gamma)[rows % num_slots]
+    weights = np.exp(-np.arange(num_positions) / config.loss_decay_gamma)[rows % num_positions]
     positions = anchors - starts[document_A]
     return BlockSupervision(
         anchors_A=torch.from_numpy(anchors),
         positions_A=torch.from_numpy(positions),
         positions=positions,
         anchors_per_document=tuple(counts),
-        slots_AK=torch.from_numpy(np.minimum(labels_at_AK, end_A[:, None]) - 1),
+        draft_positions_AK=torch.from_numpy(np.minimum(labels_at_AK, end_A[:, None]) - 1),
         rows_N=torch.from_numpy(rows),
         labels_N=torch.from_numpy(ids_T[clamped_AK].reshape(-1)[rows]),
         weights_N=torch.from_numpy(weights),

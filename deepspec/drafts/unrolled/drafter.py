@@ -6,7 +6,7 @@ the first token; each further step reads the token just drafted and the draft's 
 such steps wrote behind the pairs is overwritten later. Inference only.
 
 Shapes: R rows, Q positions, L captured layers, D hidden, B layers of the draft, H key/value heads, d head dim,
-C capacity, K draft slots, V vocabulary.
+C capacity, K draft positions, V vocabulary.
 """
 
 from typing import TYPE_CHECKING
@@ -121,10 +121,10 @@ class UnrolledDrafter:
         valid_R1 = torch.ones_like(at_R1, dtype=torch.bool)
         x_R1D, token_R = self._waiting_RD[rows_R, None], anchor_ids_R
         tokens, probs = [], []
-        for slot in range(self.num_draft_tokens):
-            x_R1D = self._forward(rows_R, x_R1D, token_R[:, None], at_R1 + slot, valid_R1)
+        for step in range(self.num_draft_tokens):
+            x_R1D = self._forward(rows_R, x_R1D, token_R[:, None], at_R1 + step, valid_R1)
             logits_RV = wide(F.linear(self._draft.norm(x_R1D[:, 0]), self._draft.lm_head.weight))
-            token_R, probs_RV = sample(soft_cap(logits_RV, self._spec.logit_softcap), slot)
+            token_R, probs_RV = sample(soft_cap(logits_RV, self._spec.logit_softcap), step)
             tokens.append(token_R)
             if probs_RV is not None:
                 probs.append(probs_RV)

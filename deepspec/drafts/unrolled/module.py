@@ -171,6 +171,6 @@ def _metrics(supervision: UnrollSupervision, acceptance_M: Tensor, summed: Tenso
         acceptance_M,
         supervision.places_M,
         num_chains=supervision.num_chains,
-        num_slots=len(supervision.steps),
+        num_positions=len(supervision.steps),
         more={"loss_soft_ce": (summed, supervision.totals["soft_ce"])},
     )

@@ -1,12 +1,13 @@
 """Sequential Temperature Scaling: makes the confidence head's numbers mean what they say.
 
-c_k is the draft's probability that slot k is accepted, given that all before it were; what is used later is the product
+c_k is the draft's probability that position k is accepted, given that all before it were. Schedulers use the product
 a_k = c_1 … c_k, the probability that the prefix of length k survives. Left to right, with the earlier temperatures
 fixed, T_k is the one on a grid that brings a_k closest to the observed survival: sigmoid(logit(c_k) / T_k).
 
 Judged on other prompts than fitted on. Torch-free; not here: decoding, plots.
 
-Legend: N rounds, K draft slots, M temperatures tried, W equal-width bins. Source: the DSpark paper (arXiv 2607.05147).
+Legend: N rounds, K draft positions, M temperatures tried, W equal-width bins.
+Source: the DSpark paper (arXiv 2607.05147).
 """
 
 from collections.abc import Sequence
@@ -49,10 +50,10 @@ class Observations:
         counts_N2 = counts_N2.reshape(-1, 2)
         return cls(confidence_NK, counts_N2[:, 0], counts_N2[:, 1])
 
-    def survival(self, slot: int) -> tuple[Flags, Flags]:
-        """Rounds that proposed slot `slot` (0-based) [N], and whether each of those survived it [their number]."""
-        proposed_N = self.proposed_N > slot
-        return proposed_N, self.accepted_N[proposed_N] > slot
+    def survival(self, position: int) -> tuple[Flags, Flags]:
+        """Rounds that proposed `position` (0-based) [N], and whether each of those survived it [their number]."""
+        proposed_N = self.proposed_N > position
+        return proposed_N, self.accepted_N[proposed_N] > position
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ class Judged:
 
 
 def fit(observations: Observations, config: Calibration) -> list[float]:
-    """The temperature of each slot.
+    """The temperature of each position.
 
-    Of equally good temperatures the one nearest to 1 is taken; a slot that was never proposed keeps 1.
+    Of equally good temperatures the one nearest to 1 is taken; a position that was never proposed keeps 1.
 
     Args:
         observations: of prompts that nothing else is measured on.
@@ -91,9 +92,9 @@ def fit(observations: Observations, config: Calibration) -> list[float]:
     distance_M = np.abs(np.log(grid_M))
     before_N = np.ones(len(observations.proposed_N))
     temperatures = []
-    for slot in range(observations.confidence_NK.shape[1]):
-        proposed_N, survived = observations.survival(slot)
-        confidence = observations.confidence_NK[proposed_N, slot]
+    for position in range(observations.confidence_NK.shape[1]):
+        proposed_N, survived = observations.survival(position)
+        confidence = observations.confidence_NK[proposed_N, position]
         best = 1.0
         if len(confidence):
             candidates = before_N[proposed_N] * tempered(confidence, grid_M[:, None])
@@ -120,32 +121,31 @@ def prefix_confidence(observations: Observations, temperatures: Sequence[float])
 def judge(observations: Observations, temperatures: Sequence[float], config: Calibration) -> Judged:
     """How good tempered confidences are, per position, against prefix survival."""
     prefix_NK = prefix_confidence(observations, temperatures)
-    slots = []
-    for slot in range(prefix_NK.shape[1]):
-        proposed_N, survived = observations.survival(slot)
-        slots.append((prefix_NK[proposed_N, slot], survived))
-    known = [(confidence, survived) if len(confidence) else None for confidence, survived in slots]
+    positions = []
+    for position in range(prefix_NK.shape[1]):
+        proposed_N, survived = observations.survival(position)
+        positions.append((prefix_NK[proposed_N, position], survived))
+    known = [(confidence, survived) if len(confidence) else None for confidence, survived in positions]
     return Judged(
         ece=tuple(one and expected_calibration_error(*one, config.num_width_bins) for one in known),
         ece_mass=tuple(one and equal_mass_error(*one, config.num_mass_bins) for one in known),
         brier=tuple(one and float(np.mean((one[0] - one[1]) ** 2)) for one in known),
-        auc=tuple(area_under_curve(*one) for one in slots),
-        reliability=tuple(reliability(*one, config.num_width_bins) for one in slots),
-        trials=tuple(len(confidence) for confidence, _ in slots),
+        auc=tuple(area_under_curve(*one) for one in positions),
+        reliability=tuple(reliability(*one, config.num_width_bins) for one in positions),
+        trials=tuple(len(confidence) for confidence, _ in positions),
     )
 
 
 def conditional_auc(observations: Observations) -> list[float | None]:
-    """ROC-AUC of the raw c_k for "slot k is accepted" among rounds that accepted all before it.
+    """ROC-AUC of the raw c_k for "position k is accepted" among rounds that accepted all before it.
 
     No temperature changes it; None where only one outcome was seen.
     """
     areas = []
-    for slot in range(observations.confidence_NK.shape[1]):
-        reached_N = (observations.proposed_N > slot) & (observations.accepted_N >= slot)
-        areas.append(
-            area_under_curve(observations.confidence_NK[reached_N, slot], observations.accepted_N[reached_N] > slot)
-        )
+    for position in range(observations.confidence_NK.shape[1]):
+        reached_N = (observations.proposed_N > position) & (observations.accepted_N >= position)
+        accepted = observations.accepted_N[reached_N] > position
+        areas.append(area_under_curve(observations.confidence_NK[reached_N, position], accepted))
     return areas
 
 

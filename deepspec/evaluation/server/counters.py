@@ -16,7 +16,7 @@ What the engines count, read from their public sources and untested against the 
 
 Names end in `_total` or don't, by the age of the client library. Counters of several engines are summed.
 
-Legend: K draft slots. Rates at k are at 1-based slot k, list index k-1.
+Legend: K draft positions. Rates at k are at 1-based position k, list index k-1.
 """
 
 import math
@@ -33,13 +33,13 @@ from deepspec.evaluation.server.results import ServedAcceptance
 if TYPE_CHECKING:
     import httpx
 
-_PER_SLOT = "accepted_at_"
+_PER_POSITION = "accepted_at_"
 _COUNTERS: Mapping[str, str] = MappingProxyType(
     {
         "vllm:spec_decode_num_drafts": "rounds",
         "vllm:spec_decode_num_draft_tokens": "proposed",
         "vllm:spec_decode_num_accepted_tokens": "accepted",
-        "vllm:spec_decode_num_accepted_tokens_per_pos": _PER_SLOT,
+        "vllm:spec_decode_num_accepted_tokens_per_pos": _PER_POSITION,
         "vllm:generation_tokens": "tokens",
         "vllm:request_success": "answers",
         "sglang:spec_verify_calls": "rounds",
@@ -87,7 +87,7 @@ class Counted:
         rounds: of speculative decoding.
         proposed: tokens that the draft proposed.
         accepted: of these.
-        accepted_at: rounds in which slots 1 … k were accepted, for k = 1 … K; empty: not counted.
+        accepted_at: rounds in which positions 1 … k were accepted, for k = 1 … K; empty: not counted.
         tokens: generated; the first of each answer comes from its prefill.
         answers: finished.
     """
@@ -118,7 +118,7 @@ def parse(text: str) -> Reading:
         for metric in text_string_to_metric_families(text):
             averages = averages or metric.name in _AVERAGES
             kind = _COUNTERS.get(metric.name.removesuffix("_total"))
-            if kind is not None and kind != _PER_SLOT:
+            if kind is not None and kind != _PER_POSITION:
                 counts.setdefault(kind, 0)  # declared, and not moved yet
             for sample in metric.samples:
                 _add(sample.name, sample.labels, sample.value, counts, started)
@@ -146,12 +146,12 @@ def difference(before: Reading, after: Reading) -> Counted:
             remedy="Measure one server at its own address, while it keeps running.",
         )
     moved = {name: count - before.counts.get(name, 0) for name, count in after.counts.items()}
-    slots = sum(name.startswith(_PER_SLOT) for name in moved)
+    positions = sum(name.startswith(_PER_POSITION) for name in moved)
     return Counted(
         rounds=moved.get("rounds"),
         proposed=moved.get("proposed"),
         accepted=moved.get("accepted"),
-        accepted_at=tuple(moved.get(f"{_PER_SLOT}{slot}", 0) for slot in range(slots)),
+        accepted_at=tuple(moved.get(f"{_PER_POSITION}{position}", 0) for position in range(positions)),
         tokens=moved.get("tokens"),
         answers=moved.get("answers"),
     )
@@ -293,7 +293,7 @@ def _add(name: str, labels: Mapping[str, str], value: float, counts: dict[str, i
     """Take in one sample, if it is one of those that count."""
     kind = _COUNTERS.get(name.removesuffix("_total"))
     if kind is not None:
-        if kind == _PER_SLOT:
+        if kind == _PER_POSITION:
             kind += str(int(labels.get("position", "")))
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}")

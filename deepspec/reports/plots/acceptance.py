@@ -1,6 +1,6 @@
 """The figures about acceptance, calibration and training: each function draws one from plain numbers.
 
-Legend: K draft slots, counted from 1.
+Legend: K draft positions, counted from 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,25 +103,25 @@ def differences(labels: Sequence[str], drafts: Mapping[str, Mapping[str, Differe
 
 
 @figure
-def reliability(slots: Sequence[Sequence[ReliabilityBin]], title: str, name: str) -> Drawing | None:
-    """Predicted against observed survival of the prefix of length k, one line per slot; None if nothing was observed.
+def reliability(positions: Sequence[Sequence[ReliabilityBin]], title: str, name: str) -> Drawing | None:
+    """Predicted against observed survival of the prefix of length k, one line per position; None without observations.
 
     Args:
-        slots: per slot its bins; the area of a point is its rounds. Of many slots, `shown_slots` are drawn.
+        positions: per position its bins; the area of a point is its rounds. Of many, `shown_positions` are drawn.
         title: e.g. "before calibration".
         name: the drawing's name.
     """
-    lines = {slot: slots[slot - 1] for slot in shown_slots(slots)}
+    lines = {position: positions[position - 1] for position in shown_positions(positions)}
     if not lines:
         return None
 
     def draw(axes: Any) -> None:
         largest = max(part.rounds for bins in lines.values() for part in bins)
         axes.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1, alpha=0.6)
-        for style, (slot, bins) in styled(lines.items()):
+        for style, (position, bins) in styled(lines.items()):
             predicted, observed = [part.confidence for part in bins], [part.observed for part in bins]
             sizes = [6 + 60 * part.rounds / largest for part in bins]
-            axes.plot(predicted, observed, color=style["color"], linewidth=1.2, label=f"k = {slot}")
+            axes.plot(predicted, observed, color=style["color"], linewidth=1.2, label=f"k = {position}")
             axes.scatter(predicted, observed, s=sizes, color=style["color"], marker=style["marker"], alpha=0.8)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -133,9 +133,9 @@ def reliability(slots: Sequence[Sequence[ReliabilityBin]], title: str, name: str
     return Drawing(name, (3.6, 3.7), draw)
 
 
-def shown_slots(slots: Sequence[Sequence[ReliabilityBin]], most: int = 4) -> list[int]:
-    """Slots (from 1) with observations; of more than `most` the first, the last and some between."""
-    observed = [slot for slot, bins in enumerate(slots, 1) if bins]
+def shown_positions(positions: Sequence[Sequence[ReliabilityBin]], most: int = 4) -> list[int]:
+    """Positions (from 1) with observations; of more than `most` the first, the last and some between."""
+    observed = [position for position, bins in enumerate(positions, 1) if bins]
     if len(observed) <= most:
         return observed
     return [observed[round(place * (len(observed) - 1) / (most - 1))] for place in range(most)]

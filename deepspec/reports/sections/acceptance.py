@@ -35,7 +35,7 @@ Measured: TypeAlias = BenchmarkResult | MeanResult | GateResult
 Which: TypeAlias = Literal["conditional", "prefix"]
 OfDomain = TypeVar("OfDomain", DomainResult, MeanDifference)
 
-_SLOT_CAPTIONS: Mapping[Which, str] = {
+_POSITION_CAPTIONS: Mapping[Which, str] = {
     "conditional": "Share of rounds in which the draft's token k was accepted, of the rounds that proposed at "
     "least k tokens and accepted all before it; that number of rounds stands below each rate.",
     "prefix": "Share of rounds in which tokens 1 to k were all accepted, of the rounds that proposed at least k "
@@ -128,7 +128,7 @@ class PositionSection:
 
     drawing: "Markup | None"
     caption: str
-    slots: Sequence[int]
+    positions: Sequence[int]
     rows: Sequence[PositionRow]
 
 
@@ -145,7 +145,7 @@ class CalibrationSection:
     """Reliability diagrams and the table of measures; or the note that there is nothing to calibrate."""
 
     rows: Sequence[CalibrationRow] = ()
-    slots: Sequence[int] = ()
+    positions: Sequence[int] = ()
     diagrams: Sequence[LabelledFigure] = ()
     caption: str = ""
     note: str | None = None
@@ -303,7 +303,7 @@ def _by_position(benchmarks: Mapping[str, BenchmarkResult], which: Which, figure
             PositionCell(number(_at(lines[name], k), 3), trials[k] if k < len(trials) else None) for k in range(count)
         ]
         rows.append(PositionRow(name, cells))
-    return PositionSection(figures.add(drawing), _SLOT_CAPTIONS[which], range(1, count + 1), rows)
+    return PositionSection(figures.add(drawing), _POSITION_CAPTIONS[which], range(1, count + 1), rows)
 
 
 def rates_of(part: Acceptance, which: Which) -> Rates:
@@ -327,12 +327,12 @@ def _calibration(calibration: CalibrationResult, figures: Figures) -> Calibratio
         )
         for when, bins in (("before", before), ("after", after))
     )
-    drawn = plots.shown_slots(after) or plots.shown_slots(before)
-    counts = [sum(part.rounds for part in before[slot - 1]) for slot in drawn]
+    drawn = plots.shown_positions(after) or plots.shown_positions(before)
+    counts = [sum(part.rounds for part in before[position - 1]) for position in drawn]
     caption = (
         "Predicted probability that the first k drafted tokens all survive, against how often they did, on prompts "
         "that the temperatures were not fitted on. One point per bin, its area after the rounds in it; rounds "
-        "behind k = " + ", ".join(f"{slot}: {count}" for slot, count in zip(drawn, counts, strict=True)) + "."
+        "behind k = " + ", ".join(f"{position}: {count}" for position, count in zip(drawn, counts, strict=True)) + "."
     )
     return CalibrationSection(rows, range(1, count + 1), diagrams, caption)
 
@@ -349,7 +349,7 @@ def _measures(found: CalibrationResult) -> Iterator[tuple[str, Rates, int]]:
     yield "Brier score after", found.brier_after, 4
     yield "ROC-AUC before", found.auc_before, 3
     yield "ROC-AUC after", found.auc_after, 3
-    yield "ROC-AUC of slot k alone", found.conditional_auc, 3
+    yield "ROC-AUC of position k alone", found.conditional_auc, 3
 
 
 def _at(values: Rates, place: int) -> float | None:
