@@ -293,7 +293,7 @@ def stage(
         version: bumped whenever the function's output changes for equal inputs.
         reads: dotted recipe paths whose values the key contains.
         by_input: input -> dotted recipe paths that its digest stands for; with `reads`, all that `config` has.
-        computes: whether it runs a model, and so takes a slot where machines are shared (see `prefect/concurrency.py`).
+        computes: whether it runs a model, and so takes a concurrency slot on a shared server (prefect/concurrency.py).
         workers: the field of `run:` that says on how many devices it runs; None: one.
     """
 

@@ -270,45 +270,45 @@ def drafts(deployed: Deployed, store: str) -> dict[str, dict[str, Any]]:
     return {key.split("/")[2]: json.loads(s3.get_object(Bucket="deepspec", Key=key)["Body"].read()) for key in found}
 
 
-class Pair(NamedTuple):
+class TwoFlowRuns(NamedTuple):
     """Two flow runs of one recipe at once.
 
     Attributes:
         flow_runs: their ids.
         names: of the states they ended in.
-        slots: (taken, limit) of the machine's slots, meanwhile.
+        concurrency_slots: (taken, limit), meanwhile.
         drafts: the keys of the drafts that were made.
         num_promotions: how many there were.
     """
 
     flow_runs: list[str]
     names: list[str]
-    slots: list[tuple[int, int]]
+    concurrency_slots: list[tuple[int, int]]
     drafts: set[str]
     num_promotions: int
 
 
 @pytest.fixture(scope="module")
-def pair(deployed: Deployed, first: str) -> Pair:
+def pair(deployed: Deployed, first: str) -> TwoFlowRuns:
     def num_promotions() -> int:
         return len(deployed.json("models", "history", "tiny"))
 
     before, promotions = set(drafts(deployed, "store")), num_promotions()
     flow_runs = [deployed.flow_run(*LONGER) for _ in range(2)]
-    slots = []
+    concurrency_slots = []
 
     def ended() -> Any:
         limit = deployed.api("/v2/concurrency_limits/deepspec-cpu")
-        slots.append((limit["active_slots"], limit["limit"]))
+        concurrency_slots.append((limit["active_slots"], limit["limit"]))
         states = [deployed.api(f"/flow_runs/{flow_run}")["state"] for flow_run in flow_runs]
         return all(state["type"] in FINAL for state in states) and [state["name"] for state in states]
 
     names = wait_for("both flow runs", ended, pause=0.5)
     made = set(drafts(deployed, "store")) - before
-    return Pair(flow_runs, names, slots, made, num_promotions() - promotions)
+    return TwoFlowRuns(flow_runs, names, concurrency_slots, made, num_promotions() - promotions)
 
 
-def test_of_two_at_once_one_trains_and_the_other_reuses(deployed: Deployed, pair: Pair) -> None:
+def test_of_two_at_once_one_trains_and_the_other_reuses(deployed: Deployed, pair: TwoFlowRuns) -> None:
     assert set(pair.names) <= {"Promoted", "NoChange"}, [deployed.log(flow_run) for flow_run in pair.flow_runs]
     states = [deployed.task_runs(flow_run) for flow_run in pair.flow_runs]
     assert [state.keys() for state in states] == [dict.fromkeys(STAGES).keys()] * 2
@@ -317,12 +317,12 @@ def test_of_two_at_once_one_trains_and_the_other_reuses(deployed: Deployed, pair
     assert pair.num_promotions == 1
 
 
-def test_slots_are_never_exceeded(pair: Pair) -> None:
-    assert {limit for _, limit in pair.slots} == {1}
-    assert {taken for taken, _ in pair.slots} == {0, 1}
+def test_concurrency_slots_are_never_exceeded(pair: TwoFlowRuns) -> None:
+    assert {limit for _, limit in pair.concurrency_slots} == {1}
+    assert {taken for taken, _ in pair.concurrency_slots} == {0, 1}
 
 
-def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Pair) -> None:
+def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: TwoFlowRuns) -> None:
     """The draft is then the very one of a training that nobody disturbed."""
     s3 = deployed.stack.s3()
     for key in deployed.objects("store/"):
@@ -409,7 +409,7 @@ def test_what_cannot_be_used_is_named(
 
 
 @pytest.fixture(scope="module")
-def dumped(deployed: Deployed, pair: Pair) -> dict[str, bytes]:
+def dumped(deployed: Deployed, pair: TwoFlowRuns) -> dict[str, bytes]:
     """What pg_dump wrote of two databases, before the last version was made."""
     return {name: deployed.stack.postgres("pg_dump", name, name, "--format=custom") for name in ("mlflow", "prefect")}
 
@@ -452,7 +452,7 @@ def dumps(stack: Running) -> Iterator[tuple[str, bytes]]:
         yield database, stack.postgres("pg_dump", role, database)
 
 
-def test_no_password_is_anywhere(deployed: Deployed, pair: Pair) -> None:
+def test_no_password_is_anywhere(deployed: Deployed, pair: TwoFlowRuns) -> None:
     """Not in what the runs above have left, those that failed included; the stack's own private files aside."""
     kept = json.loads((deployed.stack.folder / "secrets.json").read_text())
     secrets = {**{name: value.encode() for name, value in kept.items()}, "the wrong one": CANARY.encode()}

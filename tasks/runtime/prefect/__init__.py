@@ -2,7 +2,7 @@
 
     execute ──► server ══► server_process     a quiet server of our own, where none is configured   ══ starts a process
        └──────► flow ──► server               one flow run for a call; what an error says of the server
-    stage ────► concurrency                   slots for what computes, on a shared server
+    stage ────► concurrency                   concurrency slots of a shared server
        └──────► pages                         progress and results on Prefect's pages
     states ───► fan_out                       parts of a stage at once: threads, processes, Dask, Ray
 

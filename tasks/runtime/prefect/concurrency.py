@@ -1,8 +1,8 @@
-"""Slots for what computes: on a Prefect server, runs share its machines by a global concurrency limit.
+"""Concurrency slots: on a Prefect server, the stages that run a model share its machines by a concurrency limit.
 
-The limit is made by the first run that needs it, with as many slots as that machine has devices, and is the
-operators' from then on (`prefect gcl update deepspec-cuda --limit 8`). A slot whose holder died is free after a minute.
-Without a server (the embedded default) one person decides, and nothing is limited.
+The first run that needs the global limit creates it, with one concurrency slot for each device of its machine; from
+then on it is the operators' (`prefect gcl update deepspec-cuda --limit 8`). A concurrency slot whose holder died is
+free after a minute. Without a server (the embedded default) nothing is limited.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ _LEASE_SECONDS = 60.0
 
 
 @contextmanager
-def slot(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> Iterator[None]:
-    """Hold the slots that a stage needs while the block runs; waits for them.
+def concurrency_slots(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> Iterator[None]:
+    """Hold the concurrency slots that a stage needs while the block runs; waits for them.
 
     Args:
         run: the run.
@@ -27,7 +27,7 @@ def slot(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> I
         workers: the field of `run:` that says how many GPUs it computes on; None: one.
 
     Raises:
-        RecipeError: the stage needs more slots than there are.
+        RecipeError: the stage needs more concurrency slots than the limit has.
     """
     if not (run.on_shared_server and computes):
         yield
@@ -40,12 +40,12 @@ def slot(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> I
     limit, taken = _limit(name, device)
     if wanted > limit:
         raise RecipeError(
-            f"{stage} needs {wanted} slots of Prefect's concurrency limit {name!r}, which has {limit}.",
+            f"{stage} needs {wanted} concurrency slots of Prefect's limit {name!r}, which has {limit}.",
             where=f"run.{workers}",
             remedy=f"Use fewer processes, or `prefect gcl update {name} --limit {wanted}`.",
         )
     if taken + wanted > limit:
-        run.display.say(f"Waiting for a slot of {name}: {taken} of {limit} are taken.")
+        run.display.say(f"Waiting for a concurrency slot of {name}: {taken} of {limit} are taken.")
     # While Prefect's server is down, hours of training are worth more than a limit that is exceeded meanwhile.
     holding = concurrency(
         name, occupy=wanted, lease_duration=_LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False
@@ -55,7 +55,7 @@ def slot(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> I
 
 
 def _limit(name: str, device: str) -> tuple[int, int]:
-    """Slots of a limit, and how many are taken; the limit is made if there is none."""
+    """Concurrency slots of a limit, and how many are taken; creates the limit if there is none."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from deepspec.progress import Progress
 from tasks.runtime.counts import StageCounts
-from tasks.runtime.prefect.concurrency import slot
+from tasks.runtime.prefect.concurrency import concurrency_slots
 from tasks.runtime.run import Run
 
 _EVERY_SECONDS = 2.0
@@ -16,9 +16,9 @@ _EVERY_SECONDS = 2.0
 
 @contextmanager
 def shown(run: Run[Any], stage: str, *, computes: bool, workers: str | None) -> Iterator["Page"]:
-    """What a stage is shown on while the block makes it; it waits for a slot first, where it needs one."""
+    """The page that shows a stage while the block runs; waits for the stage's concurrency slots first."""
     page = Page(stage, run.display.stage(stage))
-    with slot(run, stage, computes=computes, workers=workers):
+    with concurrency_slots(run, stage, computes=computes, workers=workers):
         yield page
     page.finish()
 
