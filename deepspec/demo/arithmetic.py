@@ -1,4 +1,4 @@
-"""Arithmetic word problems with worked steps, composed from slots.
+"""Arithmetic word problems with worked steps, composed by filling the blanks of templates.
 
 A problem is a scenario with an item and numbers. Its answers differ in the derivation (where arithmetic allows
 several), in how each step is said, and in layout; all of them reach the same result. Nothing here is taken from a data
@@ -41,7 +41,7 @@ class Scenario:
     """A kind of story.
 
     Args:
-        name: distinguishes it in held-out slot combinations.
+        name: distinguishes it in held-out combinations.
         numbers: the values that each of the letters a, b, c may take.
         stories: ways to tell it and to ask.
         derivations: ways to solve it; the last step of each gives `q`.
@@ -166,7 +166,7 @@ class ArithmeticProblem:
     friend: str
 
     @property
-    def slots(self) -> str:
+    def combination(self) -> str:
         """The combination that is held out as a whole: people and phrasing are not part of it."""
         return f"arithmetic/{self.scenario.name}/{self.item}/{self.numbers}"
 

@@ -1,4 +1,4 @@
-"""Short everyday questions and answers, composed from slots.
+"""Short everyday questions and answers, composed by filling the blanks of templates.
 
 A problem is an intent with a topic and an occasion. An answer opens, gives two of the topic's tips in either order, and
 closes with a word about the occasion; every choice makes another good answer. Nothing here is taken from a data set.
@@ -14,7 +14,7 @@ class Intent:
     """A kind of question.
 
     Args:
-        name: distinguishes it in held-out slot combinations.
+        name: distinguishes it in held-out combinations.
         questions: ways to ask, with `{topic}` and `{occasion}`.
         openings: ways to begin the answer.
         topics: what is asked about, with tips that each stand alone.
@@ -119,7 +119,7 @@ class ChatProblem:
     occasion: tuple[str, str]
 
     @property
-    def slots(self) -> str:
+    def combination(self) -> str:
         """The combination that is held out as a whole: phrasing is not part of it."""
         return f"chat/{self.intent.name}/{self.topic[0]}/{self.occasion[0]}"
 

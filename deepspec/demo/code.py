@@ -1,4 +1,4 @@
-"""Small Python functions from a one-line specification, composed from slots.
+"""Small Python functions from a one-line specification, composed by filling the blanks of templates.
 
 A problem is an operation with a function name, an argument name and often a number. Its answers differ in the body
 (loop, comprehension, built-in), in the names inside it and in what is said around the code; every body computes the
@@ -26,7 +26,7 @@ class Operation:
     """What a function is to do.
 
     Args:
-        name: distinguishes it in held-out slot combinations.
+        name: distinguishes it in held-out combinations.
         arguments: names its argument may have.
         functions: names it may have.
         tasks: ways to say what it returns, with `{v}` the argument and `{n}` the number.
@@ -236,7 +236,7 @@ class CodeProblem:
     number: int
 
     @property
-    def slots(self) -> str:
+    def combination(self) -> str:
         """The combination that is held out as a whole: phrasing is not part of it."""
         return f"code/{self.operation.name}/{self.function}/{self.argument}/{self.number}"
 

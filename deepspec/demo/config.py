@@ -18,7 +18,7 @@ class Corpus(Section):
     """How many conversations of which kinds are composed."""
 
     seed: int = Field(0, ge=0, description="of all draws")
-    held_out: float = Field(0.15, gt=0, lt=1, description="share of the slot combinations kept for the benchmarks")
+    held_out: float = Field(0.15, gt=0, lt=1, description="share of the combinations kept for the benchmarks")
     num_conversations: int = Field(1000, ge=3, description="conversations for the pipeline, a third of each kind")
     num_target_conversations: int = Field(6000, ge=3, description="other conversations, for the target's own training")
     num_benchmark_prompts: int = Field(16, ge=1, description="different prompts of each benchmark")

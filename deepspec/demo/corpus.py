@@ -1,8 +1,8 @@
 """The demo's corpus: conversations of three kinds, and benchmarks whose prompts never occur among them.
 
-What may be asked is a combination of slots (a story with its numbers, an operation with its names, a topic with an
-occasion). A hash of the combination decides, once and for all phrasings, whether it belongs to the conversations or to
-the benchmarks. Every file is a pure function of the configuration.
+What a template's blanks are filled with (a story with its numbers, an operation with its names, a topic with an
+occasion) is a combination. A hash of it decides, for all phrasings, whether it belongs to the conversations or to the
+benchmarks. Every file is a pure function of the configuration.
 
 Files: `conversations.jsonl` (what the pipeline starts from), `target-training.jsonl` (more of the same, for the
 target's own training), `held-out.jsonl` (the benchmarks' prompts with answers, to measure the target on), and
@@ -36,8 +36,8 @@ class Problem(Protocol):
     """Something to ask, in several ways, with several good answers."""
 
     @property
-    def slots(self) -> str:
-        """The combination that is held out as a whole."""
+    def combination(self) -> str:
+        """What is asked, whatever its wording: held out as a whole."""
 
     def prompt(self, draws: Draws) -> str:
         """One way to ask."""
@@ -72,8 +72,8 @@ class Conversation:
 
 
 def is_held_out(problem: Problem, config: Corpus) -> bool:
-    """Whether a problem's slot combination belongs to the benchmarks."""
-    return fraction(f"{config.seed}/held-out/{problem.slots}") < config.held_out
+    """Whether a problem's combination belongs to the benchmarks."""
+    return fraction(f"{config.seed}/held-out/{problem.combination}") < config.held_out
 
 
 def conversations(config: Corpus, name: str, count: int) -> Iterator[Conversation]:

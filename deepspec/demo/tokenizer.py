@@ -20,7 +20,7 @@ TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 MASK = "<|mask|>"
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, MASK)
-"""Their ids are their places here. The mask token never occurs in text: a draft's empty slots take it."""
+"""Their ids are their indices here. The mask token never occurs in text: a draft's masked positions take it."""
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "chat_template.jinja")

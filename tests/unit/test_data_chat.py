@@ -196,7 +196,7 @@ def test_template_that_refuses_a_conversation(renderer: Renderer) -> None:
 def test_template_that_rewrites_contents_is_not_guessed_at(tokenizer: Any) -> None:
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-        "{{ m.content if 'q7slot' in m.content else m.content | upper }}<|im_end|>\n{% endfor %}"
+        "{{ m.content if 'q7gap' in m.content else m.content | upper }}<|im_end|>\n{% endfor %}"
     )
     with pytest.raises(RowRejected, match="cannot be located"):
         Renderer(with_template(tokenizer, template), CHATML).render(conversation("hi", "Mira"), mask="serving")

@@ -66,7 +66,7 @@ def test_two_draws_are_different_and_every_pair_comes():
     assert pairs == set(itertools.permutations("abc", 2))
 
 
-def test_no_benchmark_prompt_and_no_held_out_slots_in_training():
+def test_no_benchmark_prompt_and_no_held_out_combination_in_training():
     config = Corpus()
     asked = {row.prompt for kind in KINDS for row in benchmark(config, kind)}
     trained = {row.prompt for name in (CONVERSATIONS, TARGET_TRAINING) for row in conversations(config, name, 3000)}
@@ -75,8 +75,8 @@ def test_no_benchmark_prompt_and_no_held_out_slots_in_training():
     # Not by luck: phrasings of one combination stay together, and about the configured share is held out.
     for draw_problem in KINDS.values():
         problems = [draw_problem(Draws("share", index)) for index in range(600)]
-        slots = {problem.slots: is_held_out(problem, config) for problem in problems}
-        assert 0.03 < sum(slots.values()) / len(slots) < 0.2
+        held_out = {problem.combination: is_held_out(problem, config) for problem in problems}
+        assert 0.03 < sum(held_out.values()) / len(held_out) < 0.2
 
 
 @pytest.mark.parametrize("name", ["demo-inputs", "tiny-inputs"])
@@ -86,14 +86,14 @@ def test_shipped_inputs_can_be_composed(name):
         assert len(benchmark(config.corpus, kind)) == config.corpus.num_benchmark_prompts
 
 
-def test_a_prompt_belongs_to_one_combination_of_slots():
+def test_a_prompt_belongs_to_one_combination():
     # Otherwise a held-out prompt could also be written from another combination that is trained on.
     for kind, draw_problem in KINDS.items():
         owner: dict[str, str] = {}
         for index in range(1500):
             draws = Draws("owner", kind, index)
             problem = draw_problem(draws)
-            assert owner.setdefault(problem.prompt(draws), problem.slots) == problem.slots
+            assert owner.setdefault(problem.prompt(draws), problem.combination) == problem.combination
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -340,7 +340,7 @@ class Renderer:
         return forms[:1] if forms[0] == forms[1] else forms
 
     def _contents(self, message: Message, prepared: _Prepared, index: int, *, has_thought: bool) -> dict[str, str]:
-        """What may stand in a message's slots."""
+        """What may stand in a message's gaps."""
         thought = prepared.thoughts[index]
         if thought is not None:
             return {"thought": thought, "answer": prepared.answers[index]}
@@ -369,12 +369,12 @@ class Renderer:
         return skeleton
 
     def _literals(self, skeleton: Skeleton, parts: tuple[Part, ...], prepared: _Prepared) -> tuple[str, ...]:
-        """The texts around the slots, with the conversation's own calls and tools in them."""
+        """The texts around the gaps, with the conversation's own calls and tools in them."""
         if prepared.tools is None and not any(prepared.calls):
             return skeleton.literals
         text = self._with_placeholders(parts, prepared.calls, prepared.tools, thinking=prepared.thinking)
-        literals, slots = split(text)
-        if slots != skeleton.slots:
+        literals, gaps = split(text)
+        if gaps != skeleton.gaps:
             raise RowRejected(CHANGED)
         return literals
 

@@ -18,7 +18,7 @@ from deepspec.errors import UnsupportedTarget
 if TYPE_CHECKING:
     from deepspec.data.chat.formats import ChatFormat
 
-_SLOT = re.compile(r"q7slot(\d+)(thought|answer|call)q7")
+_GAP = re.compile(r"q7gap(\d+)(thought|answer|call)q7")
 _KINDS = ("thought", "answer", "call")
 
 CHANGED = "the chat template changes the contents, so that the answers cannot be located in its text"
@@ -47,23 +47,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One of the assistant's turns in a skeleton; slots are numbered without those of calls.
+    """One of the assistant's turns in a skeleton; gaps are numbered without those of calls.
 
     Attributes:
         message: which message it is.
-        slots: its first slot and the one behind its last; equal if it has calls only.
-        has_thought: whether its first slot is a thought that the template shows.
-        header_end: characters from the slot before it (or the text's beginning) to the end of its header.
-        lead: characters between the end of the header and its first slot or call.
+        gaps: its first gap and the one behind its last; equal if it has calls only.
+        has_thought: whether its first gap is a thought that the template shows.
+        header_end: characters from the gap before it (or the text's beginning) to the end of its header.
+        lead: characters between the end of the header and its first gap or call.
         supplied: how many of those the template puts there itself, whatever was answered.
         marker: the end-of-turn token.
-        suffix: characters from that token to the next slot, or to the end of the text.
+        suffix: characters from that token to the next gap, or to the end of the text.
         newline: 1 if a newline follows the token, else 0.
         lead_text: the text of `lead`.
     """
 
     message: int
-    slots: tuple[int, int]
+    gaps: tuple[int, int]
     has_thought: bool
     header_end: int
     lead: int
@@ -79,13 +79,13 @@ class Skeleton:
     """What the template writes around the contents of one sequence of parts.
 
     Attributes:
-        literals: the texts around the slots, one more than there are slots.
-        slots: (message index, "thought" or "answer"), in the order of the text.
+        literals: the texts around the gaps, one more than there are gaps.
+        gaps: (message index, "thought" or "answer"), in the order of the text.
         turns: the assistant's, in the order of the text.
     """
 
     literals: tuple[str, ...]
-    slots: tuple[tuple[int, str], ...]
+    gaps: tuple[tuple[int, str], ...]
     turns: tuple[Turn, ...]
 
 
@@ -96,7 +96,7 @@ class Place:
     Attributes:
         header_end: where the header ends.
         answer: where its answer begins, or, without one, its calls.
-        last: where its last slot ends (its calls, if it has only those).
+        last: where its last gap ends (its calls, if it has only those).
         end: where the end-of-turn token begins.
         thought: its thought as the template shows it, or None.
     """
@@ -110,15 +110,15 @@ class Place:
 
 def placeholder(index: int, kind: str) -> str:
     """What stands in place of a content."""
-    return f"q7slot{index}{kind}q7"
+    return f"q7gap{index}{kind}q7"
 
 
 def split(text: str) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...]]:
-    """A rendering with placeholders as literals and slots."""
+    """A rendering with placeholders as literals and gaps."""
     # Split by two groups: literal, index, kind, literal, index, kind, ..., literal.
-    pieces = _SLOT.split(text)
-    slots = tuple((int(index), kind) for index, kind in zip(pieces[1::3], pieces[2::3], strict=True))
-    return tuple(pieces[0::3]), slots
+    pieces = _GAP.split(text)
+    gaps = tuple((int(index), kind) for index, kind in zip(pieces[1::3], pieces[2::3], strict=True))
+    return tuple(pieces[0::3]), gaps
 
 
 def skeleton_of(text: str, parts: Sequence[Part], chat: "ChatFormat") -> Skeleton:
@@ -128,26 +128,26 @@ def skeleton_of(text: str, parts: Sequence[Part], chat: "ChatFormat") -> Skeleto
         RowRejected: the template pulls an answer and its calls apart.
         UnsupportedTarget: it does not write an assistant's turn as the format says.
     """
-    literals, slots = split(text)
-    kept = [number for number, (_, kind) in enumerate(slots) if kind != "call"]
+    literals, gaps = split(text)
+    kept = [number for number, (_, kind) in enumerate(gaps) if kind != "call"]
     number_of = {position: number for number, position in enumerate(kept)}
     turns = []
     for index, part in enumerate(parts):
         if part.role == "assistant":
-            turns.append(_turn(literals, slots, number_of, index, part, chat))
-    return Skeleton(*_without_calls(literals, slots), tuple(turns))
+            turns.append(_turn(literals, gaps, number_of, index, part, chat))
+    return Skeleton(*_without_calls(literals, gaps), tuple(turns))
 
 
 def _turn(
     literals: tuple[str, ...],
-    slots: tuple[tuple[int, str], ...],
+    gaps: tuple[tuple[int, str], ...],
     number_of: Mapping[int, int],
     index: int,
     part: Part,
     chat: "ChatFormat",
 ) -> Turn:
-    own = [position for position, (message, _) in enumerate(slots) if message == index]
-    kinds = [slots[position][1] for position in own]
+    own = [position for position, (message, _) in enumerate(gaps) if message == index]
+    kinds = [gaps[position][1] for position in own]
     if own and (own != list(range(own[0], own[-1] + 1)) or kinds != sorted(kinds, key=_KINDS.index)):
         raise RowRejected(MOVED)
     expected = {"answer"} if not part.is_empty else set()
@@ -170,7 +170,7 @@ def _turn(
         supplied = len(chat.empty_thought) if chat.empty_thought and lead_text.startswith(chat.empty_thought) else 0
     return Turn(
         message=index,
-        slots=(first, first + len(numbers)),
+        gaps=(first, first + len(numbers)),
         has_thought="thought" in kinds,
         header_end=header_end,
         lead=len(lead_text),
@@ -192,15 +192,15 @@ def _unsupported(chat: "ChatFormat") -> UnsupportedTarget:
 
 
 def _without_calls(
-    literals: tuple[str, ...], slots: tuple[tuple[int, str], ...]
+    literals: tuple[str, ...], gaps: tuple[tuple[int, str], ...]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...]]:
     merged = [literals[0]]
     kept = []
-    for slot, literal in zip(slots, literals[1:], strict=True):
-        if slot[1] == "call":
-            merged[-1] += placeholder(*slot) + literal
+    for gap, literal in zip(gaps, literals[1:], strict=True):
+        if gap[1] == "call":
+            merged[-1] += placeholder(*gap) + literal
         else:
-            kept.append(slot)
+            kept.append(gap)
             merged.append(literal)
     return tuple(merged), tuple(kept)
 
@@ -208,23 +208,23 @@ def _without_calls(
 def locate(
     skeleton: Skeleton, literals: Sequence[str], text: str, contents: Sequence[Mapping[str, str]]
 ) -> list[tuple[int, int]] | None:
-    """Where each slot's content stands in `text`, as [start, end) characters.
+    """Where each gap's content stands in `text`, as [start, end) characters.
 
     None if the text is not the literals with these contents. Templates trim contents, each in its own way: every usual
     way is tried, and must fit together with what follows.
 
     Args:
-        skeleton: its slots.
+        skeleton: its gaps.
         literals: the texts around them, the conversation's own calls and tools included.
         text: the rendered conversation.
-        contents: of each message, by kind of slot.
+        contents: of each message, by kind of gap.
     """
     found: list[tuple[int, int]] = []
     position = len(literals[0])
     if not text.startswith(literals[0]):
         return None
-    for slot, literal in zip(skeleton.slots, literals[1:], strict=True):
-        content = contents[slot[0]][slot[1]]
+    for gap, literal in zip(skeleton.gaps, literals[1:], strict=True):
+        content = contents[gap[0]][gap[1]]
         trimmed = (
             content,
             content.strip(),
@@ -244,12 +244,12 @@ def locate(
 
 
 def place_of(turn: Turn, text: str, found: Sequence[tuple[int, int]], chat: "ChatFormat") -> Place:
-    """Where a turn stands in a text in which the slots have been found.
+    """Where a turn stands in a text in which the gaps have been found.
 
     Raises:
         RowRejected: its header or its end is not where it must be.
     """
-    begin, behind = turn.slots
+    begin, behind = turn.gaps
     if begin < behind:
         answer, last = found[behind - 1]
         header_end = found[begin][0] - turn.lead

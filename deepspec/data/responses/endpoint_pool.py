@@ -213,7 +213,7 @@ class Endpoints:
     async def _attempt(self, request: GenerationRequest) -> GenerationResult | GenerationFailure:
         import anyio
 
-        endpoint = await self._slot()
+        endpoint = await self._free_endpoint()
         try:
             with anyio.fail_after(self._timeout_seconds):  # httpx's own timeout starts again with every byte
                 if endpoint.model is None:
@@ -292,7 +292,7 @@ class Endpoints:
                 remedy="Check that the server runs and run.endpoints names it.",
             ) from error
 
-    async def _slot(self) -> Endpoint:
+    async def _free_endpoint(self) -> Endpoint:
         """The endpoint to ask next, with one more request counted on it; waits for one."""
         import anyio
 
