@@ -55,7 +55,7 @@ class StoreConfig(ExecutionSection):
     gc_grace_seconds: float = Field(24 * 3600.0, ge=0, description="Nothing younger is ever collected.")
 
 
-class RunConfig(deepspec.training.config.Execution, deepspec.data.config.Execution):
+class RunConfig(deepspec.training.config.TrainingExecution, deepspec.data.config.EndpointExecution):
     """How and with what a run is executed."""
 
     num_generation_rows: int = renamed_field(
@@ -300,7 +300,7 @@ def _explained(model: type[BaseModel], error: ValidationError, where: str) -> Re
     )
 
 
-class _Place(NamedTuple):
+class _ErrorLocation(NamedTuple):
     """Where pydantic's location of an error leads: the last section on the way, and the field of it.
 
     Attributes:
@@ -320,7 +320,7 @@ class _Place(NamedTuple):
     inner: type[BaseModel] | None = None
 
 
-def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
+def _place(model: type[BaseModel], location: Sequence[str | int]) -> _ErrorLocation:
     section, field = model, None
     names: list[str] = []
     inner: type[BaseModel] | None = model
@@ -332,11 +332,11 @@ def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
         elif isinstance(part, int) and inner is not None and field is not None:
             names[-1] += f"[{part}]"  # of a list of sections: its place
         elif inner is None or isinstance(part, int):
-            return _Place(section, field, tuple(names), is_value=True)
+            return _ErrorLocation(section, field, tuple(names), is_value=True)
         elif field == "draft" and part in ALGORITHMS:
             inner = ALGORITHMS[part].Config
         elif part not in inner.model_fields:
-            return _Place(inner, None, tuple(names), beyond=(part,))
+            return _ErrorLocation(inner, None, tuple(names), beyond=(part,))
         else:
             section, field = inner, part
             names.append(part)
@@ -344,7 +344,7 @@ def _place(model: type[BaseModel], location: Sequence[str | int]) -> _Place:
             keyed = get_origin(annotation) in (dict, Mapping)
             options = (annotation, *get_args(annotation))
             inner = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return _Place(section, field, tuple(names), inner=inner)
+    return _ErrorLocation(section, field, tuple(names), inner=inner)
 
 
 def _allowed(section: type[BaseModel], name: str) -> tuple[str, str]:

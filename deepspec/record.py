@@ -17,7 +17,7 @@ from deepspec.evaluation.results import Evaluation, Number
 from deepspec.gates.verdict import Verdict
 from deepspec.store.records import JsonRecord
 
-Part = TypeVar("Part", bound=JsonRecord | Verdict)
+Recorded = TypeVar("Recorded", bound=JsonRecord | Verdict)
 
 RunStatus: TypeAlias = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
 StageStatus: TypeAlias = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
@@ -175,7 +175,7 @@ class RunRecord(JsonRecord):
         return _each(self.model)
 
 
-def _each(found: Part | tuple[Part, ...] | None) -> tuple[Part, ...]:
+def _each(found: Recorded | tuple[Recorded, ...] | None) -> tuple[Recorded, ...]:
     if found is None:
         return ()
     return found if isinstance(found, tuple) else (found,)

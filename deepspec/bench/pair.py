@@ -24,7 +24,7 @@ _PROMPT_COLUMN = "prompt_ids"
 
 
 @dataclass(frozen=True)
-class Pair:
+class BenchPair:
     """What decodes, and what is asked.
 
     Attributes:
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=tuple(measuring.DTYPES), help="of the weights (float32; bfloat16 on a GPU)")
 
 
-def load(options: argparse.Namespace, *, needs_draft: bool) -> Pair:
+def load(options: argparse.Namespace, *, needs_draft: bool) -> BenchPair:
     """Read them.
 
     Raises:
@@ -82,7 +82,7 @@ def load(options: argparse.Namespace, *, needs_draft: bool) -> Pair:
         drafter = algorithm.drafter(draft.eval(), algorithm.read_config(draft_folder))
     layer_ids = drafter.layer_ids if drafter is not None else ()
     target = Target.load(target_folder, device=options.device, dtype=dtype, layer_ids=layer_ids)
-    return Pair(target, drafter, _prompts(options, target))
+    return BenchPair(target, drafter, _prompts(options, target))
 
 
 def _prompts(options: argparse.Namespace, target: Target) -> tuple[tuple[int, ...], ...]:

@@ -55,7 +55,7 @@ class Responses(Section):
     )
 
 
-class Execution(ExecutionSection):
+class EndpointExecution(ExecutionSection):
     """Which endpoints answer, and how they are asked: no answer depends on it."""
 
     endpoints: tuple[str, ...] = Field(

@@ -53,7 +53,7 @@ class Seconds:
     Attributes:
         prefill: prompt through the target, and its states into the draft.
         draft: proposing, and taking in the states of committed tokens.
-        verify: the target's forward and the verdict; all of a step in plain decoding.
+        verify: the target's forward, and accepting; all of a step in plain decoding.
         other: the rest of the rounds.
     """
 

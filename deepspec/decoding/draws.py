@@ -1,7 +1,7 @@
 """The randomness and the distributions of an engine's rows: which token is drawn, which draft is accepted.
 
 One object per engine. It holds a table of uniform numbers per row, hands the drafter the `sample` function whose q is
-afterwards tested, and judges the proposal. Greedy decoding takes the same ways without any distribution.
+tested afterwards, and verifies the proposal. Greedy decoding takes the same path without any distribution.
 
 Legend: R rows, K draft positions, Q = K+1 verified positions, V vocabulary, P positions of an answer, U purposes.
 """
@@ -18,7 +18,7 @@ from deepspec.decoding.verify import verify_greedy, verify_sampled
 from deepspec.drafts.algorithm import Proposal
 
 
-class Draws:
+class TokenDraws:
     """Draws tokens for rows (`lanes`) of a batch.
 
     Args:
@@ -67,7 +67,7 @@ class Draws:
         uniforms_R1U = self._gather(lanes, offsets, 1)
         return draw(probabilities(logits_R1V[:, 0], self._sampling), uniforms_R1U[:, 0, Purpose.BONUS])
 
-    def start(self, lanes: list[int], offsets: list[int], num_draft_tokens: int) -> "Draws":
+    def start(self, lanes: list[int], offsets: list[int], num_draft_tokens: int) -> "TokenDraws":
         """Begin a round; the result is the `sample` function for the drafter.
 
         Args:
@@ -93,12 +93,12 @@ class Draws:
         return token_R, probs_RV
 
     def verify(self, logits_RQV: Tensor, proposal: Proposal, num_proposed_R: Tensor | None = None) -> Tensor:
-        """Judge a proposal.
+        """Verify a proposal.
 
         Args:
             logits_RQV: the target's logits after anchor and drafts.
             proposal: made with this round's `sample`, cut to its first Q - 1 positions.
-            num_proposed_R: int64, how many of them are judged; None: all.
+            num_proposed_R: int64, how many of them are verified; None: all.
 
         Returns:
             int64 [R, 2 + K]: accepted drafts (-1: the draft's numbers are NaN, or it did not return the distribution
@@ -107,12 +107,12 @@ class Draws:
         """
         drafted_RK = proposal.tokens_RK
         if self._sampling.greedy:
-            verdict = verify_greedy(likeliest(logits_RQV), drafted_RK, num_proposed_R)
+            verification = verify_greedy(likeliest(logits_RQV), drafted_RK, num_proposed_R)
             broken_R = None if self._doubt is None else self._doubt.isnan()
         else:
             if proposal.probs_RKV is None:
                 raise TypeError("a drafter that samples returns the distributions it drew from")
-            verdict = verify_sampled(
+            verification = verify_sampled(
                 probabilities(logits_RQV, self._sampling),
                 proposal.probs_RKV,
                 drafted_RK,
@@ -122,8 +122,8 @@ class Draws:
             )
             q_RK = proposal.probs_RKV.gather(-1, drafted_RK.unsqueeze(-1)).squeeze(-1)
             broken_R = (q_RK > 0).all(dim=1).logical_not()
-        accepted_R = verdict.accepted_R if broken_R is None else verdict.accepted_R.masked_fill(broken_R, -1)
-        return torch.cat([accepted_R.unsqueeze(1), verdict.bonus_R.unsqueeze(1), drafted_RK], dim=1)
+        accepted_R = verification.accepted_R if broken_R is None else verification.accepted_R.masked_fill(broken_R, -1)
+        return torch.cat([accepted_R.unsqueeze(1), verification.bonus_R.unsqueeze(1), drafted_RK], dim=1)
 
     def _gather(self, lanes: list[int], offsets: list[int], count: int) -> Tensor:
         """The next `count` positions' numbers of each row, [R, count, U]."""

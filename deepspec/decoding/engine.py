@@ -29,7 +29,7 @@ from torch import Tensor
 from deepspec.decoding.completion import Completion, FinishReason, Request, Round, Seconds
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.contexts import Contexts
-from deepspec.decoding.draws import Draws
+from deepspec.decoding.draws import TokenDraws
 from deepspec.decoding.scheduler import Scheduler
 from deepspec.decoding.verify import commit
 from deepspec.drafts.algorithm import Drafter, Proposal
@@ -75,7 +75,7 @@ class StepTimes:
         rows: that it decoded.
         tokens: that the target verified, anchors included.
         draft: seconds of proposing, and of taking in the states of committed tokens.
-        verify: of the target's forward and the verdict.
+        verify: of the target's forward, and of accepting.
         other: of the rest.
     """
 
@@ -131,7 +131,7 @@ class Engine:
         self._max_rows = rows
         self._num_draft_tokens = drafter.num_draft_tokens if drafter is not None else 0
         self._stop_ids = frozenset(target.eos_token_ids if stop_ids is None else stop_ids)
-        self._draws = Draws(sampling or Sampling(), target.spec.vocab_size, target.device)
+        self._draws = TokenDraws(sampling or Sampling(), target.spec.vocab_size, target.device)
         self._capacity = capacity
         self._cache: RowCache | None = None
         self._front: dict[int, RowCache] = {}
@@ -275,13 +275,13 @@ class Engine:
         output = self._target.forward(ids_RQ, cache=cache, counts_B=counts)
         logits_RQV = self._logits(output.final_BQD, counts)
         if proposal is None:
-            verdicts = [[0, token] for token in self._draws.plain(lanes, offsets, logits_RQV).tolist()]
+            outcomes = [[0, token] for token in self._draws.plain(lanes, offsets, logits_RQV).tolist()]
             confidences: list[list[float]] | None = None
         else:
-            verdicts = self._draws.verify(logits_RQV, proposal, num_proposed_R).tolist()
+            outcomes = self._draws.verify(logits_RQV, proposal, num_proposed_R).tolist()
             confidences = proposal.confidence_RK.tolist() if proposal.confidence_RK is not None else None
         verified = self._now()
-        for index, (row, (accepted, bonus, *tokens)) in enumerate(zip(rows, verdicts, strict=True)):
+        for index, (row, (accepted, bonus, *tokens)) in enumerate(zip(rows, outcomes, strict=True)):
             self._check_draft(accepted, row)
             self._check_token(bonus, row)
             kept = tokens if counts is None else tokens[: counts[index] - 1]

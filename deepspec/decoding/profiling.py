@@ -25,7 +25,7 @@ _FASTEST = 3  # of so many steps the fastest one counts
 
 
 @dataclass(frozen=True)
-class Load:
+class StepLoad:
     """One measured load.
 
     Attributes:
@@ -60,20 +60,20 @@ class _Uneven(DraftsAlways):
         return self.length + sign_R * spread if rows > 1 else torch.full_like(sign_R, self.length)
 
 
-def loads_up_to(most_rows: int, num_draft_tokens: int) -> list[Load]:
+def loads_up_to(most_rows: int, num_draft_tokens: int) -> list[StepLoad]:
     """What is measured: rows in powers of two, and for each a plain step and four lengths from 0 to K."""
     rows = [1]
     while rows[-1] < most_rows:
         rows.append(min(rows[-1] * 2, most_rows))
     lengths = sorted({0, round(num_draft_tokens / 4), round(num_draft_tokens / 2), num_draft_tokens})
-    return [Load(count, length) for count in rows for length in (None, *lengths)]
+    return [StepLoad(count, length) for count in rows for length in (None, *lengths)]
 
 
 def measured_costs(
     target: Target,
     drafter: Drafter | None,
     prompts: Sequence[Request],
-    loads: Sequence[Load],
+    loads: Sequence[StepLoad],
     *,
     sampling: Sampling,
     num_steps: int = 4,
@@ -91,7 +91,7 @@ def measured_costs(
         num_turns: how often the loads take turns.
         on_load: called after each load of each turn.
     """
-    found: dict[Load, list[StepTimes]] = {load: [] for load in loads}
+    found: dict[StepLoad, list[StepTimes]] = {load: [] for load in loads}
     for _ in range(num_turns):
         for load in loads:
             found[load] += _steps(target, drafter, prompts, load, sampling, num_steps)
@@ -109,7 +109,7 @@ def measured_costs(
 
 
 def _steps(
-    target: Target, drafter: Drafter | None, prompts: Sequence[Request], load: Load, sampling: Sampling, num_steps: int
+    target: Target, drafter: Drafter | None, prompts: Sequence[Request], load: StepLoad, sampling: Sampling, num_steps: int
 ) -> Iterator[StepTimes]:
     """Steps over exactly `load.rows` rows."""
     found: list[StepTimes] = []

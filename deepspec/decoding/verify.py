@@ -20,8 +20,8 @@ SMALLEST_RESIDUAL = 1e-8
 """Below this mass max(0, p - q) is rounding noise of p = q: the replacement is drawn from p."""
 
 
-class Verdict(NamedTuple):
-    """What the target says about one proposal per row."""
+class Verification(NamedTuple):
+    """What the target accepts of one proposal per row, and what it adds."""
 
     accepted_R: Tensor
     """int64, how many draft tokens are accepted, 0 … K"""
@@ -40,7 +40,7 @@ class Commit(NamedTuple):
     stopped: bool
 
 
-def verify_greedy(target_RQ: Tensor, drafted_RK: Tensor, num_proposed_R: Tensor | None = None) -> Verdict:
+def verify_greedy(target_RQ: Tensor, drafted_RK: Tensor, num_proposed_R: Tensor | None = None) -> Verification:
     """Accept drafts as long as they are what the target would have taken.
 
     Args:
@@ -49,10 +49,10 @@ def verify_greedy(target_RQ: Tensor, drafted_RK: Tensor, num_proposed_R: Tensor 
         num_proposed_R: int64, positions from here on hold nothing; None: all K are proposals.
 
     Returns:
-        The verdict; the bonus is the target's token after the last accepted one.
+        Accepted drafts and bonus: the bonus is the target's token after the last accepted one.
     """
     accepted_R = _longest_prefix(target_RQ[:, :-1] == drafted_RK, num_proposed_R)
-    return Verdict(accepted_R, target_RQ.gather(1, accepted_R.unsqueeze(1)).squeeze(1))
+    return Verification(accepted_R, target_RQ.gather(1, accepted_R.unsqueeze(1)).squeeze(1))
 
 
 def verify_sampled(
@@ -62,7 +62,7 @@ def verify_sampled(
     accept_uniforms_RK: Tensor,
     bonus_uniforms_RQ: Tensor,
     num_proposed_R: Tensor | None = None,
-) -> Verdict:
+) -> Verification:
     """Accept drafts by the ratio test, then draw the replacement or the extra token.
 
     Args:
@@ -74,7 +74,7 @@ def verify_sampled(
         num_proposed_R: int64, positions from here on hold nothing; None: all K are proposals.
 
     Returns:
-        The verdict.
+        Accepted drafts and bonus.
     """
     token_RK1 = drafted_RK.unsqueeze(-1)
     p_RK = p_RQV[:, :-1].gather(-1, token_RK1).squeeze(-1)
@@ -88,7 +88,7 @@ def verify_sampled(
         rejected_R1 = (accepted_R < num_proposed).unsqueeze(1)
         replacement_RV = torch.where(rejected_R1, residual(replacement_RV, tested_RV), replacement_RV)
     bonus_uniform_R = bonus_uniforms_RQ.gather(1, accepted_R.unsqueeze(1)).squeeze(1)
-    return Verdict(accepted_R, draw(replacement_RV, bonus_uniform_R))
+    return Verification(accepted_R, draw(replacement_RV, bonus_uniform_R))
 
 
 def residual(p_NV: Tensor, q_NV: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def residual(p_NV: Tensor, q_NV: Tensor) -> Tensor:
 
 
 def commit(drafted: Sequence[int], accepted: int, bonus: int, stop_ids: Collection[int]) -> Commit:
-    """Turn a verdict into what is appended, cutting at the first stop token.
+    """The tokens that a verification appends, cut at the first stop token.
 
     Args:
         drafted: all proposed tokens of the row.

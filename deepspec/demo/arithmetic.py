@@ -8,7 +8,7 @@ set.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deepspec.demo.draws import Draws
+from deepspec.demo.draws import KeyedDraws
 
 NAMES = ("Ana", "Ben", "Carla", "Dev", "Emi", "Finn", "Gita", "Hugo", "Ines", "Jon", "Kim", "Leo", "Mia", "Nils")
 ITEMS = ("pens", "apples", "marbles", "cards", "shells", "stickers", "books", "buttons", "beads", "pears", "stamps")
@@ -175,11 +175,11 @@ class ArithmeticProblem:
         """What every right answer ends with."""
         return self._values(self.scenario.derivations[0])["q"]
 
-    def prompt(self, draws: Draws) -> str:
+    def prompt(self, draws: KeyedDraws) -> str:
         """Tell the story in one of its ways."""
         return self._say(draws.pick(self.scenario.stories), self._letters()) + draws.pick(_REQUESTS)
 
-    def answer(self, draws: Draws) -> str:
+    def answer(self, draws: KeyedDraws) -> str:
         """Solve it in one of the ways, said in one of the ways."""
         derivation = draws.pick(self.scenario.derivations)
         values = self._values(derivation)
@@ -230,7 +230,7 @@ def _compute(work: str, values: Mapping[str, int]) -> int:
     return left // right
 
 
-def draw_problem(draws: Draws) -> ArithmeticProblem:
+def draw_problem(draws: KeyedDraws) -> ArithmeticProblem:
     """Draw a usable problem."""
     while True:
         scenario = draws.pick(SCENARIOS)

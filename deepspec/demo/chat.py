@@ -6,7 +6,7 @@ closes with a word about the occasion; every choice makes another good answer. N
 
 from dataclasses import dataclass
 
-from deepspec.demo.draws import Draws
+from deepspec.demo.draws import KeyedDraws
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class ChatProblem:
         """The combination that is held out as a whole: phrasing is not part of it."""
         return f"chat/{self.intent.name}/{self.topic[0]}/{self.occasion[0]}"
 
-    def prompt(self, draws: Draws) -> str:
+    def prompt(self, draws: KeyedDraws) -> str:
         """Ask in one of the ways."""
         return draws.pick(self.intent.questions).format(topic=self.topic[0], occasion=self.occasion[0])
 
-    def answer(self, draws: Draws) -> str:
+    def answer(self, draws: KeyedDraws) -> str:
         """Answer in one of the ways."""
         opening = draws.pick(self.intent.openings).format(topic=self.topic[0])
         tips = draws.two(self.topic[1])
@@ -137,7 +137,7 @@ class ChatProblem:
         return " ".join((opening, *tips, closing))
 
 
-def draw_problem(draws: Draws) -> ChatProblem:
+def draw_problem(draws: KeyedDraws) -> ChatProblem:
     """Draw a problem."""
     intent = draws.pick(INTENTS)
     return ChatProblem(intent, draws.pick(intent.topics), draws.pick(intent.occasions))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deepspec.demo.draws import Draws
+from deepspec.demo.draws import KeyedDraws
 
 NUMBERS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20)
 LISTS = ("values", "numbers", "items", "data")
@@ -240,11 +240,11 @@ class CodeProblem:
         """The combination that is held out as a whole: phrasing is not part of it."""
         return f"code/{self.operation.name}/{self.function}/{self.argument}/{self.number}"
 
-    def prompt(self, draws: Draws) -> str:
+    def prompt(self, draws: KeyedDraws) -> str:
         """Ask for the function in one of the ways."""
         return self._fill(draws.pick(_REQUESTS).replace("{task}", draws.pick(self.operation.tasks)))
 
-    def answer(self, draws: Draws) -> str:
+    def answer(self, draws: KeyedDraws) -> str:
         """Write the function in one of the ways, said in one of the ways."""
         names = {"x": draws.pick(_LOOP_NAMES), "out": draws.pick(_ACCUMULATORS)}
         body = self._fill(draws.pick(self.operation.bodies), **names).replace("\n", "\n    ")
@@ -256,7 +256,7 @@ class CodeProblem:
         return text.format(f=self.function, v=self.argument, n=self.number, **names)
 
 
-def draw_problem(draws: Draws) -> CodeProblem:
+def draw_problem(draws: KeyedDraws) -> CodeProblem:
     """Draw a problem."""
     operation = draws.pick(OPERATIONS)
     number = draws.pick(NUMBERS) if operation.takes_number else 0

@@ -30,7 +30,7 @@ class Tokenizer(Section):
     vocab_size: int = Field(704, ge=261, description="all 256 bytes, the special tokens, and merges")
 
 
-class Target(Section):
+class TargetShape(Section):
     """The target's shape, by the names of Hugging Face's Qwen3 configuration, and what its training counts."""
 
     num_hidden_layers: Size = 12
@@ -58,7 +58,7 @@ class Config(Section):
     name: str = Field("demo", pattern=r"^[a-z0-9-]+$", description="folder of the inputs, below the home")
     corpus: Corpus = Corpus()
     tokenizer: Tokenizer = Tokenizer()
-    target: Target = Target()
+    target: TargetShape = TargetShape()
     train: TrainConfig = TrainConfig(
         lr=4e-3, betas=(0.9, 0.95), num_documents_per_step=4, num_epochs=1, warmup_share=0.05, validate_every_steps=None
     )

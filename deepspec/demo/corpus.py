@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from deepspec.demo import arithmetic, chat, code
 from deepspec.demo.config import Config, Corpus
-from deepspec.demo.draws import Draws
+from deepspec.demo.draws import KeyedDraws
 from deepspec.errors import DataError, RecipeError
 from deepspec.keyed_random import fraction
 from deepspec.progress import SILENT, Progress
@@ -39,14 +39,14 @@ class Problem(Protocol):
     def combination(self) -> str:
         """What is asked, whatever its wording: held out as a whole."""
 
-    def prompt(self, draws: Draws) -> str:
+    def prompt(self, draws: KeyedDraws) -> str:
         """One way to ask."""
 
-    def answer(self, draws: Draws) -> str:
+    def answer(self, draws: KeyedDraws) -> str:
         """One good answer."""
 
 
-KINDS: Mapping[str, Callable[[Draws], Problem]] = MappingProxyType(
+KINDS: Mapping[str, Callable[[KeyedDraws], Problem]] = MappingProxyType(
     {"arithmetic": arithmetic.draw_problem, "code": code.draw_problem, "chat": chat.draw_problem}
 )
 
@@ -87,7 +87,7 @@ def conversations(config: Corpus, name: str, count: int) -> Iterator[Conversatio
     kinds = tuple(KINDS)
     for index in range(count):
         kind = kinds[index % len(kinds)]
-        draws = Draws(config.seed, name, index)
+        draws = KeyedDraws(config.seed, name, index)
         problem = _draw(kind, draws, config, held_out=False)
         yield Conversation(kind, problem.prompt(draws), problem.answer(draws))
 
@@ -99,7 +99,7 @@ def benchmark(config: Corpus, kind: str) -> list[Conversation]:
         RecipeError: there are not so many different ones.
     """
     found: dict[str, Conversation] = {}
-    draws = Draws(config.seed, "benchmark", kind)
+    draws = KeyedDraws(config.seed, "benchmark", kind)
     tries = 0
     while tries < _MAX_TRIES:
         problem = _draw(kind, draws, config, held_out=True)
@@ -168,7 +168,7 @@ def read_conversations(file: Path) -> list[Conversation]:
         ) from error
 
 
-def _draw(kind: str, draws: Draws, config: Corpus, *, held_out: bool) -> Problem:
+def _draw(kind: str, draws: KeyedDraws, config: Corpus, *, held_out: bool) -> Problem:
     for _ in range(_MAX_TRIES):
         problem = KINDS[kind](draws)
         if is_held_out(problem, config) == held_out:

@@ -12,7 +12,7 @@ from deepspec.keyed_random import integer
 Option = TypeVar("Option")
 
 
-class Draws:
+class KeyedDraws:
     """A stream of draws, a pure function of the key it was made with.
 
     Args:

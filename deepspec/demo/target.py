@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.demo.config import Config
 from deepspec.demo.corpus import HELD_OUT, TARGET_TRAINING, read_conversations
-from deepspec.demo.draws import Draws
+from deepspec.demo.draws import KeyedDraws
 from deepspec.demo.tokenizer import (
     END_OF_TEXT,
     TOKENIZER_FILE,
@@ -32,7 +32,7 @@ from deepspec.errors import DataError
 from deepspec.progress import SILENT, MetricSink, Progress
 from deepspec.targets import FAMILIES
 from deepspec.targets.family import TargetSpec, spec_from_config
-from deepspec.training.config import Execution
+from deepspec.training.config import TrainingExecution
 from deepspec.training.job import TrainJob
 from deepspec.training.processes.launch import launch
 
@@ -68,7 +68,7 @@ def write_target(
     tokenizer_dir: Path,
     out: Path,
     work_dir: Path,
-    execution: Execution,
+    execution: TrainingExecution,
     metrics: MetricSink,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def data_order(lengths: Sequence[int], *, seed: int, epoch: int, batch: int) -> 
     Returns:
         Every row's number once.
     """
-    draws = Draws("target data order", seed, epoch)
+    draws = KeyedDraws("target data order", seed, epoch)
     order = draws.permutation(len(lengths))
     window = batch * _WINDOW_BATCHES
     batches = []

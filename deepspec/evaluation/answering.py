@@ -17,8 +17,8 @@ from deepspec.decoding.random import derive_seed
 from deepspec.errors import DataError, UnsupportedTarget
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.prompts.selection import (
-    Encoded,
     EncodedPrompt,
+    EncodedPrompts,
     Skipped,
     answer_message,
     encode_turn,
@@ -83,7 +83,7 @@ def requests_for(
 
 def answer(
     name: str,
-    prompts: Encoded,
+    prompts: EncodedPrompts,
     config: Config,
     *,
     speculative: Engine,
@@ -175,7 +175,7 @@ def _goes_on(turn: EncodedPrompt) -> bool:
     return turn.asked is not None and turn.turn + 1 < num_turns(turn.asked)
 
 
-def _check_losses(name: str, prompts: Encoded, answered: Answers, config: Config) -> None:
+def _check_losses(name: str, prompts: EncodedPrompts, answered: Answers, config: Config) -> None:
     """Too many lost prompts are an error; those that were too long at their first turn have been counted before."""
     asked = len(prompts.prompts)
     late = [turn for turn in answered.skipped if turn.turn is not None]

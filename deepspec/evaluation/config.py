@@ -88,7 +88,7 @@ class Calibration(Section):
         return self
 
 
-class Load(Section):
+class LoadExperiment(Section):
     """The load experiment: plain, fixed-length and scheduled decoding of the same requests at several concurrencies."""
 
     concurrency: tuple[int, ...] = Field(
@@ -133,7 +133,7 @@ class Config(Section):
         description="confidences below which drafts are not verified, for the sweep; none: left out",
     )
     num_sweep_prompts: int = Field(8, ge=1, description="prompts of each benchmark that every threshold decodes")
-    load: Load = Load()
+    load: LoadExperiment = LoadExperiment()
 
     @field_validator("thresholds")
     @classmethod

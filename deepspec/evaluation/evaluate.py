@@ -21,7 +21,7 @@ from deepspec.evaluation.answering import Answers, answer
 from deepspec.evaluation.config import GATE, Config
 from deepspec.evaluation.load_test import Calibrated, load_experiment
 from deepspec.evaluation.metrics import macro_interval, mean, summary
-from deepspec.evaluation.prompts.selection import Encoded, encode, select, select_split
+from deepspec.evaluation.prompts.selection import EncodedPrompts, encode, select, select_split
 from deepspec.evaluation.results import Answered, BenchmarkResult, DomainResult, Evaluation, GateResult, MeanResult
 from deepspec.evaluation.rounds import table_of, write_answers
 from deepspec.evaluation.samples import samples
@@ -146,7 +146,7 @@ class _Engines:
         prompts: what will be asked; engines for one request reserve the longest at once, so that none waits for that.
     """
 
-    def __init__(self, config: Config, target: Target, drafter: Drafter, rows: int, prompts: Sequence[Encoded]) -> None:
+    def __init__(self, config: Config, target: Target, drafter: Drafter, rows: int, prompts: Sequence[EncodedPrompts]) -> None:
         self._config = config
         longest = max((len(prompt.prompt_ids) for encoded in prompts for prompt in encoded.prompts), default=0)
         capacity = min(longest + config.max_new_tokens, target.spec.max_position_embeddings) + drafter.num_draft_tokens
@@ -157,7 +157,7 @@ class _Engines:
         self._plain = Engine(target, sampling=sampling, rows=rows)
         self._speculative = Engine(target, drafter, sampling=sampling, rows=rows)
 
-    def answer(self, name: str, prompts: Encoded, renderer: "Renderer | None", progress: Progress) -> Answers:
+    def answer(self, name: str, prompts: EncodedPrompts, renderer: "Renderer | None", progress: Progress) -> Answers:
         """See `answering.answer`."""
         return answer(
             name,
@@ -171,7 +171,7 @@ class _Engines:
         )
 
 
-def _gate_prompts(config: Config, renderer: "Renderer", conversations: Path, context: int) -> Encoded:
+def _gate_prompts(config: Config, renderer: "Renderer", conversations: Path, context: int) -> EncodedPrompts:
     file = conversations / f"{GATE}.parquet"
     selected = select_split(file, num_prompts=config.num_gate_prompts, seed=config.seed, thinks=renderer.thinks)
     return encode(GATE, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)

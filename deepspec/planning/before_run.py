@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepspec.data.tokens.length_sample import Lengths
+from deepspec.data.tokens.length_sample import LengthSample
 from deepspec.errors import DataError, DeepspecError, RecipeError
 from deepspec.inputs import local
 from deepspec.planning.estimate import Room, estimate
@@ -63,7 +63,7 @@ def _with_memory(recipe: Recipe, home: Path, conversations: int | None, mean_tok
     return found.model_copy(update={"memory": taken})
 
 
-def without_memory(recipe: Recipe, conversations: int, lengths: Lengths, room: Room) -> Estimate:
+def without_memory(recipe: Recipe, conversations: int, lengths: LengthSample, room: Room) -> Estimate:
     """The estimate without its memory: it needs no torch."""
     return estimate(
         recipe,
@@ -120,18 +120,18 @@ def _there(path: Path) -> Path:
     return path
 
 
-def known_lengths(recipe: Recipe, conversations: int | None, mean_tokens: float | None) -> tuple[int, Lengths]:
+def known_lengths(recipe: Recipe, conversations: int | None, mean_tokens: float | None) -> tuple[int, LengthSample]:
     """How many conversations there are and how long: as said, else counted and sampled."""
     if conversations is not None and mean_tokens is not None:
-        return conversations, Lengths.uniform(recipe.data, mean_tokens)
+        return conversations, LengthSample.uniform(recipe.data, mean_tokens)
     rows, mean_bytes = _counted(recipe)
     count = rows if conversations is None else conversations
     if mean_tokens is not None:
-        return count, Lengths.uniform(recipe.data, mean_tokens)
-    return count, _sampled(recipe) or Lengths.uniform(recipe.data, max(1.0, mean_bytes / _BYTES_PER_TOKEN))
+        return count, LengthSample.uniform(recipe.data, mean_tokens)
+    return count, _sampled(recipe) or LengthSample.uniform(recipe.data, max(1.0, mean_bytes / _BYTES_PER_TOKEN))
 
 
-def _sampled(recipe: Recipe) -> Lengths | None:
+def _sampled(recipe: Recipe) -> LengthSample | None:
     """Lengths by the target's own tokenizer; None where there is none."""
     if not (Path(recipe.target.path) / "tokenizer.json").is_file():
         return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec.data.tokens.length_sample import Lengths
+from deepspec.data.tokens.length_sample import LengthSample
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.planning.gpus import gpu_named
@@ -82,7 +82,7 @@ def estimate(
     recipe: Recipe,
     *,
     conversations: int,
-    lengths: Lengths,
+    lengths: LengthSample,
     gpu: str | None = None,
     num_gpus: int = 1,
     price_per_gpu_hour: float | None = None,
@@ -154,7 +154,7 @@ def mode_of(recipe: Recipe, size: int) -> str:
     return "offline" if size <= recipe.states.max_bytes else "online"
 
 
-def captured_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, lengths: Lengths, codec: str) -> int:
+def captured_bytes(recipe: Recipe, spec: TargetSpec, tokens: int, lengths: LengthSample, codec: str) -> int:
     layers = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec))
     supervised = round(tokens * lengths.supervised_share)
     return files_bytes(codec, layers, spec.hidden_size, tokens=tokens, supervised_tokens=supervised)
@@ -171,7 +171,7 @@ def epochs_of(recipe: Recipe, documents: float) -> float:
     return recipe.train.num_steps * recipe.train.num_documents_per_step / max(documents, 1.0)
 
 
-def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: Lengths, epochs: float) -> dict[Work, float]:
+def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: LengthSample, epochs: float) -> dict[Work, float]:
     """Floating point operations of capture and training: 2 per weight and token forward, 4 more backward."""
     counts = parameter_counts(spec)
     tokens = documents * lengths.mean_tokens

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepspec.data.tokens.length_sample import Lengths
+from deepspec.data.tokens.length_sample import LengthSample
 from deepspec.drafts import ALGORITHMS
 from deepspec.planning.estimate import captured_bytes, epochs_of, mode_of, spec_of
 from deepspec.planning.gpus import gpu_named
@@ -24,7 +24,7 @@ _GPU_SHARE = 0.95
 
 
 def memory(
-    recipe: Recipe, *, conversations: int, lengths: Lengths, device: str, gpu: str | None = None
+    recipe: Recipe, *, conversations: int, lengths: LengthSample, device: str, gpu: str | None = None
 ) -> MemoryEstimate:
     """Peak memory of the training process (each of them) and of the capture; imports torch.
 
@@ -87,7 +87,7 @@ def memory(
     return found.model_copy(update={"fits": fits})
 
 
-def largest_micro_batch(recipe: Recipe, documents: float, lengths: Lengths) -> "list[DocumentSize]":
+def largest_micro_batch(recipe: Recipe, documents: float, lengths: LengthSample) -> "list[DocumentSize]":
     """The micro-batch with most tokens in a training on `documents` documents like the sampled ones.
 
     Steps are drawn from the sample with the recipe's seed, and packed as a training packs them.
@@ -155,7 +155,7 @@ def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
     return tokens * numbers * _itemsize(recipe.target.dtype)
 
 
-def _validation_bytes(recipe: Recipe, spec: TargetSpec, lengths: Lengths) -> int:
+def _validation_bytes(recipe: Recipe, spec: TargetSpec, lengths: LengthSample) -> int:
     """Keys and values of the requests that a validation decodes at once."""
     prompt = max(tokens - supervised for tokens, supervised in zip(lengths.tokens, lengths.supervised, strict=True))
     positions = _VALIDATION_ROWS * (prompt + recipe.train.validation_max_new_tokens)

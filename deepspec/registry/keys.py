@@ -15,8 +15,8 @@ from deepspec.evaluation.results import Evaluation
 from deepspec.record import Cost
 
 
-class Place(StrEnum):
-    """Where a name is found."""
+class MLflowEntity(StrEnum):
+    """What in MLflow carries a name."""
 
     RUN = "pipeline run"
     CHILD = "child run"
@@ -39,7 +39,7 @@ class Sort(StrEnum):
 class Entry:
     """One row of the table: where, what sort, under which name, and what it means."""
 
-    place: Place
+    entity: MLflowEntity
     sort: Sort
     name: str
     meaning: str
@@ -75,56 +75,56 @@ COST = "cost/{what}"
 LONG_VALUES = "long-values.json"
 
 KEYS: tuple[Entry, ...] = (
-    Entry(Place.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
-    Entry(Place.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
-    Entry(Place.RUN, Sort.TAG, RECIPE, "name of the recipe"),
-    Entry(Place.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
-    Entry(Place.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
-    Entry(Place.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
-    Entry(Place.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
-    Entry(Place.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),
+    Entry(MLflowEntity.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
+    Entry(MLflowEntity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
+    Entry(MLflowEntity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
+    Entry(MLflowEntity.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
+    Entry(MLflowEntity.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
+    Entry(MLflowEntity.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
+    Entry(MLflowEntity.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
+    Entry(MLflowEntity.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),
     Entry(
-        Place.RUN,
+        MLflowEntity.RUN,
         Sort.METRIC,
         COST,
         "what the whole run used, as `cost` in `run.json`: gpu_seconds, cpu_seconds, bytes_written, tokens, amount …",
     ),
-    Entry(Place.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
-    Entry(Place.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
-    Entry(Place.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
-    Entry(Place.CHILD, Sort.TAG, UNIT, "unit of a metric"),
-    Entry(Place.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),
+    Entry(MLflowEntity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
+    Entry(MLflowEntity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(MLflowEntity.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
+    Entry(MLflowEntity.CHILD, Sort.TAG, UNIT, "unit of a metric"),
+    Entry(MLflowEntity.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),
     Entry(
-        Place.CHILD,
+        MLflowEntity.CHILD,
         Sort.METRIC,
         "{metric}",
         "train: the trainer's stream by step, `@` written `_at_`; evaluate: `<benchmark>/tau`, `<benchmark>/speedup` …",
     ),
     Entry(
-        Place.CHILD,
+        MLflowEntity.CHILD,
         Sort.DATASET,
         "{name}",
         f"an input artifact: first 36 digits of its digest (all in the input's tag `{INPUT_DIGEST}`), source, counts",
     ),
-    Entry(Place.CHILD, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
-    Entry(Place.VERSION, Sort.TAG, DRAFT_KIND, "kind of the registered artifact in the store"),
-    Entry(Place.VERSION, Sort.TAG, DRAFT_KEY, "its key: the draft's name in the store"),
+    Entry(MLflowEntity.CHILD, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, DRAFT_KIND, "kind of the registered artifact in the store"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, DRAFT_KEY, "its key: the draft's name in the store"),
     Entry(
-        Place.VERSION, Sort.TAG, DRAFT_DIGEST, "its content digest: the draft's identity; registering it again finds it"
+        MLflowEntity.VERSION, Sort.TAG, DRAFT_DIGEST, "its content digest: the draft's identity; registering it again finds it"
     ),
-    Entry(Place.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
-    Entry(Place.VERSION, Sort.TAG, DIGEST, "their content digests"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, DIGEST, "their content digests"),
     Entry(
-        Place.VERSION,
+        MLflowEntity.VERSION,
         Sort.TAG,
         TAU,
         "acceptance length τ per benchmark; `macro` is the mean over them, `gate` the gate split's",
     ),
-    Entry(Place.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
-    Entry(Place.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
-    Entry(Place.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
+    Entry(MLflowEntity.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
     Entry(
-        Place.MODEL,
+        MLflowEntity.MODEL,
         Sort.ALIAS,
         CHAMPION,
         "who serves: the projection of the promotion log, repaired by `models reconcile`",
@@ -137,13 +137,13 @@ def markdown_table() -> str:
     lines = ["| where | what | name | meaning |", "|---|---|---|---|"]
     for entry in KEYS:
         name = re.sub(r"\{(\w+)\}", r"<\1>", entry.name)
-        lines.append(f"| {entry.place} | {entry.sort} | `{name}` | {entry.meaning} |")
+        lines.append(f"| {entry.entity} | {entry.sort} | `{name}` | {entry.meaning} |")
     return "\n".join(lines)
 
 
-def undocumented(place: Place, sort: Sort, names: Iterable[str]) -> list[str]:
-    """Those of `names` that the table does not list for this place and sort; MLflow's own (`mlflow.…`) do not count."""
-    entries = [entry for entry in KEYS if (entry.place, entry.sort) == (place, sort)]
+def undocumented(entity: MLflowEntity, sort: Sort, names: Iterable[str]) -> list[str]:
+    """Those of `names` that the table does not list for this entity and sort; MLflow's own (`mlflow.…`) do not count."""
+    entries = [entry for entry in KEYS if (entry.entity, entry.sort) == (entity, sort)]
     ours = (name for name in names if not name.startswith("mlflow."))
     return sorted(name for name in ours if not any(entry.matches(name) for entry in entries))
 

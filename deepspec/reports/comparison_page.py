@@ -68,7 +68,7 @@ class _Draft:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _DraftPart:
     name: str
     sections: DraftSections
 
@@ -87,7 +87,7 @@ class _Page:
     speeds: Sequence[_Row]
     differences: _DifferenceTable | None
     positions: Sequence[LabelledFigure]
-    parts: Sequence[_Part]
+    parts: Sequence[_DraftPart]
 
 
 def write_comparison(out_dir: Path, comparison: Comparison) -> Path:
@@ -153,7 +153,7 @@ def _page(comparison: Comparison, figures: Figures) -> _Page:
         differences=_differences(comparison, [label for label, _ in rows], figures),
         positions=figures.labelled(_positions(drafts)),
         parts=[
-            _Part(
+            _DraftPart(
                 draft.name,
                 evaluated(draft.evaluation, draft.calibration, draft.samples, figures.part(f"draft-{place}-")),
             )

@@ -68,7 +68,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _AlgorithmPart:
     algorithm: str
     page: str
     rows: Sequence[_Row]
@@ -81,7 +81,7 @@ class _Page:
     title: str
     run_id: str
     status: str
-    parts: Sequence[_Part]
+    parts: Sequence[_AlgorithmPart]
     study: SeedTables | None
 
 
@@ -102,7 +102,7 @@ def write_overview(out_dir: Path, record: RunRecord, pages: Mapping[str, str]) -
         run_id=record.run_id,
         status=record.status,
         parts=[
-            _Part(part.algorithm, pages[part.algorithm], _rows(part))
+            _AlgorithmPart(part.algorithm, pages[part.algorithm], _rows(part))
             for part in record.evaluations
             if part.algorithm is not None and part.algorithm in pages
         ],

@@ -48,7 +48,7 @@ class Figures:
     def __init__(self, prefix: str = "", earlier: Path | None = None) -> None:
         self._prefix = prefix
         self._earlier = earlier
-        self._drawn: dict[str, tuple[str, plots.Rendered]] = {}
+        self._drawn: dict[str, tuple[str, plots.RenderedFigure]] = {}
 
     def part(self, prefix: str) -> "Figures":
         """Figures of the same page under a prefix of their own."""
@@ -80,20 +80,20 @@ class Figures:
         (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def _taken_over(folder: Path | None, drawing: plots.Drawing) -> plots.Rendered | None:
+def _taken_over(folder: Path | None, drawing: plots.Drawing) -> plots.RenderedFigure | None:
     """The figure as it was written before; None if it was another, or the files are not as they were."""
     if folder is None or not drawing.content:
         return None
     try:
         known = json.loads((folder / INDEX).read_text(encoding="utf-8"))[drawing.name]
         svg, png = (folder / f"{drawing.name}.{ending}" for ending in ("svg", "png"))
-        rendered = plots.Rendered(svg.read_text(encoding="utf-8"), png.read_bytes())
+        rendered = plots.RenderedFigure(svg.read_text(encoding="utf-8"), png.read_bytes())
         return rendered if known == {"content": drawing.content, "files": _digest(rendered)} else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _digest(rendered: plots.Rendered) -> str:
+def _digest(rendered: plots.RenderedFigure) -> str:
     return sha256(rendered.svg_file.encode() + rendered.png_file).hexdigest()
 
 

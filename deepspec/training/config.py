@@ -1,6 +1,6 @@
-"""What a training run computes (`Config`), and how it is executed (`Execution`).
+"""What a training run computes (`Config`), and how it is executed (`TrainingExecution`).
 
-`Config` decides the resulting weights and is part of artifact keys; `Execution` is not. Defaults: spec page
+`Config` decides the resulting weights and is part of artifact keys; `TrainingExecution` is not. Defaults: spec page
 "Algorithms", Defaults.
 """
 
@@ -50,7 +50,7 @@ class Config(Section):
     )
 
 
-class Execution(ExecutionSection):
+class TrainingExecution(ExecutionSection):
     """Devices, processes, micro-batches and checkpoints: nothing of it changes what is learned, to rounding.
 
     What is computed together rounds together: `micro_batch_tokens` is in a draft's key where it is not the default.
@@ -87,7 +87,7 @@ class Execution(ExecutionSection):
     lease_wait_seconds: float = Field(60.0, ge=0, description="How long to wait for a run that is still saving.")
 
     @model_validator(mode="after")
-    def _check_together(self) -> "Execution":
+    def _check_together(self) -> "TrainingExecution":
         if self.num_shards is not None and self.parallel != "fsdp":
             raise ValueError(f"num_shards is {self.num_shards}, but parallel is {self.parallel}: only fsdp has shards")
         if self.attention == "flex" and self.device == "cpu":

@@ -16,7 +16,7 @@ from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.states import config as states_config
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import TargetSpec
-from deepspec.training.config import Config, Execution
+from deepspec.training.config import Config, TrainingExecution
 from deepspec.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class DraftJobConfig(Section):
 def draft_job(
     draft: Section,
     train: Config,
-    execution: Execution,
+    execution: TrainingExecution,
     *,
     states: str | Path | None,
     tokens: Path,
@@ -147,7 +147,7 @@ class DraftObjective:
         DataError: validations are asked for and there is no prompt for them.
     """
 
-    def __init__(self, config: DraftJobConfig, train: Config, execution: Execution, placement: "Placement") -> None:
+    def __init__(self, config: DraftJobConfig, train: Config, execution: TrainingExecution, placement: "Placement") -> None:
         import torch
 
         from deepspec.drafts import initialization

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from deepspec.config import Section
 from deepspec.errors import LaunchError
-from deepspec.training.config import Config, Execution
+from deepspec.training.config import Config, TrainingExecution
 
 
 class TrainJob(Section):
@@ -25,7 +25,7 @@ class TrainJob(Section):
     objective: str = Field(pattern=r"^deepspec(\.[a-z0-9_]+)+:[a-z0-9_]+$")
     config: dict[str, Any]
     train: Config
-    execution: Execution = Execution()
+    execution: TrainingExecution = TrainingExecution()
     out: Path
     identity: str = Field("", description="Key of the result: checkpoints of another identity are refused.")
 

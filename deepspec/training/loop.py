@@ -95,7 +95,7 @@ def fit(
         checkpoints: where to resume from and save to.
         metrics: cut back to the resumed checkpoint, then one line per number. A metric's step is the number of
             optimizer steps done.
-        checkpoint_every_steps: see `Execution`.
+        checkpoint_every_steps: see `TrainingExecution`.
         sharding: how several processes divide the weights; None: each has all of them.
         watch_memory: find out what the largest steps take; see `Memory`.
         stop: asked before every step; true on any process stops all of them, after saving.

@@ -22,7 +22,7 @@ class Inputs:
 def demo_target(inputs: Inputs, config: Config, out: Path, job: Job) -> StageCounts:
     """Train the demo's target and save it as a Hugging Face directory."""
     from deepspec.demo.target import write_target
-    from deepspec.training.config import Execution
+    from deepspec.training.config import TrainingExecution
 
     counts = write_target(
         config,
@@ -32,7 +32,7 @@ def demo_target(inputs: Inputs, config: Config, out: Path, job: Job) -> StageCou
         work_dir=job.work_folder,
         # On two quiet cores a second thread makes its small steps a quarter faster; next to other work it makes them
         # twice as slow, because the threads wait for each other thousands of times a second.
-        execution=Execution(num_threads=1),
+        execution=TrainingExecution(num_threads=1),
         metrics=lambda *_: None,
         progress=job.progress,
     )

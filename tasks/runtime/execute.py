@@ -29,7 +29,7 @@ from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Reference
-from tasks.runtime.result import Part, Result, Steps
+from tasks.runtime.result import RecipeRun, Result, Steps
 from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def execute(
         recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
     )
     usage = Usage()
-    result = Result(run, name, [Part(recipe) for recipe in recipes])
+    result = Result(run, name, [RecipeRun(recipe) for recipe in recipes])
 
     def measure() -> None:
         result.seconds = usage.seconds()
@@ -100,7 +100,7 @@ def execute(
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
                 run.display.say(further)
-                with tracked_until_its_end(run, Part(recipe)) as part:
+                with tracked_until_its_end(run, RecipeRun(recipe)) as part:
                     result.further[further] = run_or_reuse(run, later, part, stack).artifacts
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # however it ends, a run leaves its record
         result.error = error
@@ -127,7 +127,7 @@ def run_flow(
     run: Run[Any] = Run(recipe, store, home, display=display, on_shared_server=prefect_server.is_configured())
     try:
         run.begin(recipe)
-        with prompt_back_soon(lambda: None), ExitStack() as stack, tracked_until_its_end(run, Part(recipe)) as part:
+        with prompt_back_soon(lambda: None), ExitStack() as stack, tracked_until_its_end(run, RecipeRun(recipe)) as part:
             outcome = run_or_reuse(run, flow, part, stack)
             tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
             yield run, outcome.artifacts, tracked or None
@@ -135,7 +135,7 @@ def run_flow(
         run.fingerprints.save()
 
 
-def run_or_reuse(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Outcome:
+def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -> Outcome:
     """Preview a flow; then run it, leased and tracked as `part`, unless all its stages hit.
 
     Damage that a reader meets on the way sends the flow back to the producer, once.
@@ -164,7 +164,7 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: Part, stack: ExitStack) -> Out
     raise AssertionError("the second attempt returns or raises")
 
 
-def refuse_over_budget(run: Run[Any], part: Part, records: Sequence[StageRecord]) -> None:
+def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRecord]) -> None:
     """Refuse what is over budget, or certainly has no room, before anything of it is made."""
     from deepspec.planning.budget import refuse
     from deepspec.recipe import Recipe
@@ -181,7 +181,7 @@ def refuse_over_budget(run: Run[Any], part: Part, records: Sequence[StageRecord]
         raise
 
 
-def begin(run: Run[Any], part: Part, stack: ExitStack, *, makes_something: bool) -> None:
+def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: bool) -> None:
     """What a run under Prefect needs: its server, the tracker's run; and a lease, if it makes something."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(prefect_server.server(run.home))
@@ -202,7 +202,7 @@ def protect(run: Run[Any], stack: ExitStack) -> None:
         run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
 
 
-def start_tracking(run: Run[Any], part: Part) -> None:
+def start_tracking(run: Run[Any], part: RecipeRun) -> None:
     """Begin the part's pipeline run in the tracker, if it has none: its parameters are the resolved recipe."""
     from deepspec.recipe import flat
     from deepspec.registry import keys
@@ -218,7 +218,7 @@ def start_tracking(run: Run[Any], part: Part) -> None:
 
 
 @contextmanager
-def tracked_until_its_end(run: Run[Any], part: Part) -> Iterator[Part]:
+def tracked_until_its_end(run: Run[Any], part: RecipeRun) -> Iterator[RecipeRun]:
     """End the tracker's run of a part that no report is written of, however the block ends."""
     ended: TrackedStatus = "FAILED"
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pair:
+class LoadedPair:
     """A target, a draft that proposes for it, and the target's chat template."""
 
     target: "Target"
@@ -31,7 +31,7 @@ def load_target(folder: Path, config: Recipe, job: Job, layer_ids: tuple[int, ..
     return Target.load(folder, device=job.device, dtype=config.target.dtype, layer_ids=layer_ids)
 
 
-def load_pair(target_folder: Path, draft_folder: Path, config: Recipe, job: Job) -> Pair:
+def load_pair(target_folder: Path, draft_folder: Path, config: Recipe, job: Job) -> LoadedPair:
     """The target, and the draft in `draft_folder`, both in the recipe's dtype.
 
     Raises:
@@ -48,7 +48,7 @@ def load_pair(target_folder: Path, draft_folder: Path, config: Recipe, job: Job)
     target = load_target(target_folder, config, job, drafter.layer_ids)
     _use_threads(job.execution.num_decoding_threads or job.execution.num_threads)
     renderer = Renderer(load_tokenizer(target_folder), target.family.chat, thinking=config.data.thinking)
-    return Pair(target, drafter, renderer)
+    return LoadedPair(target, drafter, renderer)
 
 
 def _use_threads(count: int | None) -> None:

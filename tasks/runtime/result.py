@@ -27,7 +27,7 @@ class PartResults:
 
 
 @dataclass
-class Part:
+class RecipeRun:
     """One recipe of a run, and what came of it; `results` once they have been read from its artifacts."""
 
     recipe: "Recipe"
@@ -51,7 +51,7 @@ class Result:
 
     run: Run[Any]
     name: str
-    parts: list[Part]
+    parts: list[RecipeRun]
     further: dict[str, Mapping[str, Reference]] = field(default_factory=dict)
     error: BaseException | None = None
     seconds: float = 0.0

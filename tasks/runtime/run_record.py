@@ -13,7 +13,7 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.records import refuse_newer
 from tasks.runtime.counts import StageCounts
-from tasks.runtime.result import Part, PartResults, Result
+from tasks.runtime.result import PartResults, RecipeRun, Result
 
 FORMAT = 1
 """Raised when a record is written that an older deepspec could not read."""
@@ -62,7 +62,7 @@ def with_error(record: RunRecord, result: Result) -> RunRecord:
     return record.model_copy(update={"error": str(result.error) or type(result.error).__name__})
 
 
-def results_of(result: Result, part: Part) -> PartResults:
+def results_of(result: Result, part: RecipeRun) -> PartResults:
     """What a record says of one recipe.
 
     Raises:

@@ -13,7 +13,7 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from tasks.runtime.references import Reference
-from tasks.runtime.result import Part, Result
+from tasks.runtime.result import RecipeRun, Result
 from tasks.runtime.run_record import read_record, results_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write_overview_of(result: Result, record: RunRecord) -> str | None:
     return str(write_overview(folder, record, pages))
 
 
-def _write_part(result: Result, part: Part, record: RunRecord, folder: Path) -> Path | None:
+def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path) -> Path | None:
     run = result.run
     page = None
     report: RunReport | None = None
@@ -89,13 +89,13 @@ def _earlier(folder: Path, run_folder: Path, home: Path) -> Path | None:
     return None
 
 
-def _ends(result: Result, part: Part) -> Status:
+def _ends(result: Result, part: RecipeRun) -> Status:
     if part.status != "failed":
         return "FINISHED"
     return "KILLED" if isinstance(result.error, KeyboardInterrupt) else "FAILED"
 
 
-def _report(result: Result, part: Part, record: RunRecord) -> "RunReport":
+def _report(result: Result, part: RecipeRun, record: RunRecord) -> "RunReport":
     """What the page is written from."""
     from deepspec.reports.run_page import RunReport
 
@@ -126,7 +126,7 @@ def samples_of(evaluation: Reference | None) -> tuple[Sample, ...] | None:
     return tuple(Sample.from_json(one, where=where) for one in evaluation.json(SAMPLES))
 
 
-def _champion(result: Result, part: Part, verdict: RecordedVerdict | None) -> "Champion | None":
+def _champion(result: Result, part: RecipeRun, verdict: RecordedVerdict | None) -> "Champion | None":
     """The champion that the verdict was measured against, by its name in the registry."""
     from deepspec.reports.run_page import Champion
 
@@ -148,7 +148,7 @@ def _training(draft: Reference | None) -> "tuple[TrainingMetric, ...] | None":
     return tuple(TrainingMetric.from_json(json.loads(line), where=where) for line in lines)
 
 
-def _lineage(result: Result, part: Part) -> "tuple[Ancestor, ...]":
+def _lineage(result: Result, part: RecipeRun) -> "tuple[Ancestor, ...]":
     from deepspec.reports.run_page import Ancestor
 
     registration = part.outcome.get("registration")

@@ -10,7 +10,7 @@ from deepspec.demo.corpus import write_corpus
 from deepspec.demo.target import write_target
 from deepspec.demo.tokenizer import write_tokenizer
 from deepspec.recipe import read_yaml
-from deepspec.training.config import Execution
+from deepspec.training.config import TrainingExecution
 from tests.campaign.conftest import Record
 from tests.e2e.conftest import Home
 from tests.e2e.test_plan import WITHIN, check
@@ -24,7 +24,7 @@ def make_inputs_of_the_demo(folder: Path) -> None:
     inputs = inputs.model_copy(update={"train": inputs.train.model_copy(update={"num_steps": 2})})
     write_corpus(inputs, folder / "corpus")
     write_tokenizer(inputs, folder / "corpus", folder / "tokenizer")
-    execution = Execution(device="cpu", num_threads=1)
+    execution = TrainingExecution(device="cpu", num_threads=1)
     work = folder / "work"
     write_target(inputs, folder / "corpus", folder / "tokenizer", folder / "target", work, execution, lambda *_: None)
 

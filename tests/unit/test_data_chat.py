@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from deepspec.data.chat.formats import CHATML, ChatFormat
-from deepspec.data.chat.renderer import Rendered, Renderer
+from deepspec.data.chat.renderer import RenderedConversation, Renderer
 from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.errors import UnsupportedTarget
 from tests.fixtures.refused import refused
@@ -129,11 +129,11 @@ def test_token_across_the_edge_of_an_answer_is_not_supervised(renderer: Renderer
         " apples",
         " left",
     ]
-    encoded = renderer.encode([Rendered(text, ((text.index("pples"), len(text)),))])[0]
+    encoded = renderer.encode([RenderedConversation(text, ((text.index("pples"), len(text)),))])[0]
     assert encoded.mask.tolist() == [False, False, False, True]
-    encoded = renderer.encode([Rendered(text, ((0, text.index("pples")),))])[0]
+    encoded = renderer.encode([RenderedConversation(text, ((0, text.index("pples")),))])[0]
     assert encoded.mask.tolist() == [True, True, False, False]
-    one_short = Rendered(text, ((0, text.index("s left")),))
+    one_short = RenderedConversation(text, ((0, text.index("s left")),))
     assert renderer.encode([one_short])[0].mask.tolist() == [True, True, False, False]
 
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from deepspec.data.config import SPLITS, Config, Execution, Responses, Splits
+from deepspec.data.config import SPLITS, Config, EndpointExecution, Responses, Splits
 from deepspec.recipe import load_recipe
 from deepspec.store.keys import canonical
 
@@ -76,9 +76,9 @@ def test_thinking_is_a_word(word: str, meant: str) -> None:
 
 
 def test_endpoints_are_base_urls() -> None:
-    assert Execution().endpoints == ()
-    assert Execution(endpoints="http://a:8000/v1/").endpoints == ("http://a:8000",)
-    assert Execution(endpoints=["https://a/x", "http://b"]).endpoints == ("https://a/x", "http://b")
+    assert EndpointExecution().endpoints == ()
+    assert EndpointExecution(endpoints="http://a:8000/v1/").endpoints == ("http://a:8000",)
+    assert EndpointExecution(endpoints=["https://a/x", "http://b"]).endpoints == ("https://a/x", "http://b")
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,5 @@ def test_endpoints_are_base_urls() -> None:
 )
 def test_endpoints_that_are_refused(value: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message) as caught:
-        Execution.model_validate({"endpoints": value})
+        EndpointExecution.model_validate({"endpoints": value})
     assert "canary" not in caught.value.errors()[0]["msg"]  # what the command line repeats

@@ -22,7 +22,7 @@ from deepspec.demo.corpus import (
     read_conversations,
     write_corpus,
 )
-from deepspec.demo.draws import Draws
+from deepspec.demo.draws import KeyedDraws
 from deepspec.errors import DataError, RecipeError
 from deepspec.evaluation.prompts.selection import read_benchmark
 from deepspec.recipe import read_yaml
@@ -56,13 +56,13 @@ def test_same_seed_same_bytes_and_other_seed_others(tmp_path):
 
 def test_draws_are_pinned():
     # The corpus must be the same on every machine and in every version: a changed stream is a changed corpus.
-    draws = Draws(0, "x", 7)
+    draws = KeyedDraws(0, "x", 7)
     assert [draws.below(1000) for _ in range(4)] == [829, 19, 850, 828]
-    assert sorted(Draws("order").permutation(50)) == list(range(50))
+    assert sorted(KeyedDraws("order").permutation(50)) == list(range(50))
 
 
 def test_two_draws_are_different_and_every_pair_comes():
-    pairs = {Draws(index).two("abc") for index in range(200)}
+    pairs = {KeyedDraws(index).two("abc") for index in range(200)}
     assert pairs == set(itertools.permutations("abc", 2))
 
 
@@ -74,7 +74,7 @@ def test_no_benchmark_prompt_and_no_held_out_combination_in_training():
     assert not asked & trained
     # Not by luck: phrasings of one combination stay together, and about the configured share is held out.
     for draw_problem in KINDS.values():
-        problems = [draw_problem(Draws("share", index)) for index in range(600)]
+        problems = [draw_problem(KeyedDraws("share", index)) for index in range(600)]
         held_out = {problem.combination: is_held_out(problem, config) for problem in problems}
         assert 0.03 < sum(held_out.values()) / len(held_out) < 0.2
 
@@ -91,7 +91,7 @@ def test_a_prompt_belongs_to_one_combination():
     for kind, draw_problem in KINDS.items():
         owner: dict[str, str] = {}
         for index in range(1500):
-            draws = Draws("owner", kind, index)
+            draws = KeyedDraws("owner", kind, index)
             problem = draw_problem(draws)
             assert owner.setdefault(problem.prompt(draws), problem.combination) == problem.combination
 
@@ -99,8 +99,8 @@ def test_a_prompt_belongs_to_one_combination():
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_prompt_has_several_good_answers(kind):
     for index in range(20):
-        problem = KINDS[kind](Draws("several", kind, index))
-        answers = {problem.answer(Draws("answer", way)) for way in range(60)}
+        problem = KINDS[kind](KeyedDraws("several", kind, index))
+        answers = {problem.answer(KeyedDraws("answer", way)) for way in range(60)}
         assert len(answers) >= 8
         # They branch at more than one place, not only in their first words.
         assert len({answer.split()[-1] for answer in answers} | {answer[len(answer) // 2 :] for answer in answers}) >= 6
@@ -108,7 +108,7 @@ def test_one_prompt_has_several_good_answers(kind):
 
 def test_every_equation_and_result_is_right():
     for index in range(400):
-        draws = Draws("sum", index)
+        draws = KeyedDraws("sum", index)
         problem = arithmetic.draw_problem(draws)
         answer = problem.answer(draws)
         equations = EQUATION.findall(answer)
@@ -127,7 +127,7 @@ def test_every_equation_and_result_is_right():
 
 def test_every_derivation_of_a_scenario_agrees():
     for index in range(400):
-        problem = arithmetic.draw_problem(Draws("ways", index))
+        problem = arithmetic.draw_problem(KeyedDraws("ways", index))
         results = {problem._values(way)["q"] for way in problem.scenario.derivations}
         assert results == {problem.result}
 
@@ -151,7 +151,7 @@ def test_generated_functions_compute_what_they_say(operation):
     numbers = (2, 7, 20) if operation.takes_number else (0,)
     for number, way in itertools.product(numbers, range(30)):
         problem = code.CodeProblem(operation, operation.functions[way % 3], operation.arguments[way % 4], number)
-        source = re.search(r"```python\n(.*?)```", problem.answer(Draws("way", way)), re.DOTALL).group(1)
+        source = re.search(r"```python\n(.*?)```", problem.answer(KeyedDraws("way", way)), re.DOTALL).group(1)
         bodies.add(source.partition("\n")[2])
         for example in operation.examples:
             given = list(example) if isinstance(example, list) else example
@@ -168,7 +168,7 @@ def test_specifications_name_argument_and_number():
 
 def test_chat_answers_fit_their_question():
     for index in range(100):
-        draws = Draws("fit", index)
+        draws = KeyedDraws("fit", index)
         problem = chat.draw_problem(draws)
         prompt, answer = problem.prompt(draws), problem.answer(draws)
         assert problem.topic[0] in prompt

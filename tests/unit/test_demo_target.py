@@ -6,16 +6,16 @@ import math
 import pytest
 import torch
 
-from deepspec.demo.config import Config, Corpus, Target, Tokenizer
+from deepspec.demo.config import Config, Corpus, TargetShape, Tokenizer
 from deepspec.demo.corpus import HELD_OUT, KINDS, write_corpus
 from deepspec.demo.target import TargetObjective, data_order, encode_rows, write_target
 from deepspec.demo.tokenizer import write_tokenizer
 from deepspec.errors import DataError
 from deepspec.targets import parameter_counts
-from deepspec.targets.model import Target as LoadedTarget
+from deepspec.targets.model import Target
 from deepspec.training.checkpoint import Checkpoints
 from deepspec.training.config import Config as TrainConfig
-from deepspec.training.config import Execution
+from deepspec.training.config import TrainingExecution
 from deepspec.training.loop import fit
 from deepspec.training.metric_stream import NoMetrics
 from deepspec.training.objective import Placement
@@ -24,7 +24,7 @@ from tests.fixtures.refused import refused
 SMALL = Config(
     corpus=Corpus(num_conversations=6, num_target_conversations=24, num_benchmark_prompts=3),
     tokenizer=Tokenizer(vocab_size=320),
-    target=Target(
+    target=TargetShape(
         num_hidden_layers=2,
         hidden_size=32,
         intermediate_size=48,
@@ -134,7 +134,7 @@ def test_learns_and_leaves_a_directory_that_loads(inputs, tmp_path):
     assert outcome.state.step == target.num_steps == 12
     (tmp_path / "out").mkdir()
     exported = target.export(tmp_path / "out")
-    loaded = LoadedTarget.load(tmp_path / "out")
+    loaded = Target.load(tmp_path / "out")
     assert json.dumps(exported)
     assert target.validate(0)["held_out_loss"] < 0.9 * before
     assert exported["num_parameters"] == parameter_counts(loaded.spec)["total"]
@@ -162,7 +162,7 @@ def test_write_target_trains_in_a_process_of_its_own(inputs, tmp_path):
         inputs / "tokenizer",
         tmp_path / "out",
         tmp_path / "work",
-        Execution(device="cpu", num_threads=1),
+        TrainingExecution(device="cpu", num_threads=1),
         lambda step, name, value, unit: seen.append((step, name, value, unit)),
     )
     assert result["steps"] == 12
@@ -171,4 +171,4 @@ def test_write_target_trains_in_a_process_of_its_own(inputs, tmp_path):
     assert len(losses) == 12
     assert losses[-1] < losses[0]
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert LoadedTarget.load(tmp_path / "out").spec.num_layers == 2
+    assert Target.load(tmp_path / "out").spec.num_layers == 2

@@ -7,7 +7,7 @@ from decoding_stubs import StubDrafter, save_tiny_target
 
 from deepspec.decoding.config import Sampling
 from deepspec.decoding.engine import Engine
-from deepspec.decoding.profiling import Load, loads_up_to, measured_costs
+from deepspec.decoding.profiling import StepLoad, loads_up_to, measured_costs
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.calibration.results import CalibrationResult
 from deepspec.evaluation.config import Config
@@ -122,7 +122,7 @@ def test_loads_are_powers_of_two_and_the_most_that_is_asked_for() -> None:
     loads = loads_up_to(6, 7)
     assert sorted({load.rows for load in loads}) == [1, 2, 4, 6]
     assert [load.length for load in loads if load.rows == 4] == [None, 0, 2, 4, 7]
-    assert loads_up_to(1, 1) == [Load(1, None), Load(1, 0), Load(1, 1)]
+    assert loads_up_to(1, 1) == [StepLoad(1, None), StepLoad(1, 0), StepLoad(1, 1)]
 
 
 def test_concurrencies_and_thresholds_that_make_no_sense_are_refused() -> None:

@@ -13,7 +13,7 @@ from tasks.runtime.execute import run_or_reuse
 from tasks.runtime.flow import Flow, Outcome, flow
 from tasks.runtime.prefect import flow as prefect_flow
 from tasks.runtime.records import StageRecord
-from tasks.runtime.result import Part
+from tasks.runtime.result import RecipeRun
 from tasks.runtime.run import Run
 from tests.fixtures.store import KEY, ingredients, put
 
@@ -67,7 +67,7 @@ def test_damage_told_by_a_reader_is_condemned_only_if_the_store_has_it(
 
     monkeypatch.setattr(prefect_flow, "FlowRun", Directly)
     with ExitStack() as stack:
-        part = Part(None, tracking_run="tracked")  # type: ignore[arg-type]
+        part = RecipeRun(None, tracking_run="tracked")  # type: ignore[arg-type]
         assert run_or_reuse(run, reading, part, stack).artifacts == {"made": artifact}
     assert found == [True, where == "on the way"]
     assert ("It will be rebuilt" in display.said[0]) == (where == "in the store")

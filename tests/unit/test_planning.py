@@ -11,7 +11,7 @@ import torch
 from deepspec.data.chat.renderer import Renderer
 from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SourceEntry
-from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, Lengths, sample_lengths
+from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, LengthSample, sample_lengths
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
 from deepspec.planning.before_run import estimate_recipe
 from deepspec.planning.budget import refuse
@@ -56,7 +56,7 @@ def large(*overrides: str) -> Recipe:
 
 
 def estimated(recipe: Recipe, room: Room = ROOM, **arguments: Any) -> Estimate:
-    lengths = Lengths.uniform(recipe.data, 950)
+    lengths = LengthSample.uniform(recipe.data, 950)
     return estimate(recipe, conversations=1_300_000, lengths=lengths, room=room, **arguments)
 
 
@@ -239,7 +239,7 @@ def _long(recipe: Recipe) -> Any:
 
 
 def test_the_largest_micro_batch_is_packed_as_a_training_packs() -> None:
-    lengths = Lengths((100, 200, 300), (50, 100, 150), 1.0)
+    lengths = LengthSample((100, 200, 300), (50, 100, 150), 1.0)
     recipe = load_recipe("tiny", ["train.num_documents_per_step=8", "run.micro_batch_tokens=1000"])
     tokens = sum(document.tokens for document in largest_micro_batch(recipe, 1000, lengths))
     assert tokens == 1000
@@ -248,7 +248,7 @@ def test_the_largest_micro_batch_is_packed_as_a_training_packs() -> None:
 
 
 def test_memory_says_what_it_consists_of_and_whether_it_fits(small: Recipe) -> None:
-    lengths = Lengths((100,), (70,), 1.0)
+    lengths = LengthSample((100,), (70,), 1.0)
     found = memory(small, conversations=200, lengths=lengths, device="cuda", gpu="l4")
     assert found.training_bytes == sum(found.training.to_json().values())
     assert found.fits is not None
@@ -271,7 +271,7 @@ def test_a_capture_takes_what_is_estimated(small: Recipe) -> None:
     weights = parameter_counts(target.spec)["total"] * 4
     capture(target, [[0]])  # the table of rotations stays
     for device, captures in (("cpu", capture), ("cuda", capture_together)):
-        found = memory(recipe, conversations=200, lengths=Lengths((64,), (40,), 1.0), device=device).capture_bytes
+        found = memory(recipe, conversations=200, lengths=LengthSample((64,), (40,), 1.0), device=device).capture_bytes
         with LiveBytes() as live:
             captures(target, [torch.zeros(64, dtype=torch.int64)] * 16)
         assert found - weights == pytest.approx(live.peak, rel=0.1), device

@@ -11,7 +11,7 @@ from deepspec.errors import ArtifactError, TransientError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, open_store
 from tasks.runtime.records import StageRecord
-from tasks.runtime.result import Part, Result, Status
+from tasks.runtime.result import RecipeRun, Result, Status
 from tasks.runtime.run import Run
 from tasks.runtime.run_record import read_record, record_of, write_record
 from tasks.runtime.run_report import _earlier
@@ -39,12 +39,12 @@ FIELDS = {
 
 def result_of(home: Path, *names: str) -> Result:
     """A run of recipes that has not begun."""
-    parts = [Part(load_recipe(name)) for name in names]
+    parts = [RecipeRun(load_recipe(name)) for name in names]
     run: Run[Any] = Run(parts[0].recipe, open_store(str(home / "store")), home)
     return Result(run, "demo", parts)
 
 
-def finish(result: Result, part: Part, status: Status = "promoted") -> None:
+def finish(result: Result, part: RecipeRun, status: Status = "promoted") -> None:
     """Leave what the stages of a part leave."""
     name = part.recipe.name
     contents = {

@@ -60,7 +60,7 @@ def double(inputs: Doubled, config: Toy, out: Path, job: Job) -> StageCounts:
     return StageCounts()
 
 
-class Part(Section):
+class Item(Section):
     path: str = location_field("here")
     weight: float | None = later_field(None, key_absent=None)
 
@@ -68,7 +68,7 @@ class Part(Section):
 class Later(Section):
     numbers: Numbers = Numbers()
     limit: int | None = later_field(7, key_absent=None)
-    parts: tuple[Part, ...] = (Part(),)
+    parts: tuple[Item, ...] = (Item(),)
 
 
 @stage(version=1, reads=("numbers.start", "limit", "parts"))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from deepspec.errors import DataError, DeepspecError, LaunchError, LeaseHeld, RecipeError
-from deepspec.training.config import Config, Execution
+from deepspec.training.config import Config, TrainingExecution
 from deepspec.training.failure import EXIT_STOPPED, TrainingDiverged, read_error, write_error
 from deepspec.training.job import TrainJob
 from deepspec.training.metric_stream import MetricFile, MetricTail
@@ -77,7 +77,7 @@ def job(
         objective="deepspec.toy:objective",
         config=config,
         train=Config(lr=0.05, validate_every_steps=None),
-        execution=Execution(
+        execution=TrainingExecution(
             device="cpu",
             num_threads=1,
             num_processes=processes,

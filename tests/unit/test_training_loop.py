@@ -12,7 +12,7 @@ from torch import nn
 from training_toy import Toy
 
 from deepspec.training.checkpoint import Checkpoints
-from deepspec.training.config import Config, Execution
+from deepspec.training.config import Config, TrainingExecution
 from deepspec.training.failure import TrainingDiverged
 from deepspec.training.loop import Outcome, fit
 from deepspec.training.metric_stream import MetricFile, MetricTail
@@ -226,6 +226,6 @@ def test_config_refuses_what_cannot_be() -> None:
     for wrong in ({"num_shards": 2}, {"parallel": "fsdp", "num_processes": 4, "num_shards": 3},
                   {"device": "cpu", "attention": "flex"}, {"parallel": "zero"}):  # fmt: skip
         with pytest.raises(ValidationError):
-            Execution(**wrong)
+            TrainingExecution(**wrong)
     assert Config().betas == (0.9, 0.999)
-    assert Execution().num_processes == 1
+    assert TrainingExecution().num_processes == 1

@@ -38,15 +38,15 @@ import numpy.typing as npt
 from deepspec.data.chat.formats import ChatFormat
 from deepspec.data.chat.template_layout import (
     CHANGED,
-    Part,
-    Place,
+    MessageForm,
     Skeleton,
     Turn,
+    TurnBounds,
     locate,
-    place_of,
     placeholder,
     skeleton_of,
     split,
+    turn_bounds,
 )
 from deepspec.data.chat.tokenizer import check_chat_template
 from deepspec.data.sources.rows import Message, RowRejected, excerpt_of
@@ -62,7 +62,7 @@ _MOST_SKELETONS = 4096  # conversations differ in few ways, but names of tools m
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedConversation:
     """A conversation as text: `spans` are the supervised [start, end) characters, ascending and disjoint."""
 
     text: str
@@ -70,7 +70,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedConversation:
     """A conversation as tokens: `input_ids` int32 [T] and `mask` bool [T], true where a token is supervised."""
 
     input_ids: npt.NDArray[np.int32]
@@ -118,7 +118,7 @@ class Renderer:
         self.chat = chat
         self.thinking = thinking
         self.end_of_turn_ids = chat.end_of_turn_ids(tokenizer)
-        self._skeletons: dict[tuple[bool, tuple[Part, ...]], Skeleton] = {}
+        self._skeletons: dict[tuple[bool, tuple[MessageForm, ...]], Skeleton] = {}
         self._supplied: dict[tuple[bool, bool], str] = {}
 
     def thinks(self, messages: Sequence[Message]) -> bool:
@@ -202,7 +202,7 @@ class Renderer:
         mask: MaskKind,
         complete: bool = True,
         tools: str | None = None,
-    ) -> Rendered:
+    ) -> RenderedConversation:
         """Render a conversation once and find what is supervised in it.
 
         Args:
@@ -219,29 +219,29 @@ class Renderer:
         if not complete and messages[-1].get("reasoning_content") and not messages[-1]["content"]:
             raise RowRejected("the answer was cut off within its thought")
         text = self._apply(prepared.messages, prepared.tools, thinking=prepared.thinking, add_generation_prompt=False)
-        for parts in self._forms(messages, prepared):
-            skeleton = self._skeleton(parts, thinking=prepared.thinking)
-            literals = self._literals(skeleton, parts, prepared)
+        for forms in self._forms(messages, prepared):
+            skeleton = self._skeleton(forms, thinking=prepared.thinking)
+            literals = self._literals(skeleton, forms, prepared)
             contents = [
-                self._contents(messages[index], prepared, index, has_thought=part.has_thought)
-                for index, part in enumerate(parts)
+                self._contents(messages[index], prepared, index, has_thought=form.has_thought)
+                for index, form in enumerate(forms)
             ]
             found = locate(skeleton, literals, text, contents)
             if found is not None:
-                places = [place_of(turn, text, found, self.chat) for turn in skeleton.turns]
+                bounds = [turn_bounds(turn, text, found, self.chat) for turn in skeleton.turns]
                 if not complete:
-                    text = text[: places[-1].last]
-                return self._marked(text, list(zip(skeleton.turns, places, strict=True)), prepared, mask, complete)
+                    text = text[: bounds[-1].last]
+                return self._marked(text, list(zip(skeleton.turns, bounds, strict=True)), prepared, mask, complete)
         raise RowRejected(CHANGED)
 
-    def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
+    def encode(self, rendered: Sequence[RenderedConversation]) -> list[EncodedConversation]:
         """Tokenise texts, each once, and mask them by character offsets.
 
         A token is supervised if all of its characters are: one that reaches over the edge of an answer is not what
         the target generates.
 
         Returns:
-            One `Encoded` for each text, not truncated.
+            One `EncodedConversation` for each text, not truncated.
         """
         if not rendered:
             return []
@@ -255,7 +255,7 @@ class Renderer:
         )
         rows = zip(rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True)
         return [
-            Encoded(np.asarray(ids, dtype=np.int32), _offsets_mask(offsets, row.spans)) for row, ids, offsets in rows
+            EncodedConversation(np.asarray(ids, dtype=np.int32), _offsets_mask(offsets, row.spans)) for row, ids, offsets in rows
         ]
 
     def _apply(
@@ -323,21 +323,21 @@ class Renderer:
         declared = json.loads(tools) if tools is not None else None
         return _Prepared(tuple(given), tuple(thoughts), tuple(answers), tuple(calls), declared, thinks)
 
-    def _forms(self, messages: Sequence[Message], prepared: _Prepared) -> list[tuple[Part, ...]]:
-        """Forms that the conversation may have for the template: it may take thoughts apart that are no message's."""
+    def _forms(self, messages: Sequence[Message], prepared: _Prepared) -> list[tuple[MessageForm, ...]]:
+        """Variants of the messages' forms: the template may take a thought apart that no message declares."""
         close = self.chat.thought_close
 
-        def part(index: int, *, divided: bool) -> Part:
+        def form(index: int, *, divided: bool) -> MessageForm:
             role = messages[index]["role"]
             names = tuple(call["function"]["name"] for call in prepared.calls[index])
             is_empty = not prepared.answers[index] and (bool(names) or role == "tool")
             has_thought = prepared.thoughts[index] is not None
             if divided and role == "assistant" and close and close in prepared.messages[index]["content"]:
                 has_thought = True
-            return Part(role, has_thought, is_empty, names)
+            return MessageForm(role, has_thought, is_empty, names)
 
-        forms = [tuple(part(index, divided=divided) for index in range(len(messages))) for divided in (False, True)]
-        return forms[:1] if forms[0] == forms[1] else forms
+        variants = [tuple(form(index, divided=divided) for index in range(len(messages))) for divided in (False, True)]
+        return variants[:1] if variants[0] == variants[1] else variants
 
     def _contents(self, message: Message, prepared: _Prepared, index: int, *, has_thought: bool) -> dict[str, str]:
         """What may stand in a message's gaps."""
@@ -349,52 +349,52 @@ class Renderer:
         inside, _, answer = message["content"].rpartition(self.chat.thought_close)
         return {"thought": inside.rpartition(self.chat.thought_open)[2], "answer": answer}
 
-    def _skeleton(self, parts: tuple[Part, ...], *, thinking: bool) -> Skeleton:
-        known = self._skeletons.get((thinking, parts))
+    def _skeleton(self, forms: tuple[MessageForm, ...], *, thinking: bool) -> Skeleton:
+        known = self._skeletons.get((thinking, forms))
         if known is not None:
             return known
         calls = [
             [
                 {"id": f"{index}-{number}", "type": "function", "function": {"name": name, "arguments": argument}}
-                for number, name in enumerate(part.calls)
+                for number, name in enumerate(form.calls)
             ]
-            for index, part in enumerate(parts)
+            for index, form in enumerate(forms)
             for argument in ({"q7": placeholder(index, "call")},)
         ]
-        text = self._with_placeholders(parts, calls, None, thinking=thinking)
-        skeleton = skeleton_of(text, parts, self.chat)
+        text = self._with_placeholders(forms, calls, None, thinking=thinking)
+        skeleton = skeleton_of(text, forms, self.chat)
         if len(self._skeletons) == _MOST_SKELETONS:
             self._skeletons.clear()
-        self._skeletons[thinking, parts] = skeleton
+        self._skeletons[thinking, forms] = skeleton
         return skeleton
 
-    def _literals(self, skeleton: Skeleton, parts: tuple[Part, ...], prepared: _Prepared) -> tuple[str, ...]:
+    def _literals(self, skeleton: Skeleton, forms: tuple[MessageForm, ...], prepared: _Prepared) -> tuple[str, ...]:
         """The texts around the gaps, with the conversation's own calls and tools in them."""
         if prepared.tools is None and not any(prepared.calls):
             return skeleton.literals
-        text = self._with_placeholders(parts, prepared.calls, prepared.tools, thinking=prepared.thinking)
+        text = self._with_placeholders(forms, prepared.calls, prepared.tools, thinking=prepared.thinking)
         literals, gaps = split(text)
         if gaps != skeleton.gaps:
             raise RowRejected(CHANGED)
         return literals
 
     def _with_placeholders(
-        self, parts: Sequence[Part], calls: Sequence[Sequence[Any]], tools: Any, *, thinking: bool
+        self, forms: Sequence[MessageForm], calls: Sequence[Sequence[Any]], tools: Any, *, thinking: bool
     ) -> str:
         chat = self.chat
         messages: list[dict[str, Any]] = []
         waiting: list[Any] = []
-        for index, part in enumerate(parts):
-            content = "" if part.is_empty else placeholder(index, "answer")
-            message: dict[str, Any] = {"role": part.role, "content": content}
-            if part.has_thought and chat.thoughts_in_content:
+        for index, form in enumerate(forms):
+            content = "" if form.is_empty else placeholder(index, "answer")
+            message: dict[str, Any] = {"role": form.role, "content": content}
+            if form.has_thought and chat.thoughts_in_content:
                 message["content"] = chat.written_thought(placeholder(index, "thought")) + content
-            elif part.has_thought:
+            elif form.has_thought:
                 message["reasoning_content"] = placeholder(index, "thought")
             if calls[index]:
                 message["tool_calls"] = list(calls[index])
                 waiting = list(calls[index])
-            if part.role == "tool":
+            if form.role == "tool":
                 call = waiting.pop(0)
                 message |= {"tool_call_id": call["id"], "name": call["function"]["name"]}
             messages.append(message)
@@ -436,60 +436,60 @@ class Renderer:
     def _marked(
         self,
         text: str,
-        turns: Sequence[tuple[Turn, Place]],
+        turns: Sequence[tuple[Turn, TurnBounds]],
         prepared: _Prepared,
         mask: MaskKind,
         complete: bool,  # noqa: FBT001
-    ) -> Rendered:
+    ) -> RenderedConversation:
         """The text with what the template left out of it put in, and its spans."""
         last_user = max(index for index, message in enumerate(prepared.messages) if message["role"] == "user")
         pieces: list[str] = []
         spans: list[tuple[int, int]] = []
         done = shift = 0
-        for turn, place in turns:
-            added, is_generated = self._added(turn, place, prepared, is_past=turn.message < last_user)
+        for turn, bounds in turns:
+            added, is_generated = self._added(turn, bounds, prepared, is_past=turn.message < last_user)
             if added:
-                pieces += (text[done : place.header_end], added)
-                done = place.header_end
-            start, end = self._span(turn, place, prepared, mask)
+                pieces += (text[done : bounds.header_end], added)
+                done = bounds.header_end
+            start, end = self._span(turn, bounds, prepared, mask)
             if not complete and turn is turns[-1][0]:
-                end = place.last
-            moved = place.header_end if is_generated else start + len(added)
-            if not self._is_context(turn, place, prepared, mask, is_generated=is_generated):
+                end = bounds.last
+            moved = bounds.header_end if is_generated else start + len(added)
+            if not self._is_context(turn, bounds, prepared, mask, is_generated=is_generated):
                 spans.append((moved + shift, end + len(added) + shift))
             shift += len(added)
-        return Rendered("".join((*pieces, text[done:])), tuple(spans))
+        return RenderedConversation("".join((*pieces, text[done:])), tuple(spans))
 
-    def _added(self, turn: Turn, place: Place, prepared: _Prepared, *, is_past: bool) -> tuple[str, bool]:
+    def _added(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, *, is_past: bool) -> tuple[str, bool]:
         """What is put in behind a turn's header, and whether the target generates it."""
         thought = prepared.thoughts[turn.message]
         if thought is not None:
-            if place.thought is not None or is_past or self.chat.thoughts_in_content:
+            if bounds.thought is not None or is_past or self.chat.thoughts_in_content:
                 return "", False
             return self.chat.written_thought(thought), True
-        if not self.chat.primed_turns or place.thought is not None or (prepared.thinking and is_past):
+        if not self.chat.primed_turns or bounds.thought is not None or (prepared.thinking and is_past):
             return "", False
         after_result = turn.message > 0 and prepared.messages[turn.message - 1]["role"] == "tool"
         supplied = self._supplied_behind(thinking=prepared.thinking, after_result=after_result)
         return ("", False) if turn.lead_text.startswith(supplied) else (supplied, False)
 
-    def _is_context(self, turn: Turn, place: Place, prepared: _Prepared, mask: MaskKind, *, is_generated: bool) -> bool:
+    def _is_context(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind, *, is_generated: bool) -> bool:
         """Whether the target would not have answered so: its thought is gone."""
-        is_gone = prepared.thoughts[turn.message] is not None and place.thought is None and not is_generated
+        is_gone = prepared.thoughts[turn.message] is not None and bounds.thought is None and not is_generated
         return is_gone and mask == "serving"
 
-    def _span(self, turn: Turn, place: Place, prepared: _Prepared, mask: MaskKind) -> tuple[int, int]:
+    def _span(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind) -> tuple[int, int]:
         """The supervised characters of one of the assistant's turns."""
-        end = place.end + len(turn.marker)
-        has_thought = place.thought is not None and bool(place.thought.strip())
+        end = bounds.end + len(turn.marker)
+        has_thought = bounds.thought is not None and bool(bounds.thought.strip())
         if mask == "deepspec":
             covered = has_thought or self.chat.deepspec_supervises_empty_thought
-            return (place.header_end if covered else place.answer), end + turn.newline
+            return (bounds.header_end if covered else bounds.answer), end + turn.newline
         if prepared.thinking:
             supplied = self._supplied_behind(thinking=True, after_result=False)
             skipped = len(supplied) if supplied and turn.lead_text.startswith(supplied) else 0
-            return place.header_end + skipped, end
-        return (place.header_end if has_thought else place.answer), end
+            return bounds.header_end + skipped, end
+        return (bounds.header_end if has_thought else bounds.answer), end
 
 
 def _offsets_mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:

@@ -29,7 +29,7 @@ Apply = Callable[[Sequence[Mapping[str, Any]]], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MessageForm:
     """A message's form: all that decides what the template writes around its contents.
 
     Attributes:
@@ -76,7 +76,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """What the template writes around the contents of one sequence of parts.
+    """What the template writes around the contents of one sequence of message forms.
 
     Attributes:
         literals: the texts around the gaps, one more than there are gaps.
@@ -90,7 +90,7 @@ class Skeleton:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TurnBounds:
     """Where one of the assistant's turns stands in a text: characters.
 
     Attributes:
@@ -121,7 +121,7 @@ def split(text: str) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...]]:
     return tuple(pieces[0::3]), gaps
 
 
-def skeleton_of(text: str, parts: Sequence[Part], chat: "ChatFormat") -> Skeleton:
+def skeleton_of(text: str, forms: Sequence[MessageForm], chat: "ChatFormat") -> Skeleton:
     """The skeleton in a rendering with placeholders, those of calls among them.
 
     Raises:
@@ -132,9 +132,9 @@ def skeleton_of(text: str, parts: Sequence[Part], chat: "ChatFormat") -> Skeleto
     kept = [number for number, (_, kind) in enumerate(gaps) if kind != "call"]
     number_of = {position: number for number, position in enumerate(kept)}
     turns = []
-    for index, part in enumerate(parts):
-        if part.role == "assistant":
-            turns.append(_turn(literals, gaps, number_of, index, part, chat))
+    for index, form in enumerate(forms):
+        if form.role == "assistant":
+            turns.append(_turn(literals, gaps, number_of, index, form, chat))
     return Skeleton(*_without_calls(literals, gaps), tuple(turns))
 
 
@@ -143,23 +143,23 @@ def _turn(
     gaps: tuple[tuple[int, str], ...],
     number_of: Mapping[int, int],
     index: int,
-    part: Part,
+    form: MessageForm,
     chat: "ChatFormat",
 ) -> Turn:
     own = [position for position, (message, _) in enumerate(gaps) if message == index]
     kinds = [gaps[position][1] for position in own]
     if own and (own != list(range(own[0], own[-1] + 1)) or kinds != sorted(kinds, key=_KINDS.index)):
         raise RowRejected(MOVED)
-    expected = {"answer"} if not part.is_empty else set()
-    if not own or not expected <= set(kinds) or (part.calls and "call" not in kinds):
+    expected = {"answer"} if not form.is_empty else set()
+    if not own or not expected <= set(kinds) or (form.calls and "call" not in kinds):
         raise _unsupported(chat)
     before, after = literals[own[0]], literals[own[-1] + 1]
     header_end = max(_end_of(before, header) for header in chat.turn_starts)
-    markers = chat.end_of_turn_tokens + (chat.end_of_call_tokens if part.calls else ())
+    markers = chat.end_of_turn_tokens + (chat.end_of_call_tokens if form.calls else ())
     # Behind an answer the turn ends at once; behind a call's last argument the template closes the call first.
     ends = [(after.find(token), token) for token in markers]
     marker_at, marker = min(((at, token) for at, token in ends if at >= 0), default=(-1, ""))
-    if header_end < 0 or marker_at < 0 or (not part.calls and marker_at > 0):
+    if header_end < 0 or marker_at < 0 or (not form.calls and marker_at > 0):
         raise _unsupported(chat)
     numbers = [number_of[position] for position in own if position in number_of]
     before_it = sum(position in number_of for position in range(own[0]))
@@ -243,8 +243,8 @@ def locate(
     return found if position == len(text) else None
 
 
-def place_of(turn: Turn, text: str, found: Sequence[tuple[int, int]], chat: "ChatFormat") -> Place:
-    """Where a turn stands in a text in which the gaps have been found.
+def turn_bounds(turn: Turn, text: str, found: Sequence[tuple[int, int]], chat: "ChatFormat") -> TurnBounds:
+    """The bounds of a turn in a text in which the gaps have been found.
 
     Raises:
         RowRejected: its header or its end is not where it must be.
@@ -261,7 +261,7 @@ def place_of(turn: Turn, text: str, found: Sequence[tuple[int, int]], chat: "Cha
     if not is_whole or not text[:header_end].endswith(chat.turn_starts):
         raise RowRejected(CHANGED)
     thought = text[slice(*found[begin])] if turn.has_thought else None
-    return Place(header_end, answer, end if begin == behind else last, end, thought)
+    return TurnBounds(header_end, answer, end if begin == behind else last, end, thought)
 
 
 def _end_of(text: str, marker: str) -> int:

@@ -25,7 +25,7 @@ _CHARACTERS_SHOWN = 600
 _MESSAGE_BINS = 16  # lengths up to this have a bin of their own, longer ones share the last
 
 
-class Lengths:
+class LengthHistograms:
     """Histograms of lengths: characters in powers of two, messages one by one.
 
     Bin k of `characters` counts 2^(k-1) … 2^k - 1; bin k of `messages` counts k, the last one more as well.
@@ -70,8 +70,8 @@ class Statistics:
         self._seed = seed
         self._counts = [Counter(dict.fromkeys(COUNTED, 0)) for _ in entries]
         self._splits = [Counter(dict.fromkeys(SPLITS, 0)) for _ in entries]
-        self._lengths = [Lengths() for _ in entries]
-        self._all_lengths = Lengths()
+        self._lengths = [LengthHistograms() for _ in entries]
+        self._all_lengths = LengthHistograms()
         self._shown: list[list[tuple[float, str, str, Sequence[Mapping[str, str]]]]] = [[] for _ in entries]
         self._num_shown = max(1, _SAMPLED // len(self._entries))
 

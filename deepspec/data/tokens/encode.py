@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from deepspec.data.chat.formats import ChatFormat
-from deepspec.data.chat.renderer import Encoded, Rendered, Renderer
+from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.chat.tokenizer import tokenizer_fingerprint
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.provenance import Positions
@@ -146,22 +146,22 @@ def runs_to_mask(runs: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDAr
 
 def _encoded(
     config: Config, rows: Iterable[dict[str, Any]], renderer: Renderer
-) -> Iterator[tuple[dict[str, Any], Encoded | RowRejected]]:
+) -> Iterator[tuple[dict[str, Any], EncodedConversation | RowRejected]]:
     """Each row of the responses with its document, not cut yet, in order."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-        ready: list[Encoded | Rendered | RowRejected] = [generated_or_rendered(config, row, renderer) for row in batch]
-        encoded = iter(renderer.encode([item for item in ready if isinstance(item, Rendered)]))
+        ready: list[EncodedConversation | RenderedConversation | RowRejected] = [generated_or_rendered(config, row, renderer) for row in batch]
+        encoded = iter(renderer.encode([item for item in ready if isinstance(item, RenderedConversation)]))
         for row, item in zip(batch, ready, strict=True):
-            yield row, next(encoded) if isinstance(item, Rendered) else item
+            yield row, next(encoded) if isinstance(item, RenderedConversation) else item
 
 
-def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Renderer) -> Encoded | Rendered | RowRejected:
+def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Renderer) -> EncodedConversation | RenderedConversation | RowRejected:
     """A row of the responses as the ids it has, or as text to encode, or why it is rejected."""
     if config.mask == "serving" and row["output_ids"] is not None:
         ids = [*row["prompt_ids"], *row["output_ids"]]
         mask = np.arange(len(ids)) >= len(row["prompt_ids"])
-        return Encoded(np.asarray(ids, dtype=np.int32), mask)
+        return EncodedConversation(np.asarray(ids, dtype=np.int32), mask)
     try:
         complete = row["finish_reason"] != "length"
         return renderer.render(row["messages"], mask=config.mask, complete=complete, tools=row[TOOLS])
@@ -169,7 +169,7 @@ def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Rendere
         return rejection
 
 
-def cut_to_length(config: Config, encoded: Encoded | RowRejected, counts: Counter[str]) -> Encoded | None:
+def cut_to_length(config: Config, encoded: EncodedConversation | RowRejected, counts: Counter[str]) -> EncodedConversation | None:
     """The document cut to `data.max_length_tokens`; None if too little of it is supervised.
 
     Args:
@@ -185,7 +185,7 @@ def cut_to_length(config: Config, encoded: Encoded | RowRejected, counts: Counte
     if not encoded.mask.any():
         raise RowRejected("no supervised token")
     limit = config.max_length_tokens
-    cut = Encoded(encoded.input_ids[:limit], encoded.mask[:limit])
+    cut = EncodedConversation(encoded.input_ids[:limit], encoded.mask[:limit])
     num_supervised = int(cut.mask.sum())
     if num_supervised == 0:
         raise RowRejected(NO_ROOM, detail=f"{int(encoded.mask.argmax())} tokens")
@@ -196,7 +196,7 @@ def cut_to_length(config: Config, encoded: Encoded | RowRejected, counts: Counte
     return cut
 
 
-def _token_row(row: dict[str, Any], encoded: Encoded) -> dict[str, Any]:
+def _token_row(row: dict[str, Any], encoded: EncodedConversation) -> dict[str, Any]:
     runs = mask_to_runs(encoded.mask)
     return {
         "id": row["id"],
@@ -207,7 +207,7 @@ def _token_row(row: dict[str, Any], encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def _count(counted: Counter[str], encoded: Encoded) -> None:
+def _count(counted: Counter[str], encoded: EncodedConversation) -> None:
     counted["rows"] += 1
     counted["tokens"] += len(encoded.input_ids)
     counted["supervised_tokens"] += int(encoded.mask.sum())

@@ -31,7 +31,7 @@ _NUM_SAMPLED = 64
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LengthSample:
     """Sampled conversations of the training split.
 
     Args:
@@ -55,8 +55,8 @@ class Lengths:
         return sum(self.supervised) / sum(self.tokens)
 
     @classmethod
-    def uniform(cls, config: Config, mean_tokens: float) -> "Lengths":
-        """Lengths where only the mean is known: every conversation has it."""
+    def uniform(cls, config: Config, mean_tokens: float) -> "LengthSample":
+        """LengthSample where only the mean is known: every conversation has it."""
         tokens = max(1, round(min(mean_tokens, config.max_length_tokens)))
         return cls((tokens,), (max(1, round(tokens * ASSUMED_SUPERVISED_SHARE)),), nominal_train_share(config))
 
@@ -66,7 +66,7 @@ def nominal_train_share(config: Config) -> float:
     return 1.0 - config.splits.validation - config.splits.calibration - config.splits.gate
 
 
-def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
+def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
     """Lengths of a sample of `data.source`; None if no sampled row can be used, or reading takes `datasets`.
 
     Args:
@@ -103,7 +103,7 @@ def sample_lengths(config: Config, renderer: "Renderer") -> Lengths | None:
     # Which rows of a small source are trained on is known; of a large one what the recipe says is more exact.
     share = trained / num_rows if whole and num_rows < _MOST_ROWS else nominal_train_share(config)
     tokens, supervised = zip(*kept, strict=True)
-    return Lengths(tokens, supervised, share * len(kept) / len(found))
+    return LengthSample(tokens, supervised, share * len(kept) / len(found))
 
 
 def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[Conversation]":

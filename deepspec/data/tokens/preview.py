@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.chat.formats import ChatFormat
-from deepspec.data.chat.renderer import Encoded, Rendered, Renderer
+from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.build import split_of
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
@@ -148,14 +148,14 @@ def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, 
     if not any(message["role"] == "assistant" for message in messages):
         if not regenerated:
             raise RowRejected("no answer to keep (data.responses.mode is keep)")
-        prompt = Rendered(renderer.prompt_text(messages, tools=row[TOOLS]), ())
+        prompt = RenderedConversation(renderer.prompt_text(messages, tools=row[TOOLS]), ())
         (encoded,) = renderer.encode([prompt])
         return ShownDocument(row["id"], position, encoded.input_ids, encoded.mask, "the prompt; the target will answer")
     found = generated_or_rendered(config, dict(row), renderer)
     if isinstance(found, RowRejected):
         raise found
-    (encoded,) = renderer.encode([found]) if isinstance(found, Rendered) else [found]
-    cut: Encoded | None = cut_to_length(config, encoded, counts=Counter())
+    (encoded,) = renderer.encode([found]) if isinstance(found, RenderedConversation) else [found]
+    cut: EncodedConversation | None = cut_to_length(config, encoded, counts=Counter())
     if cut is None:
         raise RowRejected("fewer supervised tokens than data.min_supervised_tokens")
     note = "the row's own answers stand in for the target's" if regenerated else ""

@@ -18,7 +18,7 @@ from deepspec.evaluation.calibration.fit import Observations, conditional_auc, f
 from deepspec.evaluation.calibration.results import CalibrationResult, Halves
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import mean
-from deepspec.evaluation.prompts.selection import Encoded, by_rank, encode, select_split
+from deepspec.evaluation.prompts.selection import EncodedPrompts, by_rank, encode, select_split
 from deepspec.evaluation.rounds import ROUNDS_SCHEMA, round_row
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
@@ -65,7 +65,7 @@ def calibrate_prompts(
     *,
     target: Target,
     drafter: Drafter,
-    prompts: Encoded,
+    prompts: EncodedPrompts,
     out: Path,
     progress: Progress = SILENT,
 ) -> CalibrationResult:
@@ -86,7 +86,7 @@ def calibrate_prompts(
 
 
 def _collect(
-    config: Config, target: Target, drafter: Drafter, prompts: Encoded, progress: Progress
+    config: Config, target: Target, drafter: Drafter, prompts: EncodedPrompts, progress: Progress
 ) -> dict[str, tuple[Round, ...]] | None:
     """Rounds by prompt; None for a draft that says nothing about its confidence."""
     engine = Engine(target, drafter, rows=config.calibration.num_rows, sampling=config.sampling)
@@ -107,7 +107,7 @@ def _collect(
 
 
 def _calibration(
-    config: Config, rounds: Mapping[str, Sequence[Round]], prompts: Encoded, num_draft_tokens: int
+    config: Config, rounds: Mapping[str, Sequence[Round]], prompts: EncodedPrompts, num_draft_tokens: int
 ) -> CalibrationResult:
     order = list(by_rank((name for name, of_prompt in rounds.items() if of_prompt), config.seed, "halves"))
     halves = (order[0::2], order[1::2])

@@ -98,7 +98,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPrompts:
     """Prompts of one benchmark or split, ready to be decoded.
 
     Attributes:
@@ -241,7 +241,7 @@ def select_split(
 
 def encode(
     name: str, prompts: Sequence[Prompt], renderer: "Renderer", *, context: int, max_skipped_share: float
-) -> Encoded:
+) -> EncodedPrompts:
     """Render the first turns of prompts with the target's chat template.
 
     Args:
@@ -268,7 +268,7 @@ def encode(
             where=f"benchmark {name}",
             remedy="Leave the benchmark out, or raise evaluate.max_skipped_share.",
         )
-    return Encoded(tuple(encoded), tuple(skipped))
+    return EncodedPrompts(tuple(encoded), tuple(skipped))
 
 
 def num_turns(prompt: Prompt) -> int:

@@ -32,8 +32,8 @@ from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import mean
 from deepspec.evaluation.prompts.selection import (
-    Encoded,
     EncodedPrompt,
+    EncodedPrompts,
     Skipped,
     answer_message,
     encode,
@@ -181,7 +181,7 @@ class _Player:
         self._play(prompts[: self.config.num_warmup_prompts], _Played(), SILENT)
         self._still()
 
-    def benchmark(self, name: str, encoded: Encoded, progress: Progress) -> tuple[ServedBenchmark, list[str]]:
+    def benchmark(self, name: str, encoded: EncodedPrompts, progress: Progress) -> tuple[ServedBenchmark, list[str]]:
         """What is said of one benchmark, and what is wrong with it."""
         played, notes, problems = _Played(), [], []
         lost = self.endpoints.num_lost
@@ -303,7 +303,7 @@ def _endpoints(config: Config, server: Server, vocabulary: Vocabulary, longest: 
     )
 
 
-def _longest(config: Config, prompts: Mapping[str, Encoded], context: int) -> int:
+def _longest(config: Config, prompts: Mapping[str, EncodedPrompts], context: int) -> int:
     """Positions that the longest prompt and its answer take."""
     lengths = [len(prompt.prompt_ids) for encoded in prompts.values() for prompt in encoded.prompts]
     return min(max(lengths, default=0) + config.max_new_tokens, context)

@@ -36,7 +36,7 @@ Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedFigure:
     """A figure in all its forms.
 
     Attributes:
@@ -69,7 +69,7 @@ class Drawing:
     draw: Draw
     content: str = ""
 
-    def rendered(self) -> Rendered:
+    def rendered(self) -> RenderedFigure:
         """Draw it; text in the SVG stays text."""
         from matplotlib.figure import Figure
 
@@ -86,7 +86,7 @@ class Drawing:
         text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to them, and they recur in every figure
         head, body = text.split(">", 1)
         head = re.sub(r' (width|height)="[^"]*"', "", head)
-        return Rendered(f"{head}>{_GROUND}{body}", bitmap.getvalue())
+        return RenderedFigure(f"{head}>{_GROUND}{body}", bitmap.getvalue())
 
 
 def figure(describe: Callable[Described, Drawing | None]) -> Callable[Described, Drawing | None]:

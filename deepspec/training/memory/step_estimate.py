@@ -76,7 +76,7 @@ def estimate_step_memory(
         documents: of the largest micro-batch.
         dtype: what forward and backward compute in.
         device: "cpu" or "cuda": they differ in the loss's chunks and in how attention is computed.
-        recomputed: see `Execution.recompute_activations`.
+        recomputed: see `TrainingExecution.recompute_activations`.
     """
     step = _Step(algorithm, config, spec, dtype=getattr(torch, dtype), device=device, recomputed=recomputed)
     total = sum(document.tokens for document in documents)
