@@ -16,7 +16,7 @@ from torch import Tensor
 from deepspec.bench import measuring
 from deepspec.bench.straightforward import DENSE
 from deepspec.drafts.attention.choose import choose_backend
-from deepspec.drafts.attention.contracts import AttentionGroups, Backend, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, AttentionBackend, Projected
 from deepspec.errors import RecipeError
 
 
@@ -108,7 +108,7 @@ class _Problem:
             queries_per_group=sizes.positions,
             own_per_group=sizes.positions,
         )
-        self.backends: Mapping[str, Backend] = {"ours": choose_backend("auto", device), "reference": DENSE}
+        self.backends: Mapping[str, AttentionBackend] = {"ours": choose_backend("auto", device), "reference": DENSE}
 
         def trained(rows: int, heads: int) -> Tensor:
             drawn = torch.randn(rows, heads, sizes.head_dim, generator=generator)
@@ -123,7 +123,7 @@ class _Problem:
         self._upstream = torch.randn(queries, sizes.heads, sizes.head_dim, generator=generator).to(device, self._dtype)
         self._scale = sizes.head_dim**-0.5
 
-    def run(self, backend: Backend) -> measuring.Run:
+    def run(self, backend: AttentionBackend) -> measuring.Run:
         def run() -> None:
             attend = backend.groups(self._groups, self._dtype)
             attend(Projected(*self._inputs), scale=self._scale).backward(self._upstream)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.attention.contracts import AttentionGroups, Backend, CausalAttention, GroupAttention, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, AttentionBackend, CausalAttention, GroupAttention, Projected
 from deepspec.drafts.block.module import BlockOutput
 from deepspec.drafts.block.supervision import BlockSupervision
 from deepspec.drafts.unrolled.module import UnrolledOutput
@@ -28,7 +28,7 @@ from deepspec.states.batch import PackedStates
 
 
 class _Dense:
-    """See `Backend`."""
+    """See `AttentionBackend`."""
 
     def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:
         return _DenseGroups(groups, dtype)
@@ -37,7 +37,7 @@ class _Dense:
         return _DenseCausal(list(lengths))
 
 
-DENSE: Backend = _Dense()
+DENSE: AttentionBackend = _Dense()
 
 
 class _DenseGroups:

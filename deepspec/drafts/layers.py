@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepspec.drafts.attention.choose import BackendName, choose_backend
-from deepspec.drafts.attention.contracts import Backend, GroupAttention, Projected
+from deepspec.drafts.attention.contracts import AttentionBackend, GroupAttention, Projected
 from deepspec.drafts.initialization import unset_embedding
 from deepspec.targets.family import Family, TargetSpec
 from deepspec.targets.layers import ACTIVATIONS, rms_norm
@@ -47,7 +47,7 @@ class Computation:
         recomputed: whether a layer's inner activations are computed again in the backward instead of kept.
     """
 
-    attention: BackendName | Backend = "auto"
+    attention: BackendName | AttentionBackend = "auto"
     compiled: bool = False
     recomputed: bool = False
 
@@ -92,7 +92,7 @@ class DraftModule(nn.Module):
         """Embeddings [..., D], scaled as the target's."""
         return scaled_embedding(input_ids, self.embed_tokens.weight, self.spec)
 
-    def attention_backend(self, device: torch.device) -> Backend:
+    def attention_backend(self, device: torch.device) -> AttentionBackend:
         """What computes attention there."""
         chosen = self.computation.attention
         return choose_backend(chosen, device) if isinstance(chosen, str) else chosen

@@ -3,7 +3,7 @@
     layers ──► choose ──► flex       one kernel over the whole pack, for GPUs
                  └──────► sdpa       scaled dot products with an explicit mask; a backward on every device
                             │
-              both ─────────┴──► contracts     `AttentionGroups` says who sees whom, `Backend` what each offers
+              both ─────────┴──► contracts     `AttentionGroups` says who sees whom, `AttentionBackend` what each offers
 
 The two backends are equal to each other by test.
 """

@@ -4,12 +4,12 @@ from typing import Literal
 
 import torch
 
-from deepspec.drafts.attention.contracts import Backend
+from deepspec.drafts.attention.contracts import AttentionBackend
 
 BackendName = Literal["auto", "sdpa", "flex"]
 
 
-def choose_backend(name: BackendName, device: torch.device) -> Backend:
+def choose_backend(name: BackendName, device: torch.device) -> AttentionBackend:
     """The backend of that name; auto: flex attention on a GPU, scaled dot products elsewhere.
 
     Cost: flex attention imports torch's compiler when it is first asked for.

@@ -81,7 +81,7 @@ class CausalAttention(Protocol):
         """What all positions find, [T, H, d]; keys and values have the key/value heads."""
 
 
-class Backend(Protocol):
+class AttentionBackend(Protocol):
     """A way to compute both, with a backward where a draft is trained."""
 
     def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:

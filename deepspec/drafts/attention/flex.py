@@ -20,7 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from deepspec.drafts.attention.contracts import (
     AttentionGroups,
-    Backend,
+    AttentionBackend,
     CausalAttention,
     GroupAttention,
     Projected,
@@ -112,7 +112,7 @@ def _listed(tiles_IJ: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Flex:
-    """See `Backend`."""
+    """See `AttentionBackend`."""
 
     def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:  # noqa: ARG002  # a mask of indices has none
         return _GroupAttention(block_mask(group_sight(groups)))
@@ -121,7 +121,7 @@ class _Flex:
         return _CausalAttention(block_mask(causal_sight(lengths, device)))
 
 
-FLEX: Backend = _Flex()
+FLEX: AttentionBackend = _Flex()
 
 
 class _GroupAttention:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepspec.drafts.attention.contracts import (
     AttentionGroups,
-    Backend,
+    AttentionBackend,
     CausalAttention,
     GroupAttention,
     Projected,
@@ -26,7 +26,7 @@ _CALL_QUERIES = 112
 
 
 class _Sdpa:
-    """See `Backend`."""
+    """See `AttentionBackend`."""
 
     def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:
         return _GroupAttention(_cut(groups, dtype), list(groups.lengths))
@@ -35,7 +35,7 @@ class _Sdpa:
         return _Causal(list(lengths))
 
 
-SDPA: Backend = _Sdpa()
+SDPA: AttentionBackend = _Sdpa()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.attention.contracts import AttentionGroups, Backend, CausalAttention, GroupAttention, Projected
+from deepspec.drafts.attention.contracts import AttentionGroups, AttentionBackend, CausalAttention, GroupAttention, Projected
 from deepspec.drafts.initialization import TABLES
 from deepspec.drafts.layers import Computation
 from deepspec.losses import chunk_sweep
@@ -170,7 +170,7 @@ def _without_content(tensor: Tensor) -> Tensor:
 
 
 class _Whole:
-    """Attention as one kernel over the whole pack, which keeps what flex attention keeps; see `Backend`."""
+    """Attention as one kernel over the whole pack, which keeps what flex attention keeps; see `AttentionBackend`."""
 
     def groups(self, groups: AttentionGroups, dtype: torch.dtype) -> GroupAttention:  # noqa: ARG002
         return _whole_groups
@@ -179,7 +179,7 @@ class _Whole:
         return _whole
 
 
-_WHOLE: Backend = _Whole()
+_WHOLE: AttentionBackend = _Whole()
 
 
 def _whole(queries_THd: Tensor, keys_THd: Tensor, values_THd: Tensor, *, scale: float) -> Tensor:
