@@ -60,7 +60,7 @@ def run_recipes(
     return result, record, run_record.write_record(record, home)
 
 
-def check_apart(recipes: Sequence[Recipe]) -> None:
+def check_names_differ(recipes: Sequence[Recipe]) -> None:
     """Each draft of a run is registered, and recorded, under a name of its own."""
     for field, values in (
         ("name", [recipe.name for recipe in recipes]),

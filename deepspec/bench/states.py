@@ -226,7 +226,7 @@ def _read_and_cat(files: RandomFiles, repeat: int) -> dict[str, float]:
     sides: dict[str, tuple[int, Callable[[], None]]] = {
         "ours": (files.decoded, lambda: _read(files.folder, shuffled=False)),
         "shuffled": (files.decoded, lambda: _read(files.folder, shuffled=True)),
-        "reference": (files.size, lambda: _cat(files.paths())),
+        "reference": (files.size, lambda: _read_with_cat(files.paths())),
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(repeat + 1):
@@ -253,7 +253,7 @@ def _read(folder: Path, *, shuffled: bool) -> None:
         reader.with_states(reader.tokens(batch))
 
 
-def _cat(paths: list[Path]) -> None:
+def _read_with_cat(paths: list[Path]) -> None:
     command = ["cat", *map(str, paths)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 

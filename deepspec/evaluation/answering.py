@@ -122,7 +122,7 @@ def answer(
                 answered.failed.append(Skipped(turn.id, turn.place, reasons[turn.id], turn.turn).lost())
             if turn.turn == 0:
                 progress.advance()
-        going = [turn for turn in turns if renderer is not None and turn.id in found and _goes_on(turn)]
+        going = [turn for turn in turns if renderer is not None and turn.id in found and _has_next_turn(turn)]
         said, reasons = decoded(plain, requests_for(config, going))
         turns = []
         for turn in going:
@@ -171,7 +171,7 @@ def decoded(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[dict
     return found, reasons
 
 
-def _goes_on(turn: EncodedPrompt) -> bool:
+def _has_next_turn(turn: EncodedPrompt) -> bool:
     return turn.asked is not None and turn.turn + 1 < num_turns(turn.asked)
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from deepspec.config import Section, later_field, renamed_field
 from deepspec.decoding.config import Sampling
-from deepspec.evaluation.known_benchmarks import KNOWN, Domain, KnownBenchmark, known_at, unknown_name
+from deepspec.evaluation.known_benchmarks import KNOWN, Domain, KnownBenchmark, known_benchmark, unknown_name
 
 GATE = "gate"
 """What the run's own held-out split is called beside the benchmarks."""
@@ -44,11 +44,11 @@ class Benchmark(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _path_alone(cls, value: object) -> object:
+    def _accept_path(cls, value: object) -> object:
         if isinstance(value, str):
             value = {"path": value}
         if isinstance(value, Mapping) and "num_prompts" not in value and isinstance(value.get("path"), str):
-            known = known_at(value["path"])
+            known = known_benchmark(value["path"])
             return value if known is None else {**value, "num_prompts": known.num_prompts}
         return value
 
@@ -63,7 +63,7 @@ class Benchmark(Section):
         """The known benchmark whose rows these are, of a benchmark that the recipe calls `name`."""
         if self.rows is not None:
             return KNOWN[self.rows]
-        return known_at(self.path) or KNOWN.get(name)
+        return known_benchmark(self.path) or KNOWN.get(name)
 
     def domain_of(self, name: str) -> Domain | None:
         """What a benchmark that the recipe calls `name` is counted to; None: to nothing."""
@@ -144,7 +144,7 @@ class Config(Section):
 
     @field_validator("benchmarks", mode="before")
     @classmethod
-    def _names_alone(cls, value: object) -> object:
+    def _accept_names(cls, value: object) -> object:
         """`[gsm8k, math500]` stands for `{gsm8k: gsm8k, math500: math500}`."""
         if not isinstance(value, list | tuple):
             return value
@@ -163,10 +163,10 @@ class Config(Section):
                 raise ValueError(f"{name!r} is no name: letters, digits, dot, dash and underscore")
             if name == GATE:
                 raise ValueError(f"{GATE!r} is the name of the run's own held-out split")
-        return {name: _said_once(name, benchmark) for name, benchmark in value.items()}
+        return {name: _without_implied_fields(name, benchmark) for name, benchmark in value.items()}
 
 
-def _said_once(name: str, benchmark: Benchmark) -> Benchmark:
+def _without_implied_fields(name: str, benchmark: Benchmark) -> Benchmark:
     """The benchmark with what its name says already left out, and with what only its path says put in.
 
     So it means the same when its path is replaced by the file's, and has the same key as one that names the file.

@@ -48,7 +48,7 @@ class KnownBenchmark:
         part: what of it.
         questions: columns where a row may have its question; the first that it has is taken.
         ask: the user's turn, from the question and the row.
-        beside: more columns that `ask` reads, each of which a row may lack.
+        optional: more columns that `ask` reads, each of which a row may lack.
     """
 
     name: str
@@ -58,12 +58,12 @@ class KnownBenchmark:
     part: HubPart
     questions: tuple[str, ...]
     ask: Callable[[str, Row], str] = field(repr=False)
-    beside: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All that is read of a row."""
-        return self.questions + self.beside
+        return self.questions + self.optional
 
     def turns(self, row: Row) -> list[str]:
         """The user's turns that one of the benchmark's own rows becomes.
@@ -87,7 +87,7 @@ def _checked(text: object, column: str) -> str:
     return text
 
 
-def _beside(row: Row, column: str) -> str:
+def _optional_text(row: Row, column: str) -> str:
     """Optional text of a row; "" where it has none."""
     text = row.get(column)
     if text is not None and not isinstance(text, str):
@@ -95,7 +95,7 @@ def _beside(row: Row, column: str) -> str:
     return text or ""
 
 
-def _as_it_is(question: str, row: Row) -> str:
+def _question_alone(question: str, row: Row) -> str:
     del row
     return question
 
@@ -113,7 +113,7 @@ def _function(question: str, row: Row) -> str:
 
 def _program(question: str, row: Row) -> str:
     """LiveCodeBench's own form: with the code to start from, where there is some."""
-    begun = _beside(row, "starter_code")
+    begun = _optional_text(row, "starter_code")
     form = "Use the following code structure" if begun else "Write your code in the following format"
     return (
         "You are an expert Python programmer. You will be given a question (problem specification) and will generate"
@@ -131,7 +131,7 @@ def _issue(question: str, row: Row) -> str:
 
 
 def _instruction(question: str, row: Row) -> str:
-    given = _beside(row, "input")
+    given = _optional_text(row, "input")
     return f"{question}\n\nInput:\n{given}" if given else question
 
 
@@ -166,7 +166,7 @@ _TABLE = (
         "google-research-datasets/mbpp",
         HubPart("sanitized", "test"),
         ("prompt", "text"),  # the second in the full configuration
-        _as_it_is,
+        _question_alone,
     ),
     KnownBenchmark(
         "livecodebench",
@@ -176,10 +176,10 @@ _TABLE = (
         HubPart(files=_LIVE_FILES),
         ("question_content",),
         _program,
-        beside=("starter_code",),
+        optional=("starter_code",),
     ),
     KnownBenchmark(
-        "lbpp", "code", None, "CohereLabs/lbpp", HubPart(files=("python/test.parquet",)), ("instruction",), _as_it_is
+        "lbpp", "code", None, "CohereLabs/lbpp", HubPart(files=("python/test.parquet",)), ("instruction",), _question_alone
     ),
     KnownBenchmark(
         "swe-bench",
@@ -197,7 +197,7 @@ _TABLE = (
         "HuggingFaceH4/mt_bench_prompts",
         HubPart(split="train"),
         ("prompt",),  # a list: both turns
-        _as_it_is,
+        _question_alone,
     ),
     KnownBenchmark(
         "alpaca",
@@ -207,7 +207,7 @@ _TABLE = (
         HubPart(split="train"),
         ("instruction",),
         _instruction,
-        beside=("input",),
+        optional=("input",),
     ),
     KnownBenchmark(
         "arena-hard-v2",
@@ -216,7 +216,7 @@ _TABLE = (
         "lmarena-ai/arena-hard-auto",
         HubPart(files=("data/arena-hard-v2.0/question.jsonl",)),
         ("prompt",),
-        _as_it_is,
+        _question_alone,
     ),
 )
 
@@ -224,7 +224,7 @@ KNOWN: Mapping[str, KnownBenchmark] = MappingProxyType({known.name: known for kn
 _BY_HUB_ID = MappingProxyType({known.hub: known for known in _TABLE})
 
 
-def known_at(path: str) -> KnownBenchmark | None:
+def known_benchmark(path: str) -> KnownBenchmark | None:
     """The known benchmark that a path means by itself: its name, or its id on the hub (with any revision)."""
     return KNOWN.get(path) or _BY_HUB_ID.get(split_id(path)[0])
 

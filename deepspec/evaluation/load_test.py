@@ -94,7 +94,7 @@ def load_experiment(
     loads = loads_up_to(most, drafter.num_draft_tokens)
     num_modes = 2 if calibrated is None else 3
     progress.start(len(loads) * _PROFILE_TURNS + len(load.concurrency) * load.num_repeats * num_modes, "runs")
-    asked = requests_for(config, _half_answered(prompts, load.max_new_tokens), 1)
+    asked = requests_for(config, _mid_answer_prompts(prompts, load.max_new_tokens), 1)
     costs = measured_costs(
         target, drafter, asked, loads, sampling=config.sampling, num_turns=_PROFILE_TURNS, on_load=progress.advance
     )
@@ -139,7 +139,7 @@ def load_experiment(
     )
 
 
-def _half_answered(prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> list[EncodedPrompt]:
+def _mid_answer_prompts(prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> list[EncodedPrompt]:
     """Prompts as long as they are in the middle of an answer: a step costs more the longer its contexts are."""
     return [
         EncodedPrompt(

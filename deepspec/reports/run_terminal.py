@@ -104,7 +104,7 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
     if apart:
         parts += [Text(""), Text(f"Accepted at 1…{positions}, %:")]
         parts += [
-            Text(f"  {_whose(evaluation)}{name}: {_percent(part.conditional_acceptance)}")
+            Text(f"  {_algorithm_prefix(evaluation)}{name}: {_percent(part.conditional_acceptance)}")
             for evaluation in evaluations
             for name, part in evaluation.benchmarks.items()
         ]
@@ -122,7 +122,7 @@ def _percent(rates: Rates) -> str:
     return " ".join(f"{text:>2}" for text in shown)
 
 
-def _whose(part: RecordedEvaluation) -> str:
+def _algorithm_prefix(part: RecordedEvaluation) -> str:
     """The algorithm in front of what is said of it, where a run has several."""
     return f"{part.algorithm} " if part.algorithm is not None else ""
 

@@ -18,7 +18,7 @@ from deepspec.evaluation.server.counters import (
     difference,
     not_measured,
     parse,
-    settled,
+    idle_reading,
 )
 from tests.fixtures.refused import refused
 
@@ -181,7 +181,7 @@ def test_what_are_no_metrics_is_refused(text: str) -> None:
 
 def test_readings_are_taken_once_counters_stand_still() -> None:
     readings: Iterator[Reading] = iter([Reading({"rounds": n}) for n in (1, 2, 2)])
-    assert settled(lambda: next(readings), idle_seconds=0.001, limit_seconds=5).counts == {"rounds": 2}
+    assert idle_reading(lambda: next(readings), idle_seconds=0.001, limit_seconds=5).counts == {"rounds": 2}
     with pytest.raises(StopIteration):
         next(readings)
 
@@ -189,7 +189,7 @@ def test_readings_are_taken_once_counters_stand_still() -> None:
 def test_counters_that_move_by_themselves_are_somebody_elses() -> None:
     number = iter(range(1000))
     with refused(MeasurementError, "(rounds)", "change"):
-        settled(lambda: Reading({"rounds": next(number)}), idle_seconds=0.001, limit_seconds=0.01)
+        idle_reading(lambda: Reading({"rounds": next(number)}), idle_seconds=0.001, limit_seconds=0.01)
 
 
 @contextmanager

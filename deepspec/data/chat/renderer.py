@@ -124,7 +124,7 @@ class Renderer:
     def thinks(self, messages: Sequence[Message]) -> bool:
         """Whether the target is asked to think in this conversation."""
         if self.thinking == "keep":
-            return any(self._apart(message)[0] is not None for message in messages)
+            return any(self._thought_and_answer(message)[0] is not None for message in messages)
         return self.thinking == "on"
 
     def prompt_text(self, messages: Sequence[Message], *, tools: str | None = None, thinks: bool | None = None) -> str:
@@ -187,7 +187,7 @@ class Renderer:
         if text.lstrip().startswith(self.chat.thought_open) and self.chat.thought_close not in text:
             thought = text.lstrip().removeprefix(self.chat.thought_open)
             return {"role": "assistant", "content": "", "reasoning_content": thought.lstrip("\n")}
-        found, rest = self._apart({"role": "assistant", "content": text})
+        found, rest = self._thought_and_answer({"role": "assistant", "content": text})
         message = {"role": "assistant", "content": rest}
         return message if found is None else message | {"reasoning_content": found}
 
@@ -285,7 +285,7 @@ class Renderer:
         vocabulary = self.tokenizer.get_vocab()
         return [int(vocabulary[token]) for token in tokens if token in vocabulary]
 
-    def _apart(self, message: Message) -> tuple[str | None, str]:
+    def _thought_and_answer(self, message: Message) -> tuple[str | None, str]:
         """A message's thought, or None, and its answer."""
         content = message["content"]
         if message["role"] != "assistant" or not self.chat.thought_close:
@@ -304,7 +304,7 @@ class Renderer:
         given, thoughts, answers, calls = [], [], [], []
         names: dict[str, str] = {}
         for message in messages:
-            thought, answer = self._apart(message) if thinks else (None, message["content"])
+            thought, answer = self._thought_and_answer(message) if thinks else (None, message["content"])
             one: dict[str, Any] = {"role": message["role"], "content": answer}
             if thought is not None and self.chat.thoughts_in_content:
                 one["content"] = self.chat.written_thought(thought) + answer

@@ -94,11 +94,11 @@ class UnrolledDraft(DraftModule):
             rotations = self.rotary.lookup(step.positions_N, dtype, limit=limit)
             for index, layer in enumerate(self.body):
                 if number == 0:
-                    attend = _over_itself(backend.causal(batch.lengths, device), layer.self_attn.scale)
+                    attend = _self_attention(backend.causal(batch.lengths, device), layer.self_attn.scale)
                     x, pair = self.layer(layer, embedded_ND, x, rotations, attend)
                     context.append(pair)
                 else:
-                    attend = _over_context(attend_groups, context[index], own[index], layer.self_attn.scale)
+                    attend = _context_attention(attend_groups, context[index], own[index], layer.self_attn.scale)
                     x, pair = self.layer(layer, embedded_ND, x, rotations, attend)
                     own[index].append(pair)
             hidden.append(self.norm(x[step.supervised_M]))
@@ -108,12 +108,12 @@ class UnrolledDraft(DraftModule):
 Attend = Callable[[Tensor, KeysValues], Tensor]
 
 
-def _over_itself(attend: CausalAttention, scale: float) -> Attend:
+def _self_attention(attend: CausalAttention, scale: float) -> Attend:
     """What step 0 sees: its document up to itself."""
     return lambda queries, pair: attend(queries, *pair, scale=scale)
 
 
-def _over_context(attend: GroupAttention, context: KeysValues, earlier: list[KeysValues], scale: float) -> Attend:
+def _context_attention(attend: GroupAttention, context: KeysValues, earlier: list[KeysValues], scale: float) -> Attend:
     """What a later step sees: step 0 up to its place, and its own keys of the steps since."""
     before = tuple(earlier)
 

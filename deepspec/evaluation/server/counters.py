@@ -240,7 +240,7 @@ class ServerMetrics:
         try:
             reply = self._client.get(f"{self._url}/metrics")
         except httpx.HTTPError as error:
-            raise self._silent(type(error).__name__) from error
+            raise self._no_answer(type(error).__name__) from error
         if reply.status_code in (401, 403):
             raise DataError(
                 f"GET /metrics failed: the server refuses the key (HTTP {reply.status_code}).",
@@ -250,18 +250,18 @@ class ServerMetrics:
         if reply.status_code == 404:
             return Reading({}, reason=_NO_METRICS)
         if reply.status_code != 200:
-            raise self._silent(f"HTTP {reply.status_code}")
+            raise self._no_answer(f"HTTP {reply.status_code}")
         try:
             return parse(reply.text)
         except DataError as error:
             error.where = self._url
             raise
 
-    def _silent(self, words: str) -> TransientError:
+    def _no_answer(self, words: str) -> TransientError:
         return TransientError(f"GET /metrics failed ({words}).", where=self._url, remedy="Check that it runs.")
 
 
-def settled(read: Callable[[], Reading], *, idle_seconds: float, limit_seconds: float) -> Reading:
+def idle_reading(read: Callable[[], Reading], *, idle_seconds: float, limit_seconds: float) -> Reading:
     """The counters, once they stand still: engines write them down a little after they have answered.
 
     Args:

@@ -179,7 +179,7 @@ class _Player:
     def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
         """Ask for a few answers that do not count, so that first calls are nobody's, and see that the server idles."""
         self._play(prompts[: self.config.num_warmup_prompts], _Played(), SILENT)
-        self._still()
+        self._idle_reading()
 
     def benchmark(self, name: str, encoded: EncodedPrompts, progress: Progress) -> tuple[ServedBenchmark, list[str]]:
         """What is said of one benchmark, and what is wrong with it."""
@@ -190,7 +190,7 @@ class _Player:
                 raise TransientError(self.gone, remedy="Check that the server runs.")
             before = self.metrics.read()
             self._play(encoded.prompts, played, progress)
-            after = self._still()
+            after = self._idle_reading()
             counted = counters.difference(before, after)
             notes = _compared(counted, played, self.endpoints.num_lost - lost, self.config.max_new_tokens)
             found = counters.not_measured(after.reason) if after.reason else counters.acceptance(counted)
@@ -219,8 +219,8 @@ class _Player:
         )
         return measured, problems
 
-    def _still(self) -> Reading:
-        return counters.settled(
+    def _idle_reading(self) -> Reading:
+        return counters.idle_reading(
             self.metrics.read, idle_seconds=self.pace.idle_seconds, limit_seconds=self.pace.limit_seconds
         )
 
@@ -329,7 +329,7 @@ def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: 
         return [*notes, "the server counts neither answers nor tokens: others' could not be told from ours"]
     extra_answers = 0 if counted.answers is None else counted.answers - len(played.answers)
     if not 0 <= extra_answers <= spare:
-        raise _others(f"finished {counted.answers} answers", f"{len(played.answers)} of them")
+        raise _used_by_others(f"finished {counted.answers} answers", f"{len(played.answers)} of them")
     if counted.tokens is None:
         return notes
     if any(answer.ids_from == "text" for answer in played.answers):
@@ -340,11 +340,11 @@ def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: 
     # Whether the token that ends an answer is counted is not the same everywhere.
     ends = sum(answer.finish_reason == "stop" for answer in played.answers)
     if not -ends <= extra_tokens <= ends + spare * max_new_tokens:
-        raise _others(f"generated {counted.tokens} tokens", f"{played.num_tokens} of them")
+        raise _used_by_others(f"generated {counted.tokens} tokens", f"{played.num_tokens} of them")
     return [*notes, f"the server generated {counted.tokens} tokens, and our answers have {played.num_tokens}"]
 
 
-def _others(did: str, ours: str) -> DeepspecError:
+def _used_by_others(did: str, ours: str) -> DeepspecError:
     return MeasurementError(
         f"The server {did}, and only {ours} were ours: others used it.",
         remedy="Measure while no one else uses the server.",

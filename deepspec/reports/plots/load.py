@@ -16,8 +16,8 @@ _SIZE = (4.2, 3.3)
 def threshold_rates(points: Sequence[ThresholdPoint]) -> Drawing | None:
     """Accepted share of the drafted, and of the verified, by threshold; None if nothing was measured."""
     lines = {
-        "accepted / drafted": _course((point.threshold, point.draft_acceptance) for point in points),
-        "verify rate": _course((point.threshold, point.verify_rate) for point in points),
+        "accepted / drafted": _measured_points((point.threshold, point.draft_acceptance) for point in points),
+        "verify rate": _measured_points((point.threshold, point.verify_rate) for point in points),
     }
     if not any(lines.values()):
         return None
@@ -36,14 +36,14 @@ def threshold_rates(points: Sequence[ThresholdPoint]) -> Drawing | None:
 @figure
 def threshold_lengths(points: Sequence[ThresholdPoint]) -> Drawing | None:
     """τ with its interval, and the mean proposal, by threshold; None if nothing was measured."""
-    lengths = _course((point.threshold, point.tau) for point in points)
+    lengths = _measured_points((point.threshold, point.tau) for point in points)
     if not lengths:
         return None
 
     def draw(axes: Any) -> None:
         errors = _errors([(point.tau, point.tau_ci95) for point in points if point.tau is not None])
         axes.errorbar(*zip(*lengths, strict=True), yerr=errors, color=PALETTE[0], marker="o", label="τ", capsize=2)
-        proposed = _course((point.threshold, point.mean_proposed) for point in points if point.tau is not None)
+        proposed = _measured_points((point.threshold, point.mean_proposed) for point in points if point.tau is not None)
         if proposed:
             axes.plot(*zip(*proposed, strict=True), color=PALETTE[1], marker="s", linestyle="--", label="proposed")
         axes.set_ylim(bottom=0)
@@ -125,7 +125,7 @@ def _by_mode(
     return {mode: parts for mode, parts in found.items() if parts}
 
 
-def _course(pairs: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
+def _measured_points(pairs: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
     return [(at, value) for at, value in pairs if value is not None]
 
 

@@ -56,11 +56,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             return
         size = storage.nbytes() if new else 0  # what is only read, or written to, was there before
 
-        def gone(_: Any) -> None:
+        def freed(_: Any) -> None:
             if self._known.pop(key, None) is not None:
                 self.now -= size
 
-        self._known[key] = weakref.ref(storage, gone)
+        self._known[key] = weakref.ref(storage, freed)
         self.now += size
         self.peak = max(self.peak, self.now)
 

@@ -157,7 +157,7 @@ def _result(code: int, attempt: Attempt) -> dict[str, Any]:
         raise error
     result = read_json(attempt.result)
     if result is None:
-        raise LaunchError(_last_words(code, attempt), where=str(attempt.log), remedy="Run again to resume.")
+        raise LaunchError(_exit_message(code, attempt), where=str(attempt.log), remedy="Run again to resume.")
     if result.pop("status") != "done":
         raise LaunchError(
             f"the training was asked to stop, and saved at step {result['steps']} (exit code {EXIT_STOPPED}).",
@@ -168,7 +168,7 @@ def _result(code: int, attempt: Attempt) -> dict[str, Any]:
     return {**result, "startup_seconds": ready.get("seconds", {})}
 
 
-def _last_words(code: int, attempt: Attempt) -> str:
+def _exit_message(code: int, attempt: Attempt) -> str:
     how = f"ended with code {code}"
     if code < 0:
         how = f"was killed by signal {-code} ({signal.Signals(-code).name})"

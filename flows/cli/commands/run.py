@@ -15,7 +15,7 @@ from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, to_yaml
 from flows.cli.commands import estimate_text
 from flows.cli.progress import display_on
-from flows.runs import check_apart, inputs_of, run_recipes
+from flows.runs import check_names_differ, inputs_of, run_recipes
 from tasks.runtime import interrupt
 from tasks.runtime.preview import preview_all
 from tasks.runtime.records import lines_of
@@ -65,7 +65,7 @@ def run(
     from flows.retrain import retrain
 
     recipes = [load_recipe(name, overrides) for name in names]
-    check_apart(recipes)
+    check_names_differ(recipes)
     console = shown.console
     if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
