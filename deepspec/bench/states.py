@@ -5,8 +5,8 @@ Three parts.
 * Files of random states, larger in a few channels as real ones are, in every codec: their bytes, and how fast they are
   read and decoded to bfloat16, against `cat` of the same files; the page cache is dropped before each run of either.
   `read_to_cat` reads them in the order of the files, as `cat` does, `read_to_cat_shuffled` in a training's. They lie
-  in the current folder: where that is in memory, nothing is measured, and small ones may come from a memory that the
-  disk itself has, which is sooner than anybody can check and decode them.
+  in the current folder: where that is in memory, nothing is measured. Small files may come from the disk's own cache,
+  which is faster than they can be checked and decoded.
 * Capture by a target shaped like the demo's: which share of the time is the target's forward.
 * What codecs cost: total variation between the target's distributions from exact final states and from decoded ones,
   at tokens that the target itself has drawn.
@@ -266,7 +266,7 @@ def _drop_cached_pages(paths: list[Path]) -> None:
     """
     if not hasattr(os, "posix_fadvise"):
         raise DeepspecError("cached pages of a file cannot be dropped here.", remedy="Measure on Linux.")
-    gc.collect()  # pages that a reader nobody uses any more still maps would stay
+    gc.collect()  # pages that an unused reader still maps would stay
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -113,7 +113,7 @@ def loss(draft: nn.Module, batch: PackedStates, supervision: Any, totals: Mappin
     """Loss of one micro-batch, as `Algorithm.loss` defines it.
 
     Raises:
-        RecipeError: nobody wrote down how a loss is made of this draft's output.
+        RecipeError: there is no straightforward loss for this draft's output.
     """
     output = draft(batch, supervision)
     if isinstance(output, BlockOutput):

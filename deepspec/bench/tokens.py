@@ -187,7 +187,7 @@ class _Problem:
 
 def _conversations(num_rows: int, turns: int, words: int) -> Iterator[dict[str, Any]]:
     """Made conversations as rows of answered ones: words of letters, some of them much commoner than others."""
-    dice = random.Random(0)  # noqa: S311  # no secret hangs on it
+    dice = random.Random(0)  # noqa: S311  # no secret depends on it
     known = ["".join(dice.choices(string.ascii_lowercase, k=dice.randint(2, 9))) for _ in range(_NUM_WORDS)]
 
     def text(count: int) -> str:

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--documents", type=measuring.positive, default=8, help="documents of a step (%(default)s)")
     parser.add_argument("--length", type=measuring.positive, default=512, help="tokens of the longest (%(default)s)")
     parser.add_argument(
-        "--spread", type=_share, default=0.75, help="the shortest is so much shorter, a share (%(default)s)"
+        "--spread", type=_share, default=0.75, help="share by which the shortest is shorter (%(default)s)"
     )
     parser.add_argument(
         "--micro-batch-tokens", type=measuring.positive, default=2048, help="tokens of a forward (%(default)s)"

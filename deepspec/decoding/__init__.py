@@ -4,7 +4,7 @@
     evaluation ────┘  ├───► target.forward        handed in: verifies every proposal
                       ├───► scheduler ──► step_costs      how many drafted tokens are worth verifying
                       ├───► draws ──► verify, sampling, random     what is accepted, what is drawn
-                      └───► contexts              what the drafter knows of each row
+                      └───► contexts              the drafter's context of each row
 
 Read `verify.py` first: it is why the output is exactly the target's. `completion.py` is what goes in and comes out;
 `profiling.py` measures the costs that the scheduler uses.

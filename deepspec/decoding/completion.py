@@ -20,7 +20,7 @@ class Request(Protocol):
 
     @property
     def max_new_tokens(self) -> int:
-        """The answer is cut off after so many tokens."""
+        """The most tokens of the answer: it is cut off there."""
 
     @property
     def seed(self) -> int:
@@ -48,7 +48,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Where the time went; a request decoded beside R-1 others bears an R-th of each shared step.
+    """Where the time went; a request decoded together with R-1 others is charged an R-th of each shared step.
 
     Attributes:
         prefill: prompt through the target, and its states into the draft.

@@ -1,7 +1,7 @@
-"""What a drafter knows of each row, kept up to date: at once while it drafts, later while it does not.
+"""The drafter's context of each row, kept up to date: at once while it drafts, later while it does not.
 
-Steps that don't draft need no context. What they would have told the drafter waits, and is handed over in one piece
-when drafting goes on; a row that ends before that has cost nothing. What waits is bounded.
+Steps that don't draft need no context. The states they commit wait, and go to the drafter in one piece when drafting
+continues; a row that ends before that has cost nothing. The number of waiting positions is bounded.
 
 Legend: R rows, Q positions, L captured layers, D hidden.
 """
@@ -52,7 +52,7 @@ class Contexts:
             self._drafter.reset(lane)
 
     def drop(self, lane: int) -> None:
-        """A row's request has ended: nobody will ask for what waits."""
+        """Discard what waits for a row whose request has ended."""
         for _, ids_N, _ in self._waiting.pop(lane, ()):
             self._num_waiting -= len(ids_N)
 
@@ -85,7 +85,7 @@ class Contexts:
             self.catch_up(list(self._waiting))
 
     def catch_up(self, lanes: Sequence[int]) -> None:
-        """Tell the drafter what waits for these rows."""
+        """Hand the drafter what waits for these rows."""
         behind = [lane for lane in lanes if lane in self._waiting]
         if not behind:
             return

@@ -1,4 +1,4 @@
-"""Answers in process: what `deepspec.data.responses` is handed to generate with, so that data stays below decoding."""
+"""Answers in process: the generator that `deepspec.data.responses` receives, so that data stays below decoding."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,12 +9,12 @@ from deepspec.drafts.algorithm import Drafter
 from deepspec.targets.model import Target
 
 BATCH_DEPENDENT_SHARE = 5e-5
-"""The chance, at temperature 1 on a CPU, that a token is another one because its row was decoded in another batch.
+"""The chance, at temperature 1 on a CPU, that a token differs because its row was decoded in another batch.
 
 How a matrix product rounds depends on its shape. Measured as the distance of the cumulative distributions between a
 step of 48 rows and steps of 1, 5 and 17 (targets of 4 and 8 layers, 128 wide, vocabularies of 1000 and 8000, entropies
-of 6.5 to 8.8 nats): 1.8e-5, 1e-6 and 0 at most; rounded up. Steps of a fixed number of rows would make it nothing, and
-cost more than a tenth of the throughput: the demo's answers take twice as long in steps of 48 rows as in steps of 192.
+of 6.5 to 8.8 nats): 1.8e-5, 1e-6 and 0 at most; rounded up. Steps of a fixed number of rows would make it 0, and cost
+more than a tenth of the throughput: the demo's answers take twice as long in steps of 48 rows as in steps of 192.
 """
 
 
@@ -30,8 +30,8 @@ def generator(
         drafter: decode speculatively: the answers' distribution stays the same, the drawn tokens don't.
 
     Returns:
-        `generate(next_request)`: yields results in the order of completion; may be called again and again, keeping its
-        caches. Everything that can be asked is decoded together, and then what that has brought. Raises what
+        `generate(next_request)`: yields results in the order of completion; may be called repeatedly, keeping its
+        caches. It decodes all requests that are ready together, then those that their answers made ready. Raises what
         `Engine.run` raises.
     """
     engine = Engine(target, drafter, rows=rows, sampling=sampling)

@@ -1,8 +1,8 @@
 """Measures what decoding steps cost on this machine, in the engine itself: nothing is added up from parts.
 
-Each load (R rows, about n drafts verified per row) decodes for a while, and all loads take turns a few times. What a
-step takes is that of the fastest ones: others that use this machine can only add to it. Rows verify different numbers
-of drafts, as they will when they are scheduled. Legend: R rows, K draft positions.
+Each load (R rows, about n drafts verified per row) decodes for a while, and all loads take turns a few times. A step's
+cost is the median of its fastest ones: other work on this machine can only add to it. Rows verify different numbers of
+drafts, as they do when a scheduler decides. Legend: R rows, K draft positions.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from deepspec.drafts.algorithm import Drafter, Proposal
 from deepspec.targets.model import Target
 
 _SKIPPED_STEPS = 1  # a first step pays for masks, tables and memory
-_FASTEST = 3  # of so many steps the fastest one counts
+_FASTEST = 3  # of this many steps the fastest one counts
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Counter-based uniform numbers: what is drawn depends on (request seed, position, purpose) and on nothing else.
 
 No generator has a state that the order of rows, the batch or a refill could shift, so a request's tokens are the same
-wherever and beside whatever it is decoded. `position` counts from a request's first generated token (0).
+wherever it is decoded and with whatever others. `position` counts from a request's first generated token (0).
 
-Why a number may be looked at again in a later round: a position that is drafted, not reached, and drafted anew uses its
-DRAFT number twice, but the first use decided about no committed token. ACCEPT and BONUS numbers of a position are used
-at most once, in the round that commits it. So the numbers behind the committed tokens are independent.
+A number may be used again in a later round: a position that is drafted, not reached, and drafted again uses its DRAFT
+number twice, but the first use decided no committed token. A position's ACCEPT and BONUS numbers are used at most once,
+in the round that commits it. So the numbers behind the committed tokens are independent.
 
 Legend: P positions, U purposes. Source: Philox4x64-10, Salmon et al. 2011, as numpy ships it (its raw
 stream is fixed): position i is the block with counter i + 1.

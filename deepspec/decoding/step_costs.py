@@ -1,11 +1,11 @@
 """What a decoding step costs on the machine at hand, as a function of its load: the scheduler's `SPS` table.
 
-The paper's table has one argument, the tokens B of a verification. What a step takes hangs on its rows as well: each
-is drafted for, each has a context to attend to, each is kept books on. So a curve over B is measured for several
-numbers of rows R, drafting included (it is spent by the time that a length is chosen), and steps per second are read
-between them: SPS(B | R). Curves over B are made monotone: a measured table is jagged, and Algorithm 1 stops at the
-first admission that does not pay. (Not convex: on a CPU the first few tokens cost most, and a chord would promise
-savings that are not there.) Plain steps are a curve over R.
+The paper's table has one argument, the tokens B of a verification. A step's duration also depends on its rows: each is
+drafted for, has a context to attend to, and needs bookkeeping. So a curve over B is measured for several numbers of
+rows R, drafting included (its time is spent before a length is chosen), and steps per second are interpolated between
+them: SPS(B | R). Curves over B are made monotone: a measured table is jagged, and Algorithm 1 stops at the first
+admission that does not pay. (Not convex: on a CPU the first few tokens cost most, and a chord would promise savings
+that are not there.) Plain steps are a curve over R.
 
 Torch-free; measuring is in profiling.py. Legend: R rows, B tokens of a verification (anchors included).
 Source: the DSpark paper (arXiv 2607.05147), Algorithm 1, for the table's use.

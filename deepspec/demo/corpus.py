@@ -96,7 +96,7 @@ def benchmark(config: Corpus, kind: str) -> list[Conversation]:
     """Compose `num_benchmark_prompts` held-out conversations of a kind, with different prompts.
 
     Raises:
-        RecipeError: there are not so many different ones.
+        RecipeError: there are fewer different ones.
     """
     found: dict[str, Conversation] = {}
     draws = KeyedDraws(config.seed, "benchmark", kind)

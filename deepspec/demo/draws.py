@@ -1,4 +1,4 @@
-"""Random draws that depend on nothing but a name.
+"""Random draws that depend on a key alone.
 
 The demo's corpus has to be the same on every machine and with every library version, so its draws come from SHA-256 of
 (key, counter) and not from a generator whose stream may change. Not for cryptography, and not for large arrays.
@@ -33,7 +33,7 @@ class KeyedDraws:
         return options[self.below(len(options))]
 
     def two(self, options: Sequence[Option]) -> tuple[Option, Option]:
-        """Draw two different places of `options` (at least two), in random order."""
+        """Draw two different ones of `options` (at least two), in random order."""
         first = self.below(len(options))
         second = self.below(len(options) - 1)
         return options[first], options[second + (second >= first)]

@@ -9,7 +9,7 @@ from deepspec.atomic_write import replacing
 from deepspec.store import Artifact
 
 SOURCES = "made-from.json"
-"""Beside the copies: which artifacts they were made from. Every run of the recipe writes it anew: no format version."""
+"""Next to the copies: which artifacts they were made from. Every run of the recipe rewrites it: no format version."""
 
 
 def made_inputs(home: Path) -> set[tuple[str, str]]:

@@ -225,7 +225,7 @@ class TargetObjective:
     def loss(
         self, module: "nn.Module", micro_batch: Rows, totals: Mapping[str, float]
     ) -> "tuple[Tensor, Mapping[str, Tensor]]":
-        """Weighted cross-entropy of the next tokens; beside it that of the answers alone, in nats."""
+        """Weighted cross-entropy of the next tokens, and that of the answers alone, in nats."""
         import torch
         import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""What a draft algorithm is to the rest of the house: the abstract class `Algorithm`, and what it gives and is given.
+"""The contract of a draft algorithm: the abstract class `Algorithm`, what its methods take and what they return.
 
 An algorithm is one class in one file and one line in the table of `deepspec.drafts`; nothing else asks which algorithm
 it has. Training calls `supervise` and `loss`, decoding the `Drafter`, planning `cost`, registry and export `save`,
@@ -147,10 +147,10 @@ class Drafter(Protocol):
 
 
 class Algorithm(ABC):
-    """One draft algorithm, without state: its methods are given the algorithm's own Config.
+    """One draft algorithm, without state: its methods take the algorithm's own Config.
 
     Every Config has `algorithm`, `num_draft_tokens`, `num_layers` and `target_layer_ids`. A field that a draft's
-    config.json says is marked with `SavedAs`; saving, loading and comparing follow from the mark.
+    config.json contains is marked with `SavedAs`; saving, loading and comparing follow from the mark.
 
     Attributes:
         name: its name in recipes (`draft.algorithm`).

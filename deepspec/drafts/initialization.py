@@ -64,7 +64,7 @@ def share_tables(draft: nn.Module, embedding_VD: Tensor, head_VD: Tensor) -> Non
 
     Args:
         draft: whose tables they become, in their dtype.
-        embedding_VD, head_VD: moved to the draft's device, where they are elsewhere; may be one tensor. Nobody may
+        embedding_VD, head_VD: moved to the draft's device, where they are elsewhere; may be one tensor. No one may
             change them afterwards.
     """
     for name, table_VD in zip(TABLES, (embedding_VD, head_VD), strict=True):

@@ -3,7 +3,7 @@
 `BlockLayer`, of block drafts, works over `[context ; block]`: queries come from the block; keys and values from the
 context features (which do not pass a layer's input norm) and from the normed block states, through the same
 projections. The context features are the same for every layer. `UnrolledLayer`, of autoregressive drafts, reads a
-token's embedding beside the hidden state. Source: DFlash, DSpark and EAGLE-3 papers, spec page "Algorithms".
+token's embedding as well as the hidden state. Source: DFlash, DSpark and EAGLE-3 papers, spec page "Algorithms".
 
 A layer is two regions with the attention between them. Each region is one graph when it is compiled: the same for all
 layers, and for any number of tokens.
@@ -231,7 +231,7 @@ class DecoderLayer(nn.Module):
             return after
         x = x + self.post_attention_layernorm(branch)
         x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        # Not a parameter: whoever casts those leaves it as it is, and one wide number would widen the whole stream.
+        # Not a parameter: casting a module's parameters would leave it wide, and one wide number widens the stream.
         scaled: Tensor = x * self.get_buffer("layer_scalar").to(x.dtype)
         return scaled
 

@@ -1,6 +1,6 @@
 """What training logs of any draft: expected acceptance per position, and the acceptance length it would make.
 
-Shapes: A chains (blocks, or places of an unroll), K positions, N supervised positions.
+Shapes: A chains (blocks, or indices that are unrolled), K positions, N supervised positions.
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ from deepspec.decoding.config import Sampling
 from deepspec.evaluation.known_benchmarks import KNOWN, Domain, KnownBenchmark, known_benchmark, unknown_name
 
 GATE = "gate"
-"""What the run's own held-out split is called beside the benchmarks."""
+"""The name of the run's own held-out split among the benchmarks."""
 
 
 class Benchmark(Section):
@@ -34,7 +34,7 @@ class Benchmark(Section):
         le=1.0,
         description="seeded share of the rows, by content, that is held out; the rest may be trained on",
     )
-    num_prompts: int | None = Field(None, ge=1, description="a seeded choice of at most so many of the held-out rows")
+    num_prompts: int | None = Field(None, ge=1, description="most held-out rows to ask; a seeded choice of them")
     domain: Domain | None = later_field(
         None, key_absent=None, description="what it is counted to; none: that of the known benchmark"
     )
@@ -167,7 +167,7 @@ class Config(Section):
 
 
 def _without_implied_fields(name: str, benchmark: Benchmark) -> Benchmark:
-    """The benchmark with what its name says already left out, and with what only its path says put in.
+    """The benchmark without the fields that its name implies, and with those that only its path implies.
 
     So it means the same when its path is replaced by the file's, and has the same key as one that names the file.
     """

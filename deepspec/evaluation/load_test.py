@@ -124,7 +124,7 @@ def load_experiment(
                 )
                 runs[mode].append(_timed(engine, requests))
                 progress.advance()
-            order.append(order.pop(0))  # whoever goes first now goes last next time
+            order.append(order.pop(0))  # the first of this repeat is the last of the next
         points.append(LoadPoint(concurrency=concurrency, **{mode: _summary(found) for mode, found in runs.items()}))
     return LoadTest(
         modes=tuple(modes),
@@ -173,7 +173,7 @@ class _Run:
 
 
 def _requests(config: Config, prompts: Sequence[EncodedPrompt], concurrency: int) -> list[GenerationRequest]:
-    """So many that rows are refilled, and that one row works for a while."""
+    """Enough requests that rows are refilled, and that a single row works for a while."""
     wanted = max(concurrency * config.load.requests_per_row, _FEWEST_REQUESTS)
     chosen = [
         EncodedPrompt(f"{prompts[index % len(prompts)].id}/{index}", prompts[index % len(prompts)].prompt_ids, "")

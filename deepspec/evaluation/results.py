@@ -254,7 +254,7 @@ class LoadTest(JsonRecord):
         repeats: runs of each way at each concurrency.
         max_new_tokens: limit of one answer.
         threads, device: of the machine.
-        by_rows: number of rows -> what the scheduler does with so many ("none", "all", "scheduled").
+        by_rows: number of rows -> what the scheduler does at that load ("none", "all", "scheduled").
         most_rows: with more nothing is drafted; None: something is drafted at every load.
         points: one per concurrency.
         costs: of decoding steps.

@@ -19,7 +19,7 @@ from deepspec.evaluation.results import Speed
 from deepspec.progress import Progress
 from deepspec.targets.model import Target
 
-_ENTROPY_POSITIONS = 256  # logits of so many positions at once: 156 MB at V = 152k
+_ENTROPY_POSITIONS = 256  # whose logits are made at once: 156 MB at V = 152k
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _tokens_per_second(completions: Sequence[Completion]) -> float | None:
 def mean_entropy(target: Target, pairs: Sequence[BothWays]) -> float | None:
     """Mean entropy, in nats, of the target's next-token distribution at temperature 1 along its plain answers.
 
-    Printed beside τ: a target that is never in doubt is easy to draft for.
+    Printed next to τ: a target that is never in doubt is easy to draft for.
     """
     total, count = 0.0, 0
     for pair in pairs:

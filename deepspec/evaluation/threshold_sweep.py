@@ -1,6 +1,6 @@
 """What a static confidence threshold trades: the paper's Figure 5.
 
-Every threshold decodes the same prompts anew, because what is not verified moves every later round.
+Every threshold decodes the same prompts again, because what is not verified moves every later round.
 Source: the DSpark paper (arXiv 2607.05147).
 """
 

@@ -48,7 +48,7 @@ def refuse(recipe: Recipe, home: Path, records: Iterable[Previewed]) -> None:
     except DeepspecError:
         if recipe.budget != type(recipe.budget)():
             raise
-        return  # the stage that reads the conversations says better what is wrong with them
+        return  # reading the conversations reports better what is wrong with them
     room = room_of(recipe, home)
     found = without_memory(recipe, conversations, lengths, room)
     states = found.states

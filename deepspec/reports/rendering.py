@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 INDEX = "plots.json"
-"""Beside a page's figures: what each was drawn from."""
+"""A file next to a page's figures: what each was drawn from."""
 
 
 @dataclass(frozen=True)
 class LabelledFigure:
-    """A figure that stands beside others, with the words that are read in its stead."""
+    """One of several figures in a row, with the words that screen readers read for it."""
 
     drawing: "Markup | None"
     label: str
@@ -38,7 +38,7 @@ class CaptionedFigure:
 
 
 class Figures:
-    """The figures of a page: drawn once, set into the page as markup, and written beside it as files.
+    """The figures of a page: drawn once, set into the page as markup, and written next to it as files.
 
     Args:
         prefix: in front of the figures' names, where a page has the same ones of several drafts.

@@ -92,7 +92,7 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
         rows: list[tuple[str, BenchmarkResult | MeanResult]] = [*evaluation.benchmarks.items(), *means(evaluation)]
         for name, part in rows:
             cells: list[Text | str] = [Text(str(evaluation.algorithm))] if several else []
-            # Beside an algorithm's name 80 columns have no room for the longer one.
+            # With an algorithm's name, 80 columns have no room for the longer one.
             shown = "average" if several and name == MACRO else name
             cells += [Text(shown), Text(with_interval(part.tau, part.tau_ci95))]
             if not apart:

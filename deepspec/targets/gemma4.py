@@ -95,7 +95,7 @@ def _positive(fields: Mapping[str, Any], name: str) -> int:
 
 
 def _full_rope(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    # Beside the entries by kind some releases of transformers wrote stray `rope_type` and `rope_theta`.
+    # Besides the entries by kind, some releases of transformers wrote stray `rope_type` and `rope_theta`.
     entry = (raw.get("rope_parameters") or {}).get(_FULL)
     return entry if isinstance(entry, Mapping) and entry.get("rope_theta") is not None else None
 

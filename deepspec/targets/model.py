@@ -29,7 +29,7 @@ Captured = dict[int, Tensor]
 Runner = Callable[[Tensor, Tensor, RowCache | None, Masks, int, "Tensor | None"], tuple[Tensor, Captured]]
 
 PACKED_BELOW = 0.8
-"""A batch is packed when so few of its positions are real: packing costs four copies a layer."""
+"""A batch is packed when a smaller share of its positions is real: packing costs four copies a layer."""
 
 
 @dataclass(frozen=True)

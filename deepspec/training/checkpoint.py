@@ -5,7 +5,7 @@ A checkpoint is a directory in `torch.distributed.checkpoint`'s format (readable
 temporary name, synced, and renamed. Nothing of it is read before its hashes have been checked: the format holds a
 pickle, and this is the one place where we read one. A damaged checkpoint is passed over for the one before.
 
-Training waits for a copy of its tensors only: writing, hashing and publishing happen in threads beside it.
+Training waits for a copy of its tensors only: writing, hashing and publishing happen in threads of their own.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ class Checkpoints:
             pending.result()
 
     def _publish(self, temporary: Path, state: TrainingState, written: "Future[Any]") -> None:
-        """Beside the training: turn what is being written into a checkpoint."""
+        """In a thread of its own: turn what is being written into a checkpoint."""
         with self._naming_full_disks():
             _finish_writing(written, temporary)
             parallel.wait_for_all(self._group)

@@ -46,7 +46,7 @@ class Config(Section):
     validation_max_new_tokens: int = Field(256, ge=1, description="Longest answer of a validation.")
     validation_temperature: float = Field(1.0, ge=0, description="Sampling temperature of a validation; 0 is greedy.")
     patience_validations: int | None = Field(
-        None, ge=1, description="Stop after so many validations without a better acceptance length; none: never."
+        None, ge=1, description="Validations without improvement after which training stops; none: never."
     )
 
 

@@ -96,7 +96,7 @@ def draft_job(
         identity: key of the result.
         init: directory of a draft of the same form, to start from its weights.
         disk: folder that may keep states that come from object storage (`run.states_disk_bytes`).
-        live: without `states`: sizes of the files that there would be; the order of the documents hangs on them.
+        live: without `states`: sizes of the files that there would be; the order of the documents depends on them.
     """
     config = DraftJobConfig(
         algorithm=str(draft.model_dump()["algorithm"]),

@@ -37,7 +37,7 @@ from deepspec.training.schedule import learning_rate
 logger = logging.getLogger(__name__)
 
 _TOKENS, _LOSS = " tokens", " loss"
-"""Names beside those of an objective's totals and metrics."""
+"""Names in addition to those of an objective's totals and metrics."""
 _UNITS = {"loss": "nats", "lr": "1/step", "grad_norm": "1", "tokens_per_second": "tokens/s", CHOSEN_BY: "tokens/round"}
 
 

@@ -65,7 +65,7 @@ class Objective(Protocol):
         """This rank's micro-batches of optimizer step `step` (0-based), cheap: tensors are read when the loss asks."""
 
     def dummy_micro_batch(self, step: int) -> Any:
-        """A small micro-batch of the step, whoever's: computed without effect where processes have to keep step."""
+        """A small micro-batch of the step, of any rank: computed without effect where processes must stay in step."""
 
     def num_tokens(self, micro_batch: Any) -> int:
         """Tokens in a micro-batch, for the metric `tokens_per_second`."""

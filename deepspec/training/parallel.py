@@ -126,7 +126,7 @@ def wait_for_all(group: Any = None) -> None:
 
 
 def leave_group() -> None:
-    """Part from the other processes, once all have come here: one that leaves early takes the others down with it."""
+    """Leave the process group once all processes are here: one that leaves early takes the others down with it."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -145,5 +145,5 @@ def end_process(code: int) -> NoReturn:
 
 
 def side_group() -> Any:
-    """A way for threads beside the training to agree, on the CPU; all processes have to ask for it together."""
+    """A process group for threads that run during training, on the CPU; all processes have to ask for it together."""
     return None if is_alone() else dist.new_group(backend="gloo", timeout=TIMEOUT)

@@ -25,7 +25,7 @@ class ChatFormat:
         thoughts_in_content: whether templates are given a thought within the answer's text, which they take apart; else
             they are given it as `reasoning_content`.
         call_open: what a tool call begins with; "" if the format has none.
-        end_of_call_tokens: tokens that end a turn behind a tool call, beside the end-of-turn tokens.
+        end_of_call_tokens: tokens that end a turn behind a tool call, besides the end-of-turn tokens.
         result_close: behind it the assistant goes on in the same turn; "" if a tool's result ends a turn of its own.
         primed_turns: every turn of the assistant is to have the `empty_thought` that the generation prompt has; where
             the template leaves it out of turns that are past, it is put in, so that an answer stands behind what the

@@ -34,8 +34,8 @@ class MessageForm:
 
     Attributes:
         role: its role.
-        has_thought: whether a thought is told apart from its answer.
-        is_empty: whether it has no text beside its tool calls, or is a tool's empty result.
+        has_thought: whether its thought is separate from its answer.
+        is_empty: whether it has no text besides its tool calls, or is a tool's empty result.
         calls: names of the tools that it calls.
     """
 

@@ -48,7 +48,7 @@ class BlockAlgorithm(Algorithm, Generic[ConfigT]):
         return config.num_draft_tokens
 
     def heads(self, config: ConfigT, spec: TargetSpec) -> Mapping[str, "nn.Module"]:  # noqa: ARG002
-        """Modules beside the body, by name; their parameters are trained and saved with the draft's."""
+        """Modules besides the body, by name; their parameters are trained and saved with the draft's."""
         return {}
 
     def predict(

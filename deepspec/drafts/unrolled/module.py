@@ -1,8 +1,8 @@
 """The network of autoregressive drafts that are trained by unrolling them, and its loss.
 
-One decoder layer (or a few) of the target's family whose attention reads the next token's embedding beside the hidden
-state. Nothing is detached: gradients run through all steps and through the keys and values that later steps see. What
-is handed to the next step is the output before the final norm.
+One decoder layer (or a few) of the target's family whose attention reads the next token's embedding as well as the
+hidden state. Nothing is detached: gradients run through all steps and through the keys and values that later steps see.
+The next step gets the output before the final norm.
 
 No tensor of all logits is ever made. Source: EAGLE-3 paper (arXiv 2503.01840), spec page "Algorithms", Eagle3.
 
@@ -114,7 +114,7 @@ def _self_attention(attend: CausalAttention, scale: float) -> Attend:
 
 
 def _context_attention(attend: GroupAttention, context: KeysValues, earlier: list[KeysValues], scale: float) -> Attend:
-    """What a later step sees: step 0 up to its place, and its own keys of the steps since."""
+    """What a later step sees: step 0 up to its index, and its own keys of the steps since."""
     before = tuple(earlier)
 
     def attend_step(queries: Tensor, pair: KeysValues) -> Tensor:

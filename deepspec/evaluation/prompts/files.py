@@ -16,7 +16,7 @@ MAX_ROW_BYTES = 1 << 24
 """A benchmark's row may be long (a repository as context); longer ones are an error, like any malformed row."""
 
 _MAX_KNOWN_ROW_BYTES = 1 << 28
-"""Of a known benchmark's own rows, which may hold hidden tests beside the question (LiveCodeBench: tens of MB)."""
+"""Of a known benchmark's own rows, which may hold hidden tests besides the question (LiveCodeBench: tens of MB)."""
 
 
 def find_benchmark(name: str, path: str, known: KnownBenchmark | None) -> tuple[Source, ...]:

@@ -154,7 +154,7 @@ def _row_forms(known: KnownBenchmark | None) -> str:
 
 
 def _later(messages: Sequence[Message]) -> tuple[str, ...]:
-    """The user's turns behind the first, up to a tool's result: nobody is here to run the target's own calls."""
+    """The user's turns after the first, up to a tool's result: there are no tools to run the target's own calls."""
     end = next((index for index, message in enumerate(messages) if message["role"] == "tool"), len(messages))
     return tuple(message["content"] for message in messages[:end] if message["role"] == "user")[1:]
 
@@ -217,7 +217,7 @@ def select_split(
 
     Args:
         file: `<split>.parquet` of the conversations or responses stage.
-        num_prompts: at most so many.
+        num_prompts: most prompts to select.
         seed: of the choice.
         thinks: whether the target is asked to think in a conversation.
 

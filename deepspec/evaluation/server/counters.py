@@ -1,7 +1,7 @@
 """Acceptance by a server's own metrics: the difference between two readings of its counters.
 
-A server counts from its start on, for everybody. Only the difference over a time in which nobody else asks is a
-measurement of what was asked; so counters that fell, or moved while nothing of ours ran, end in an error.
+A server counts all clients' requests from its start on. Only the difference over a time without other clients measures
+what we asked; so counters that fell, or moved while none of our requests ran, end in an error.
 
 What the engines count, read from their public sources and untested against the engines themselves:
 

@@ -3,9 +3,9 @@
     document = measure(recipe.evaluate, Server(url, …), renderer=…, vocabulary=…, context=…)
 
 Acceptance comes from the server's own counters (counters.py), as differences around each benchmark; engine and
-version stand beside it, because the same draft's acceptance changes with them. What the server did not count is None,
-and `not_measured` says why. The server has to be ours alone meanwhile: its tokens and answers are compared with those
-that were asked for.
+version are recorded with it, because the same draft's acceptance changes with them. What the server did not count is
+None, and `not_measured` says why. No other client may use the server meanwhile: its tokens and answers are compared
+with those that were asked for.
 
 Greedy answers are the target's, here as there (to the rounding of its kernels); sampled ones are drawn by the engine's
 own generator, so that of these only means can be compared.
@@ -177,7 +177,7 @@ class _Player:
     gone: str | None = None
 
     def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """Ask for a few answers that do not count, so that first calls are nobody's, and see that the server idles."""
+        """Ask for a few answers that do not count, so that no benchmark pays for first calls; check that it idles."""
         self._play(prompts[: self.config.num_warmup_prompts], _Played(), SILENT)
         self._idle_reading()
 
@@ -313,7 +313,7 @@ def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: 
     """Whether the server did what it was asked for, and nothing else.
 
     Returns:
-        What has to be said beside the numbers.
+        Notes to show with the numbers.
 
     Raises:
         MeasurementError: others were answered as well.

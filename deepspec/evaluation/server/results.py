@@ -100,7 +100,7 @@ class ServedEvaluation(JsonRecord):
 
 
 class InProcess(JsonRecord):
-    """The evaluation of an earlier run, to stand beside a served one.
+    """The evaluation of an earlier run, to compare a served one with.
 
     Attributes:
         run_id: the run.

@@ -48,7 +48,7 @@ def acceptance_by_position(
         lines: label -> rates: benchmarks of one draft, or drafts on one benchmark.
         which: `conditional` or `prefix`.
         name: the drawing's name; default: after `which`.
-        title: above a figure that stands beside others; such a one is small.
+        title: above a figure that is one of several in a row; such a figure is small.
     """
     if not any(rate is not None for rates in lines.values() for rate in rates):
         return None

@@ -111,7 +111,7 @@ def _drawn_by() -> str:
 
 
 class LineStyle(TypedDict):
-    """How a line is told apart: matplotlib's arguments."""
+    """What distinguishes a line: matplotlib's arguments."""
 
     color: str
     marker: str
@@ -142,7 +142,7 @@ def add_legend(axes: Any, **where: Any) -> None:
 def _style(salt: str) -> Iterator[None]:
     import matplotlib as mpl
 
-    # The first figure on a machine builds a list of fonts, which is nobody's concern.
+    # The first figure on a machine logs that it builds a list of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     settings = {

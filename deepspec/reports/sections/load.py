@@ -108,7 +108,7 @@ def threshold_sweep(sweep: ThresholdSweep | None, figures: Figures) -> Threshold
 
 
 def load(measured: LoadTest | None, figures: Figures) -> LoadSection | None:
-    """Throughput and speed per request at several concurrencies, each way of decoding beside the others."""
+    """Throughput and speed per request at several concurrencies, for each way of decoding."""
     if measured is None or not measured.points:
         return None
     points = measured.points
@@ -136,7 +136,7 @@ def _load_caption(measured: LoadTest, modes: Sequence[DecodingMode]) -> str:
         " its 95 % interval."
     )
     told = [
-        f"Tokens per second with so many requests at once ({known}).",
+        f"Tokens per second by requests at once ({known}).",
         f"Each request is answered with at most {number(measured.max_new_tokens, 0)} new tokens.",
         repeats,
         f"Measured on: {measured.device}{threads}.",

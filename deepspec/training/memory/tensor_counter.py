@@ -1,7 +1,7 @@
 """How many bytes of tensors are alive at once while something is computed, counted tensor by tensor.
 
 Of a process's memory on a CPU, what an allocator and code pages take is of the size of a small training itself. So what
-is counted here is what the program asks for: every storage from the operation that makes it until nobody holds it any
+is counted here is what the program asks for: every storage from the operation that makes it until nothing holds it any
 more, autograd included. Not counted: what was there before, and what a kernel takes and gives back within one call.
 """
 
@@ -51,7 +51,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def _note(self, tensor: Tensor, *, new: bool) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata  # noqa: SLF001  # the storage itself: what Python holds of it may be made anew
+        key = storage._cdata  # noqa: SLF001  # the storage itself: Python may make new wrappers of it
         if key in self._known:
             return
         size = storage.nbytes() if new else 0  # what is only read, or written to, was there before

@@ -107,7 +107,7 @@ def _start(job: TrainJob, attempt: Attempt, worker: str) -> "subprocess.Popen[by
         command += ["--max-restarts", "0", "--monitor-interval", "0.1"]
     command += ["-m", worker, str(attempt.work_dir), attempt.name]
     environment = {
-        # A waiting thread spins 300,000 times by default. Measured on two cores beside other work: a training step took
+        # A waiting thread spins 300,000 times by default. Measured on two cores with other work: a training step took
         # 3 times the CPU time and 2.7 times as long as with 1,000, what OpenMP itself chooses when threads outnumber
         # cores.
         "GOMP_SPINCOUNT": "1000",
