@@ -35,7 +35,7 @@ from deepspec.decoding.verify import commit
 from deepspec.drafts.algorithm import Drafter, Proposal
 from deepspec.errors import DataError, IncompatibleDraft, UnsupportedTarget
 from deepspec.targets.cache import RowCache
-from deepspec.targets.model import Target, real_positions
+from deepspec.targets.model import Target, real_positions, spread
 
 PREFILL_TOKENS = 4096
 """Most padded positions of prompts that go through the target together."""
@@ -327,8 +327,7 @@ class Engine:
         if real_N is None:
             return self._target.logits(final_RQD)
         logits_NV = self._target.logits(final_RQD.flatten(0, 1)[real_N])
-        spread = logits_NV.new_zeros(rows * queries, logits_NV.shape[-1]).index_copy_(0, real_N, logits_NV)
-        return spread.view(rows, queries, -1)
+        return spread(logits_NV[None], real_N, rows, queries)
 
     def _commit(self, row: _Row, tokens: list[int], accepted: int, bonus: int, confidence: list[float] | None) -> None:
         outcome = commit(tokens, accepted, bonus, self._stop_ids)

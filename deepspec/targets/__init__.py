@@ -2,7 +2,7 @@
 
     read_spec(directory) ──► FAMILIES ──► qwen3, gemma4       directory.py: a target's shape, without torch
                                 └───────► family              what a `Family` and a `TargetSpec` are
-    Target.load(directory) ─► weights, layers, rotary, cache  model.py: the loaded model, with fused projections
+    Target.load(directory) ─► weights, layers, rotary, cache  model.py: the loaded model, its body (body.py) fused
                            └► hugging_face                    or Hugging Face's module, where layers differ
     capture(target, …) ─────► model                           states of whole documents
 

@@ -15,13 +15,14 @@ from transformers.cache_utils import Cache
 from transformers.utils import logging as transformers_logging
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets.cache import Masks, RowCache
+from deepspec.targets.body import Body, BodyInputs, Captured
+from deepspec.targets.cache import RowCache
 from deepspec.targets.directory import weight_files
 from deepspec.targets.family import TargetSpec
 
 
 class PastKeyValues(Cache):  # type: ignore[misc]  # transformers is untyped
-    """A `RowCache` as Hugging Face's models take it: only `update` and a few length questions are asked of it.
+    """A `RowCache` as Hugging Face's models take it: they call only `update` and a few questions about lengths.
 
     Args:
         rows: the cache.
@@ -53,7 +54,7 @@ class PastKeyValues(Cache):  # type: ignore[misc]  # transformers is untyped
         return self._rows.num_layers
 
 
-def load_body(spec: TargetSpec, *, device: str, dtype: str) -> tuple[Any, Tensor]:
+def load_module(spec: TargetSpec, *, device: str, dtype: str) -> tuple[Any, Tensor]:
     """The text model with its weights, frozen, and the head [V, D]; of a larger model only these are kept.
 
     Raises:
@@ -110,11 +111,9 @@ def _check_weights(model: nn.Module, body: nn.Module, loading: Mapping[str, Any]
             )
 
 
-def runner(
-    body: Any, layer_ids: tuple[int, ...]
-) -> Callable[[Tensor, Tensor, RowCache | None, Masks, int, Tensor | None], tuple[Tensor, dict[int, Tensor]]]:
-    """The forward of a `Target` over Hugging Face's body; computes all positions."""
-    captured: dict[int, Tensor] = {}
+def body_of(module: Any, layer_ids: tuple[int, ...]) -> Body:
+    """Hugging Face's text model as a target's body; computes all positions."""
+    captured: Captured = {}
 
     def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -124,29 +123,22 @@ def runner(
         return hook
 
     for layer in layer_ids:
-        module = body.embed_tokens if layer == -1 else body.layers[layer]
-        module.register_forward_hook(keep(layer))
+        watched = module.embed_tokens if layer == -1 else module.layers[layer]
+        watched.register_forward_hook(keep(layer))
 
-    def run(
-        input_ids_BQ: Tensor,
-        position_ids_BQ: Tensor,
-        cache: RowCache | None,
-        masks: Masks,
-        _limit: int,
-        _real_N: Tensor | None,
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def forward(inputs: BodyInputs) -> tuple[Tensor, Captured]:
         captured.clear()
-        output = body(
-            input_ids=input_ids_BQ,
+        output = module(
+            input_ids=inputs.input_ids_BQ,
             # A mapping is taken as it is: no mask is built. None means Hugging Face's plain rules (see causal_mask).
-            attention_mask={_layer_type(window): mask for window, mask in masks.items()},
-            position_ids=position_ids_BQ,
-            past_key_values=None if cache is None else PastKeyValues(cache),
-            use_cache=cache is not None,
+            attention_mask={_layer_type(window): mask for window, mask in inputs.masks.items()},
+            position_ids=inputs.position_ids_BQ,
+            past_key_values=None if inputs.cache is None else PastKeyValues(inputs.cache),
+            use_cache=inputs.cache is not None,
         )
         return output.last_hidden_state, dict(captured)
 
-    return run
+    return forward
 
 
 def _layer_type(window: int | None) -> str:

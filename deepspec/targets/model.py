@@ -8,7 +8,7 @@ Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabu
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepspec.targets import family_of
-from deepspec.targets.cache import Masks, RowCache, causal_mask
+from deepspec.targets.body import Body, BodyInputs, Captured
+from deepspec.targets.cache import RowCache, causal_mask
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import Family, TargetSpec, text_config
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary
 from deepspec.targets.weights import Weights, read_tables
-
-Captured = dict[int, Tensor]
-Runner = Callable[[Tensor, Tensor, RowCache | None, Masks, int, "Tensor | None"], tuple[Tensor, Captured]]
 
 PACKED_BELOW = 0.8
 """A batch is packed when a smaller share of its positions is real: packing costs four copies a layer."""
@@ -50,21 +48,19 @@ class Target:
 
     Args:
         spec: what it is.
-        run: the forward of its body: (ids, positions, cache, masks, bound of the positions, which positions of the
-            flattened batch are real or None for all) -> final states, captured. The masks are by the layers' windows,
-            each as in `causal_mask`. A body that cannot leave positions out computes all of them.
+        body: its forward, which captures the layers of `layer_ids`.
         embedding_VD, head_VD: its tables.
         layer_ids: decoder layers whose outputs `forward` returns; -1 is the embedding.
     """
 
     def __init__(
-        self, spec: TargetSpec, run: Runner, embedding_VD: Tensor, head_VD: Tensor, layer_ids: tuple[int, ...]
+        self, spec: TargetSpec, body: Body, embedding_VD: Tensor, head_VD: Tensor, layer_ids: tuple[int, ...]
     ) -> None:
         self.spec = spec
         self.family: Family = family_of(spec)
         self.layer_ids = layer_ids
         self.eos_token_ids = stop_token_ids(spec.path, self.family)
-        self._run = run
+        self._body = body
         self._embedding = embedding_VD
         self._head = head_VD
         self._windows = frozenset(layer.window for layer in spec.layers)
@@ -97,13 +93,13 @@ class Target:
             place = {"device": torch.device(device), "dtype": getattr(torch, dtype)}
             embedding_VD, head_VD = read_tables(weights, spec, **place)
             return cls(
-                spec, _fused_runner(spec, weights, embedding_VD, layer_ids, **place), embedding_VD, head_VD, layer_ids
+                spec, _fused_body(spec, weights, embedding_VD, layer_ids, **place), embedding_VD, head_VD, layer_ids
             )
         # Imported only here: transformers' modules cost seconds.
-        from deepspec.targets.hugging_face import load_body, runner
+        from deepspec.targets.hugging_face import body_of, load_module
 
-        body, head_VD = load_body(spec, device=device, dtype=dtype)
-        return cls(spec, runner(body, layer_ids), body.embed_tokens.weight, head_VD, layer_ids)
+        module, head_VD = load_module(spec, device=device, dtype=dtype)
+        return cls(spec, body_of(module, layer_ids), module.embed_tokens.weight, head_VD, layer_ids)
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +167,7 @@ class Target:
         elif cache is None:
             limit = self.spec.max_position_embeddings
         real_N = None if counts_B is None else real_positions(counts_B, num_queries, self.device)
-        final_BQD, captured = self._run(input_ids_BQ, position_ids_BQ, cache, masks, limit, real_N)
+        final_BQD, captured = self._body(BodyInputs(input_ids_BQ, position_ids_BQ, cache, masks, limit, real_N))
         if self.layer_ids:
             states_BQLD = torch.stack([captured[layer] for layer in self.layer_ids], dim=2)
         else:
@@ -185,7 +181,7 @@ class Target:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _fused_runner(
+def _fused_body(
     spec: TargetSpec,
     weights: Weights,
     embedding_VD: Tensor,
@@ -193,7 +189,7 @@ def _fused_runner(
     *,
     device: torch.device,
     dtype: torch.dtype,
-) -> Runner:
+) -> Body:
     family = family_of(spec)
     prefix = weights.find("embed_tokens.weight").removesuffix("embed_tokens.weight")
     layers = []
@@ -207,14 +203,8 @@ def _fused_runner(
     rotary = Rotary(spec)
     wanted = frozenset(layer_ids)
 
-    def run(
-        input_ids_BQ: Tensor,
-        position_ids_BQ: Tensor,
-        cache: RowCache | None,
-        masks: Masks,
-        limit: int,
-        real_N: Tensor | None,
-    ) -> tuple[Tensor, Captured]:
+    def forward(inputs: BodyInputs) -> tuple[Tensor, Captured]:
+        input_ids_BQ, position_ids_BQ, real_N = inputs.input_ids_BQ, inputs.position_ids_BQ, inputs.real_N
         rows, queries = input_ids_BQ.shape
         if real_N is not None:
             # As one row of N tokens: all but attention goes token by token.
@@ -222,18 +212,18 @@ def _fused_runner(
         x_BQD = F.embedding(input_ids_BQ, embedding_VD)
         if spec.embedding_scale != 1.0:
             x_BQD = x_BQD * torch.tensor(spec.embedding_scale, dtype=x_BQD.dtype, device=x_BQD.device)
-        cos, sin = rotary.lookup(position_ids_BQ, x_BQD.dtype, limit=limit)
-        causal = masks[None] is None and queries > 1
-        mask = additive(masks[None], x_BQD.dtype)
+        cos, sin = rotary.lookup(position_ids_BQ, x_BQD.dtype, limit=inputs.limit)
+        causal = inputs.masks[None] is None and queries > 1
+        mask = additive(inputs.masks[None], x_BQD.dtype)
         captured: Captured = {-1: x_BQD} if -1 in wanted else {}
         for index, layer in enumerate(layers):
             asked, keys, values = layer.project(x_BQD, cos, sin)
             if real_N is not None:
                 asked, keys, values = (
-                    _spread(x.transpose(1, 2), real_N, rows, queries).transpose(1, 2) for x in (asked, keys, values)
+                    spread(x.transpose(1, 2), real_N, rows, queries).transpose(1, 2) for x in (asked, keys, values)
                 )
-            if cache is not None:
-                keys, values = cache.update(keys, values, index)
+            if inputs.cache is not None:
+                keys, values = inputs.cache.update(keys, values, index)
             attended = attend(asked, keys, values, mask, scale=spec.attention_scale, causal=causal)
             if real_N is not None:
                 attended = attended.transpose(1, 2).flatten(0, 1)[real_N][None].transpose(1, 2)
@@ -243,22 +233,22 @@ def _fused_runner(
         final_BQD = rms_norm(x_BQD, norm_weight, spec.rms_norm_eps, casts_first=family.norm_casts_first)
         if real_N is None:
             return final_BQD, captured
-        spread = {layer: _spread(x, real_N, rows, queries) for layer, x in captured.items()}
-        return _spread(final_BQD, real_N, rows, queries), spread
+        states = {layer: spread(x, real_N, rows, queries) for layer, x in captured.items()}
+        return spread(final_BQD, real_N, rows, queries), states
 
-    return run
+    return forward
 
 
 def real_positions(counts_B: Sequence[int], num_queries: int, device: torch.device) -> Tensor | None:
-    """Places of the real positions in the flattened [B·Q] batch, int64 [N]; None if it is not worth packing them."""
+    """Indices of the real positions in the flattened [B·Q] batch, int64 [N]; None if it is not worth packing them."""
     if sum(counts_B) >= PACKED_BELOW * len(counts_B) * num_queries:
         return None
-    places = [row * num_queries + column for row, count in enumerate(counts_B) for column in range(count)]
-    return torch.tensor(places, device=device)
+    indices = [row * num_queries + column for row, count in enumerate(counts_B) for column in range(count)]
+    return torch.tensor(indices, device=device)
 
 
-def _spread(x_1N: Tensor, real_N: Tensor, rows: int, queries: int) -> Tensor:
-    """[1, N, …] -> [B, Q, …], zeros where nothing is real."""
+def spread(x_1N: Tensor, real_N: Tensor, rows: int, queries: int) -> Tensor:
+    """Values of real positions [1, N, …] at their places in the batch [B, Q, …]; zeros at the others."""
     rest = x_1N.shape[2:]
     return x_1N.new_zeros(rows * queries, *rest).index_copy_(0, real_N, x_1N[0]).view(rows, queries, *rest)
 
