@@ -1,6 +1,6 @@
 """The demo's own inputs, made from a seed: nothing is fetched, nothing is copied from a data set.
 
-    write_corpus(config, corpus_dir)                        conversations of three kinds, and benchmarks apart from them
+    write_corpus(config, corpus_dir)                        conversations of three kinds, and benchmarks outside them
     write_tokenizer(config, corpus_dir, tokenizer_dir)      a byte-level tokenizer with a chat template
     write_target(config, corpus_dir, tokenizer_dir, …)      a small Qwen3-architecture target, trained on the corpus
 

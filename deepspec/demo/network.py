@@ -96,7 +96,7 @@ class Body(nn.Module):
 
 
 class Network(nn.Module):
-    """The whole model, its head apart from its embedding.
+    """The whole model; its head is not tied to its embedding.
 
     Args:
         spec: its shape, of the family "qwen3".

@@ -81,7 +81,7 @@ def write_target(
         out: created.
         work_dir: checkpoints, metrics and log of the training.
         execution: how it is run.
-        metrics: given the training's numbers.
+        metrics: receives the training's numbers.
         progress: advances by optimizer steps.
 
     Returns:

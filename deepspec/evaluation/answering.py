@@ -1,7 +1,7 @@
 """Plays prompts through an engine, turn by turn, many at once; a prompt that fails does not lose the others.
 
-What stands before a later turn are the target's own plain answers to the earlier ones: the same for every draft, so
-that drafts are asked the same and can be compared prompt by prompt.
+A later turn follows the target's own plain answers to the earlier ones: these are the same for every draft, so that
+drafts can be compared prompt by prompt.
 """
 
 import logging
@@ -99,10 +99,10 @@ def answer(
         prompts: first turns.
         config: sampling, limits, and the share of prompts that may be lost.
         speculative: answers them.
-        plain: answers what stands before a later turn.
+        plain: answers the turns that later turns follow.
         renderer: the target's chat template; None: first turns only.
         context: positions that the target has.
-        progress: told prompts.
+        progress: advances by prompts.
 
     Raises:
         DataError: more than `config.max_skipped_share` of the prompts were too long or failed, or all were.

@@ -1,9 +1,9 @@
-"""Judges a draft: what it saves on every benchmark, how sure it is, and what that is worth under load.
+"""Judges a draft: its acceptance and speed on every benchmark, its confidence, and what both are worth under load.
 
-Acceptance is measured many requests at once, over all turns of all prompts: tokens don't depend on what is decoded
-beside them. Speed is measured one request at a time on a choice of them (speed.py): that is what a user waits for. Then
-static thresholds are swept (threshold_sweep.py), and ways of decoding compared under load (load_test.py). Everything
-but seconds is a function of recipe, target, draft and prompts.
+Acceptance is measured many requests at once, over all turns of all prompts: tokens don't depend on the rest of their
+batch. Speed is measured one request at a time on a choice of the prompts (speed.py): that is what a user waits for.
+Then static thresholds are swept (threshold_sweep.py), and ways of decoding compared under load (load_test.py).
+Everything but seconds is a function of recipe, target, draft and prompts.
 
 Files: `evaluation.json` (what is returned), `rounds.parquet` (every round, so that any number can be recomputed),
 `answers.parquet` (what was said) and `samples.json` (a few answers, round by round, to be read by people).
@@ -62,7 +62,7 @@ def evaluate(
         system_prompt: `data.system_prompt`.
         calibrated: the draft's calibration, for scheduled decoding under load; None leaves that out.
         rows: prompts decoded at once where acceptance is measured.
-        progress: told prompts, then runs under load.
+        progress: advances by prompts, then by runs under load.
 
     Raises:
         DataError: a benchmark is unusable (see prompts/selection.py), or too many prompts failed.
@@ -109,8 +109,8 @@ def evaluate(
     )
     undrafted = {(name, pair.prompt.id): pair.plain for name, pairs in timed.items() for pair in pairs}
     write_answers(out, {name: one.answers for name, one in {**answered, GATE: judged_on}.items()}, undrafted)
-    told = [one.to_json() for one in samples({name: one.answers for name, one in answered.items()}, renderer)]
-    (out / "samples.json").write_text(json.dumps(told, ensure_ascii=False, indent=1), encoding="utf-8")
+    shown = [one.to_json() for one in samples({name: one.answers for name, one in answered.items()}, renderer)]
+    (out / "samples.json").write_text(json.dumps(shown, ensure_ascii=False, indent=1), encoding="utf-8")
     write_summary(out / "evaluation.json", evaluation.to_json())
     return evaluation
 

@@ -1,4 +1,4 @@
-"""The benchmarks that are known by name: whose domain they are, where they lie, and how a row of theirs is asked.
+"""The benchmarks that are known by name: their domain, where they are published, and how a row becomes a prompt.
 
 A known benchmark is read as it was published: each of its rows becomes the user's turns, with the instruction that the
 public evaluations of draft models put around it. Rows that already have `turns` or `messages` are taken as they are.
@@ -27,7 +27,7 @@ from deepspec.errors import DataError
 
 Domain = Literal["math", "code", "chat"]
 Row: TypeAlias = Mapping[str, Any]
-"""A row of somebody else's data set, as it was published; what is read of it is checked."""
+"""A row of a published data set, as it is; what is read of it is checked."""
 
 VARIABLE = "DEEPSPEC_BENCHMARKS"
 """Names a folder, or a prefix `s3://bucket/…`, with `<name>.jsonl` or `<name>.parquet` of known benchmarks."""

@@ -2,7 +2,7 @@
 
 First the costs of steps are profiled on this machine, then every way decodes the same requests at every concurrency, in
 turns and several times. Throughput is all tokens over wall time, prompts included; a request's speed is its tokens over
-the time from its prefill to its end. Everything here but the tokens depends on the machine, and on what else it does.
+the time from its prefill to its end. Everything here but the tokens depends on the machine and on its other work.
 
 Legend: R rows, K draft positions, N rounds. Source: the DSpark paper (arXiv 2607.05147).
 """
@@ -82,7 +82,7 @@ def load_experiment(
         target, drafter: what decodes.
         prompts: of any benchmarks; used again where more are needed.
         calibrated: of the draft; None leaves the scheduled way out.
-        progress: told runs.
+        progress: advances by runs.
 
     Returns:
         None where the recipe asks for no concurrency, or there is no prompt.

@@ -36,7 +36,7 @@ def threshold_sweep(
         target, drafter: what decodes.
         prompts: of any benchmarks.
         rows: decoded at once.
-        progress: told prompts.
+        progress: advances by prompts.
 
     Returns:
         None where the recipe asks for no threshold, or there is no prompt.

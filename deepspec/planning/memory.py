@@ -142,7 +142,7 @@ def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
 
     Its worst moment is in a late layer: where queries and keys are normed and rotated, while those of the layer before
     are still held, or in the MLP, which holds what its own layer's attention was made of. Or it is the end, when the
-    captured outputs are there apiece, stacked, and as the documents' own.
+    captured outputs are there three times: layer by layer, stacked, and by document.
     """
     captured = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec)) * spec.hidden_size
     queries = spec.num_attention_heads * spec.head_dim

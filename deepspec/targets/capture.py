@@ -2,7 +2,7 @@
 
 Documents are padded on the right and attention is causal, so that padding cannot reach a real position. But how a
 matrix product rounds depends on its shape: on a CPU each document is therefore computed alone, and its states depend
-on nothing but itself. Where the states go (files, a training step) is somebody else's matter.
+on nothing but itself. Not here: where the states go (files, a training step).
 
 Shapes: B documents of one batch, Q longest of them, T packed tokens, L captured layers, D hidden.
 """
@@ -41,7 +41,7 @@ def capture(target: Target, documents: Sequence[Ids]) -> tuple[Tensor, Tensor]:
 
 
 def capture_together(target: Target, documents: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """Run some documents as one padded batch; see `capture` for what comes and goes."""
+    """Run some documents as one padded batch; arguments and result as in `capture`."""
     rows = [torch.as_tensor(document, dtype=torch.int64) for document in documents]
     ids_BQ = pad_sequence(rows, batch_first=True).to(target.device, non_blocking=True)
     with torch.no_grad():

@@ -286,7 +286,7 @@ class DraftObjective:
         return output.loss, output.sums
 
     def validate(self, step: int) -> dict[str, float]:
-        """Decode the validation prompts for real and say how many tokens a round commits; and what the loss says.
+        """Acceptance length by decoding the validation prompts, and loss on their documents.
 
         Returns:
             `tau`: pooled over rounds, bonus included, the τ of the evaluation, which lies above training. Of the same

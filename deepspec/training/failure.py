@@ -16,7 +16,7 @@ EXIT_STOPPED = 75
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""How the system says that a disk, or somebody's share of it, is full."""
+"""How the system says that a disk, or a user's quota on it, is full."""
 
 
 class TrainingDiverged(DeepspecError):

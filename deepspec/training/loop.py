@@ -100,7 +100,7 @@ def fit(
         watch_memory: find out what the largest steps take; see `Memory`.
         stop: asked before every step; true on any process stops all of them, after saving.
         progress: advances by optimizer steps, those done before a resume included.
-        started: told the step that training resumes at, once earlier metrics have been cut back.
+        started: called with the step that training resumes at, once earlier metrics have been cut back.
 
     Raises:
         TrainingDiverged: a loss or gradient that is not finite; the last checkpoint stays as it is.

@@ -37,7 +37,7 @@ class Objective(Protocol):
     """What is trained, and on what.
 
     A random draw may depend on (seed, step, document) and on nothing else: then a resumed run repeats the
-    uninterrupted one to the bit, and splits don't matter.
+    uninterrupted one to the bit, however its batches are split.
     """
 
     @property

@@ -1,8 +1,8 @@
-"""Heads on top of the parallel backbone: what the previous token says (sequential), and how sure the draft is.
+"""Heads on top of the parallel backbone: a sequential one, which reads the previous token, and a confidence head.
 
 Every sequential head adds a bias `W_2 u` to the backbone's logits, where the factor `u` (rank r) is made of the
-previous token's row of `W_1` in one of three ways. Factors, not biases, are what the heads return: losses and decoding
-multiply them with `W_2` themselves, so that no table of biases exists. Source: DSpark paper, spec page "Algorithms",
+previous token's row of `W_1` in one of three ways. The heads return factors, not biases: losses and decoding multiply
+them with `W_2` themselves, so that no table of biases exists. Source: DSpark paper, spec page "Algorithms",
 "Sequential and confidence heads"; parameter names are those of the public checkpoints.
 
 Shapes: A anchors (or rows), K positions, D hidden, r rank, V vocabulary, N generic rows.

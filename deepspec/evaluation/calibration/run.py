@@ -48,7 +48,7 @@ def calibrate(
         renderer: the target's tokenizer and chat format.
         conversations: folder with `calibration.parquet` of the conversations (or responses) stage.
         out: existing folder for the two files.
-        progress: told prompts.
+        progress: advances by prompts.
 
     Raises:
         DataError: the split is empty or too small, or too many of its prompts don't fit into the context.

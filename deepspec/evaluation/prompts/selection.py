@@ -316,7 +316,7 @@ def answer_message(prompt: Prompt, output_ids: Sequence[int], renderer: "Rendere
     """The assistant's message that an answer to a prompt's turn is, as the turns after it have it before them.
 
     It is what regenerated conversations have: text without the token that ended it; a thought that was asked for is
-    told apart (`reasoning_content`), and the chat template leaves it out of turns that are past, as in serving.
+    separate (`reasoning_content`), and the chat template leaves it out of past turns, as in serving.
     """
     said = list(output_ids)
     while said and said[-1] in renderer.end_of_turn_ids:  # not every tokenizer counts it to its special tokens

@@ -121,7 +121,7 @@ def measure(
         context: positions that the target has.
         system_prompt: `data.system_prompt`.
         pace: of reading counters.
-        progress: told prompts.
+        progress: advances by prompts.
 
     Raises:
         RecipeError: the recipe has no benchmarks.
@@ -326,7 +326,7 @@ def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: 
             " prompts in there twice"
         )
     if counted.answers is None and counted.tokens is None:
-        return [*notes, "the server counts neither answers nor tokens: others' could not be told from ours"]
+        return [*notes, "the server counts neither answers nor tokens: other clients' could not be excluded"]
     extra_answers = 0 if counted.answers is None else counted.answers - len(played.answers)
     if not 0 <= extra_answers <= spare:
         raise _used_by_others(f"finished {counted.answers} answers", f"{len(played.answers)} of them")

@@ -119,7 +119,7 @@ class LineStyle(TypedDict):
 
 
 def styled(lines: Iterable[Line]) -> Iterator[tuple[LineStyle, Line]]:
-    """Each line with its colour and marker; told apart without colours, too."""
+    """Each line with its colour and marker, so that lines can be distinguished without colours, too."""
     for place, line in enumerate(lines):
         color, marker = PALETTE[place % len(PALETTE)], _MARKERS[place % len(_MARKERS)]
         yield {"color": color, "marker": marker, "markersize": 5}, line

@@ -168,13 +168,13 @@ class DraftSections:
 def evaluated(
     evaluation: Evaluation | None,
     calibration: CalibrationResult | None,
-    told: Sequence[Sample] | None,
+    answers: Sequence[Sample] | None,
     figures: Figures,
 ) -> DraftSections:
     """Everything a page says of one draft's evaluation.
 
     Args:
-        evaluation, calibration, told: of the draft (`told`: its samples), each None where there is nothing to tell.
+        evaluation, calibration, answers: of the draft (`answers`: its samples), each None where there is none.
         figures: takes what is drawn.
     """
     benchmarks = evaluation.benchmarks if evaluation is not None else {}
@@ -187,7 +187,7 @@ def evaluated(
         calibration=_calibration(calibration, figures) if calibration is not None else None,
         threshold=threshold_sweep(evaluation.threshold_sweep if evaluation is not None else None, figures),
         load=load(evaluation.load if evaluation is not None else None, figures),
-        samples=samples(told),
+        samples=samples(answers),
     )
 
 
@@ -286,8 +286,8 @@ def _time_row(name: str, part: BenchmarkResult) -> TimeRow:
 def _left_out(name: str, part: BenchmarkResult) -> str:
     """What a benchmark's numbers do not cover, in words; empty if they cover all of it."""
     counts = [(len(part.skipped), "skipped"), (len(part.failed), "failed")]
-    told = " and ".join(f"{count} {kind}" for count, kind in counts if count)
-    return f"{name}: {told} of {sum(count for count, _ in counts) + part.prompts} prompts" if told else ""
+    words = " and ".join(f"{count} {kind}" for count, kind in counts if count)
+    return f"{name}: {words} of {sum(count for count, _ in counts) + part.prompts} prompts" if words else ""
 
 
 def _by_position(benchmarks: Mapping[str, BenchmarkResult], which: Which, figures: Figures) -> PositionSection | None:

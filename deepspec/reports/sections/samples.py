@@ -66,12 +66,12 @@ def _sample(sample: Sample) -> ShownSample:
 
 def _tally(tokens: Sequence[AnswerPiece]) -> str:
     drafted = [token for token in tokens if token.round > 0]
-    told = _counted(len(tokens), "token")
+    count = _counted(len(tokens), "token")
     if not drafted:
-        return f"{told}, all of it from the prefill."
+        return f"{count}, all of it from the prefill."
     rounds = len({token.round for token in drafted})
     return (
-        f"{told}; {len(drafted)} of them in {_counted(rounds, 'round')}, {number(len(drafted) / rounds, 2)} per round."
+        f"{count}; {len(drafted)} of them in {_counted(rounds, 'round')}, {number(len(drafted) / rounds, 2)} per round."
     )
 
 

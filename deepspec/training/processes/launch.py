@@ -49,7 +49,7 @@ def launch(
         what the objective's `export` says.
 
     Raises:
-        LaunchError: the processes could not be started, died, or were asked to stop by somebody else.
+        LaunchError: the processes could not be started, died, or were stopped from outside.
         DeepspecError: what they ended with, as the class it was.
         KeyboardInterrupt: at once; the training saves and ends by itself.
     """

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except OSError as error:
         if error.errno not in NO_ROOM:
-            _tell(attempt, error)
+            _report(attempt, error)
             raise
         logger.exception("Training failed.")
         full = StoreFull(
@@ -52,27 +52,27 @@ def main(arguments: list[str]) -> int:
         write_error(attempt.error, full)
         return full.exit_code
     except Exception as error:
-        _tell(attempt, error)
+        _report(attempt, error)
         raise
 
 
-def _tell(attempt: Attempt, error: Exception) -> None:
+def _report(attempt: Attempt, error: Exception) -> None:
     """Write down an unforeseen error of one process among several: torchrun's last words are not about it.
 
     Of several the first counts: the others fail because their peer is gone.
     """
     if type(error).__name__ == "OutOfMemoryError":
-        told: DeepspecError = OutOfMemory(
+        reported: DeepspecError = OutOfMemory(
             f"no room outside the training steps: {error}",
             remedy="Lower train.num_validation_prompts or run.micro_batch_tokens, or set run.parallel=fsdp.",
         )
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        told = LaunchError(f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume.")
+        reported = LaunchError(f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume.")
     else:
         return
     logger.error("Process %s failed.", os.environ.get("RANK", "0"), exc_info=error)
     if not attempt.error.exists():
-        write_error(attempt.error, told)
+        write_error(attempt.error, reported)
 
 
 def _run(attempt: Attempt, stop: "StopRequest") -> int:
