@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from deepspec.demo.config import Config, Target
+from deepspec.demo.config import Config, TargetShape
 from deepspec.demo.network import Network
 from deepspec.demo.target import describe, spec_of
 
-SHAPE = Target(
+SHAPE = TargetShape(
     num_hidden_layers=2,
     hidden_size=32,
     intermediate_size=48,
