@@ -1,4 +1,4 @@
-"""How a run ended: a part per recipe, and one status."""
+"""How a run ended: what came of each recipe, and one status."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
