@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
-RecipeValue: TypeAlias = BaseModel | str | float | bool | None | tuple["RecipeValue", ...] | Mapping[str, "RecipeValue"]
+RecipeValue: TypeAlias = BaseModel | str | float | bool | tuple["RecipeValue", ...] | Mapping[str, "RecipeValue"] | None
 """What stands at a dotted path of a recipe: a section, or a field's value."""
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from deepspec.bench import measuring
 from deepspec.bench.straightforward import DENSE
 from deepspec.drafts.attention.choose import choose_backend
-from deepspec.drafts.attention.contracts import AttentionGroups, AttentionBackend, Projected
+from deepspec.drafts.attention.contracts import AttentionBackend, AttentionGroups, Projected
 from deepspec.errors import RecipeError
 
 

@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepspec.drafts.attention.contracts import AttentionGroups, AttentionBackend, CausalAttention, GroupAttention, Projected
+from deepspec.drafts.attention.contracts import (
+    AttentionBackend,
+    AttentionGroups,
+    CausalAttention,
+    GroupAttention,
+    Projected,
+)
 from deepspec.drafts.block.module import BlockOutput
 from deepspec.drafts.block.supervision import BlockSupervision
 from deepspec.drafts.unrolled.module import UnrolledOutput

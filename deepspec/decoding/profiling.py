@@ -109,7 +109,12 @@ def measured_costs(
 
 
 def _steps(
-    target: Target, drafter: Drafter | None, prompts: Sequence[Request], load: StepLoad, sampling: Sampling, num_steps: int
+    target: Target,
+    drafter: Drafter | None,
+    prompts: Sequence[Request],
+    load: StepLoad,
+    sampling: Sampling,
+    num_steps: int,
 ) -> Iterator[StepTimes]:
     """Steps over exactly `load.rows` rows."""
     found: list[StepTimes] = []

@@ -84,7 +84,9 @@ def evaluate(
     )
     warm_up(config, engines.plain_alone, engines.alone, first_turns)
     answered = {name: engines.answer(name, encoded, renderer, progress) for name, encoded in prompts.items()}
-    timed = {name: decode_both_ways(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts}
+    timed = {
+        name: decode_both_ways(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts
+    }
     judged_on = engines.answer(GATE, gate, None, progress)
     benchmarks = {
         name: BenchmarkResult(
@@ -146,7 +148,9 @@ class _Engines:
         prompts: what will be asked; engines for one request reserve the longest at once, so that none waits for that.
     """
 
-    def __init__(self, config: Config, target: Target, drafter: Drafter, rows: int, prompts: Sequence[EncodedPrompts]) -> None:
+    def __init__(
+        self, config: Config, target: Target, drafter: Drafter, rows: int, prompts: Sequence[EncodedPrompts]
+    ) -> None:
         self._config = config
         longest = max((len(prompt.prompt_ids) for encoded in prompts for prompt in encoded.prompts), default=0)
         capacity = min(longest + config.max_new_tokens, target.spec.max_position_embeddings) + drafter.num_draft_tokens

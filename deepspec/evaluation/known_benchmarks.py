@@ -179,7 +179,13 @@ _TABLE = (
         optional=("starter_code",),
     ),
     KnownBenchmark(
-        "lbpp", "code", None, "CohereLabs/lbpp", HubPart(files=("python/test.parquet",)), ("instruction",), _question_alone
+        "lbpp",
+        "code",
+        None,
+        "CohereLabs/lbpp",
+        HubPart(files=("python/test.parquet",)),
+        ("instruction",),
+        _question_alone,
     ),
     KnownBenchmark(
         "swe-bench",

@@ -114,7 +114,7 @@ def preallocated_gradient(parameter_Vr: Tensor | None) -> Tensor | None:
     """Where the gradient of `parameter_Vr` is being summed, if a chunk's can be added to it directly.
 
     That is its `.grad`, if there is one of a dtype fit for sums. None while no gradient is taken. Not for a parameter
-    whose gradient somebody waits for with a hook on it: autograd never hears of what is added here.
+    with a hook on its gradient: autograd does not see what is added here.
     """
     if parameter_Vr is None or not (torch.is_grad_enabled() and parameter_Vr.is_leaf and parameter_Vr.requires_grad):
         return None

@@ -11,7 +11,6 @@ Source: spec page "Algorithms", "The cost that matters".
 Shapes: N supervised positions, n of them in a chunk, D hidden, r rank, V vocabulary.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch

@@ -171,7 +171,9 @@ def epochs_of(recipe: Recipe, documents: float) -> float:
     return recipe.train.num_steps * recipe.train.num_documents_per_step / max(documents, 1.0)
 
 
-def _work(recipe: Recipe, spec: TargetSpec, documents: float, lengths: LengthSample, epochs: float) -> dict[Work, float]:
+def _work(
+    recipe: Recipe, spec: TargetSpec, documents: float, lengths: LengthSample, epochs: float
+) -> dict[Work, float]:
     """Floating point operations of capture and training: 2 per weight and token forward, 4 more backward."""
     counts = parameter_counts(spec)
     tokens = documents * lengths.mean_tokens

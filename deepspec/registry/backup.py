@@ -61,8 +61,8 @@ def backup(out: Path, home: Path, progress: Progress, say: Callable[[str], None]
         )
     out.mkdir(parents=True, exist_ok=True)
     marker.write_text(f"{home}\n", encoding="utf-8")
-    # A fixed name, here and for each file, not `atomic_write`'s random one: the next backup overwrites what a killed one
-    # left, where nothing else would remove it.
+    # A fixed name, here and for each file, not `atomic_write`'s random one: the next backup overwrites what a killed
+    # one left, where nothing else would remove it.
     unfinished = out / f".{DATABASE}.new"
     snapshot = _snapshot(home / DATABASE, unfinished)
     copied = sum(_copy_files(home / name, out / name) for name in FILES)

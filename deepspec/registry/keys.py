@@ -75,7 +75,12 @@ COST = "cost/{what}"
 LONG_VALUES = "long-values.json"
 
 KEYS: tuple[Entry, ...] = (
-    Entry(MLflowEntity.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
+    Entry(
+        MLflowEntity.RUN,
+        Sort.PARAMETER,
+        "{field}",
+        "a field of the resolved recipe, dotted (`train.lr`); lists as JSON",
+    ),
     Entry(MLflowEntity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
     Entry(MLflowEntity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
     Entry(MLflowEntity.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
@@ -110,7 +115,10 @@ KEYS: tuple[Entry, ...] = (
     Entry(MLflowEntity.VERSION, Sort.TAG, DRAFT_KIND, "kind of the registered artifact in the store"),
     Entry(MLflowEntity.VERSION, Sort.TAG, DRAFT_KEY, "its key: the draft's name in the store"),
     Entry(
-        MLflowEntity.VERSION, Sort.TAG, DRAFT_DIGEST, "its content digest: the draft's identity; registering it again finds it"
+        MLflowEntity.VERSION,
+        Sort.TAG,
+        DRAFT_DIGEST,
+        "its content digest: the draft's identity; registering it again finds it",
     ),
     Entry(MLflowEntity.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
     Entry(MLflowEntity.VERSION, Sort.TAG, DIGEST, "their content digests"),
@@ -142,7 +150,7 @@ def markdown_table() -> str:
 
 
 def undocumented(entity: MLflowEntity, sort: Sort, names: Iterable[str]) -> list[str]:
-    """Those of `names` that the table does not list for this entity and sort; MLflow's own (`mlflow.…`) do not count."""
+    """Those of `names` not in the table for this entity and sort; MLflow's own (`mlflow.…`) do not count."""
     entries = [entry for entry in KEYS if (entry.entity, entry.sort) == (entity, sort)]
     ours = (name for name in names if not name.startswith("mlflow."))
     return sorted(name for name in ours if not any(entry.matches(name) for entry in entries))

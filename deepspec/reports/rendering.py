@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepspec.reports.plots import drawing as plots
 from deepspec.store.records import JsonRecord

@@ -27,8 +27,8 @@ from deepspec.states.format.layout import (
     CHECKSUMS,
     INDEX,
     TOKEN_COLUMNS,
-    RowGroupChecksums,
     Layout,
+    RowGroupChecksums,
     has_final,
     shard_schema,
 )

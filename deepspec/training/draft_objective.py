@@ -147,7 +147,9 @@ class DraftObjective:
         DataError: validations are asked for and there is no prompt for them.
     """
 
-    def __init__(self, config: DraftJobConfig, train: Config, execution: TrainingExecution, placement: "Placement") -> None:
+    def __init__(
+        self, config: DraftJobConfig, train: Config, execution: TrainingExecution, placement: "Placement"
+    ) -> None:
         import torch
 
         from deepspec.drafts import initialization

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.backup import copy
 from deepspec.errors import BadArgument
+from flows.cli.backup import copy
 from flows.cli.terminal import AsJson, artifact_store, finite, home, print_json, show_table, terminal
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.runs import Overrides, RecipeName
 from deepspec.errors import BadArgument
+from flows.cli.runs import Overrides, RecipeName
 from flows.cli.terminal import AsJson, artifact_store, home, print_json, terminal
 
 

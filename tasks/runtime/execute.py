@@ -127,7 +127,11 @@ def run_flow(
     run: Run[Any] = Run(recipe, store, home, display=display, on_shared_server=prefect_server.is_configured())
     try:
         run.begin(recipe)
-        with prompt_back_soon(lambda: None), ExitStack() as stack, tracked_until_its_end(run, RecipeRun(recipe)) as part:
+        with (
+            prompt_back_soon(lambda: None),
+            ExitStack() as stack,
+            tracked_until_its_end(run, RecipeRun(recipe)) as part,
+        ):
             outcome = run_or_reuse(run, flow, part, stack)
             tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
             yield run, outcome.artifacts, tracked or None

@@ -16,9 +16,9 @@ from deepspec.evaluation.server.counters import (
     ServerMetrics,
     acceptance,
     difference,
+    idle_reading,
     not_measured,
     parse,
-    idle_reading,
 )
 from tests.fixtures.refused import refused
 

@@ -127,7 +127,7 @@ def test_hours_and_cost_of_named_gpus_and_no_others() -> None:
 
 def test_json_names_of_an_estimate(small: Recipe) -> None:
     """Scripts read them: a field may have another name in Python only."""
-    taken = memory(small, conversations=200, lengths=Lengths((100,), (70,), 1.0), device="cuda", gpu="l4")
+    taken = memory(small, conversations=200, lengths=LengthSample((100,), (70,), 1.0), device="cuda", gpu="l4")
     found = estimated(large("states.mode=offline"), gpu="l4").model_copy(update={"memory": taken})
     names = [name for name in flat(found.to_json()) if not name.startswith("states.bytes.")]
     assert " ".join(names) == JSON_NAMES

@@ -316,7 +316,9 @@ def test_words_and_dates_are_text() -> None:
     assert entry.retention == "2027-01-31"
 
 
-@pytest.mark.parametrize("text", ["on", "y", "1e5", "0o7", "12:30", "2027-01-31", "null", "~", "é: b", "a\nb", " a", ""])
+@pytest.mark.parametrize(
+    "text", ["on", "y", "1e5", "0o7", "12:30", "2027-01-31", "null", "~", "é: b", "a\nb", " a", ""]
+)
 def test_written_text_is_read_as_it_was(text: str) -> None:
     assert loads(dumps({"a": [text, {text: 1e-8}]})) == {"a": [text, {text: 1e-8}]}
     assert dumps(text)[:1] in "'\""  # quoted for readers of YAML 1.1, too

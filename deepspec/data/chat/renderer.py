@@ -255,7 +255,8 @@ class Renderer:
         )
         rows = zip(rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True)
         return [
-            EncodedConversation(np.asarray(ids, dtype=np.int32), _offsets_mask(offsets, row.spans)) for row, ids, offsets in rows
+            EncodedConversation(np.asarray(ids, dtype=np.int32), _offsets_mask(offsets, row.spans))
+            for row, ids, offsets in rows
         ]
 
     def _apply(
@@ -473,7 +474,9 @@ class Renderer:
         supplied = self._supplied_behind(thinking=prepared.thinking, after_result=after_result)
         return ("", False) if turn.lead_text.startswith(supplied) else (supplied, False)
 
-    def _is_context(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind, *, is_generated: bool) -> bool:
+    def _is_context(
+        self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind, *, is_generated: bool
+    ) -> bool:
         """Whether the target would not have answered so: its thought is gone."""
         is_gone = prepared.thoughts[turn.message] is not None and bounds.thought is None and not is_generated
         return is_gone and mask == "serving"

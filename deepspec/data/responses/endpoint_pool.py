@@ -346,5 +346,6 @@ class Endpoints:
             remedy="Check the servers and run.endpoints, then run again: what was answered is kept.",
         )
 
+
 async def _condition(anyio: Any) -> Any:
     return anyio.Condition()

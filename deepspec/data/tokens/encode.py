@@ -150,13 +150,17 @@ def _encoded(
     """Each row of the responses with its document, not cut yet, in order."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-        ready: list[EncodedConversation | RenderedConversation | RowRejected] = [generated_or_rendered(config, row, renderer) for row in batch]
+        ready: list[EncodedConversation | RenderedConversation | RowRejected] = [
+            generated_or_rendered(config, row, renderer) for row in batch
+        ]
         encoded = iter(renderer.encode([item for item in ready if isinstance(item, RenderedConversation)]))
         for row, item in zip(batch, ready, strict=True):
             yield row, next(encoded) if isinstance(item, RenderedConversation) else item
 
 
-def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Renderer) -> EncodedConversation | RenderedConversation | RowRejected:
+def generated_or_rendered(
+    config: Config, row: dict[str, Any], renderer: Renderer
+) -> EncodedConversation | RenderedConversation | RowRejected:
     """A row of the responses as the ids it has, or as text to encode, or why it is rejected."""
     if config.mask == "serving" and row["output_ids"] is not None:
         ids = [*row["prompt_ids"], *row["output_ids"]]
@@ -169,7 +173,9 @@ def generated_or_rendered(config: Config, row: dict[str, Any], renderer: Rendere
         return rejection
 
 
-def cut_to_length(config: Config, encoded: EncodedConversation | RowRejected, counts: Counter[str]) -> EncodedConversation | None:
+def cut_to_length(
+    config: Config, encoded: EncodedConversation | RowRejected, counts: Counter[str]
+) -> EncodedConversation | None:
     """The document cut to `data.max_length_tokens`; None if too little of it is supervised.
 
     Args:

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from deepspec.drafts.attention.contracts import (
-    AttentionGroups,
     AttentionBackend,
+    AttentionGroups,
     CausalAttention,
     GroupAttention,
     Projected,

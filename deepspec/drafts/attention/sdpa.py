@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from deepspec.drafts.attention.contracts import (
-    AttentionGroups,
     AttentionBackend,
+    AttentionGroups,
     CausalAttention,
     GroupAttention,
     Projected,

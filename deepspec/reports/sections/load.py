@@ -144,7 +144,9 @@ def _load_caption(measured: LoadTest, modes: Sequence[DecodingMode]) -> str:
     if measured.by_rows:
         sentences.append(_rule(measured.by_rows))
     if measured.most_rows is not None:
-        sentences.append(f"Scheduling drafts nothing while more than {measured.most_rows} requests are decoded at once.")
+        sentences.append(
+            f"Scheduling drafts nothing while more than {measured.most_rows} requests are decoded at once."
+        )
     return " ".join(sentences)
 
 

@@ -310,9 +310,7 @@ def _room(folder: Path) -> Iterator[None]:
         raise
 
 
-def _check_finite(
-    layer_ids: tuple[int, ...], batch: Sequence[Document], states_TLD: Tensor, final_TD: Tensor
-) -> None:
+def _check_finite(layer_ids: tuple[int, ...], batch: Sequence[Document], states_TLD: Tensor, final_TD: Tensor) -> None:
     if bool(states_TLD.isfinite().all()) and bool(final_TD.isfinite().all()):
         return
     names = [*(f"layer {layer}" for layer in layer_ids), "the final state"]

@@ -22,9 +22,9 @@ from deepspec.states.format.layout import (
     INDEX,
     INDEX_SCHEMA,
     TOKEN_COLUMNS,
-    RowGroupChecksums,
     Layout,
     Places,
+    RowGroupChecksums,
     has_final,
     shard_schema,
 )

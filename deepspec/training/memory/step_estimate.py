@@ -19,7 +19,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.drafts.attention.contracts import AttentionGroups, AttentionBackend, CausalAttention, GroupAttention, Projected
+from deepspec.drafts.attention.contracts import (
+    AttentionBackend,
+    AttentionGroups,
+    CausalAttention,
+    GroupAttention,
+    Projected,
+)
 from deepspec.drafts.initialization import TABLES
 from deepspec.drafts.layers import Computation
 from deepspec.losses import chunk_sweep

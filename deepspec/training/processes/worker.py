@@ -67,7 +67,9 @@ def _report(attempt: Attempt, error: Exception) -> None:
             remedy="Lower train.num_validation_prompts or run.micro_batch_tokens, or set run.parallel=fsdp.",
         )
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        reported = LaunchError(f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume.")
+        reported = LaunchError(
+            f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume."
+        )
     else:
         return
     logger.error("Process %s failed.", os.environ.get("RANK", "0"), exc_info=error)
