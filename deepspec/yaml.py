@@ -7,7 +7,11 @@ import io
 import sys
 from typing import Any
 
-from ruamel.yaml import YAML, SafeConstructor, SafeRepresenter, ScalarNode, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import VersionedResolver
 
 _TEXT = "tag:yaml.org,2002:str"
@@ -60,11 +64,12 @@ def loads(text: str) -> Any:
     try:
         return yaml.load(text)
     except (YAMLError, ValueError, LookupError) as error:
-        place = getattr(error, "problem_mark", None)
-        begun, beginning = getattr(error, "context", None), getattr(error, "context_mark", None)
-        while_ = f"{begun} (line {beginning.line + 1}): " if begun and beginning else ""
-        problem = f"{while_}{error.problem}" if place else str(error)
-        raise NotYaml(" ".join(problem.split()), place.line + 1 if place else None) from error
+        problem, line = str(error), None
+        if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+            begun = error.context and error.context_mark
+            while_ = f"{error.context} (line {error.context_mark.line + 1}): " if begun else ""
+            problem, line = f"{while_}{error.problem}", error.problem_mark.line + 1
+        raise NotYaml(" ".join(problem.split()), line) from error
 
 
 def dumps(value: Any) -> str:
@@ -73,7 +78,7 @@ def dumps(value: Any) -> str:
     yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.width = sys.maxsize
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None, its default
     text = io.StringIO()
     yaml.dump(value, text)
     return text.getvalue()
