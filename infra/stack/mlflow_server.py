@@ -14,7 +14,10 @@ database_uri = {database}
 admin_username = {user}
 admin_password = {password}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 300
 """
+# Checking a password takes a tenth of a second of processor time, and a run asks hundreds of times. With one worker
+# process, which makes all changes, a changed password counts at once nevertheless.
 
 
 def _command(stack: Stack) -> Command:
