@@ -25,7 +25,7 @@ from deepspec.evaluation.prompts.selection import EncodedPrompts, encode, select
 from deepspec.evaluation.results import Answered, BenchmarkResult, DomainResult, Evaluation, GateResult, MeanResult
 from deepspec.evaluation.rounds import table_of, write_answers
 from deepspec.evaluation.samples import samples
-from deepspec.evaluation.speed import decode_both_ways, mean_entropy, speed, warm_up
+from deepspec.evaluation.speed import decode_twice, mean_entropy, speed, warm_up
 from deepspec.evaluation.threshold_sweep import threshold_sweep
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
@@ -84,9 +84,7 @@ def evaluate(
     )
     warm_up(config, engines.plain_alone, engines.alone, first_turns)
     answered = {name: engines.answer(name, encoded, renderer, progress) for name, encoded in prompts.items()}
-    timed = {
-        name: decode_both_ways(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts
-    }
+    timed = {name: decode_twice(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts}
     judged_on = engines.answer(GATE, gate, None, progress)
     benchmarks = {
         name: BenchmarkResult(

@@ -95,7 +95,7 @@ def _optional_text(row: Row, column: str) -> str:
     return text or ""
 
 
-def _question_alone(question: str, row: Row) -> str:
+def _unchanged(question: str, row: Row) -> str:
     del row
     return question
 
@@ -166,7 +166,7 @@ _TABLE = (
         "google-research-datasets/mbpp",
         HubPart("sanitized", "test"),
         ("prompt", "text"),  # the second in the full configuration
-        _question_alone,
+        _unchanged,
     ),
     KnownBenchmark(
         "livecodebench",
@@ -179,13 +179,7 @@ _TABLE = (
         optional=("starter_code",),
     ),
     KnownBenchmark(
-        "lbpp",
-        "code",
-        None,
-        "CohereLabs/lbpp",
-        HubPart(files=("python/test.parquet",)),
-        ("instruction",),
-        _question_alone,
+        "lbpp", "code", None, "CohereLabs/lbpp", HubPart(files=("python/test.parquet",)), ("instruction",), _unchanged
     ),
     KnownBenchmark(
         "swe-bench",
@@ -203,7 +197,7 @@ _TABLE = (
         "HuggingFaceH4/mt_bench_prompts",
         HubPart(split="train"),
         ("prompt",),  # a list: both turns
-        _question_alone,
+        _unchanged,
     ),
     KnownBenchmark(
         "alpaca",
@@ -222,7 +216,7 @@ _TABLE = (
         "lmarena-ai/arena-hard-auto",
         HubPart(files=("data/arena-hard-v2.0/question.jsonl",)),
         ("prompt",),
-        _question_alone,
+        _unchanged,
     ),
 )
 

@@ -41,7 +41,7 @@ def warm_up(config: Config, plain: Engine, speculative: Engine, prompts: Sequenc
                 continue
 
 
-def decode_both_ways(
+def decode_twice(
     config: Config, plain: Engine, speculative: Engine, prompts: Sequence[EncodedPrompt], progress: Progress
 ) -> list[BothWays]:
     """Decode prompts both ways; which of the two goes first alternates. Prompts on which the target fails are left."""

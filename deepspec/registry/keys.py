@@ -15,7 +15,7 @@ from deepspec.evaluation.results import Evaluation
 from deepspec.record import Cost
 
 
-class MLflowEntity(StrEnum):
+class Entity(StrEnum):
     """What in MLflow carries a name."""
 
     RUN = "pipeline run"
@@ -39,7 +39,7 @@ class Sort(StrEnum):
 class Entry:
     """One row of the table: where, what sort, under which name, and what it means."""
 
-    entity: MLflowEntity
+    entity: Entity
     sort: Sort
     name: str
     meaning: str
@@ -75,64 +75,59 @@ COST = "cost/{what}"
 LONG_VALUES = "long-values.json"
 
 KEYS: tuple[Entry, ...] = (
+    Entry(Entity.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
+    Entry(Entity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
+    Entry(Entity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
+    Entry(Entity.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
+    Entry(Entity.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
+    Entry(Entity.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
+    Entry(Entity.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
+    Entry(Entity.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),
     Entry(
-        MLflowEntity.RUN,
-        Sort.PARAMETER,
-        "{field}",
-        "a field of the resolved recipe, dotted (`train.lr`); lists as JSON",
-    ),
-    Entry(MLflowEntity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
-    Entry(MLflowEntity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
-    Entry(MLflowEntity.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
-    Entry(MLflowEntity.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
-    Entry(MLflowEntity.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
-    Entry(MLflowEntity.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
-    Entry(MLflowEntity.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),
-    Entry(
-        MLflowEntity.RUN,
+        Entity.RUN,
         Sort.METRIC,
         COST,
         "what the whole run used, as `cost` in `run.json`: gpu_seconds, cpu_seconds, bytes_written, tokens, amount …",
     ),
-    Entry(MLflowEntity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
-    Entry(MLflowEntity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
-    Entry(MLflowEntity.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
-    Entry(MLflowEntity.CHILD, Sort.TAG, UNIT, "unit of a metric"),
-    Entry(MLflowEntity.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),
+    Entry(Entity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
+    Entry(Entity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(Entity.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
+    Entry(Entity.CHILD, Sort.TAG, UNIT, "unit of a metric"),
+    Entry(Entity.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),
     Entry(
-        MLflowEntity.CHILD,
+        Entity.CHILD,
         Sort.METRIC,
         "{metric}",
         "train: the trainer's stream by step, `@` written `_at_`; evaluate: `<benchmark>/tau`, `<benchmark>/speedup` …",
     ),
     Entry(
-        MLflowEntity.CHILD,
+        Entity.CHILD,
         Sort.DATASET,
         "{name}",
         f"an input artifact: first 36 digits of its digest (all in the input's tag `{INPUT_DIGEST}`), source, counts",
     ),
-    Entry(MLflowEntity.CHILD, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
-    Entry(MLflowEntity.VERSION, Sort.TAG, DRAFT_KIND, "kind of the registered artifact in the store"),
-    Entry(MLflowEntity.VERSION, Sort.TAG, DRAFT_KEY, "its key: the draft's name in the store"),
+    Entry(Entity.CHILD, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(Entity.VERSION, Sort.TAG, DRAFT_KIND, "kind of the registered artifact in the store"),
+    Entry(Entity.VERSION, Sort.TAG, DRAFT_KEY, "its key: the draft's name in the store"),
     Entry(
-        MLflowEntity.VERSION,
+        Entity.VERSION,
         Sort.TAG,
         DRAFT_DIGEST,
         "its content digest: the draft's identity; registering it again finds it",
     ),
-    Entry(MLflowEntity.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
-    Entry(MLflowEntity.VERSION, Sort.TAG, DIGEST, "their content digests"),
+    Entry(Entity.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
+    Entry(Entity.VERSION, Sort.TAG, DIGEST, "their content digests"),
     Entry(
-        MLflowEntity.VERSION,
+        Entity.VERSION,
         Sort.TAG,
         TAU,
         "acceptance length τ per benchmark; `macro` is the mean over them, `gate` the gate split's",
     ),
-    Entry(MLflowEntity.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
-    Entry(MLflowEntity.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
-    Entry(MLflowEntity.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
+    Entry(Entity.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
+    Entry(Entity.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
+    Entry(Entity.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
     Entry(
-        MLflowEntity.MODEL,
+        Entity.MODEL,
         Sort.ALIAS,
         CHAMPION,
         "who serves: the projection of the promotion log, repaired by `models reconcile`",
@@ -149,8 +144,8 @@ def markdown_table() -> str:
     return "\n".join(lines)
 
 
-def undocumented(entity: MLflowEntity, sort: Sort, names: Iterable[str]) -> list[str]:
-    """Those of `names` not in the table for this entity and sort; MLflow's own (`mlflow.…`) do not count."""
+def undocumented(entity: Entity, sort: Sort, names: Iterable[str]) -> list[str]:
+    """Those of `names` that the table does not list for this entity and sort; MLflow's own (`mlflow.…`) are its own."""
     entries = [entry for entry in KEYS if (entry.entity, entry.sort) == (entity, sort)]
     ours = (name for name in names if not name.startswith("mlflow."))
     return sorted(name for name in ours if not any(entry.matches(name) for entry in entries))

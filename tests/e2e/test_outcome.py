@@ -96,7 +96,7 @@ def test_registry_holds_the_draft_with_its_lineage(cold: Home, monkeypatch: pyte
         measured = record["evaluation"]["benchmarks"][benchmark]["tau"]
         assert float(version.tags[f"deepspec.tau.{benchmark}"]) == pytest.approx(measured, abs=1e-3)
     assert version.tags["deepspec.recipe"] == "tiny"
-    assert keys.undocumented(keys.MLflowEntity.VERSION, keys.Sort.TAG, version.tags) == []
+    assert keys.undocumented(keys.Entity.VERSION, keys.Sort.TAG, version.tags) == []
 
     parent = client.get_run(client.search_runs(["1"], "tags.`deepspec.run_id` != ''")[0].info.run_id)
     runs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
@@ -104,7 +104,7 @@ def test_registry_holds_the_draft_with_its_lineage(cold: Home, monkeypatch: pyte
     assert set(children) == {"train", "evaluate"}
     assert parent.data.params["train.lr"] == "0.002"
     assert parent.data.metrics["cost/training_peak_bytes"] == record["cost"]["training_peak_bytes"] > 0
-    assert keys.undocumented(keys.MLflowEntity.RUN, keys.Sort.METRIC, parent.data.metrics) == []
+    assert keys.undocumented(keys.Entity.RUN, keys.Sort.METRIC, parent.data.metrics) == []
     assert {item.dataset.name for item in children["train"].inputs.dataset_inputs} >= {"states", "tokens", "target"}
     assert len(client.get_metric_history(children["train"].info.run_id, "loss")) > 1
     assert "arithmetic/tau" in children["evaluate"].data.metrics

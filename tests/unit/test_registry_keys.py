@@ -4,7 +4,7 @@ import pytest
 
 from deepspec.evaluation.results import Evaluation
 from deepspec.registry import keys
-from deepspec.registry.keys import MLflowEntity, Sort
+from deepspec.registry.keys import Entity, Sort
 from tests.fixtures import results
 
 
@@ -16,7 +16,7 @@ def test_version_tags_are_all_in_the_table() -> None:
         artifacts={stage: (f"key-{stage}", f"digest-{stage}") for stage in ("responses", "train", "evaluate")},
         evaluation=results.evaluation(gsm8k=5.25, empty=None, gate_tau=5.5),
     )
-    assert keys.undocumented(MLflowEntity.VERSION, Sort.TAG, tags) == []
+    assert keys.undocumented(Entity.VERSION, Sort.TAG, tags) == []
     assert tags["deepspec.key.responses"] == "key-responses"
     assert tags["deepspec.digest.train"] == "digest-train"
     found = {name: tags[f"deepspec.tau.{name}"] for name in ("gsm8k", "macro", "gate")}
@@ -31,8 +31,8 @@ def test_without_an_evaluation_there_is_no_tau() -> None:
 
 def test_names_outside_the_table_are_found() -> None:
     names = ["deepspec.recipe", "deepspec.key.train", "mlflow.runName", "deepspec.key.", "surprise"]
-    assert keys.undocumented(MLflowEntity.RUN, Sort.TAG, names) == ["deepspec.key.", "surprise"]
-    assert keys.undocumented(MLflowEntity.VERSION, Sort.TAG, ["deepspec.status"]) == ["deepspec.status"]
+    assert keys.undocumented(Entity.RUN, Sort.TAG, names) == ["deepspec.key.", "surprise"]
+    assert keys.undocumented(Entity.VERSION, Sort.TAG, ["deepspec.status"]) == ["deepspec.status"]
 
 
 def test_every_entry_is_a_row_and_none_stands_twice() -> None:

@@ -81,7 +81,7 @@ def test_a_pipeline_run_carries_parameters_and_tags(tracking: Tracking, client: 
     assert run.data.params == {"train.lr": "0.0003", "draft.ids": "[1, 3]", "name": "tiny"}
     assert run.data.tags["deepspec.key.train"] == "k" * 64
     assert run.data.tags["deepspec.status"] == "promoted"
-    assert keys.undocumented(keys.MLflowEntity.RUN, keys.Sort.TAG, run.data.tags) == []
+    assert keys.undocumented(keys.Entity.RUN, keys.Sort.TAG, run.data.tags) == []
 
 
 def test_more_parameters_than_one_batch_holds(tracking: Tracking, client: Any) -> None:
@@ -128,7 +128,7 @@ def test_a_child_run_records_metrics_inputs_and_artifacts(tracking: Tracking, cl
     assert record.info.status == "FINISHED"
     assert record.data.tags["mlflow.parentRunId"] == parent
     assert record.data.tags["deepspec.unit.loss"] == "nats"
-    assert keys.undocumented(keys.MLflowEntity.CHILD, keys.Sort.TAG, record.data.tags) == []
+    assert keys.undocumented(keys.Entity.CHILD, keys.Sort.TAG, record.data.tags) == []
     history = client.get_metric_history(run.run_id, "accept_rate_at_1")
     assert {m.step: m.value for m in history} == {step: step / 2000 for step in range(1200)}
     assert [a.path for a in client.list_artifacts(run.run_id, "plots")] == ["plots/plot.svg"]
@@ -192,7 +192,7 @@ def test_the_registered_model_is_the_drafts_directory(
     assert stored.tags["deepspec.tau.macro"] == "4.0000"
     assert stored.tags["deepspec.digest.evaluate"] == "d2"
     assert stored.tags["deepspec.draft.digest"] == draft.digest
-    assert keys.undocumented(keys.MLflowEntity.VERSION, keys.Sort.TAG, stored.tags) == []
+    assert keys.undocumented(keys.Entity.VERSION, keys.Sort.TAG, stored.tags) == []
     assert contents(tracking.download(version, tmp_path / "back")) == contents(directory)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)  # as anybody outside deepspec would
     from mlflow.artifacts import download_artifacts

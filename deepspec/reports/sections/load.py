@@ -135,19 +135,17 @@ def _load_caption(measured: LoadTest, modes: Sequence[DecodingMode]) -> str:
         f"Every point is the mean of {number(measured.repeats, 0)} runs, in which the ways of decoding took turns, with"
         " its 95 % interval."
     )
-    sentences = [
+    notes = [
         f"Tokens per second by requests at once ({known}).",
         f"Each request is answered with at most {number(measured.max_new_tokens, 0)} new tokens.",
         repeats,
         f"Measured on: {measured.device}{threads}.",
     ]
     if measured.by_rows:
-        sentences.append(_rule(measured.by_rows))
+        notes.append(_rule(measured.by_rows))
     if measured.most_rows is not None:
-        sentences.append(
-            f"Scheduling drafts nothing while more than {measured.most_rows} requests are decoded at once."
-        )
-    return " ".join(sentences)
+        notes.append(f"Scheduling drafts nothing while more than {measured.most_rows} requests are decoded at once.")
+    return " ".join(notes)
 
 
 def _rule(by_rows: Mapping[str, str]) -> str:

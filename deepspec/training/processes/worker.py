@@ -62,19 +62,17 @@ def _report(attempt: Attempt, error: Exception) -> None:
     Of several the first counts: the others fail because their peer is gone.
     """
     if type(error).__name__ == "OutOfMemoryError":
-        reported: DeepspecError = OutOfMemory(
+        cause: DeepspecError = OutOfMemory(
             f"no room outside the training steps: {error}",
             remedy="Lower train.num_validation_prompts or run.micro_batch_tokens, or set run.parallel=fsdp.",
         )
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        reported = LaunchError(
-            f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume."
-        )
+        cause = LaunchError(f"{type(error).__name__}: {error}", where=str(attempt.log), remedy="Run again to resume.")
     else:
         return
     logger.error("Process %s failed.", os.environ.get("RANK", "0"), exc_info=error)
     if not attempt.error.exists():
-        write_error(attempt.error, reported)
+        write_error(attempt.error, cause)
 
 
 def _run(attempt: Attempt, stop: "StopRequest") -> int:
