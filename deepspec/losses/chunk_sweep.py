@@ -6,7 +6,7 @@ themselves. Products are in the inputs' dtype, everything else in fp32 (fp64 sta
 
 Not here: the terms of a loss (chunked.py). Source: spec page "Algorithms", "The cost that matters".
 
-Shapes: N supervised slots, n of them in a chunk, D hidden, r rank, V vocabulary.
+Shapes: N supervised positions, n of them in a chunk, D hidden, r rank, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
 """Attention in groups: each group of queries sees the start of its document's context, and all of its own keys.
 
-An attention group is what a draft computes from one place of a document: a block, that is the slots behind an anchor,
-which see the context strictly before it and each other in both directions; or one position of an unroll, which sees the
-context up to itself and its own keys of earlier steps. (The groups of heads that share keys are another matter.)
+An attention group is what a draft computes from one place of a document: a block, that is the positions behind an
+anchor, which see the context strictly before it and each other in both directions; or one position of an unroll, which
+sees the context up to itself and its own keys of earlier steps. (Groups of heads that share keys are another matter.)
 
 Training attends over packed documents, without padding and without repeating keys for grouped queries.
 `AttentionGroups` says who sees whom; two backends compute it, equal to each other by test: `sdpa` has a backward on

@@ -61,7 +61,7 @@ def acceptance_by_position(
         axes.set_ylim(0, 1.02)
         if title is not None:
             axes.set_title(_short(title), fontsize="medium")
-        label_axes(axes, "draft slot k", f"{which} acceptance")
+        label_axes(axes, "draft position k", f"{which} acceptance")
         add_legend(axes)
 
     return Drawing(name or f"{which}-acceptance", (6.4, 3.6) if title is None else (4.2, 3.4), draw)
