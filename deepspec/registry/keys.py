@@ -145,7 +145,7 @@ def markdown_table() -> str:
 
 
 def undocumented(entity: Entity, sort: Sort, names: Iterable[str]) -> list[str]:
-    """Those of `names` that the table does not list for this entity and sort; MLflow's own (`mlflow.…`) are its own."""
+    """Those of `names` not in the table for this entity and sort; MLflow's own (`mlflow.…`) do not count."""
     entries = [entry for entry in KEYS if (entry.entity, entry.sort) == (entity, sort)]
     ours = (name for name in names if not name.startswith("mlflow."))
     return sorted(name for name in ours if not any(entry.matches(name) for entry in entries))
