@@ -31,9 +31,10 @@ class Home:
         environment: dict[str, str] | None = None,
         seconds: float = 240,
         draws: bool = False,
+        inside: int = 0,
     ) -> "Finished":
         """Call `deepspec`; fail if it ends with another exit code (None: promoted or refused, 0 or 3)."""
-        done = call(arguments, self.environment(environment), seconds=seconds, draws=draws)
+        done = call(arguments, self.environment(environment), seconds=seconds, draws=draws, inside=inside)
         expected = (0, 3) if code is None else (code,)
         assert done.returncode in expected, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return Finished(done.stdout, done.stderr)
