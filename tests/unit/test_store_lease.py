@@ -13,6 +13,7 @@ import pytest
 
 from deepspec.errors import ArtifactError, LeaseHeld, StoreFull, TransientError
 from deepspec.store import Backend
+from deepspec.store.backends.local import LocalBackend
 from deepspec.store.layout import Stat
 from deepspec.store.lease import Lease, leased, live
 from deepspec.store.records import seal
@@ -273,6 +274,20 @@ def test_a_slow_look_at_the_store_makes_nobody_dead(backend: Backend, ttl: float
         with pytest.raises(LeaseHeld):
             Lease(Slow(backend), "train/x", ttl).acquire()
         assert holder.held()
+
+
+def test_a_dead_holder_can_tell_though_its_record_is_still_there(tmp_path: Path) -> None:
+    class Kept(Around):
+        def delete(self, path: str) -> None:
+            raise TransientError("Read timed out.")
+
+    backend = LocalBackend(tmp_path)
+    dead = silenced(backend, "train/x", 0.001)
+    time.sleep(0.02)
+    with leased(Kept(backend), "train/x") as heir:
+        assert (dead.token, heir.token) == (1, 2)
+        assert heir.held()
+        assert not dead.held()
 
 
 def test_a_holder_is_judged_by_its_own_time_to_live(backend: Backend, place: Place) -> None:
