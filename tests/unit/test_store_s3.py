@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from botocore.exceptions import ClientError
 from safetensors.torch import save_file
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, RecipeError, StoreFull, TransientError
@@ -334,6 +335,24 @@ def test_a_record_whose_etag_is_no_checksum_is_read(place: BucketPlace, monkeypa
 
     backend._client.meta.events.register("after-call.s3.GetObject", encrypted)  # type: ignore[attr-defined]
     assert backend.read("registry/1") == b"x"
+
+
+def test_a_create_beside_another_is_asked_for_again(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers 409 while another conditional write to the same name goes on: neither has been refused yet."""
+    backend = place.store().backend
+    backend.create("registry/1", b"x")  # the probe, too
+    client: Any = backend._client  # type: ignore[attr-defined]
+    put_object, conflicts = client.put_object, ["ConditionalRequestConflict", "OperationAborted"]
+
+    def beside_another(**call: Any) -> Any:
+        if conflicts:
+            raise ClientError({"Error": {"Code": conflicts.pop(), "Message": ""}}, "PutObject")
+        return put_object(**call)
+
+    monkeypatch.setattr(client, "put_object", beside_another)
+    assert backend.create("registry/2", b"y")
+    assert not conflicts
+    assert backend.read("registry/2") == b"y"
 
 
 @pytest.mark.parametrize("use", ["read", "verify", "settle"])
