@@ -426,6 +426,9 @@ def test_a_run_that_broke_off_goes_on_where_it_was(tokenizer_dir: Path, tmp_path
         before = len(server.entries())
         answer(tmp_path / "known", [server.url], config, made, tokenizer, journal)
         assert len(server.entries()) == before  # nothing is asked
+        cooler = config_of(responses={"temperature": 0.5})
+        answer(tmp_path / "cooler", [server.url], cooler, made, tokenizer, journal)
+        assert len(server.entries()) == before + NUM_ANSWERS  # what was sampled otherwise is no answer
         answer(tmp_path / "whole", [server.url], config, made, tokenizer)
     assert files(tmp_path / "resumed") == files(tmp_path / "whole") == files(tmp_path / "known")
 
