@@ -251,6 +251,11 @@ def test_the_alias_is_the_projection_of_the_log(tracking: Tracking, client: Any,
     assert str(client.get_model_version_by_alias("served", "champion").version) == "1"
     assert tracking.list_versions("served")[1].aliases == ("champion",)
     assert not tracking.reconcile("served", log).changed
+    pair = {"challenger_digest": drafts[1].digest, "champion_digest": drafts[0].digest}
+    log.promote("served", drafts[1], judge(results.gate(3.0), results.gate(2.0), Config(), **pair), who="me")
+    moved = tracking.reconcile("served", log)
+    assert (moved.before, moved.after) == ("1", "2")
+    assert str(client.get_model_version_by_alias("served", "champion").version) == "2"
 
 
 def test_a_champion_that_mlflow_does_not_know_is_an_error(tracking: Tracking, tmp_path: Path) -> None:
