@@ -8,6 +8,7 @@ from rich.console import Console
 
 from deepspec.evaluation.compare.results import SeedStudy, TrainingBudget
 from deepspec.evaluation.compare.seeds import side_by_side
+from deepspec.reports.overview_page import over_seeds
 from deepspec.reports.run_terminal import summary_table
 from tests.fixtures import reports, results
 
@@ -90,3 +91,12 @@ def test_the_terminal_shows_means_over_seeds_and_which_differences_are_clear() -
     assert lines[start + 1].split()[:4] == ["eagle3", "1.50", "2.75", "2.12"]
     assert lines[start + 2].split()[:4] == ["dspark", "1.50", "4.75", "3.12"]
     assert lines[start + 3].split()[2:6] == ["eagle3", "0.00", "+2.00", "*"]
+    # What is clearly worse is marked as well.
+    turned = side_by_side(dict(reversed(measured.items())), num_samples=500, seed=0)
+    tables = over_seeds(SeedStudy(seeds=(0, 1), budget=budget, **dict(turned)))
+    assert tables is not None
+    [difference] = tables.differences
+    assert [(cell.value, cell.clear) for cell in difference.cells[:2]] == [
+        ("0.00", False),
+        ("\N{MINUS SIGN}2.00", True),
+    ]
