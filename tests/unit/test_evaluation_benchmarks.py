@@ -147,6 +147,7 @@ def test_split_prompts_are_different_ones(tmp_path: Path) -> None:
     assert len({prompt.id for prompt in prompts}) == 5
     assert prompts == select_split(file, num_prompts=100, seed=0)[:5]
     assert len(select_split(file, num_prompts=100, seed=0)) == 7
+    assert select_split(file, num_prompts=100, seed=1) != select_split(file, num_prompts=100, seed=0)
     pq.write_table(pa.Table.from_pylist(rows[:0], schema=pa.Table.from_pylist(rows).schema), file)
     with refused(DataError, "split gate", where="data.splits.gate"):
         select_split(file, num_prompts=5, seed=0)
