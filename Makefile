@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 # A file's tests share what they set up, and stay together; the folders that wait and take long come first. Two processes
 # more than there are cores, up to four cores: tests wait for servers, and for what is slow on purpose.
 NUM_CORES := $(shell getconf _NPROCESSORS_ONLN)
@@ -17,11 +18,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# The stamp is newer than what it was made from, or the environment is made again.
+# The stamp is newer than what it was made from, or the environment is made again. constraints.txt is complete, so pip has
+# nothing to resolve, which takes it 45 s; but for a build of torch that needs more.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("deepspec needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,stack]'
+	$(PIP) --no-deps --requirement constraints.txt
+	$(PIP) --no-deps --editable .
+	$(BIN)/python -m pip check || $(PIP) --constraint constraints.txt --editable '.[dev,stack]'
 	touch $(READY)
 
 demo: $(READY)  ## run the whole pipeline on inputs it makes itself

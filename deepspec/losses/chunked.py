@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deepspec.losses.chunk_sweep import Chunk, LogitSources, attach, pieces, sweep
 
-# Elementwise passes take so many columns at a time, because each finds in the cache what the last one left.
+# Columns of an elementwise pass at a time: each finds in the cache what the last one left.
 # Sums over a vocabulary become sums of sums: torch's softmax, norm and dot product are off by 1e-5 to 2e-4 in fp32.
 _PASS_COLUMNS = 4096
 

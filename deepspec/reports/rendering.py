@@ -66,7 +66,7 @@ class Figures:
         return markup(rendered.svg)
 
     def labelled(self, drawings: Iterable[tuple[plots.Drawing | None, str]]) -> list[LabelledFigure]:
-        """Draw figures that stand beside each other, each with its label; those that are None are left out."""
+        """Draw figures that share a row, each with its label; those that are None are left out."""
         return [LabelledFigure(self.add(drawing), label) for drawing, label in drawings if drawing is not None]
 
     def write(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ def write_page(out_dir: Path, name: str, page: object, figures: Figures, data: J
         out_dir: existing folder; files of an earlier page in it are replaced.
         name, page: as in `render`.
         figures: those on the page.
-        data: kept beside it.
+        data: kept in the same folder.
 
     Returns:
         The page's path.

@@ -444,7 +444,9 @@ def test_servers_that_fail_in_the_middle_are_named_and_nothing_is_lost(deployed:
         assert record["error"] == sentence
     statuses = {stage["name"]: stage["status"] for stage in deployed.json(*RUN, code=3)["stages"]}
     assert [statuses[stage] for stage in STAGES[:4]] == ["hit"] * 4
-    assert [statuses[stage] for stage in STAGES[4:-1]] == ["ran"] * 5
+    # A training may have ended before its run heard that a server does not answer.
+    after = [statuses[stage] for stage in STAGES[4:-1]]
+    assert after in (["ran"] * 5, ["hit"] + ["ran"] * 4)
 
 
 def dumps(stack: Running) -> Iterator[tuple[str, bytes]]:

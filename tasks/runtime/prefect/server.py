@@ -23,7 +23,7 @@ from deepspec.store.backends.s3_location import shown as without_credentials
 _START_SECONDS = 120.0
 _PATIENCE = {
     # Prefect's own are 5 repetitions over a minute, and a minute for each answer of a server that hangs. These bridge a
-    # short restart (14 s); a person who waits at a terminal is told of a server that is down, or hangs, soon after.
+    # short restart (14 s); soon after, the error names a server that is down or hangs to a person who waits.
     "PREFECT_CLIENT_MAX_RETRIES": "3",
     "PREFECT_API_REQUEST_TIMEOUT": "20",
 }
