@@ -17,6 +17,8 @@ from tests.e2e.conftest import Home
 from tests.fixtures.command import call
 from tests.fixtures.documents import GUIDE, README, Block, blocks
 
+pytestmark = pytest.mark.full
+
 
 def follow(blocks: list[Block]) -> None:
     """Save the files and run the commands of blocks, in the current folder."""

@@ -44,6 +44,7 @@ def refusal(capsys):
     return refusal
 
 
+@pytest.mark.full
 def test_both_commands_are_the_same_bench():
     command = [sys.executable, "-m", "deepspec.bench", "loss", *SIZES, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -85,6 +86,7 @@ ATTENTION = ["--context", "40", "--documents", "2", "--anchors", "5", "--positio
 ATTENTION += ["--heads", "4", "--kv-heads", "2"]
 
 
+@pytest.mark.full
 def test_attention(measured):
     document = measured("attention", *ATTENTION, "--head-dim", "8", "--repeat", "1", "--threads", "1")
     assert document["sizes"] == {
@@ -134,6 +136,7 @@ def test_train_step_refuses_an_unknown_recipe(refusal):
     assert "nobody" in refusal("train-step", "--recipe", "nobody")
 
 
+@pytest.mark.full
 def test_tokens(measured):
     document = measured("tokens", "--rows", "30", "--words", "20", "--repeat", "1")
     assert (document["bench"], document["sizes"]["rows"], document["rows_that_differ"]) == ("tokens", 30, 0)
@@ -153,6 +156,7 @@ def test_tokens_says_that_its_reference_is_missing():
     assert "the package `datasets` is not installed here" in done.stdout
 
 
+@pytest.mark.full
 def test_states(measured):
     sizes = ["--tokens", "3000", "--hidden", "64", "--layers", "2", "--capture-tokens", "600"]
     document = measured("states", *sizes, "--repeat", "1", "--threads", "1")
@@ -198,6 +202,7 @@ def test_every_bench_is_listed_in_help(capsys):
     assert all(name in text for name in bench.BENCHES)
 
 
+@pytest.mark.full
 def test_choosing_imports_nothing_of_the_pipeline():
     """It must run where only the light set is installed."""
     code = (

@@ -52,6 +52,7 @@ def test_the_simple_loop_decodes_what_the_engine_does(pair: Path) -> None:
         assert rounds == len(completion.rounds)
 
 
+@pytest.mark.full
 def test_decode(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--requests", "1", "--max-new-tokens", "8", "--repeat", "1", "--context", "5"]
     bench.main(["decode", "--pair", str(pair), "--batch", "6", *sizes, "--json"])

@@ -181,6 +181,7 @@ FAMILY = dataclasses.replace(qwen3.FAMILY, name="toy", model_types=("toy",), val
 """
 
 
+@pytest.mark.full  # both in processes of their own
 def test_an_algorithm_and_a_family_are_one_file_and_one_line_each(tmp_path: Path) -> None:
     """A copy of the sources with a toy of each: recipes, estimates and error messages know them at once."""
     for package in ("deepspec", "tasks", "flows"):

@@ -74,7 +74,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("compiled", "recomputed"),
-    [(False, True), (True, True), pytest.param(True, False, marks=pytest.mark.full)],
+    [(False, True), *(pytest.param(True, recomputed, marks=pytest.mark.full) for recomputed in (True, False))],
 )
 def test_loss_and_gradients_stay_the_same(
     algorithm: Any, spec: TargetSpec, compiled: bool, recomputed: bool, monkeypatch: pytest.MonkeyPatch
@@ -169,12 +169,7 @@ def no_recompilation(algorithm: Any, spec: TargetSpec, steps: int) -> int:
     return int(graphs[-1])
 
 
-@pytest.mark.parametrize(
-    "algorithm",
-    # Block drafts have the same compiled regions.
-    [pytest.param(name, marks=[pytest.mark.full] * (name == "dflash")) for name in sorted(ALGORITHMS)],
-    indirect=True,
-)
+@pytest.mark.full  # compiles
 def test_nothing_is_compiled_again_for_other_lengths(
     algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

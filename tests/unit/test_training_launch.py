@@ -214,6 +214,7 @@ def test_a_training_that_was_stopped_says_so_with_its_exit_code(tmp_path: Path) 
     assert process.wait(timeout=60) == EXIT_STOPPED
 
 
+@pytest.mark.full  # torchrun and its processes
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_learn_what_one_does(
     tmp_path: Path, undisturbed: Callable[[int], Undisturbed], parallel: str
@@ -233,14 +234,9 @@ def test_two_processes_learn_what_one_does(
     assert (tmp_path / "two/work/checkpoints/step-000000010/__1_0.distcp").is_file()
 
 
+@pytest.mark.full  # three launches
 @pytest.mark.usefixtures("forked")
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ((2, "fsdp"), (1, "ddp")),
-        pytest.param((1, "ddp"), (2, "fsdp"), marks=pytest.mark.full),
-    ],
-)
+@pytest.mark.parametrize(("before", "after"), [((2, "fsdp"), (1, "ddp")), ((1, "ddp"), (2, "fsdp"))])
 def test_a_checkpoint_resumes_on_another_number_of_processes(
     tmp_path: Path, undisturbed: Callable[[int], Undisturbed], before: tuple[int, str], after: tuple[int, str]
 ) -> None:
@@ -269,6 +265,7 @@ def test_failures_come_back_as_what_they_were(
         run(tmp_path, **config)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("forked")
 def test_an_error_of_one_of_two_processes_is_told_as_itself(tmp_path: Path) -> None:
     with refused(LaunchError, "ZeroDivisionError", "the toy broke"):

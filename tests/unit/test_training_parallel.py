@@ -48,7 +48,7 @@ def trained(
 
 CASES = [
     pytest.param("dspark", {"num_processes": 2}, id="ddp-dspark"),
-    pytest.param("dspark", {"num_processes": 2, "parallel": "fsdp"}, id="fsdp-dspark"),
+    pytest.param("dspark", {"num_processes": 2, "parallel": "fsdp"}, id="fsdp-dspark", marks=pytest.mark.full),
     pytest.param(
         "dspark", {"num_processes": 4, "parallel": "fsdp", "num_shards": 2}, id="hybrid-dspark", marks=pytest.mark.full
     ),
@@ -119,6 +119,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@pytest.mark.full  # processes
 def test_a_step_is_the_same_on_two_ranks_in_fp64(inputs: Path, tmp_path: Path) -> None:
     """Loss and gradient of a step: 1x8 = 2x4 = 8x1 = 2 ranks, whichever way the ranks share the weights."""
     results = {}
