@@ -6,7 +6,7 @@ Everything installed, exactly pinned, without deepspec itself and without local 
 
 from importlib.metadata import distributions
 
-OWN = {"deepspec", "pip"}
+OWN = "deepspec"
 
 
 def pins() -> list[str]:
@@ -15,7 +15,7 @@ def pins() -> list[str]:
         distribution.metadata["Name"].lower().replace("_", "-"): distribution.version.split("+")[0]
         for distribution in distributions()
     }
-    return [f"{name}=={version}" for name, version in sorted(found.items()) if name not in OWN]
+    return [f"{name}=={version}" for name, version in sorted(found.items()) if name != OWN]
 
 
 if __name__ == "__main__":
