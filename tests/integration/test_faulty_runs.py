@@ -116,8 +116,8 @@ SCENES = {
         Faults(seed=4, kinds=("reset_upload", "error_500"), only=r"^PUT .*/train/"), attempts="2", captured=True
     ),
 }
-CAMPAIGN = ("a little of everything, from nothing", "everything, changed bytes too")
-"""From nothing, as the runs above are, too; else as the first."""
+CAMPAIGN = ("a little of everything", "a little of everything, from nothing", "everything, changed bytes too")
+"""A little of everything befalls the runs above, too; the command line is asked about what only it can show."""
 
 
 def stored(location: str, cache: Path, direct: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]:
