@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Home
-from tests.fixtures.command import start
+from tests.fixtures.command import Forked, start
 
 SLOW = ["--set", "train.num_steps=200", "--set", "gates.min_tau_gain=0"]
 """A training of its own, long enough to be met in the middle."""
@@ -145,43 +145,46 @@ def test_two_runs_at_once_make_each_thing_once(warm: Home, tmp_path: Path) -> No
     assert len(list((warm.path / "store" / "train").glob("*/*/draft"))) == 1
 
 
-def start_training(home: Home) -> "subprocess.Popen[str]":
-    """A run that is in the middle of training: some steps further than where the work folder was."""
+def num_losses(home: Home) -> int:
+    return sum(file.read_text().count('"loss"') for file in (home.path / "work").glob("*/metrics.jsonl"))
 
-    def num_losses() -> int:
-        metrics = (home.path / "work").glob("*/metrics.jsonl")
-        return sum(file.read_text().count('"loss"') for file in metrics)
 
-    before = num_losses()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli.main", "run", "tiny", *SLOW],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=home.environment(),
-        start_new_session=True,
-    )
+def reach_training(home: Home, process: "subprocess.Popen[bytes] | Forked", log: Path, before: int) -> None:
+    """Wait until a run is in the middle of training: some steps further than where the work folder was."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if num_losses() > before + 10:
-            return process
+        if num_losses(home) > before + 10:
+            return
         time.sleep(0.1)
     process.kill()
-    raise AssertionError(f"training did not start: {process.communicate()[1]}")
+    raise AssertionError(f"training did not start: {log.read_text()}")
 
 
 @pytest.mark.full  # three starts of a training
-def test_an_interrupted_and_a_killed_run_leave_nothing_half_written_and_the_next_resumes(warm: Home) -> None:
-    """Ctrl-C, then SIGKILL in the same training, then its end: half a minute of real processes."""
-    interrupted = start_training(warm)
+def test_an_interrupted_and_a_killed_run_leave_nothing_half_written_and_the_next_resumes(
+    warm: Home, tmp_path: Path
+) -> None:
+    """Ctrl-C, then SIGKILL of real processes in the same training, then its end."""
+    log = tmp_path / "said.txt"
+    command = ["run", "tiny", *SLOW]
+    interrupted = start(command, warm.environment(), out=log, err=log, leads=True)
+    reach_training(warm, interrupted, log, 0)
     os.killpg(interrupted.pid, signal.SIGINT)
-    _, shown = interrupted.communicate(timeout=60)
-    assert interrupted.returncode == 130, shown
-    assert "Interrupted" in shown
-    assert "Traceback" not in shown
+    assert interrupted.wait(60) == 130, log.read_text()
+    assert "Interrupted" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
-    killed = start_training(warm)
+    before = num_losses(warm)
+    with log.open("wb") as file:
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli.main", *command],
+            stderr=file,
+            env=warm.environment(),
+            start_new_session=True,
+        )
+    reach_training(warm, killed, log, before)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate(timeout=60)
+    killed.wait(60)
     trained = list((warm.path / "store" / "train").glob("*/manifest.*.json"))
     assert len(trained) == 1  # the first run's
     assert json.loads(warm.run("artifacts", "verify", "--json").out)["damaged"] == {}

@@ -21,8 +21,8 @@ from tests.fixtures.faulty_runs import CALM, Request
 from tests.fixtures.s3 import S3Server
 from tests.integration.conftest import capture_before
 
-SEEDS = (0, 3)
-"""Two weathers of 200 (`make campaign PART=faults`)."""
+SEEDS = (0,)
+"""One weather of 200 (`make campaign PART=faults`), in which every kind of fault but one comes up."""
 
 MOST_REQUESTS = 262
 """Of a run from nothing, heartbeats aside: half of what it took before each artifact was looked up once (525)."""
@@ -68,7 +68,7 @@ def faulty_runs(server: S3Server, seeds: Sequence[int], cold: Home, folder: Path
 
 @pytest.mark.full
 def test_faulty_runs_end_well_or_clearly_and_a_re_run_completes(radosgw: S3Server, cold: Home, tmp_path: Path) -> None:
-    """Three runs, each with a re-run; nothing befalls one of them, and its requests are counted."""
+    """Two runs, each with a re-run; nothing befalls one of them, and its requests are counted."""
     summary = faulty_runs(radosgw, (CALM, *SEEDS), cold, tmp_path, workers=1)
     assert summary["runs"] == len(SEEDS) + 1
     assert summary["calm"]["requests"] <= MOST_REQUESTS
