@@ -32,7 +32,7 @@ class Counts(StageCounts):
 
 
 @stage(
-    version=2,
+    version=3,
     reads=(
         "evaluate.calibration",
         "evaluate.sampling",

@@ -3,7 +3,8 @@
 One object per engine. It holds a table of uniform numbers per row, hands the drafter the `sample` function whose q is
 tested afterwards, and verifies the proposal. Greedy decoding takes the same path without any distribution.
 
-Legend: R rows, K draft positions, Q = K+1 verified positions, V vocabulary, P positions of an answer, U purposes.
+Legend: R rows, K draft positions, Q = K+1 verified positions, V vocabulary, P positions of an answer, U purposes,
+X what a table has for a position.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.config import Sampling
-from deepspec.decoding.random import Purpose, uniforms
+from deepspec.decoding.random import Purpose, proposal_uniforms, uniforms
 from deepspec.decoding.sampling import draw, likeliest, probabilities
 from deepspec.decoding.verify import verify_greedy, verify_sampled
 from deepspec.drafts.algorithm import Proposal
@@ -32,17 +33,20 @@ class TokenDraws:
         self._vocab_size = vocab_size
         self._device = device
         self._table_RPU = torch.zeros((0, 0, len(Purpose)), dtype=torch.float64, device=device)
+        self._proposals_RPK = torch.zeros((0, 0, 0), dtype=torch.float64, device=device)
         self._uniforms_RQU = self._table_RPU
-        self._draft_uniforms_R: Sequence[Tensor] = ()
+        self._proposal_uniforms_R: Sequence[Tensor] = ()
         self._doubt: Tensor | None = None
 
-    def allocate(self, rows: int, num_positions: int) -> None:
-        """Make room for answers of at most `num_positions` tokens, overrun included."""
+    def allocate(self, rows: int, num_positions: int, num_draft_tokens: int) -> None:
+        """Make room for answers of at most `num_positions` tokens, overrun included, drafted K at a time."""
         if self._sampling.greedy:
             return
         if self._table_RPU.shape[0] < rows or self._table_RPU.shape[1] < num_positions:
-            shape = (rows, num_positions, len(Purpose))
-            self._table_RPU = torch.zeros(shape, dtype=torch.float64, device=self._device)
+            sizes = (len(Purpose), num_draft_tokens)
+            self._table_RPU, self._proposals_RPK = (
+                torch.zeros((rows, num_positions, size), dtype=torch.float64, device=self._device) for size in sizes
+            )
 
     def refill(self, lanes: Sequence[int], answers: Sequence[tuple[int, int]]) -> None:
         """Lay out the numbers of new requests, given as (seed, positions)."""
@@ -50,6 +54,9 @@ class TokenDraws:
             return
         for lane, (seed, num_positions) in zip(lanes, answers, strict=True):
             self._table_RPU[lane, :num_positions] = torch.from_numpy(uniforms(seed, num_positions)).to(self._device)
+            if num_draft_tokens := self._proposals_RPK.shape[2]:
+                proposals = torch.from_numpy(proposal_uniforms(seed, num_positions, num_draft_tokens))
+                self._proposals_RPK[lane, :num_positions] = proposals.to(self._device)
 
     def plain(self, lanes: list[int], offsets: list[int], logits_R1V: Tensor) -> Tensor:
         """The target's own next token of each row.
@@ -64,7 +71,7 @@ class TokenDraws:
         """
         if self._sampling.greedy:
             return likeliest(logits_R1V[:, 0])
-        uniforms_R1U = self._gather(lanes, offsets, 1)
+        uniforms_R1U = self._gather(self._table_RPU, lanes, offsets, 1)
         return draw(probabilities(logits_R1V[:, 0], self._sampling), uniforms_R1U[:, 0, Purpose.BONUS])
 
     def start(self, lanes: list[int], offsets: list[int], num_draft_tokens: int) -> "TokenDraws":
@@ -77,8 +84,8 @@ class TokenDraws:
         """
         self._doubt = None
         if not self._sampling.greedy:
-            self._uniforms_RQU = self._gather(lanes, offsets, num_draft_tokens + 1)
-            self._draft_uniforms_R = self._uniforms_RQU[..., Purpose.DRAFT].unbind(1)
+            self._uniforms_RQU = self._gather(self._table_RPU, lanes, offsets, num_draft_tokens + 1)
+            self._proposal_uniforms_R = self._gather(self._proposals_RPK, lanes, offsets, 1)[:, 0].unbind(1)
         return self
 
     def __call__(self, logits_RV: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
@@ -89,7 +96,7 @@ class TokenDraws:
             return token_R, None
         probs_RV = probabilities(logits_RV, self._sampling)
         # NaN draws V; V-1 keeps the drafter's lookups in range until `verify` reports it.
-        token_R = draw(probs_RV, self._draft_uniforms_R[position]).clamp_(max=self._vocab_size - 1)
+        token_R = draw(probs_RV, self._proposal_uniforms_R[position]).clamp_(max=self._vocab_size - 1)
         return token_R, probs_RV
 
     def verify(self, logits_RQV: Tensor, proposal: Proposal, num_proposed_R: Tensor | None = None) -> Tensor:
@@ -125,11 +132,11 @@ class TokenDraws:
         accepted_R = verification.accepted_R if broken_R is None else verification.accepted_R.masked_fill(broken_R, -1)
         return torch.cat([accepted_R.unsqueeze(1), verification.bonus_R.unsqueeze(1), drafted_RK], dim=1)
 
-    def _gather(self, lanes: list[int], offsets: list[int], count: int) -> Tensor:
-        """The next `count` positions' numbers of each row, [R, count, U]."""
+    def _gather(self, table_RPX: Tensor, lanes: list[int], offsets: list[int], count: int) -> Tensor:
+        """What a table has for the next `count` positions of each row, [R, count, X]."""
         if len(lanes) == 1:
             lane, offset = lanes[0], offsets[0]
-            return self._table_RPU[lane : lane + 1, offset : offset + count]
+            return table_RPX[lane : lane + 1, offset : offset + count]
         lane_R1 = torch.tensor(lanes, device=self._device).unsqueeze(1)
         offset_R1 = torch.tensor(offsets, device=self._device).unsqueeze(1)
-        return self._table_RPU[lane_R1, offset_R1 + torch.arange(count, device=self._device)]
+        return table_RPX[lane_R1, offset_R1 + torch.arange(count, device=self._device)]

@@ -214,7 +214,7 @@ class Engine:
         # The last round starts at most one token before the limit and may overrun it by K.
         needed = max(len(request.prompt_ids) + limit for request, limit in pairs) + self._num_draft_tokens
         self._capacity = max(self._capacity, needed)
-        self._draws.allocate(num_rows, max(limits) + self._num_draft_tokens)
+        self._draws.allocate(num_rows, max(limits) + self._num_draft_tokens, self._num_draft_tokens)
         if (
             self._cache is not None
             and self._cache.capacity >= self._capacity

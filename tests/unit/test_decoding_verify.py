@@ -1,13 +1,13 @@
 """The acceptance rule: by hand, and its output distribution by statistics of 20,000 rounds."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from deepspec.decoding.random import Purpose, uniforms
+from deepspec.decoding.random import Purpose, proposal_uniforms, uniforms
 from deepspec.decoding.sampling import draw
 from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, StaticThreshold
 from deepspec.decoding.step_costs import Curve, StepCosts
@@ -93,7 +93,8 @@ def p_value(generosity: float) -> float:
     table_RPU = torch.from_numpy(np.stack([uniforms(seed, 2) for seed in range(num_rounds)]))
     p_RQV = p_V.expand(num_rounds, 2, -1)
     q_RKV = q_V.expand(num_rounds, 1, -1)
-    drafted_RK = draw(q_RKV[:, 0], table_RPU[:, 0, Purpose.DRAFT]).unsqueeze(1)
+    proposals_RK = torch.from_numpy(np.stack([proposal_uniforms(seed, 1, 1)[0] for seed in range(num_rounds)]))
+    drafted_RK = draw(q_RKV[:, 0], proposals_RK[:, 0]).unsqueeze(1)
     accept_RK = table_RPU[:, :1, Purpose.ACCEPT] / generosity
     verdict = verify_sampled(p_RQV, q_RKV, drafted_RK, accept_RK, table_RPU[..., Purpose.BONUS])
     accepted_R = verdict.accepted_R.bool()
@@ -133,8 +134,8 @@ def p_value_of_two_positions(scheduler: Scheduler | None, generosity: float) -> 
     """Chi-square test of 20,000 seeded rounds of two drafts at a vocabulary of 704: is each committed token as often
     accepted, and as often a replacement, as it must be, whatever came first and however many drafts were verified?
 
-    Distributions follow from the token before, as a model's do; so does the confidence of position 2. Each round stands
-    beside another, whose confidence is the same in all.
+    Distributions follow from the token before, as a model's do; so does the confidence of position 2. Each round shares
+    its step with the one before it, whose own tokens decide how sure its draft is there.
 
     Args:
         scheduler: chooses how much is verified.
@@ -147,36 +148,36 @@ def p_value_of_two_positions(scheduler: Scheduler | None, generosity: float) -> 
     second_CV = torch.softmax(2.0 * torch.randn(3, VOCABULARY, generator=draws), 1)
     noisy_CV = torch.softmax(second_CV.log() + 0.2 * torch.randn(3, VOCABULARY, generator=draws), 1)
     table_RPU = torch.from_numpy(np.stack([uniforms(seed, 3) for seed in range(num_rounds)]))
-    first_R = draw(q_first_V.expand(num_rounds, -1), table_RPU[:, 0, Purpose.DRAFT])
-    second_R = draw(noisy_CV[first_R % 3], table_RPU[:, 1, Purpose.DRAFT])
+    proposals_RK = torch.from_numpy(np.stack([proposal_uniforms(seed, 1, 2)[0] for seed in range(num_rounds)]))
+    first_R = draw(q_first_V.expand(num_rounds, -1), proposals_RK[:, 0])
+    second_R = draw(noisy_CV[first_R % 3], proposals_RK[:, 1])
     q_RKV = torch.stack([q_first_V.expand(num_rounds, -1), noisy_CV[first_R % 3]], dim=1)
     p_RQV = torch.stack([p_first_V.expand(num_rounds, -1), second_CV[first_R % 3], second_CV[second_R % 3]], dim=1)
-    lengths_R = None
+    lengths_R = torch.full((num_rounds,), 2)
     if scheduler is not None:
-        by_token = []
-        for kind in range(3):
-            beside = torch.tensor([[0.6, 0.9], [0.7, (0.9, 0.55, 0.1)[kind]]])
-            by_token.append(int(scheduler.lengths(Proposal(torch.zeros(2, 2, dtype=torch.int64), None, beside))[1]))
-        lengths_R = torch.tensor(by_token)[first_R % 3]
-        assert len(set(by_token)) > 1
+        kind_R = first_R % 3
+        table_CC = torch.tensor([[_length(scheduler, kind, other) for other in range(3)] for kind in range(3)])
+        assert (table_CC.amin(), len(table_CC.unique())) == (1, 2)
+        lengths_R = table_CC[kind_R, kind_R.roll(1)]
     verdict = verify_sampled(
         p_RQV,
         q_RKV,
         torch.stack([first_R, second_R], 1),
         table_RPU[:, :2, Purpose.ACCEPT] / generosity,
         table_RPU[..., Purpose.BONUS],
-        lengths_R,
+        None if scheduler is None else lengths_R,
     )
     tables = _ways(first_R, verdict.accepted_R > 0, verdict.bonus_R, p_first_V, q_first_V)
-    for kind in range(3):
-        of_kind_R = (first_R % 3 == kind) & (verdict.accepted_R > 0)
-        again_R = verdict.accepted_R[of_kind_R] > 1
-        if lengths_R is not None and (lengths_R[of_kind_R] < 2).all():
+    for kind, length in product(range(3), (1, 2)):
+        rows_R = (first_R % 3 == kind) & (verdict.accepted_R > 0) & (lengths_R == length)
+        if length == 1:
             # Nothing was verified there: the target's own draw, given the token before.
-            own_V = torch.bincount(verdict.bonus_R[of_kind_R], minlength=VOCABULARY)
-            tables.append((own_V.double(), len(again_R) * second_CV[kind].double()))
+            own_V = torch.bincount(verdict.bonus_R[rows_R], minlength=VOCABULARY)
+            tables.append((own_V.double(), int(rows_R.sum()) * second_CV[kind].double()))
             continue
-        tables += _ways(second_R[of_kind_R], again_R, verdict.bonus_R[of_kind_R], second_CV[kind], noisy_CV[kind])
+        again_R = verdict.accepted_R[rows_R] > 1
+        tables += _ways(second_R[rows_R], again_R, verdict.bonus_R[rows_R], second_CV[kind], noisy_CV[kind])
+    tables = [(seen_V, due_V) for seen_V, due_V in tables if due_V.sum() > 0]
     rates = [
         (torch.stack([seen_V.sum(), replaced_V.sum()]), torch.stack([due_V.sum(), left_V.sum()]))
         for (seen_V, due_V), (replaced_V, left_V) in pairwise(tables)
@@ -184,6 +185,12 @@ def p_value_of_two_positions(scheduler: Scheduler | None, generosity: float) -> 
     ]
     # Two questions, so the smaller p-value counts twice: which tokens, and how many were accepted.
     return min(1.0, 2 * min(_p_value(tables, (len(tables) + 1) // 2), _p_value(rates, len(rates))))
+
+
+def _length(scheduler: Scheduler, kind: int, other: int) -> int:
+    """How many drafts are verified after a first token of a kind, beside a row whose first token is of another."""
+    confidence_RK = torch.tensor([[0.6, (0.95, 0.7, 0.2)[other]], [0.7, (0.9, 0.55, 0.1)[kind]]])
+    return int(scheduler.lengths(Proposal(torch.zeros(2, 2, dtype=torch.int64), None, confidence_RK))[1])
 
 
 def _p_value(tables: list[tuple[Tensor, Tensor]], num_constraints: int) -> float:
