@@ -32,7 +32,7 @@ class Inputs:
 
 
 @stage(
-    version=6,
+    version=7,
     reads=("draft", "train", "target.dtype", "run.micro_batch_tokens"),
     computes=True,
     workers="num_processes",

@@ -29,20 +29,22 @@ def acceptance_metrics(
         more: further metrics, (sum, count).
 
     Returns:
-        `accept_rate@k` over the supervised positions k; `tau_probabilistic`, the mean over chains of the expected
-        tokens of a round, unsupervised positions accepting nothing; and `more`.
+        `accept_rate@k` over the supervised positions k; `tau_probabilistic`, the expected tokens of a round, mean over
+        the chains whose position 0 is supervised (a round begins there; of a chain that is supervised later only,
+        nothing says whether its first token is accepted), unsupervised positions accepting nothing; and `more`.
     """
     acceptance_N = acceptance_N.double()
-    acceptance_AK = acceptance_N.new_zeros(num_chains * num_positions)
+    acceptance_AK, supervised_AK = acceptance_N.new_zeros(2, num_chains * num_positions)
     acceptance_AK[places_N] = acceptance_N
-    acceptance_AK = acceptance_AK.view(num_chains, num_positions)
-    # Not `bincount`, which waits for the device to learn how long its result is.
-    position_N = places_N % num_positions
-    supervised_K = acceptance_N.new_zeros(num_positions).index_add_(0, position_N, torch.ones_like(acceptance_N))
+    supervised_AK[places_N] = 1.0
+    acceptance_AK, supervised_AK = (x.view(num_chains, num_positions) for x in (acceptance_AK, supervised_AK))
     pairs: dict[str, tuple[Tensor, Tensor | float]] = {
-        f"accept_rate@{k}": pair for k, pair in enumerate(zip(acceptance_AK.sum(dim=0), supervised_K, strict=True))
+        f"accept_rate@{k}": pair
+        for k, pair in enumerate(zip(acceptance_AK.sum(dim=0), supervised_AK.sum(dim=0), strict=True))
     }
-    pairs["tau_probabilistic"] = (num_chains + acceptance_AK.cumprod(dim=1).sum(), num_chains)
+    begun_A = supervised_AK[:, 0]
+    expected_A = 1.0 + acceptance_AK.cumprod(dim=1).sum(dim=1)
+    pairs["tau_probabilistic"] = ((begun_A * expected_A).sum(), begun_A.sum())
     return {name: sum_and_count(*pair) for name, pair in (pairs | dict(more)).items()}
 
 

@@ -101,7 +101,7 @@ class NaiveEagle3(Naive):
         for step in range(STEPS):
             at_step = [star for (_, _, s), star in stars.items() if s == step]
             metrics[f"accept_rate@{step}"] = sum(at_step) / len(at_step)
-        chains = {(number, t) for number, t, _ in stars}
+        chains = {(number, t) for number, t, step in stars if step == 0}  # a round begins at step 0
         taus = []
         for number, t in chains:
             tau, product = 1.0, 1.0
