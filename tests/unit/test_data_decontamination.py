@@ -40,7 +40,8 @@ def test_a_whole_prompt_is_named_without_a_run() -> None:
     held = benchmarks("short one", PROBLEMS[0])
     assert held.find(asked("short one")) == Contamination("b", 1)
     assert held.find([*asked("short one"), {"role": "assistant", "content": "…"}]) == Contamination("b", 1)
-    assert held.find(asked("Short one!")) is None
+    assert held.find(asked("Hello", " Short  one!")) == Contamination("b", 1)
+    assert held.find(asked("Short ones")) is None
     assert held.find(asked(PROBLEMS[0])) == Contamination("b", 2)
 
 
@@ -61,6 +62,44 @@ def test_any_message_counts_and_none_runs_into_the_next() -> None:
     answer: list[Message] = [*asked("Hello"), {"role": "assistant", "content": " ".join(run)}]
     assert held.find(answer) == Contamination("b", 1, " ".join(run))
     assert held.find(asked(" ".join(run[:7]), " ".join(run[7:]))) is None
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        ["What is the tallest mountain of Wales? "],
+        ["Hi there", "WHAT IS THE TALLEST MOUNTAIN OF WALES"],
+        ["Please: What is the tallest mountain of Wales?"],
+        ["Hi", "One more thing before I go to bed: what is the tallest mountain of Wales, and can I climb it?"],
+        ["what is the tallest\nmountain of Wales…"],
+    ],
+)
+def test_a_short_prompt_is_found_in_every_turn_and_in_other_clothes(turns: list[str]) -> None:
+    held = benchmarks(PROBLEMS[0], "What is the tallest mountain of Wales?")
+    found = held.find(asked(*turns))
+    assert found is not None
+    assert found.benchmark_row == 2
+
+
+def test_few_words_are_found_as_a_turn_and_not_in_passing() -> None:
+    held = benchmarks("Define entropy.", ["Tell me about the history of tea.", "Go on."])
+    for text in ("define entropy", "Please: define entropy", "Define entropy, please!"):
+        assert held.find(asked("Hello", text)) is not None, text
+    for text in ("How do textbooks of the last century define entropy?", "Entropy", "define"):
+        assert held.find(asked(text)) is None, text
+    # What a benchmark asks at the end is as common as this.
+    assert held.find(asked("A poem about rain", "Go on.")) is None
+
+
+def test_a_prompt_in_nearly_the_same_words_is_found() -> None:
+    held = benchmarks(*PROBLEMS)
+    for row, problem in enumerate(PROBLEMS, start=1):
+        words = words_of(problem)
+        end = " ".join([*words[:-1], "then"])
+        found = held.find(asked("Hello", end))
+        assert found is not None
+        assert (found.benchmark_row, found.shared) in ((row, end), (row, " ".join(words[:13])))
+        assert held.find(asked(" ".join(words[::2]))) is None
 
 
 def test_what_many_prompts_share_is_no_evidence() -> None:
@@ -115,7 +154,8 @@ def test_found_as_by_comparing_every_run() -> None:
         words = draws.choices(vocabulary, k=draws.randint(3, 12))
         hits = [run for run in zip(*(words[n:] for n in range(4)), strict=False) if run in runs]
         expected = Contamination("b", runs[hits[0]], " ".join(hits[0])) if hits else None
-        assert held.find(asked(" ".join(words))) == expected
+        # As an answer: turns of the user are compared as a whole, too.
+        assert held.find([*asked("hello"), {"role": "assistant", "content": " ".join(words)}]) == expected
 
 
 @pytest.mark.full

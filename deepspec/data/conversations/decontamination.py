@@ -9,13 +9,18 @@ appendix C). Two kinds of shared runs are no evidence and must not cost training
 * Numbers and repetitions ("1 2 3 4 …").
 
 So a run counts if more than half of it are different words with letters in them that are not of a template.
-Prompts that have no such run are kept out as they are (`prompt_hashes`).
+
+A prompt can also be too short for such a run, or stand in other words. So every turn of the user is compared with every
+turn of a benchmark, whatever stands before it (case, spacing and punctuation aside): it is the same, it has a short one
+of at least 4 words inside it, or the sets of their word triples have a Jaccard similarity of 0.8 or more. A benchmark's
+later turns of fewer than 4 words ("Go on.") say nothing.
 
 Memory grows with the benchmarks, about 100 bytes a word, and not with the conversations. Not here: which prompts are
 held out (deepspec/evaluation/prompts/selection.py).
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +34,10 @@ from deepspec.data.sources.rows import Message
 _TEMPLATE_WORDS = 8
 _TEMPLATE_PROMPTS = 3
 _TEMPLATE_SHARE = 0.005
+SIMILAR = 0.8
+"""Least Jaccard similarity of two turns' word triples that makes them one prompt in other words."""
+_FEW_WORDS = 4
+"""A turn of fewer words is too short to be meant by what merely contains it, but for two words more."""
 _TABLE_BITS = 22
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 Ids = npt.NDArray[np.uint64]
@@ -59,7 +68,7 @@ class Contamination:
 
     Attributes:
         benchmark, benchmark_row: the prompt.
-        shared: the run of words; "" if the conversation asks the prompt itself.
+        shared: the run of words, or the turn that is much like it; "" if the conversation asks the prompt itself.
     """
 
     benchmark: str
@@ -82,23 +91,38 @@ class Benchmarks:
         for index, prompt in enumerate(self._prompts):
             for name in prompt.hashes:
                 self._whole.setdefault(name, index)
+        self._turns = _Turns(self._prompts, num_words)
         self._vocabulary: dict[str, int] = {}
         self._hashes = _NONE
         if num_words is not None:
             self._index(num_words)
 
     def find(self, messages: Sequence[Message]) -> Contamination | None:
-        """The first match of a conversation with a benchmark: a whole prompt, else a run of words in any message."""
-        if self._whole:
-            known = min((self._whole[name] for name in prompt_hashes(messages) if name in self._whole), default=None)
-            if known is not None:
-                return Contamination(self._prompts[known].benchmark, self._prompts[known].row)
+        """The first match of a conversation with a benchmark: a whole prompt, a run of words in any message, or a turn
+        of the user that is much like one of the benchmark's.
+        """
+        if not self._prompts:
+            return None
+        asked = [words_of(message["content"]) for message in messages if message["role"] == "user"]
+        known = {self._whole[name] for name in prompt_hashes(messages) if name in self._whole}
+        known |= {index for words in asked if (index := self._turns.same(words)) is not None}
+        if known:
+            return self._contamination(min(known))
         if len(self._hashes):
             for message in messages:
                 found = self._overlap(message["content"])
                 if found is not None:
                     return found
+        for words in asked:
+            index = self._turns.contained(words)
+            if index is None:
+                index = self._turns.similar(words)
+            if index is not None:
+                return self._contamination(index, " ".join(words))
         return None
+
+    def _contamination(self, index: int, shared: str = "") -> Contamination:
+        return Contamination(self._prompts[index].benchmark, self._prompts[index].row, shared)
 
     def _index(self, num_words: int) -> None:
         """Collect the hashes of all runs that count, sorted, and of each the first prompt that has it."""
@@ -139,6 +163,82 @@ class Benchmarks:
     def _ids(self, words: Sequence[str]) -> Ids:
         known = self._vocabulary
         return np.fromiter(map(known.get, words, itertools.repeat(0)), dtype=np.uint64, count=len(words))
+
+
+Words = Sequence[str]
+Triple = tuple[str, ...]
+
+
+class _Turns:
+    """The user turns of benchmarks, to be compared with those of conversations as whole turns.
+
+    Args:
+        prompts: of all benchmarks.
+        num_words: longer turns have runs, by which they are found inside others; None: only equal turns are found.
+    """
+
+    def __init__(self, prompts: Sequence[BenchmarkPrompt], num_words: int | None) -> None:
+        self._same: dict[Triple, int] = {}
+        # What is shorter than a run, by its first two words.
+        self._short: dict[Triple, list[tuple[Triple, int]]] = {}
+        # Which turns have a triple of words, and how many different triples each has.
+        self._by_triple: dict[Triple, list[int]] = {}
+        self._sizes: list[int] = []
+        self._owners: list[int] = []
+        for index, prompt in enumerate(prompts):
+            for place, text in enumerate(prompt.texts):
+                words = tuple(words_of(text))
+                if words and (place == 0 or len(words) >= _FEW_WORDS) and words not in self._same:
+                    self._same[words] = index
+                    if num_words is not None:
+                        self._add(words, index, num_words)
+
+    def _add(self, words: Triple, index: int, num_words: int) -> None:
+        if 2 <= len(words) < num_words:
+            self._short.setdefault(words[:2], []).append((words, index))
+        triples = _triples(words)
+        for triple in triples:
+            self._by_triple.setdefault(triple, []).append(len(self._sizes))
+        self._sizes.append(len(triples))
+        self._owners.append(index)
+
+    def same(self, words: Words) -> int | None:
+        """The prompt that has this turn, if one has."""
+        return self._same.get(tuple(words))
+
+    def contained(self, words: Words) -> int | None:
+        """The first prompt that is shorter than a run and stands in this turn as it is."""
+        if not self._short:
+            return None
+        found = None
+        for start, pair in enumerate(itertools.pairwise(words)):
+            for short, index in self._short.get(pair, ()):
+                whole = len(short) >= _FEW_WORDS or len(words) <= len(short) + 2
+                if whole and tuple(words[start : start + len(short)]) == short:
+                    found = index if found is None else min(found, index)
+        return found
+
+    def similar(self, words: Words) -> int | None:
+        """The first prompt with a turn that is as similar to this one as `SIMILAR`."""
+        if not self._by_triple or len(words) < 3:
+            return None
+        triples = _triples(words)
+        shared: Counter[int] = Counter()
+        for triple in triples:
+            shared.update(self._by_triple.get(triple, ()))
+        return min(
+            (
+                self._owners[turn]
+                for turn, count in shared.items()
+                if count >= SIMILAR * (len(triples) + self._sizes[turn] - count)
+            ),
+            default=None,
+        )
+
+
+def _triples(words: Words) -> set[Triple]:
+    """The different triples of words in a row; a shorter turn is one by itself."""
+    return {tuple(words[start : start + 3]) for start in range(max(1, len(words) - 2))}
 
 
 NO_BENCHMARKS = Benchmarks()
