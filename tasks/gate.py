@@ -4,10 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec.errors import ArtifactError
+from deepspec.errors import ArtifactError, ArtifactMissing
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
+from deepspec.store.gc import lineage
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.loading import load_pair
@@ -36,7 +37,7 @@ class Counts(StageCounts):
 
 
 @stage(
-    version=3,
+    version=4,
     reads=(
         "gates",
         "evaluate.sampling",
@@ -55,6 +56,7 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     from deepspec.evaluation.evaluate import evaluate_gate
     from deepspec.evaluation.results import Evaluation
     from deepspec.gates.judge import judge
+    from deepspec.gates.unseen import seen_prompts
 
     measured = None
     if inputs.champion is not None:
@@ -75,12 +77,30 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     ours = Evaluation.from_json(inputs.evaluation.json("evaluation.json"), where=where).gate
     if ours is None:
         raise ArtifactError("The evaluation has no gate split.", where=where, remedy="Run the recipe again.")
+    seen: frozenset[str] = frozenset()
+    missing = None
+    try:
+        others = _other_conversations(inputs, job)
+    except ArtifactMissing as error:
+        missing = error.where
+    else:
+        file = inputs.responses.path("gate.parquet")
+        seen = seen_prompts(file, ours.per_prompt, (found.directory() for found in others))
     verdict = judge(
         ours,
         measured,
         config.gates,
         challenger_digest=inputs.draft.digest,
         champion_digest=None if inputs.champion is None else inputs.champion.digest,
+        seen=seen,
+        missing=missing,
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
     return Counts(accepted=verdict.accepted)
+
+
+def _other_conversations(inputs: Inputs, job: Job) -> list[Artifact]:
+    """What the champion, and all that either draft was started from, were made from, if not from this run's answers."""
+    drafts = [draft for draft in (inputs.draft, inputs.champion) if draft is not None]
+    found = {item.digest: item for draft in drafts for item in lineage(draft, job.artifact) if item.kind == "responses"}
+    return [item for digest, item in found.items() if digest != inputs.responses.digest]

@@ -1,10 +1,10 @@
 """The table of gates, and the verdict they give together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from deepspec.errors import ArtifactError
 from deepspec.evaluation.results import GateResult
-from deepspec.gates import tau
+from deepspec.gates import tau, unseen
 from deepspec.gates.config import Config
 from deepspec.gates.verdict import Reason, Verdict
 
@@ -21,6 +21,8 @@ def judge(
     *,
     challenger_digest: str | None = None,
     champion_digest: str | None = None,
+    seen: Collection[str] = (),
+    missing: str | None = None,
 ) -> Verdict:
     """Put every gate to a challenger.
 
@@ -30,6 +32,8 @@ def judge(
         config: the thresholds.
         challenger_digest: content digest of the judged draft.
         champion_digest: content digest of the champion; given exactly when `champion` is.
+        seen: ids of the prompts that a draft was trained or chosen on; they do not count.
+        missing: what would have to be there to know them.
 
     Returns:
         The verdict, bound to both digests.
@@ -42,7 +46,18 @@ def judge(
         raise ValueError("a champion's measurement and its digest are given together or not at all")
     if champion is not None:
         _check_same_prompts(challenger, champion)
-    reasons = tuple(reason for reason in (gate(challenger, champion, config) for gate in GATES) if reason is not None)
+    asked = len(challenger.per_prompt)
+    fair = (
+        unseen.reason(asked, len(challenger.per_prompt.keys() & set(seen)))
+        if missing is None
+        else unseen.unknown(missing)
+    )
+    found = [fair]
+    if fair is None or fair.passed:
+        ours = unseen.without(challenger, seen)
+        theirs = None if champion is None else unseen.without(champion, seen)
+        found = [*(gate(ours, theirs, config) for gate in GATES), fair]
+    reasons = tuple(reason for reason in found if reason is not None)
     return Verdict(
         accepted=all(reason.passed for reason in reasons),
         reasons=reasons,

@@ -141,3 +141,24 @@ def test_a_verdict_of_a_newer_deepspec_is_refused() -> None:
     assert Verdict.from_json(record | {"format": 1}) == Verdict.from_json(record)
     with refused(ArtifactError, "verdict", "format 2", where="gate/1"):
         Verdict.from_json({"format": 2}, where="gate/1")
+
+
+def test_prompts_that_a_draft_has_met_do_not_count() -> None:
+    ours = measured(4.0).model_copy(update={"per_prompt": {"p1": (30, 5), "p2": (10, 5)}})
+    theirs = measured(3.0).model_copy(update={"per_prompt": {"p1": (10, 5), "p2": (20, 5)}})
+    assert judge(ours, theirs, PLAIN, challenger_digest=A, champion_digest=B).accepted
+    verdict = judge(ours, theirs, PLAIN, challenger_digest=A, champion_digest=B, seen={"p1", "p9"})
+    assert not verdict.accepted
+    assert [(r.gate, r.passed, r.measured) for r in verdict.reasons] == [
+        ("tau_gain", False, 2.0),
+        ("unseen_prompts", True, 1),
+    ]
+
+
+@pytest.mark.parametrize(("seen", "missing"), [({"p1", "p2"}, None), (set(), "responses/0a1b")])
+def test_without_a_prompt_that_is_known_to_be_new_nothing_is_judged(seen: set[str], missing: str | None) -> None:
+    for champion, digest in ((measured(1.0), B), (None, None)):
+        verdict = judge(measured(9.0), champion, PLAIN, champion_digest=digest, seen=seen, missing=missing)
+        assert not verdict.accepted
+        assert [reason.gate for reason in verdict.reasons] == ["unseen_prompts"]
+        assert missing is None or missing in verdict.sentence

@@ -14,3 +14,8 @@ def words_of(text: str) -> list[str]:
     if text.isascii():  # the same, sooner
         return _ASCII_WORD.findall(text.lower())
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def plain(text: str) -> str:
+    """A text without case, spacing and punctuation; one without words (an emoji) as it is."""
+    return " ".join(words_of(text)) or text.strip()

@@ -211,13 +211,13 @@ def select(name: str, benchmark: Benchmark, *, seed: int, system_prompt: str | N
 
 
 def select_split(
-    file: Path, *, num_prompts: int, seed: int, thinks: Callable[[Sequence[Message]], bool] | None = None
+    file: Path, *, num_prompts: int | None, seed: int, thinks: Callable[[Sequence[Message]], bool] | None = None
 ) -> list[Prompt]:
     """Different prompts of one of the run's own splits.
 
     Args:
         file: `<split>.parquet` of the conversations or responses stage.
-        num_prompts: most prompts to select.
+        num_prompts: most prompts to select; None: all.
         seed: of the choice.
         thinks: whether the target is asked to think in a conversation.
 

@@ -1,0 +1,81 @@
+"""Which of the gate's prompts a draft has met before: a draft that was made from other data may have trained on them.
+
+A run's own splits keep its challenger from them. The champion, and what either was started from, were made from
+conversations of their own, whose splits may have been drawn otherwise.
+"""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from deepspec.data.config import SPLITS
+from deepspec.data.conversations.words import plain
+from deepspec.data.tables import read_conversations
+from deepspec.evaluation.prompts.selection import select_split
+from deepspec.evaluation.results import GateResult
+from deepspec.gates.verdict import Reason
+
+GATE = "unseen_prompts"
+_USED = tuple(split for split in SPLITS if split != "gate")
+"""What a draft is trained, chosen and calibrated on."""
+
+
+def seen_prompts(file: Path, prompts: Collection[str], conversations: Iterable[Path]) -> frozenset[str]:
+    """Those of the gate's prompts that stand in other conversations, case, spacing and punctuation aside.
+
+    Args:
+        file: the gate split, `gate.parquet`.
+        prompts: ids of those that were asked.
+        conversations: folders of the splits that a draft was made from.
+
+    Raises:
+        ArtifactError: a file cannot be read.
+    """
+    folders = list(conversations)
+    if not folders or not prompts:
+        return frozenset()
+    asked = {
+        prompt.id: plain(prompt.messages[-1]["content"])
+        for prompt in select_split(file, num_prompts=None, seed=0)
+        if prompt.id in prompts
+    }
+    wanted, found = set(asked.values()), set()
+    for path in (folder / f"{split}.parquet" for folder in folders for split in _USED):
+        for row in read_conversations(path, ("messages",)) if path.exists() else ():
+            found |= {plain(turn["content"]) for turn in row["messages"] if turn["role"] == "user"} & wanted
+    return frozenset(name for name, text in asked.items() if text in found)
+
+
+def without(measured: GateResult, prompts: Collection[str]) -> GateResult:
+    """A measurement without some of its prompts; where none is left, without a τ."""
+    if not prompts:
+        return measured
+    kept = {name: counts for name, counts in measured.per_prompt.items() if name not in prompts}
+    committed, rounds = (sum(counts[index] for counts in kept.values()) for index in (0, 1))
+    return measured.model_copy(update={"per_prompt": kept, "tau": committed / rounds if rounds else None})
+
+
+def reason(asked: int, seen: int) -> Reason | None:
+    """The gate: whether there are prompts that neither draft was trained or chosen on; None if all are such.
+
+    Args:
+        asked: how many prompts were asked.
+        seen: how many of them a draft had met before.
+    """
+    if not seen:
+        return None
+    said = f"{seen} of {asked} gate prompts are left out: a draft was trained or chosen on them."
+    if seen == asked:
+        said = (
+            f"All {asked} gate prompts were trained or chosen on by the champion, or by what a draft was started from."
+        )
+    return Reason(gate=GATE, passed=seen < asked, measured=asked - seen, required=1, sentence=said)
+
+
+def unknown(missing: str) -> Reason:
+    """The gate, where it cannot be known what a draft was trained on.
+
+    Args:
+        missing: the artifact that is gone.
+    """
+    sentence = f"It is unknown which gate prompts the champion was trained on: {missing} is no longer in the store."
+    return Reason(gate=GATE, passed=False, measured=0, required=1, sentence=sentence)
