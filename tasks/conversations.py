@@ -19,7 +19,7 @@ class Inputs:
 
 
 @stage(
-    version=3,
+    version=4,
     reads=(
         "data.source",
         "data.near_duplicates",

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations.build import split_of, write_conversations
+from deepspec.data.conversations.build import write_conversations
 from deepspec.data.conversations.decontamination import NO_BENCHMARKS, BenchmarkPrompt, Benchmarks
+from deepspec.data.conversations.splits import split_of
 from deepspec.data.provenance import Positions
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.sources.parsing import conversation_hash, parse_row, prompt_hash, prompt_hashes
@@ -230,14 +231,15 @@ def test_benchmark_prompts_are_excluded(tmp_path: Path) -> None:
         chat("secret", "x"),
         {"messages": [system, *chat("secret", "y")["messages"]]},
         chat("secret", "x", "more"),
-        chat("open", "x", "secret"),
+        chat("open", "x", "Secret! "),
         chat("two", "x", "turns", "y"),
         chat("two", "x"),
+        chat("open", "x", "turns"),
     ]
     benchmark = [{"turns": ["secret"]}, {"turns": ["two", "turns"]}]
     out = make(tmp_path, rows, benchmarks=holding_out(*benchmark))
-    assert [row["messages"][0]["content"] for row in table(out, "train")] == ["open"]
-    assert summary(out)["excluded"] == 5
+    assert [row["messages"][-1]["content"] for row in table(out, "train")] == ["turns"]
+    assert summary(out)["excluded"] == 6
 
 
 def test_splits_are_disjoint_by_prompt_and_as_large_as_asked(tmp_path: Path) -> None:

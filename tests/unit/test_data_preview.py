@@ -12,7 +12,8 @@ from rich.console import Console
 
 from deepspec.data.chat.formats import CHATML
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations.build import split_of, write_conversations
+from deepspec.data.conversations.build import write_conversations
+from deepspec.data.conversations.splits import split_of
 from deepspec.data.responses.regenerate import write_responses
 from deepspec.data.tables import read_table
 from deepspec.data.tokens.encode import write_tokens

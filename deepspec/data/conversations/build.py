@@ -2,8 +2,8 @@
 
 The output is a function of the set of input rows: neither their order nor that of the sources changes it, apart from
 the quarantine, which keeps the order of reading. Rows of one split stand sorted by (prompt_id, id). Rows go through
-files (external_sort.py), so that memory does not grow with the data; near_duplicates.py and mixture.py say what they
-add.
+files (external_sort.py), so that memory does not grow with the data; near_duplicates.py, mixture.py and splits.py say
+what they add.
 
 The folder's `about/` lists what was left out, and counts it by source (statistics.py).
 
@@ -27,7 +27,6 @@ from deepspec.data.conversations.external_sort import Spills
 from deepspec.data.conversations.mixture import (
     Key,
     Sample,
-    fraction_of,
     is_mixture,
     quotas,
     ranks_of,
@@ -35,12 +34,13 @@ from deepspec.data.conversations.mixture import (
     sample_key,
 )
 from deepspec.data.conversations.near_duplicates import NearDuplicate, NearDuplicates
+from deepspec.data.conversations.splits import assign
 from deepspec.data.conversations.statistics import Statistics, name_of
 from deepspec.data.provenance import PositionWriter
 from deepspec.data.quarantine import Quarantine
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import Source, find_sources, read_rows, source_bytes
-from deepspec.data.sources.rows import Position, RowRejected, excerpt_of, source_name
+from deepspec.data.sources.rows import Message, Position, RowRejected, excerpt_of, source_name
 from deepspec.data.tables import MESSAGES, TOOLS, TableWriter, with_tools, write_summary
 from deepspec.errors import DataError
 from deepspec.progress import SILENT, Progress
@@ -91,20 +91,9 @@ def write_conversations(
     with tempfile.TemporaryDirectory(dir=out, prefix=".spill-") as spill_folder:
         making = _Making(config, entries, out, Path(spill_folder), progress)
         making.read(found, benchmarks)
-        duplicates = making.near_duplicates()
-        splits = making.write(duplicates, making.sample(duplicates))
+        making.choose()
+        splits = making.write()
     return making.finish(splits)
-
-
-def split_of(prompt_id: str, config: Config) -> str:
-    """The split that a prompt belongs to: a function of the prompt and the recipe alone, never of other rows."""
-    share = fraction_of(config.seed, "split", prompt_id)
-    edge = 0.0
-    for name in SPLITS[1:]:
-        edge += getattr(config.splits, name)
-        if share < edge:
-            return name
-    return SPLITS[0]
 
 
 class _Making:
@@ -124,6 +113,9 @@ class _Making:
         self._rows_by_source: Counter[str] = Counter()
         self._quarantined: dict[str, Any] = {}
         self._statistics = Statistics(entries, config.seed)
+        self._near_duplicates: Mapping[int, NearDuplicate] = {}
+        self._samples = Sample(), Sample()
+        self._splits: list[str] = []
         (out / "about").mkdir(exist_ok=True)
 
     def read(self, found: Sequence[Source], benchmarks: Benchmarks) -> None:
@@ -150,7 +142,30 @@ class _Making:
             quarantine.check(self._counts["rows"], self._config.max_quarantined_share)
             self._quarantined = quarantine.counts()
 
-    def near_duplicates(self) -> Mapping[int, NearDuplicate]:
+    def choose(self) -> None:
+        """Decide which conversations are kept, and in which split each of their prompts stands."""
+        self._near_duplicates = self._found_near_duplicates()
+        self._samples = self._sampled(self._near_duplicates)
+        if any(self._config.splits.model_dump().values()):
+            self._progress.start(2 * self._num_spilled(), "conversations")
+            self._splits = assign(self._kept_prompts, self._config, self._folder)
+
+    def _kept_prompts(self) -> Iterator[tuple[str, Sequence[Message]]]:
+        """The prompts of kept conversations, each once, in order."""
+        last_prompt = None
+        for row, index, is_copy in self._indexed(["messages"]):
+            self._progress.advance()
+            if row["prompt_id"] != last_prompt and self._keeps(row, index, is_copy=is_copy):
+                last_prompt = row["prompt_id"]
+                yield row["prompt_id"], row["messages"]
+
+    def _keeps(self, row: Mapping[str, Any], index: int, *, is_copy: bool) -> bool:
+        of_each, of_all = self._samples
+        key = sample_key(self._config.seed, row)
+        kept = not is_copy and index not in self._near_duplicates
+        return kept and of_each.admits(row["entry"], key) and of_all.admits(0, key)
+
+    def _found_near_duplicates(self) -> Mapping[int, NearDuplicate]:
         """Which prompts are left out as near-duplicates, by their index in the order of the spills."""
         threshold = self._config.near_duplicates
         if threshold is None:
@@ -165,7 +180,7 @@ class _Making:
                     near.add(row["messages"])
             return near.found()
 
-    def sample(self, duplicates: Mapping[int, NearDuplicate]) -> tuple[Sample, Sample]:
+    def _sampled(self, duplicates: Mapping[int, NearDuplicate]) -> tuple[Sample, Sample]:
         """Which rows of each source are taken, and which of all of those."""
         config, entries = self._config, self._entries
 
@@ -186,9 +201,11 @@ class _Making:
             lambda available: [min(most, available[0])],
         )
 
-    def write(self, duplicates: Mapping[int, NearDuplicate], samples: tuple[Sample, Sample]) -> dict[str, int]:
+    def write(self) -> dict[str, int]:
         """Write the kept conversations, sorted; returns how many stand in each split."""
-        of_each, of_all = samples
+        duplicates, (of_each, of_all) = self._near_duplicates, self._samples
+        splits = iter(self._splits)
+        split = ""
         kept_prompts: dict[int, str] = {duplicate.kept: "" for duplicate in duplicates.values()}
         schema = with_tools(CONVERSATIONS_SCHEMA) if self._spills.have_tools else CONVERSATIONS_SCHEMA
         self._progress.start(self._num_spilled(), "conversations")
@@ -220,9 +237,10 @@ class _Making:
                     self._counts["left_out_by_max_rows" if admitted else "left_out_of_mixture"] += 1
                     self._statistics.count(row["entry"], "left_out")
                     continue
-                self._counts["prompts"] += row["prompt_id"] != last_prompt
+                if row["prompt_id"] != last_prompt:
+                    self._counts["prompts"] += 1
+                    split = next(splits, SPLITS[0])
                 last_prompt = row["prompt_id"]
-                split = split_of(row["prompt_id"], self._config)
                 writers[split].write(row)
                 positions.write(row)
                 self._statistics.keep(row["entry"], split, row)

@@ -15,8 +15,9 @@ memory: 3.5 kB a prompt, measured.) This module keeps no text: the caller drops 
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +34,7 @@ _FOUND = 0.99
 """Least probability that two prompts as similar as the threshold become candidates."""
 _MARGIN = 0.15
 """A signature's estimate is off by 0.044 at most, one standard deviation: this is more than three."""
+_FAMILY = 256
 _SEED = 1
 
 
@@ -78,35 +80,85 @@ class NearDuplicates:
 
     def found(self) -> dict[int, NearDuplicate]:
         """Index of every prompt that is left out, in ascending order -> the one that stays."""
-        num_prompts = len(self._ends) - 1
-        if num_prompts < 2:
-            return {}
-        self._signatures.flush()
-        self._shingles.flush()
-        signatures = np.memmap(self._signatures, dtype=np.uint32, mode="r", shape=(num_prompts, _NUM_PERMUTATIONS))
-        shingles = np.memmap(self._shingles, dtype=np.uint64, mode="r")
-        ends = np.frombuffer(self._ends, dtype=np.uint64)
-
-        def similarity(one: int, other: int) -> float:
-            first, second = (shingles[ends[index] : ends[index + 1]] for index in (one, other))
-            shared = len(np.intersect1d(first, second, assume_unique=True))
-            return shared / (len(first) + len(second) - shared)
-
         duplicates: dict[int, NearDuplicate] = {}
         kept: dict[int, list[int]] = {}  # bucket -> prompts in it that stay
-        for index, buckets in _buckets(signatures, rows_of_a_band(self._threshold)):
-            candidates = sorted({other for bucket in buckets for other in kept.get(bucket, ())})
-            if candidates:
-                estimates = (signatures[candidates] == signatures[index]).mean(axis=1)
-                likely = (candidates[n] for n in np.flatnonzero(estimates >= self._threshold - _MARGIN))
-                measured = ((other, similarity(index, other)) for other in likely)
-                like = next((pair for pair in measured if pair[1] >= self._threshold), None)
-                if like is not None:
-                    duplicates[index] = NearDuplicate(*like)
-                    continue
+        for index, buckets in self._in_buckets():
+            like = next(self._like(index, buckets, kept), None)
+            if like is not None:
+                duplicates[index] = like
+                continue
             for bucket in buckets:
                 kept.setdefault(bucket, []).append(index)
         return duplicates
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Pairs that are near-duplicates: enough of them to connect all that are, however long the chain.
+
+        Of a family of many hundreds that are all alike, a later one is compared with the first `_FAMILY`.
+        """
+        parents: dict[int, int] = {}
+
+        def root(index: int) -> int:
+            while (parent := parents.get(index, index)) != index:
+                parents[index] = parents.get(parent, parent)
+                index = parent
+            return index
+
+        seen: dict[int, list[int]] = {}  # bucket -> prompts in it
+        for index, buckets in self._in_buckets():
+            alike = False
+            connected = partial(lambda one, other: root(one) == root(other), index)
+            for like in self._like(index, buckets, seen, skipped=connected):
+                parents[root(index)] = root(like.kept)
+                alike = True
+                yield like.kept, index
+            for bucket in buckets:
+                members = seen.setdefault(bucket, [])
+                if not alike or len(members) < _FAMILY:
+                    members.append(index)
+
+    def _in_buckets(self) -> Iterator[tuple[int, list[int]]]:
+        """Every prompt that shares a bucket with another, in order."""
+        return _buckets(self._table, rows_of_a_band(self._threshold)) if len(self._ends) > 2 else iter(())
+
+    def _like(
+        self,
+        index: int,
+        buckets: Sequence[int],
+        members: Mapping[int, Sequence[int]],
+        skipped: Callable[[int], bool] = lambda _other: False,
+    ) -> Iterator[NearDuplicate]:
+        """The members of these buckets that a prompt is a near-duplicate of, in order."""
+        candidates = sorted({other for bucket in buckets for other in members.get(bucket, ())})
+        if not candidates:
+            return
+        signatures = self._table
+        estimates = (signatures[candidates] == signatures[index]).mean(axis=1)
+        for number in np.flatnonzero(estimates >= self._threshold - _MARGIN):
+            other = candidates[number]
+            if not skipped(other):
+                similarity = self._similarity(index, other)
+                if similarity >= self._threshold:
+                    yield NearDuplicate(other, similarity)
+
+    @cached_property
+    def _table(self) -> npt.NDArray[np.uint32]:
+        """All signatures, once all prompts have been added."""
+        self._signatures.flush()
+        shape = (len(self._ends) - 1, _NUM_PERMUTATIONS)
+        return np.memmap(self._signatures, dtype=np.uint32, mode="r", shape=shape)
+
+    @cached_property
+    def _triples(self) -> npt.NDArray[np.uint64]:
+        """All shingles, once all prompts have been added."""
+        self._shingles.flush()
+        return np.memmap(self._shingles, dtype=np.uint64, mode="r")
+
+    def _similarity(self, one: int, other: int) -> float:
+        """Jaccard, of two prompts' shingles."""
+        first, second = (self._triples[self._ends[index] : self._ends[index + 1]] for index in (one, other))
+        shared = len(np.intersect1d(first, second, assume_unique=True))
+        return shared / (len(first) + len(second) - shared)
 
     def __enter__(self) -> Self:
         return self

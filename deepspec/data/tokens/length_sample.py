@@ -78,7 +78,7 @@ def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
     """
     import numpy as np
 
-    from deepspec.data.conversations.build import split_of
+    from deepspec.data.conversations.splits import split_of
     from deepspec.data.sources.parsing import prompt_hash
     from deepspec.data.sources.readers import find_sources
 

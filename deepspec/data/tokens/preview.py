@@ -16,7 +16,7 @@ import numpy.typing as npt
 from deepspec.data.chat.formats import ChatFormat
 from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations.build import split_of
+from deepspec.data.conversations.splits import split_of
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import find_sources, read_rows
 from deepspec.data.sources.rows import RowRejected
