@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from deepspec.drafts import algorithm_of
 from deepspec.drafts.files.config_json import CONFIG_FILE, read_draft_config
-from deepspec.drafts.files.weights_file import WEIGHTS_FILE
+from deepspec.drafts.files.weights_file import WEIGHTS_FILE, write_tensors
 from deepspec.errors import DeepspecError, IncompatibleDraft
 from deepspec.export.format import Format
 from deepspec.targets import FAMILIES
@@ -30,7 +30,7 @@ def write(draft: Path, out: Path, target_name: str) -> None:
     out.mkdir(parents=True)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (out / CONFIG_FILE).write_text(text, encoding="utf-8")
-    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(tensors, out / WEIGHTS_FILE)
 
 
 def check(directory: Path) -> list[str]:

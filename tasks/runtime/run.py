@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import BaseModel
 
 from deepspec.config import RecipeValue
 from deepspec.errors import LeaseHeld
+from deepspec.file_lock import FileLock
 from deepspec.inputs import local
 from deepspec.recipe import Recipe, RunConfig
 from deepspec.store import Artifact, Store

@@ -18,6 +18,7 @@ from torch import nn
 
 from deepspec.drafts.files.config_json import CONFIG_FILE, COPY_AGAIN
 from deepspec.errors import IncompatibleDraft
+from deepspec.file_system import readable_as_its_folder
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -51,7 +52,13 @@ def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
-    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(tensors, directory / WEIGHTS_FILE)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write tensors that share no memory as safetensors, readable by all who may read the folder."""
+    save_file(tensors, file, metadata={"format": "pt"})
+    readable_as_its_folder(file)
 
 
 def load_weights(draft: nn.Module, directory: Path) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
+from deepspec.file_lock import FileLock
 
 _POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from deepspec.atomic_write import replacing
 from deepspec.errors import DataError, StoreFull
+from deepspec.file_system import link
 from deepspec.progress import SILENT, Progress
 from deepspec.states.capture.finished_shards import Finished, is_finished
 from deepspec.states.capture.survey import Survey
@@ -287,11 +288,7 @@ def gather_shards(
 
 def _link(source: Path, target: Path) -> None:
     """The same file under a second name where that is possible, so that it takes no room twice."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK}:
-            raise
+    if not link(source, target):
         shutil.copyfile(source, target)
 
 

@@ -57,7 +57,10 @@ class Backend(Protocol):
         """An empty local folder in which the files of `prefix` are prepared."""
 
     def publish(self, prefix: str, staging: Path) -> None:
-        """Make every file in `staging` durable under `prefix`; visible only through a manifest made later."""
+        """Make every file in `staging` durable under `prefix`; visible only through a manifest made later.
+
+        Who may read the store may read them, whatever mode the library that wrote a file left it with.
+        """
 
     def fetch(self, prefix: str, names: Sequence[str], *, refetch: bool = False) -> Path:
         """A local folder in which the files `names` of `prefix` can be read (no copy where the place is local).

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError
+from deepspec.file_system import link, readable_as_its_folder
 from deepspec.store.backends.contract import full_disk
 from deepspec.store.layout import KIND, Stat
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _MAX_PRUNED = 100
 """How often in a row another process may prune a folder just made before that is taken for a fault."""
 
@@ -104,10 +104,11 @@ class LocalBackend:
         return folder
 
     def publish(self, prefix: str, staging: Path) -> None:
-        """Flush every file and folder of the attempt to the disk."""
+        """Flush every file and folder of the attempt to the disk; who may read the folder may read the files."""
         with _named_errors(self.root, "written"):
             for folder, _, names in os.walk(staging):
                 for name in names:
+                    readable_as_its_folder(Path(folder) / name)
                     sync_folder(Path(folder) / name)
                 sync_folder(Path(folder))
             _sync_folders(self._at(prefix).parent, self.root)
@@ -186,14 +187,9 @@ def _temporary(folder: Path, data: bytes) -> Iterator[Path]:
 def _link(temporary: Path, target: Path, data: bytes) -> bool:
     """Give a finished file its name, unless the name is taken; return whether it was free."""
     try:
-        os.link(temporary, target)
+        return link(temporary, target) or _write_exclusively(target, data)
     except FileExistsError:
         return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _write_exclusively(target, data)
-    return True
 
 
 def _write_exclusively(target: Path, data: bytes) -> bool:

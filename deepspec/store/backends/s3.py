@@ -35,6 +35,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from deepspec.atomic_write import replacing
 from deepspec.errors import ArtifactError, RecipeError, TransientError
+from deepspec.file_system import readable_as_its_folder
 from deepspec.store.backends.contract import full_disk
 from deepspec.store.backends.local import unpruned
 from deepspec.store.backends.s3_errors import (
@@ -146,17 +147,16 @@ class S3Backend:
 
     def publish(self, prefix: str, staging: Path) -> None:
         """Upload every file of the attempt, and see that all of it arrived."""
-        sizes = {
-            f"{prefix}/{path.relative_to(staging).as_posix()}": path.stat().st_size
-            for path in staging.rglob("*")
-            if path.is_file()
-        }
+        files = [path for path in staging.rglob("*") if path.is_file()]
+        sizes = {f"{prefix}/{path.relative_to(staging).as_posix()}": path.stat().st_size for path in files}
 
         def upload(path: str) -> None:
             local = staging / path.removeprefix(f"{prefix}/")
             self._client.upload_file(str(local), self._at.bucket, self._at.key(path), Config=_transfer())
 
         with self._named_errors("written"):
+            for path in files:  # they stay here as local copies
+                readable_as_its_folder(path)
             self._each(upload, sorted(sizes))
             arrived = {path: stat.size for path, stat in self._objects(prefix)}
         if arrived != sizes:

@@ -14,9 +14,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 from deepspec.atomic_write import write_bytes
+from deepspec.errors import ArtifactError
+from deepspec.file_lock import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class PieceCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except OSError:
+        except (OSError, ArtifactError):
             yield
             return
         try:

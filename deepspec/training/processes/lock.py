@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from deepspec.errors import LeaseHeld
+from deepspec.file_lock import FileLock
 
 _POLL_SECONDS = 0.1
 
