@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,7 +25,7 @@ FORMAT = 1
 """Raised when an entry is written that an older deepspec could not read."""
 
 ROOT = "registry"
-_ENTRY = re.compile(r"([1-9]\d*)\.json")
+_ENTRY = re.compile(r"([1-9][0-9]{0,8})\.json")
 _ATTEMPTS = 8
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -131,7 +132,8 @@ class PromotionLog:
     def models(self) -> tuple[str, ...]:
         """Names of all models that have a log, sorted."""
         parts = (path.split("/") for path in self._records.list(ROOT))
-        return tuple(sorted({part[1] for part in parts if len(part) == 4 and part[2] == "promotions"}))
+        names = {part[1] for part in parts if len(part) == 4 and part[2] == "promotions"}
+        return tuple(sorted(name for name in names if _MODEL.fullmatch(name)))
 
     def history(self, model: str) -> tuple[Promotion, ...]:
         """Every entry, oldest first.
@@ -278,9 +280,10 @@ class PromotionLog:
         folder = _folder(model)
         names = (path.removeprefix(f"{folder}/") for path in self._records.list(folder))
         numbers = {int(match[1]) for match in map(_ENTRY.fullmatch, names) if match}
-        missing = set(range(1, max(numbers, default=0) + 1)) - numbers
-        if missing:
-            raise _damaged(_path(model, min(missing)), "it is missing, but later entries are there")
+        # Not a range up to the highest: a single name may claim any number.
+        missing = next(number for number in count(1) if number not in numbers)
+        if missing <= len(numbers):
+            raise _damaged(_path(model, missing), "it is missing, but later entries are there")
         return len(numbers)
 
     def _entry(self, model: str, number: int) -> Promotion:

@@ -8,6 +8,7 @@ content. boto3 is loaded only if a location asks for it.
 import contextlib
 import fnmatch
 import hashlib
+import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,9 @@ from pathlib import Path
 from deepspec.atomic_write import replacing
 from deepspec.errors import DataError
 from deepspec.store.backends.s3_location import SCHEME, endpoint_url, shown
+from deepspec.store.layout import is_plain
+
+logger = logging.getLogger(__name__)
 
 _URL = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 _PARALLEL = 4
@@ -59,8 +63,10 @@ def _objects(bucket: str, name: str, where: str) -> Iterator[tuple[str, str]]:
     literal = re.split(r"[*?[]", name, maxsplit=1)[0]
     for key, tag in listed(bucket, literal, f"{where} {SCHEME}{bucket}/{name}"):
         inside = key == name or key.startswith(f"{name}/") or fnmatch.fnmatchcase(key, name)
-        if inside and not key.endswith("/") and not {"", ".", ".."} & set(key.split("/")):
+        if inside and is_plain(key):
             yield key, tag
+        elif inside and not key.endswith("/"):
+            logger.warning("%s: the object %r lies outside the folder and is passed over", where, key)
 
 
 def _fetch(bucket: str, key: str, tag: str, root: Path, where: str) -> None:

@@ -9,11 +9,21 @@ leases/… registry/… work/…             no artifacts
 `condemned` and `checked` say all by their names: only people read what is in them, and they have no format version.
 Files of artifacts need none of their own either: a stage's version is in its key, so that no version reads what another
 one wrote.
+
+A name in a listing, a manifest or a lease may come from anyone who can write to the place. `is_plain` says which names
+lie inside the store; `inside` is the only way from a name to a local path; `listing` leaves out the others.
 """
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from deepspec.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,9 +40,55 @@ RESERVED = ("leases", "registry", "work")
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 KEY = re.compile(r"[0-9a-f]{64}")
 ATTEMPT = re.compile(r"[0-9a-f]{32}")
-MANIFEST = re.compile(r"manifest\.([1-9][0-9]*)\.json")
-CONDEMNED = re.compile(r"condemned\.([1-9][0-9]*)\.json")
-CHECKED = re.compile(r"checked\.([1-9][0-9]*)\.([0-9]+)\.json")
+# Numbers in names are bounded: a name from elsewhere makes no number that arithmetic or a loop cannot take.
+MANIFEST = re.compile(r"manifest\.([1-9][0-9]{0,8})\.json")
+CONDEMNED = re.compile(r"condemned\.([1-9][0-9]{0,8})\.json")
+CHECKED = re.compile(r"checked\.([1-9][0-9]{0,8})\.([0-9]{1,17})\.json")
+
+
+def is_plain(path: str) -> bool:
+    """Whether a relative path with forward slashes names something inside the folder that it starts from."""
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:  # not every place can hold it
+        return False
+    return not {b"", b".", b".."} & set(encoded.split(b"/")) and b"\0" not in encoded
+
+
+def inside(root: Path, path: str) -> Path:
+    """The local path of `path` in the folder `root`.
+
+    Raises:
+        ArtifactError: it would lie elsewhere.
+    """
+    if not is_plain(path):
+        raise ArtifactError(
+            f"{path!r} names no file inside the store.",
+            where=str(root),
+            remedy="Remove what has this name, or names it, from the store.",
+        )
+    return root.joinpath(*path.split("/"))
+
+
+def listing(found: Iterable[tuple[str, Stat]], where: str) -> dict[str, Stat]:
+    """What a place listed, without names that lie outside the store: these are said, and never used.
+
+    Args:
+        found: name relative to the store, and what is known of it.
+        where: the place, for the warning.
+    """
+    kept = {}
+    for name, stat in found:
+        if is_plain(name):
+            kept[name] = stat
+        elif not (name.endswith("/") or not name) or stat.size:  # else a folder's marker, as consoles make them
+            _warn(name, where)
+    return kept
+
+
+@lru_cache(maxsize=1024)
+def _warn(name: str, where: str) -> None:
+    logger.warning("%s: %r lies outside the store and is passed over", where, name)
 
 
 def records(listing: Mapping[str, Stat], pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticSerializationError
 
 from deepspec.errors import ArtifactError
+from deepspec.store.layout import is_plain
 from deepspec.store.records import refuse_newer, seal, unseal
 
 ABOUT = "about/"
@@ -53,7 +54,7 @@ class FileEntry(_Record):
     @classmethod
     def _inside(cls, path: str) -> str:
         # Manifests may come from a shared place: no name in one may lead a reader out of the attempt's folder.
-        if {"", ".", ".."} & set(path.split("/")) or "\0" in path:
+        if not is_plain(path):
             raise ValueError(f"{path!r} is not a plain relative path")
         return path
 

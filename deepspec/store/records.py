@@ -74,12 +74,15 @@ def unseal(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is not such a record, or it changed since it was sealed.
     """
-    record = json.loads(data)
-    if not isinstance(record, dict):
-        raise ValueError("it is not a JSON object")
-    checksum = record.pop("checksum", None)
-    if checksum != _checksum(record):
-        raise ValueError("its checksum does not match")
+    try:
+        record = json.loads(data)
+        if not isinstance(record, dict):
+            raise ValueError("it is not a JSON object")
+        checksum = record.pop("checksum", None)
+        if checksum != _checksum(record):
+            raise ValueError("its checksum does not match")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return record
 
 

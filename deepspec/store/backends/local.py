@@ -16,7 +16,7 @@ from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError
 from deepspec.file_system import link, readable_as_its_folder
 from deepspec.store.backends.contract import full_disk
-from deepspec.store.layout import KIND, Stat
+from deepspec.store.layout import KIND, Stat, inside, is_plain, listing
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _MAX_PRUNED = 100
@@ -59,7 +59,11 @@ class LocalBackend:
 
     def list(self, prefix: str) -> dict[str, Stat]:
         """Every file under the folder `prefix`, by full relative path."""
-        found: dict[str, Stat] = {}
+        if prefix and not is_plain(prefix):
+            return {}
+        return dict(sorted(listing(self._files(prefix), self.location).items()))
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         folders = [self._at(prefix) if prefix else self.root]
         with _named_errors(self.root, "read"):
             while folders:
@@ -77,8 +81,7 @@ class LocalBackend:
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat()
                             name = Path(entry.path).relative_to(self.root).as_posix()
-                            found[name] = Stat(status.st_size, status.st_mtime)
-        return dict(sorted(found.items()))
+                            yield name, Stat(status.st_size, status.st_mtime)
 
     def delete(self, path: str) -> None:
         """Remove the file `path`, and the folders that this leaves empty."""
@@ -136,7 +139,7 @@ class LocalBackend:
                             self.delete(temporary.relative_to(self.root).as_posix())
 
     def _at(self, path: str) -> Path:
-        return self.root.joinpath(*path.split("/"))
+        return inside(self.root, path)
 
 
 @contextlib.contextmanager

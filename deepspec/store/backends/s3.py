@@ -51,7 +51,7 @@ from deepspec.store.backends.s3_errors import (
     safe,
 )
 from deepspec.store.backends.s3_location import Location, endpoint_url, region, shown
-from deepspec.store.layout import Stat
+from deepspec.store.layout import Stat, inside, is_plain, listing
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +102,13 @@ class S3Backend:
     def put(self, path: str, data: bytes) -> None:
         """Write or overwrite a small record."""
         with self._named_errors("written"):
-            self._client.put_object(Bucket=self._at.bucket, Key=self._at.key(path), Body=data)
+            self._client.put_object(Bucket=self._at.bucket, Key=self._key(path), Body=data)
 
     def read(self, path: str) -> bytes:
         """The whole content of `path`; FileNotFoundError if nothing is there."""
 
         def get() -> tuple[bytes, bool]:
-            answer = self._client.get_object(Bucket=self._at.bucket, Key=self._at.key(path))
+            answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(path))
             data = bytes(answer["Body"].read())
             return data, hashlib.md5(data, usedforsecurity=False).hexdigest() == answer["ETag"].strip('"')
 
@@ -127,12 +127,14 @@ class S3Backend:
 
     def list(self, prefix: str) -> dict[str, Stat]:
         """Every object under the folder `prefix`, by path relative to the store."""
-        return dict(self._objects(prefix))
+        if prefix and not is_plain(prefix):
+            return {}
+        return listing(self._objects(prefix), self.location)
 
     def delete(self, path: str) -> None:
         """Remove the object `path`, and the local copy of it."""
         with self._named_errors("written"):
-            self._client.delete_object(Bucket=self._at.bucket, Key=self._at.key(path))
+            self._client.delete_object(Bucket=self._at.bucket, Key=self._key(path))
         copy = self._local(path)
         with contextlib.suppress(OSError):
             copy.unlink()
@@ -152,7 +154,7 @@ class S3Backend:
 
         def upload(path: str) -> None:
             local = staging / path.removeprefix(f"{prefix}/")
-            self._client.upload_file(str(local), self._at.bucket, self._at.key(path), Config=_transfer())
+            self._client.upload_file(str(local), self._at.bucket, self._key(path), Config=_transfer())
 
         with self._named_errors("written"):
             for path in files:  # they stay here as local copies
@@ -177,7 +179,7 @@ class S3Backend:
             if target.is_file() and not refetch:
                 return
             target.parent.mkdir(parents=True, exist_ok=True)
-            key = self._at.key(f"{prefix}/{name}")
+            key = self._key(f"{prefix}/{name}")
             try:
                 with replacing(target) as part:
                     _repeated(lambda: self._client.download_file(self._at.bucket, key, str(part), Config=_transfer()))
@@ -226,7 +228,12 @@ class S3Backend:
             return self._made
 
     def _local(self, path: str) -> Path:
-        return self._cache.joinpath(*path.split("/"))
+        return inside(self._cache, path)
+
+    def _key(self, path: str) -> str:
+        """The object's key; ArtifactError for a name that lies outside the store."""
+        self._local(path)
+        return self._at.key(path)
 
     def _objects(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         with self._named_errors("read"):
@@ -234,7 +241,10 @@ class S3Backend:
                 Bucket=self._at.bucket, Prefix=self._at.folder(prefix)
             )
             for entry in (entry for page in pages for entry in page.get("Contents", [])):
-                yield self._at.path(entry["Key"]), Stat(entry["Size"], entry["LastModified"].timestamp())
+                key = entry["Key"]
+                # A server may list what was not asked for: as an absolute name it is no part of the store.
+                name = self._at.path(key) if key.startswith(self._at.folder("")) else f"/{key}"
+                yield name, Stat(entry["Size"], entry["LastModified"].timestamp())
 
     def _each(self, work: Callable[[str], None], paths: Sequence[str]) -> None:
         """Call `work` for each path, a few at a time; the first failure is raised once the others have ended."""
@@ -245,7 +255,7 @@ class S3Backend:
     def _create(self, path: str, data: bytes) -> bool:
         def put() -> bool:
             try:
-                self._client.put_object(Bucket=self._at.bucket, Key=self._at.key(path), Body=data, IfNoneMatch="*")
+                self._client.put_object(Bucket=self._at.bucket, Key=self._key(path), Body=data, IfNoneMatch="*")
             except failures.ClientError as error:
                 if code_of(error) in ("PreconditionFailed", "412"):
                     return False
