@@ -26,6 +26,7 @@ from deepspec.drafts.files.config_json import (
     saved_fields,
 )
 from deepspec.drafts.layer_choice import chosen_layer_ids
+from deepspec.errors import IncompatibleDraft, RecipeError
 from deepspec.targets import parameter_counts
 from deepspec.targets.family import TargetSpec
 
@@ -285,15 +286,25 @@ class Algorithm(ABC):
         import torch
 
         from deepspec.drafts import initialization
-        from deepspec.drafts.files.weights_file import load_weights
+        from deepspec.drafts.files.weights_file import check_shapes, check_size, load_weights, read_shapes
 
         written = read_draft_config(directory)
         found = self.read(written, directory)
         check_fits(written, spec, directory)
         if config is not None:
             check_fields(self.Config, self.saved(found), self.saved(self.resolve(config, spec)), directory)
+        try:
+            self.resolve(found, spec)
+        except RecipeError as error:
+            remedy = "Check that config.json and weights are of one draft."
+            raise IncompatibleDraft(error.what, where=f"{directory.name}/config.json", remedy=remedy) from error
+        # What config.json says takes no memory, and hardly time, before the weights' header says the same.
+        shapes = read_shapes(directory)
+        check_size(found.num_layers, shapes, directory)
         with torch.device(device):
-            draft = initialization.build(lambda: self.module(found, spec)).to(getattr(torch, dtype))
+            draft = initialization.build(
+                lambda: self.module(found, spec), lambda draft: check_shapes(draft, shapes, directory)
+            ).to(getattr(torch, dtype))
         load_weights(draft, directory)
         return draft
 

@@ -12,14 +12,20 @@ TABLES = ("embed_tokens.weight", "lm_head.weight")
 """The tensors that a draft has of its target: never trained."""
 
 
-def build(make: Callable[[], Draft]) -> Draft:
+def build(make: Callable[[], Draft], check: Callable[[Draft], None] | None = None) -> Draft:
     """The draft that `make` returns, on the current default device.
 
     Its weights are NaN, so that a forgotten initialisation fails loudly; its buffers (layer scalars) are 1.
+
+    Args:
+        make: makes its modules.
+        check: is shown it before its tensors have memory; what it raises passes through.
     """
     device = torch.get_default_device()
     with torch.device("meta"):
         draft = make()
+    if check is not None:
+        check(draft)
     # Not `to_empty`: what it calls imports sympy for tensors without storage, which takes more than a second.
     for module in draft.modules():
         for name, weight in list(module.named_parameters(recurse=False)):

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from deepspec.drafts import algorithm_of
-from deepspec.drafts.files.config_json import CONFIG_FILE, read_draft_config
-from deepspec.drafts.files.weights_file import WEIGHTS_FILE, write_tensors
+from deepspec.drafts.files.config_json import CONFIG_FILE, body_of, read_draft_config
+from deepspec.drafts.files.weights_file import WEIGHTS_FILE, check_size, read_shapes, write_tensors
 from deepspec.errors import DeepspecError, IncompatibleDraft
 from deepspec.export.format import Format
 from deepspec.targets import FAMILIES
-from deepspec.targets.family import TargetSpec, spec_from_config
+from deepspec.targets.family import TargetSpec
 
 
 def write(draft: Path, out: Path, target_name: str) -> None:
@@ -38,9 +38,11 @@ def check(directory: Path) -> list[str]:
     try:
         config = read_draft_config(directory)
         algorithm = algorithm_of(directory)
-        spec = _target_of(config, directory)
+        described = algorithm.read_config(directory)  # sees that num_target_layers is a number
+        spec = _target_of(config, config["num_target_layers"], directory)
+        check_size(described.num_layers, read_shapes(directory), directory)
         with torch.device("meta"):
-            expected = algorithm.build(algorithm.read_config(directory), spec).state_dict()
+            expected = algorithm.build(described, spec).state_dict()
         with safe_open(directory / WEIGHTS_FILE, framework="pt") as tensors:
             names: list[str] = tensors.keys()
             found = {name: tensors.get_tensor(name) for name in names}
@@ -63,7 +65,7 @@ def check(directory: Path) -> list[str]:
     return flaws
 
 
-def _target_of(config: Mapping[str, Any], directory: Path) -> TargetSpec:
+def _target_of(config: Mapping[str, Any], num_target_layers: int, directory: Path) -> TargetSpec:
     """What the draft's config.json says of the target: the body's shape and the number of layers."""
     model_type = str(config.get("model_type"))
     family = next((family for family in FAMILIES.values() if model_type in family.model_types), None)
@@ -73,8 +75,7 @@ def _target_of(config: Mapping[str, Any], directory: Path) -> TargetSpec:
             where=f"{directory.name}/{CONFIG_FILE}",
             remedy="Export a draft that was trained for a supported target.",
         )
-    spec = spec_from_config(family, config, path=directory, model_type=model_type)
-    return replace(spec, num_layers=int(config["num_target_layers"]))
+    return replace(body_of(config, family, directory), num_layers=num_target_layers)
 
 
 FORMAT = Format(name="deepspec", write=write, check=check)

@@ -6,7 +6,6 @@ Names that are not known (an architecture, a kind of head) are refused rather th
 more than that to be read rightly, it will say `deepspec_format`, and this version will refuse it.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,9 +17,10 @@ from pydantic import ValidationError
 from deepspec.config import Section
 from deepspec.data.chat.tokenizer import tokenizer_identity
 from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
+from deepspec.json_text import parse
 from deepspec.store.records import refuse_newer
 from deepspec.targets import family_of
-from deepspec.targets.family import TargetSpec, spec_from_config
+from deepspec.targets.family import Family, TargetSpec, spec_from_config
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,11 @@ TOKENIZER_FIELD = "tokenizer_fingerprint"
 FORMAT_FIELD = "deepspec_format"
 """Not written yet: a draft without it is of format 1."""
 COPY_AGAIN = "Copy the draft's folder again, all of it."
+
+_MAX_BYTES = 4 << 20
+_MOST_SHOWN = 100
+_MOST = 2**31 - 1
+"""No size of a network is larger, and products of two of them still fit into what torch counts with."""
 
 _NOT_COPIED = frozenset({"torch_dtype", "transformers_version", "_name_or_path", "use_cache", "quantization_config"})
 _TAKEN_FROM_TARGET = (
@@ -56,15 +61,17 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
         IncompatibleDraft: there is none, it is no JSON object, or a newer deepspec wrote it.
     """
     where = _where(directory)
-    try:
-        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    file = directory / CONFIG_FILE
+    if not file.is_file():  # what is no file may not even end
         raise IncompatibleDraft(
             "there is no config.json.",
             where=str(directory),
             remedy="Name a draft's folder: config.json and model.safetensors.",
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        )
+    try:
+        with file.open("rb") as opened:
+            config = parse(opened.read(_MAX_BYTES + 1), _MAX_BYTES)
+    except (OSError, ValueError) as error:
         raise IncompatibleDraft(f"cannot be read as JSON: {error}.", where=where, remedy=COPY_AGAIN) from error
     if not isinstance(config, dict):
         raise IncompatibleDraft("is not a JSON object.", where=where, remedy=COPY_AGAIN)
@@ -119,6 +126,8 @@ def read_fields(kind: type[Section], written: Mapping[str, Any], directory: Path
                 where=_where(directory),
                 remedy=COPY_AGAIN,
             )
+        if isinstance(value, int) and not -_MOST <= value <= _MOST:
+            raise _of_another_kind(mark.name, value, "a number of 32 bits", directory)
         values[field] = tuple(value) if isinstance(value, list) else value
     num_target_layers = values.pop("num_target_layers")
     if type(num_target_layers) is not int:
@@ -134,7 +143,7 @@ def read_fields(kind: type[Section], written: Mapping[str, Any], directory: Path
             kind_name = first["type"].removesuffix("_type").replace("tuple", "list")
             raise _of_another_kind(name, written[name], kind_name, directory) from error
         raise IncompatibleDraft(
-            f"field {name} is {written[name]!r}: {first['msg']}.",
+            f"field {name} is {_shown(written[name])}: {first['msg']}.",
             where=_where(directory),
             remedy=COPY_AGAIN,
         ) from error
@@ -168,10 +177,15 @@ def draft_config(spec: TargetSpec, architecture: str, num_layers: int, dtype: st
 
 def _of_another_kind(field: str, value: Any, kind: str, directory: Path) -> IncompatibleDraft:
     return IncompatibleDraft(
-        f"field {field} is {value!r}, not {kind}.",
+        f"field {field} is {_shown(value)}, not {kind}.",
         where=_where(directory),
         remedy=COPY_AGAIN,
     )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _where(directory: Path) -> str:
@@ -188,19 +202,33 @@ def check_fits(config: Mapping[str, Any], spec: TargetSpec, directory: Path) -> 
     """
     _check_tokenizer(config.get(TOKENIZER_FIELD), spec, directory)
     where = _where(directory)
-    try:
-        # A draft's body is a small model of its target's family, and says so in the same fields.
-        body = spec_from_config(family_of(spec), config, path=directory, model_type=str(config.get("model_type")))
-    except UnsupportedTarget as error:
-        raise IncompatibleDraft(error.what, where=where, remedy=COPY_AGAIN) from error
+    body = body_of(config, family_of(spec), directory)
     pairs = [(name, getattr(body, name), getattr(spec, name)) for name in _TAKEN_FROM_TARGET]
     for field, has, wants in [("num_target_layers", config["num_target_layers"], spec.num_layers), *pairs]:
         if has != wants:
             raise IncompatibleDraft(
-                f"field {field} is {has!r} in the draft, but {wants!r} in the target.",
+                f"field {field} is {_shown(has)} in the draft, but {_shown(wants)} in the target.",
                 where=where,
                 remedy="Use the target that the draft was trained for.",
             )
+
+
+def body_of(config: Mapping[str, Any], family: Family, directory: Path) -> TargetSpec:
+    """The shape of a draft's body: a small model of its target's family, which says so in the same fields.
+
+    Raises:
+        IncompatibleDraft: a field of it is missing, of another type, or means nothing.
+    """
+    where = _where(directory)
+    try:
+        return spec_from_config(family, config, path=directory, model_type=str(config.get("model_type")))
+    except UnsupportedTarget as error:
+        raise IncompatibleDraft(error.what, where=where, remedy=COPY_AGAIN) from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # Each of some twenty fields may be anything: what the family's reader makes of it is its own error.
+        raise IncompatibleDraft(
+            f"a field of the target's shape cannot be read: {_shown(error)}.", where=where, remedy=COPY_AGAIN
+        ) from error
 
 
 def _check_tokenizer(written: Any, spec: TargetSpec, directory: Path) -> None:
@@ -210,7 +238,7 @@ def _check_tokenizer(written: Any, spec: TargetSpec, directory: Path) -> None:
     remedy = "Use the target that the draft was trained for, or train another draft."
     if not isinstance(written, dict):
         raise IncompatibleDraft(
-            f"field {TOKENIZER_FIELD} is {written!r}, not an object.",
+            f"field {TOKENIZER_FIELD} is {_shown(written)}, not an object.",
             where=where,
             remedy=COPY_AGAIN,
         )
@@ -246,7 +274,7 @@ def check_fields(kind: type[Section], found: Mapping[str, Any], wanted: Mapping[
         has, wants = (side.get(field, "absent") for side in (found, wanted))
         if has != wants and field not in trained_with:
             raise IncompatibleDraft(
-                f"field {field} is {has}, but the recipe says {wants}.",
+                f"field {field} is {_shown(has)}, but the recipe says {_shown(wants)}.",
                 where=_where(directory),
                 remedy="Change the recipe's draft section, or name another draft.",
             )

@@ -6,8 +6,9 @@ and only its acceptance collapses. The weights' own dtype is kept. What stands i
 Source of the layout: spec page "Serving", section 4.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from deepspec.errors import IncompatibleDraft
 from deepspec.file_system import readable_as_its_folder
 
 WEIGHTS_FILE = "model.safetensors"
+
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
@@ -61,6 +64,39 @@ def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
     readable_as_its_folder(file)
 
 
+def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a directory's tensors, by the file's header.
+
+    Raises:
+        IncompatibleDraft: there is no such file, or a tensor that no draft has.
+    """
+    with _opened(directory) as tensors:
+        return _shapes_in(tensors, _where(directory))
+
+
+def check_size(num_layers: int, found: Mapping[str, tuple[int, ...]], directory: Path) -> None:
+    """Before a network is made of what config.json says: see that its layers could be in the weights' header.
+
+    Raises:
+        IncompatibleDraft: there are fewer tensors than layers.
+    """
+    if num_layers > len(found):
+        raise IncompatibleDraft(
+            f"config.json says {num_layers} layers, but the weights have {len(found)} tensors.",
+            where=_where(directory),
+            remedy="Check that config.json and weights are of one draft.",
+        )
+
+
+def check_shapes(draft: nn.Module, found: Mapping[str, tuple[int, ...]], directory: Path) -> None:
+    """Compare a draft, whose tensors may still be without memory, with the weights' header.
+
+    Raises:
+        IncompatibleDraft: a tensor that is missing, extra or mis-shaped.
+    """
+    _check_tensors(found, draft.state_dict(), _where(directory))
+
+
 def load_weights(draft: nn.Module, directory: Path) -> None:
     """Fill a draft's tensors from a directory.
 
@@ -72,23 +108,48 @@ def load_weights(draft: nn.Module, directory: Path) -> None:
         IncompatibleDraft: a tensor that is missing, extra, mis-shaped or not finite.
     """
     expected = dict(draft.state_dict())
-    where = f"{directory.name}/{WEIGHTS_FILE}"
+    where = _where(directory)
+    with _opened(directory) as tensors, torch.no_grad():
+        _check_tensors(_shapes_in(tensors, where), expected, where)
+        for name, weight in expected.items():
+            weight.copy_(tensors.get_tensor(name))
+            if not bool(torch.isfinite(weight).all()):
+                raise IncompatibleDraft(
+                    f"tensor {name} has values that are not finite.",
+                    where=where,
+                    remedy=COPY_AGAIN,
+                )
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[Any]:
+    """The weights' file, with what is wrong with it as an IncompatibleDraft."""
+    file, where = directory / WEIGHTS_FILE, _where(directory)
+    if not file.is_file():
+        raise IncompatibleDraft("there are no weights.", where=where, remedy=COPY_AGAIN)
     try:
-        with safe_open(directory / WEIGHTS_FILE, framework="pt", device="cpu") as tensors, torch.no_grad():
-            names: list[str] = tensors.keys()
-            _check_tensors({name: tuple(tensors.get_slice(name).get_shape()) for name in names}, expected, where)
-            for name, weight in expected.items():
-                weight.copy_(tensors.get_tensor(name))
-                if not bool(torch.isfinite(weight).all()):
-                    raise IncompatibleDraft(
-                        f"tensor {name} has values that are not finite.",
-                        where=where,
-                        remedy=COPY_AGAIN,
-                    )
-    except FileNotFoundError as error:
-        raise IncompatibleDraft("there are no weights.", where=where, remedy=COPY_AGAIN) from error
-    except SafetensorError as error:
+        with safe_open(file, framework="pt", device="cpu") as tensors:
+            yield tensors
+    except (OSError, SafetensorError) as error:
         raise IncompatibleDraft(f"cannot be read as safetensors: {error}.", where=where, remedy=COPY_AGAIN) from error
+
+
+def _shapes_in(tensors: Any, where: str) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name in tensors.keys():  # noqa: SIM118 (no mapping)
+        part = tensors.get_slice(name)
+        if part.get_dtype() not in _DTYPES:
+            raise IncompatibleDraft(
+                f"tensor {name} is {part.get_dtype()}, but weights are one of {', '.join(_DTYPES)}.",
+                where=where,
+                remedy="Use the draft as it was trained, before any quantisation.",
+            )
+        shapes[name] = tuple(part.get_shape())
+    return shapes
+
+
+def _where(directory: Path) -> str:
+    return f"{directory.name}/{WEIGHTS_FILE}"
 
 
 def _check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Tensor], where: str) -> None:
