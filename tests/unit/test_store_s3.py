@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from safetensors.torch import save_file
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, RecipeError, StoreFull, TransientError
 from deepspec.store import Artifact, Store, open_store
-from deepspec.store.backends import s3
+from deepspec.store.backends import s3, s3_errors
 from deepspec.store.gc import collect
 from deepspec.store.lease import leased
 from deepspec.store.reading.files import LocalFiles, StreamedFiles, open_files
@@ -469,6 +471,22 @@ def test_a_refusal_names_endpoint_and_remedy_and_no_credentials(
     assert advice in str(caught.value.remedy)
     told = "".join(traceback.format_exception(caught.value))
     assert not any(canary in told for canary in CANARIES.values())
+
+
+@pytest.mark.parametrize("code", ["RequestTimeTooSkewed", "RequestExpired", "AccessDenied", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize("hours", [-1, 3])
+def test_clocks_that_differ_are_no_missing_permission(
+    canaries: None, monkeypatch: pytest.MonkeyPatch, code: str, hours: int
+) -> None:
+    shifted = SimpleNamespace(time=lambda: time.time() + hours * 3600)
+    monkeypatch.setattr(s3_errors, "time", shifted)
+    with refusing(403, code) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        backend = open_store("s3://some-bucket/store").backend
+        for ask in (lambda: backend.create("registry/1", b"x"), backend.clock, lambda: backend.list("")):
+            with refused(ArtifactError, "clocks", f"{abs(hours) * 60} minutes", where="s3://some-bucket") as caught:
+                ask()
+            assert "NTP" in str(caught.value.remedy)
 
 
 @pytest.mark.full

@@ -4,6 +4,8 @@ No error quotes a server's own words: they may hold credentials.
 """
 
 import os
+import time
+from email.utils import parsedate_to_datetime
 
 from boto3.exceptions import S3UploadFailedError
 from botocore import exceptions as failures
@@ -16,7 +18,9 @@ _HELD_AGAIN = ("ConditionalRequestConflict", "OperationAborted")
 """S3's answers while another conditional write to the same name goes on: asked again, either outcome comes."""
 
 MISSING = ("NoSuchKey", "404", "NotFound")
-_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
+_OTHER_TIME = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
+_MOST_MINUTES_APART = 14.0
 _UNKNOWN_USER = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId", "AuthFailure")
 _FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientCapacity", "EntityTooLargeForBucket", "507")
 NOT_SUPPORTED = ("NotImplemented", "501", "MethodNotAllowed")
@@ -57,6 +61,15 @@ def named_error(error: Exception, where: str, bucket: str) -> ArtifactError | Tr
             f"The credentials for the object storage{at} have expired.",
             where=where,
             remedy="Renew AWS_SESSION_TOKEN and its keys, and run again: what was finished is kept.",
+        )
+    apart = _minutes_apart(cause)
+    # A HEAD's refusal has no code, and some servers call it another name.
+    if code in _OTHER_TIME or (status in (401, 403) and apart is not None and apart > _MOST_MINUTES_APART):
+        by = "" if apart is None else f" by {apart:,.0f} minutes"
+        return ArtifactError(
+            f"The clocks of this machine and of the object storage{at} differ{by} ({code}).",
+            where=where,
+            remedy="Set this machine's clock (NTP), or the server's: signatures are valid for 15 minutes only.",
         )
     if code in _UNKNOWN_USER:
         return ArtifactError(
@@ -139,6 +152,15 @@ def code_of(error: failures.ClientError) -> str:
 
 def _status(error: failures.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _minutes_apart(error: failures.ClientError) -> float | None:
+    """How far the server's clock is from ours, as its reply says."""
+    said = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return abs(parsedate_to_datetime(said).timestamp() - time.time()) / 60
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _kind(error: Exception) -> str:
