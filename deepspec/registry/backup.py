@@ -10,6 +10,7 @@ from pathlib import Path
 from deepspec.errors import ArtifactError, RecipeError
 from deepspec.home import code_version, store_of
 from deepspec.progress import Progress
+from deepspec.registry.mlflow.connection import refuse_home
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Store, open_store
 from deepspec.store.copy_store import Copied, copy_store
@@ -41,11 +42,13 @@ def backup(out: Path, home: Path, progress: Progress, say: Callable[[str], None]
     """Bring `out` up to date as a copy of the home: the database first, then what it refers to, then the store.
 
     Raises:
-        RecipeError: `out` holds something else, or the database is a service's, which has tools of its own.
+        RecipeError: `out` holds something else; the database is a service's, which has tools of its own; or MLflow
+            cannot name the home, so that what it tracked lies elsewhere.
         ArtifactError: something cannot be read or written, or the backup's promotion log is not the home's earlier one;
             the database of an earlier backup is still there.
     """
     out = out.absolute()
+    refuse_home(home)
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise RecipeError(
             "This backs up a home folder's own database, but MLFLOW_TRACKING_URI names another.",

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from deepspec.errors import RecipeError
 from deepspec.evaluation.results import Evaluation, MeanResult
 from deepspec.gates import Config, judge
+from deepspec.progress import SILENT
 from deepspec.registry import keys
+from deepspec.registry.backup import backup
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow.connection import Connection
 from deepspec.registry.mlflow.tracking import Tracking
@@ -31,6 +34,29 @@ EVALUATION = Evaluation(
     },
     macro=MeanResult(tau=4.0, speedup=2.05),
 )
+
+
+@pytest.mark.parametrize("name", ["a%2Fb", "a?b", "what?", "a#b", "100%25", "a\tb", "a%E4"])
+def test_a_home_that_an_address_cannot_name_is_refused(name: str, tmp_path: Path) -> None:
+    home = tmp_path / name
+    home.mkdir()
+    with refused(RecipeError, "MLflow", where=str(home)):
+        Tracking.embedded(home)
+    with refused(RecipeError, "MLflow", where=str(home)):
+        backup(tmp_path / "backup", home, SILENT, print)
+    assert not list(home.iterdir())
+    assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", "ä", "a;b", "a@b:c", "a&b=c", "+"])
+def test_what_mlflow_makes_of_a_home_that_is_taken_is_that_home(name: str, tmp_path: Path) -> None:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from sqlalchemy.engine import make_url
+
+    home = tmp_path / name
+    tracking = Tracking.embedded(home)
+    assert make_url(tracking.uri).database == str(home / "mlflow.db")
+    assert local_file_uri_to_path(str(home / "mlartifacts")) == str(home / "mlartifacts")
 
 
 @pytest.fixture(scope="module")

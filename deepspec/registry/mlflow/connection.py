@@ -10,7 +10,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from deepspec.errors import RecipeError
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow import database, schema
 
@@ -35,6 +37,23 @@ _FILE_SECONDS = "120"
 """A server answers once it has passed the file on to where it keeps artifacts."""
 _GLOBAL_URI = threading.Lock()
 _GLOBAL_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+def refuse_home(home: Path) -> None:
+    """See that MLflow's addresses can name a home folder: it reads them by the rules of URLs.
+
+    Raises:
+        RecipeError: its path would be read as another one (`%2F`, `?`, `#`).
+    """
+    path = str(home.absolute())
+    # As MLflow and its database make an address of a path: without quoting it.
+    parts = urlsplit(f"file://{path}")
+    if (unquote(parts.path), parts.query, parts.fragment) != (path, "", "") or path.endswith(("?", "#")):
+        raise RecipeError(
+            "MLflow would read this folder's path as another one: it is part of an address there.",
+            where=f"DEEPSPEC_HOME {path}",
+            remedy="Use a home folder without %, ? and # in its path.",
+        )
 
 
 class Failed(Exception):

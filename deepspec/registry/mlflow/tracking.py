@@ -24,7 +24,7 @@ from deepspec.errors import DeepspecError
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
 from deepspec.registry.errors import TrackingError
-from deepspec.registry.mlflow.connection import SQLITE, Connection, mlflow_errors
+from deepspec.registry.mlflow.connection import SQLITE, Connection, mlflow_errors, refuse_home
 from deepspec.registry.mlflow.runs import RunWriter, flushed
 from deepspec.registry.promotions import DraftReference, PromotionLog
 
@@ -88,8 +88,13 @@ class Tracking:
 
     @classmethod
     def embedded(cls, home: Path, experiment: str = "deepspec") -> "Tracking":
-        """Tracking in a folder, without a server: `<home>/mlflow.db` and `<home>/mlartifacts`."""
+        """Tracking in a folder, without a server: `<home>/mlflow.db` and `<home>/mlartifacts`.
+
+        Raises:
+            RecipeError: MLflow cannot name that folder.
+        """
         home = home.absolute()
+        refuse_home(home)
         return cls(f"{SQLITE}{home / 'mlflow.db'}", home / "mlartifacts", experiment)
 
     @property
