@@ -25,6 +25,8 @@ from deepspec.data.responses.endpoint_protocol import (
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
+from deepspec.json_text import parse
+from deepspec.network import UnusableReply, received_async
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +35,12 @@ KEY_VARIABLE = "DEEPSPEC_ENDPOINT_API_KEY"
 LEFT_OUT_AFTER = 3
 """Failures in a row, until an endpoint answers."""
 
+_REPLY_BYTES = 1 << 20
+_TOKEN_BYTES = 256
+"""For each token of a prompt and an answer, its id twice and its text as JSON may write it: more than any has."""
+
+_LONGEST_REST_SECONDS = 7 * 24 * 3600.0
+_MAX_NAMES = 4
 _BUSY = (429, 502, 503, 504)  # says of the server, not of the request, that it cannot
 _PASSING = (408, 425, 500)
 
@@ -109,6 +117,7 @@ class Exchange:
         self._max_length_tokens = max_length_tokens
         self._timeout_seconds = timeout_seconds
         self._limit_name = limit_name
+        self._max_reply_bytes = _REPLY_BYTES + _TOKEN_BYTES * max_length_tokens
         self._api_key = api_key
         self.last_sign = 0.0
         self.engine: tuple[Endpoint, tuple[str, str]] | None = None
@@ -142,11 +151,14 @@ class Exchange:
         """One request; what may pass by itself is raised as `Again`, what is wrong with the endpoint as DataError."""
         import httpx
 
+        asked = endpoint.client.stream(method, f"{endpoint.url}{path}", json=body, headers={"X-Request-Id": name})
         try:
-            reply = await endpoint.client.request(
-                method, f"{endpoint.url}{path}", json=body, headers={"X-Request-Id": name}
-            )
-        except httpx.TimeoutException as error:
+            async with asked as coming:
+                reply = await received_async(coming, self._max_reply_bytes, self._timeout_seconds)
+        except UnusableReply as error:
+            failure = GenerationFailure(name, "the endpoint's reply cannot be used", str(error))
+            raise Again(failure, is_counted=True) from error
+        except (httpx.TimeoutException, TimeoutError) as error:
             is_counted = not isinstance(error, httpx.ConnectTimeout)
             reason = "no answer within run.endpoint_timeout_seconds" if is_counted else "no connection to the endpoint"
             failure = GenerationFailure(name, reason, f"{self._timeout_seconds:g} s" if is_counted else "timed out")
@@ -180,13 +192,15 @@ class Exchange:
     async def meet(self, endpoint: Endpoint) -> None:
         """Find out what an endpoint serves, and with which engine; raises as `ask` does."""
         reply = await self._send(endpoint, "models", "GET", "/v1/models")
-        cards = _cards(reply)
+        cards = self._cards(reply)
         if cards is None:
             failure = GenerationFailure("models", "the list of models is none", self._words(reply))
             raise Again(failure, is_counted=True)
         card = next((card for card in cards if self._is_target(card)), None)
         if card is None:
-            error = another_model(self._config.served_model or self._model, [str(card["id"]) for card in cards])
+            error = another_model(
+                self._config.served_model or self._model, [excerpt_of(card["id"]) for card in cards[:_MAX_NAMES]]
+            )
             error.where = endpoint.url
             raise error
         room = card.get("max_model_len")
@@ -216,13 +230,28 @@ class Exchange:
 
     async def _engine_of(self, endpoint: Endpoint, card: dict[str, Any], reply: "httpx.Response") -> tuple[str, str]:
         """Name and version of the engine, as it says; "unknown" where it does not."""
-        name = str(card.get("owned_by") or "").lower() or "unknown"
+        said_by = card.get("owned_by")
+        name = excerpt_of(said_by.lower()) if isinstance(said_by, str) and said_by else "unknown"
         for path in ("/version", "/server_info", "/get_server_info"):  # vLLM's; SGLang's, and its older one
             found = await self._send(endpoint, "version", "GET", path)
-            said = _json_of(found) if found.status_code == 200 else None
+            said = self._json_of(found) if found.status_code == 200 else None
             if isinstance(said, dict) and isinstance(said.get("version"), str):
                 return name, excerpt_of(self._safe(said["version"]))
         return name, excerpt_of(self._safe(reply.headers.get("Server") or "unknown"))
+
+    def _json_of(self, reply: "httpx.Response") -> Any:
+        try:
+            return parse(reply.content, self._max_reply_bytes)
+        except ValueError:
+            return None
+
+    def _cards(self, reply: "httpx.Response") -> list[dict[str, Any]] | None:
+        """What a server says it serves; None: nothing that can be read."""
+        said = self._json_of(reply) if reply.status_code == 200 else None
+        cards = said.get("data") if isinstance(said, dict) else None
+        if not isinstance(cards, list):
+            return None
+        return [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
 
     def _words(self, reply: "httpx.Response") -> str:
         return self._safe(words_of(reply.content))
@@ -232,30 +261,19 @@ class Exchange:
         return excerpt_of(words.replace(self._api_key, "***") if self._api_key else words)
 
 
-def _json_of(reply: "httpx.Response") -> Any:
-    try:
-        return reply.json()
-    except ValueError:
-        return None
-
-
-def _cards(reply: "httpx.Response") -> list[dict[str, Any]] | None:
-    """What a server says it serves; None: nothing that can be read."""
-    said = _json_of(reply) if reply.status_code == 200 else None
-    cards = said.get("data") if isinstance(said, dict) else None
-    if not isinstance(cards, list):
-        return None
-    return [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
-
-
 def _retry_after(reply: "httpx.Response") -> float:
     """How many seconds a busy server wants to be left alone; a second or so where it does not say."""
     said = reply.headers.get("Retry-After", "")
     try:
-        return max(float(said), 0.0)
+        return _rest(float(said))
     except ValueError:
         pass
     try:
-        return max(parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
+        return _rest(parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return jitter.uniform(0.2, 1.0) if reply.status_code in _BUSY else 0.0
+
+
+def _rest(seconds: float) -> float:
+    """`seconds`, where a server may say anything: none for less than none (and for NaN), a week at most."""
+    return min(seconds, _LONGEST_REST_SECONDS) if seconds > 0 else 0.0

@@ -32,6 +32,7 @@ from deepspec.data.responses.endpoint_exchange import LEFT_OUT_AFTER, Again, End
 from deepspec.data.responses.endpoint_protocol import Vocabulary
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult, NextRequest
 from deepspec.errors import DataError, TransientError
+from deepspec.network import PLAIN, heeds_proxies
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -155,7 +156,7 @@ class Endpoints:
         import httpx
         from anyio.from_thread import start_blocking_portal
 
-        headers = {"User-Agent": "deepspec"}
+        headers = {"User-Agent": "deepspec", **PLAIN}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         with ExitStack() as stack:
@@ -165,6 +166,7 @@ class Endpoints:
             for endpoint in self._endpoints:
                 # One for each: a pool looks through all its connections whenever one is taken or given back.
                 client = httpx.AsyncClient(
+                    trust_env=heeds_proxies(endpoint.url, where="run.endpoints"),
                     headers=headers,
                     verify=trust,
                     timeout=httpx.Timeout(self._timeout_seconds, connect=_CONNECT_SECONDS, pool=None),

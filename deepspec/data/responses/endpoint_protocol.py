@@ -19,11 +19,15 @@ from deepspec.data.config import Responses
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
+from deepspec.json_text import parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NEUTRAL = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_MOST_WORDS = 1 << 16
+"""Bytes of a reply in which a server's words about a failure are looked for."""
+
 _FINISHED: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 
 
@@ -134,9 +138,9 @@ def read_completion(
 
 def words_of(body: bytes) -> str:
     """A server's words about a failure: the message in its JSON, else its text; not shortened."""
-    text = body.decode(errors="replace")
+    text = body[:_MOST_WORDS].decode(errors="replace")
     try:
-        content: Any = json.loads(text)
+        content: Any = parse(body, _MOST_WORDS)
     except ValueError:
         return text
     for _ in range(3):
@@ -156,8 +160,8 @@ def another_model(wanted: str, served: Sequence[str]) -> DataError:
 
 def _mapping(body: bytes) -> dict[str, Any]:
     try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        reply = parse(body, len(body))
+    except ValueError as error:
         raise BadReply("the endpoint's reply is no valid JSON", excerpt_of(body.decode(errors="replace"))) from error
     if not isinstance(reply, dict):
         raise BadReply("the endpoint's reply holds no answer", excerpt_of(body.decode(errors="replace")))

@@ -19,7 +19,6 @@ Names end in `_total` or don't, by the age of the client library. Counters of se
 Legend: K draft positions. Rates at k are at 1-based position k, list index k-1.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Self
 from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
 from deepspec.errors import DataError, MeasurementError, TransientError
 from deepspec.evaluation.server.results import ServedAcceptance
+from deepspec.network import PLAIN, UnusableReply, heeds_proxies, received
 
 if TYPE_CHECKING:
     import httpx
@@ -51,6 +51,9 @@ _AVERAGES = ("sglang:spec_accept_length", "sglang:spec_accept_rate")
 _PROCESS_START = "process_start_time_seconds"
 _ATTEMPTS = 5
 _SECONDS = 10.0
+_MAX_BYTES = 16 << 20
+_MAX_POSITIONS = 1024
+_MAX_COUNT = 2.0**63
 
 _NO_METRICS = "the server has no /metrics; SGLang has them with --enable-metrics"
 _NO_COUNTERS = (
@@ -205,11 +208,16 @@ class ServerMetrics:
     def __enter__(self) -> Self:
         import httpx
 
-        headers = {"User-Agent": "deepspec", "Accept": "text/plain"}
+        headers = {"User-Agent": "deepspec", "Accept": "text/plain", **PLAIN}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         # Both engines mount their metrics as an application of its own, which lies behind a redirect to /metrics/.
-        self._client = httpx.Client(headers=headers, timeout=_SECONDS, follow_redirects=True)
+        self._client = httpx.Client(
+            trust_env=heeds_proxies(self._url, where=self._url),
+            headers=headers,
+            timeout=_SECONDS,
+            follow_redirects=True,
+        )
         return self
 
     def __exit__(
@@ -238,8 +246,15 @@ class ServerMetrics:
         import httpx
 
         try:
-            reply = self._client.get(f"{self._url}/metrics")
-        except httpx.HTTPError as error:
+            with self._client.stream("GET", f"{self._url}/metrics") as coming:
+                reply = received(coming, _MAX_BYTES, _SECONDS)
+        except UnusableReply as error:
+            raise DataError(
+                f"GET /metrics returned a reply that cannot be used: {error}.",
+                where=self._url,
+                remedy="Name the base URL of the server itself.",
+            ) from error
+        except (httpx.HTTPError, TimeoutError) as error:
             raise self._no_answer(type(error).__name__) from error
         if reply.status_code in (401, 403):
             raise DataError(
@@ -294,8 +309,11 @@ def _add(name: str, labels: Mapping[str, str], value: float, counts: dict[str, i
     kind = _COUNTERS.get(name.removesuffix("_total"))
     if kind is not None:
         if kind == _PER_POSITION:
-            kind += str(int(labels.get("position", "")))
-        if not math.isfinite(value):
+            position = int(labels.get("position", "")[:20])
+            if not 0 <= position < _MAX_POSITIONS:
+                raise ValueError(f"position {position}")
+            kind += str(position)
+        if not 0 <= value <= _MAX_COUNT:
             raise ValueError(f"{name} is {value}")
         counts[kind] = counts.get(kind, 0) + round(value)
     elif name == _PROCESS_START or _COUNTERS.get(name.removesuffix("_created").removesuffix("_total")) is not None:

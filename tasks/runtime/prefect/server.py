@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.errors import DeepspecError, LaunchError
+from deepspec.network import ask_this_machine_directly, without_socks
 from deepspec.store.backends.s3_location import shown as without_credentials
 
 _START_SECONDS = 120.0
+_SERVICES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
+"""Variables with the addresses that a run's libraries ask by themselves."""
+
 _PATIENCE = {
     # Prefect's own are 5 repetitions over a minute, and a minute for each answer of a server that hangs. These bridge a
     # short restart (14 s); soon after, the error names a server that is down or hangs to a person who waits.
@@ -168,15 +172,22 @@ def _is_asked(error: Any) -> bool:
 
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[EmbeddedServer | None]:
-    """An embedded server for the block, unless PREFECT_API_URL names one."""
-    if is_configured():
-        for name, value in _PATIENCE.items():
-            os.environ.setdefault(name, value)
-        check()
-        yield None
-        return
-    embedded = EmbeddedServer(home)
-    try:
-        yield embedded
-    finally:
-        embedded.stop()
+    """An embedded server for the block, unless PREFECT_API_URL names one.
+
+    Raises:
+        LaunchError: the configured one does not answer.
+        RecipeError: a configured service can be asked through a SOCKS proxy only, and that cannot be used.
+    """
+    ask_this_machine_directly(os.environ)
+    with without_socks({name: os.environ[name] for name in _SERVICES if os.environ.get(name)}):
+        if is_configured():
+            for name, value in _PATIENCE.items():
+                os.environ.setdefault(name, value)
+            check()
+            yield None
+            return
+        embedded = EmbeddedServer(home)
+        try:
+            yield embedded
+        finally:
+            embedded.stop()
