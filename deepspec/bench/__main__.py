@@ -116,7 +116,7 @@ def main(arguments: Sequence[str], command: str = "python -m deepspec.bench") ->
     measuring.prepare_device(options.device, options.threads)
     document = bench.measure(options)
     if options.as_json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
         sys.stderr.write(_table(document, bench.lines(document)))
 

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a run failed, 2 the input is wrong, 3 a gate refused, 130 
 one file per group; everything heavy is imported by those that need it.
 """
 
+import io
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ import typer
 
 from deepspec import __version__
 from deepspec.errors import DeepspecError
+from deepspec.network import ask_this_machine_directly
 from flows.cli import artifacts, backup, bench, data, drafts, guide, models, runs
 
 app = typer.Typer(
@@ -61,6 +63,7 @@ def _main(
         typer.echo(context.get_help())
         raise typer.Exit(2)
     os.environ["DEEPSPEC_HOME"] = str(Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute())
+    ask_this_machine_directly(os.environ)
     # Read by OpenMP when torch is imported: a waiting thread that spins long takes the core from the one it waits for.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if debug:
@@ -71,6 +74,9 @@ def _main(
 
 def main() -> NoReturn:
     """Entry point: errors become one sentence and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding cannot hold ends no command
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

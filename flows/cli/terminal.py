@@ -60,5 +60,10 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print the one document."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    """Print the one document; escaped where stdout's encoding, or any, cannot hold its texts."""
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=1)
+    sys.stdout.write(text + "\n")

@@ -1,5 +1,6 @@
 """The command line as people meet it: help, versions, documents that must not go stale."""
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import typer
 from deepspec.registry.keys import markdown_table
 from deepspec.store import open_store
 from flows.cli import main as cli
+from flows.cli.terminal import print_json
 from tests.fixtures.command import call
 from tests.fixtures.store import ingredients, put
 
@@ -51,6 +53,27 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_document_is_json_whatever_stdout_can_hold(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"ä": "日本 ✓", "half": "\ud800", "emoji": "\U0001f600"}
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    print_json(value)
+    out.flush()
+    assert json.loads(out.buffer.getvalue().decode(encoding)) == value  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_no_command_ends_for_stdouts_encoding(encoding: str) -> None:
+    code = "import sys\nfrom flows.cli import main as cli\nsys.argv = ['deepspec', *sys.argv[1:]]\ncli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "guide", "demo"], capture_output=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_exit_codes_of_wrong_usage() -> None:

@@ -1,8 +1,6 @@
 """What the commands `run` and `demo` do: run recipes, or only preview them, and say how it ended."""
 
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, to_yaml
 from flows.cli.commands import estimate_text
 from flows.cli.progress import display_on
+from flows.cli.terminal import print_json
 from flows.runs import check_names_differ, inputs_of, run_recipes
 from tasks.runtime import interrupt
 from tasks.runtime.preview import preview_all
@@ -77,7 +76,7 @@ def run(
     with display_on(console) as display:
         result, record, path = run_recipes(recipes, home, display, name=name, num_seeds=num_seeds)
     if shown.as_json:
-        sys.stdout.write(json.dumps(record.to_json(), ensure_ascii=False, indent=1) + "\n")
+        print_json(record.to_json())
     return _conclude(result, record, path, console)
 
 
@@ -93,7 +92,7 @@ def _show_preview(
             "stages": [record.entry().to_json() for record in records],
             "estimate": written if len(recipes) > 1 else written[0],
         }
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        print_json(document)
         return
     for recipe in recipes:
         console.print(to_yaml(recipe), markup=False, highlight=False)
