@@ -7,6 +7,7 @@ write. Memory is in `memory.py`, which needs torch; nothing here does.
 Legend: L captured layers, D hidden size, V vocabulary.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from deepspec.recipe import Recipe
 from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
 from deepspec.targets import FAMILIES, parameter_counts
 from deepspec.targets.directory import read_spec
-from deepspec.targets.family import TargetSpec, spec_from_config
+from deepspec.targets.family import TargetSpec, spec_from_config, text_config
 from deepspec.targets.published import PUBLISHED
 
 CODECS = tuple(WIDTHS)
@@ -55,7 +56,7 @@ def spec_of(recipe: Recipe) -> TargetSpec:
             remedy=f"Known: {', '.join(PUBLISHED)}; or give a directory with a config.json.",
         )
     family = next(f for f in FAMILIES.values() if raw["model_type"] in f.model_types)
-    return spec_from_config(family, raw, path=path, model_type=str(raw["model_type"]))
+    return spec_from_config(family, text_config(family, raw), path=path, model_type=str(raw["model_type"]))
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,21 @@ def _work(
     """Floating point operations of capture and training: 2 per weight and token forward, 4 more backward."""
     counts = parameter_counts(spec)
     tokens = documents * lengths.mean_tokens
-    squares = documents * sum(length**2 for length in lengths.tokens) / len(lengths.tokens)
-    # Causal attention: scores and sums of values, half of the square each way.
-    attention = 2.0 * spec.num_layers * spec.num_attention_heads * spec.head_dim * squares
+    # Scores and sums of values: 2 of each per pair of positions and number of a head.
+    attention = sum(
+        4.0 * spec.num_attention_heads * layer.head_dim * num * documents * _pairs(layer.window, lengths)
+        for layer, num in Counter(spec.layers).items()
+    )
     capture = 2.0 * counts["layers"] * tokens + attention
     cost = ALGORITHMS[recipe.draft.algorithm].cost(recipe.draft, spec)
     rows = documents * sum(map(cost.rows, lengths.supervised)) / len(lengths.supervised)
     return {"capture": capture, "training": (cost.row_flops * rows + cost.token_flops * tokens) * epochs}
+
+
+def _pairs(window: int | None, lengths: LengthSample) -> float:
+    """Mean pairs of positions, in a document, of which one attends to the other: half of the square, or of a window."""
+    seen = [(length, min(length, window or length)) for length in lengths.tokens]
+    return sum(length * most - most**2 / 2 for length, most in seen) / len(seen)
 
 
 def _recommendation(

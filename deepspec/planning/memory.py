@@ -10,7 +10,7 @@ from deepspec.planning.gpus import gpu_named
 from deepspec.planning.results import GpuFit, MemoryEstimate, MicroBatch, TrainingMemory
 from deepspec.recipe import Recipe
 from deepspec.targets import parameter_counts
-from deepspec.targets.family import TargetSpec
+from deepspec.targets.family import LayerShape, TargetSpec
 
 if TYPE_CHECKING:
     from deepspec.training.memory.step_estimate import DocumentSize
@@ -144,13 +144,18 @@ def _forward_bytes(recipe: Recipe, spec: TargetSpec, tokens: int) -> int:
     are still held, or in the MLP, which holds what its own layer's attention was made of. Or it is the end, when the
     captured outputs are there three times: layer by layer, stacked, and by document.
     """
+    return max(_layer_bytes(recipe, spec, layer, tokens) for layer in set(spec.layers))
+
+
+def _layer_bytes(recipe: Recipe, spec: TargetSpec, layer: LayerShape, tokens: int) -> int:
+    """The worst moment, if the late layer is of this shape."""
     captured = len(ALGORITHMS[recipe.draft.algorithm].layer_ids(recipe.draft, spec)) * spec.hidden_size
-    queries = spec.num_attention_heads * spec.head_dim
-    keys = spec.num_key_value_heads * spec.head_dim
+    queries = spec.num_attention_heads * layer.head_dim
+    keys = layer.num_key_value_heads * layer.head_dim
     rotated, projected = queries + keys, queries + 2 * keys
     held = captured + rotated + projected + queries
-    attention = held + 2 * spec.hidden_size + projected + 4 * rotated + 4 * spec.head_dim
-    mlp = held + queries + 4 * spec.hidden_size + 3 * spec.intermediate_size + 2 * spec.head_dim
+    attention = held + 2 * spec.hidden_size + projected + 4 * rotated + 4 * layer.head_dim
+    mlp = held + queries + 4 * spec.hidden_size + 3 * spec.intermediate_size + 2 * layer.head_dim
     numbers = max(3 * captured + 2 * spec.hidden_size, attention, mlp)
     return tokens * numbers * _itemsize(recipe.target.dtype)
 

@@ -24,9 +24,9 @@ def family_of(spec: TargetSpec) -> Family:
 
 
 def parameter_counts(spec: TargetSpec) -> dict[str, int]:
-    """Number of weights by part: "embedding", "head" (0 when tied), "layers", "total"."""
-    num_norms = 4 if family_of(spec).sandwich_norms else 2
-    alike = spec.hidden_size * (3 * spec.intermediate_size + num_norms)
+    """Numbers in a target's weights by part: "embedding", "head" (0 when tied), "layers", "total"."""
+    num_norms, num_scalars = (4, 1) if family_of(spec).sandwich_norms else (2, 0)
+    alike = spec.hidden_size * (3 * spec.intermediate_size + num_norms) + num_scalars
     layers = 0
     for layer in spec.layers:
         key_heads = (1 if layer.value_from_keys else 2) * layer.num_key_value_heads

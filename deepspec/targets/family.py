@@ -133,7 +133,7 @@ def text_config(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The text model's part of a target's config.json.
 
     Where it lies within a larger model's, what that says of the weights as a whole holds for the text model too: that
-    its head is its embedding, and, if nothing else is said, the dtype.
+    its head is its embedding, and, if nothing else is said, the dtype and the kind of model.
     """
     text = config
     for key in family.text_config_keys:
@@ -141,7 +141,7 @@ def text_config(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping):
             outer = {name: text[name] for name in ("dtype", "torch_dtype") if text.get(name) is not None}
             tied = {name: text[name] for name in ("tie_word_embeddings",) if name in text}
-            text = {**outer, **inner, **tied}
+            text = {"model_type": f"{text.get('model_type')}_text", **outer, **inner, **tied}
     return text
 
 

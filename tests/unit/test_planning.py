@@ -15,7 +15,7 @@ from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, LengthSamp
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
 from deepspec.planning.before_run import estimate_recipe
 from deepspec.planning.budget import refuse
-from deepspec.planning.estimate import Room, estimate
+from deepspec.planning.estimate import Room, estimate, spec_of
 from deepspec.planning.gpus import GPUS
 from deepspec.planning.memory import largest_micro_batch, memory
 from deepspec.planning.results import Estimate, RoomEstimate
@@ -344,3 +344,28 @@ def test_the_plan_takes_gpus_from_the_recipe_or_the_command_line(tmp_path: Path)
     assert said.gpu.num_gpus == 4
     assert said.memory is not None
     assert said.memory.device == "cuda"
+
+
+@pytest.mark.parametrize("name", ["eagle3-gemma4-12b", "dflash-gemma4-12b", "dspark_gemma4_12b_block7"])
+def test_a_published_target_is_planned_by_name(tmp_path: Path, name: str) -> None:
+    found = estimate_recipe(name, [], 100, 950.0, "h200", 8, None, home=tmp_path)
+    assert found.states.bytes_by_layout["reference_bf16"] == 95_000 * 6 * 3840 * 2
+    assert found.memory is not None
+    assert found.memory.capture_bytes > 2 * 11_907_350_320
+    assert found.memory.fits is not None
+    assert found.memory.fits.capture
+
+
+def test_layers_with_a_window_attend_to_no_more() -> None:
+    recipe = load_recipe("dspark-gemma4-12b")
+
+    def attention(length: int) -> float:
+        lengths = LengthSample.uniform(recipe.data.model_copy(update={"max_length_tokens": length}), length)
+        tokens = 10 * lengths.train_share * lengths.mean_tokens
+        weights = 2.0 * parameter_counts(spec_of(recipe))["layers"] * tokens
+        return (estimate(recipe, conversations=10, lengths=lengths).flops["capture"] - weights) / tokens
+
+    # Twice as long: the 8 full layers (head dim 512) attend to twice as much, the 40 others (256) to their window.
+    full, windowed = 4 * 16 * 512 * 8, 4 * 16 * 256 * 40
+    assert attention(512) == pytest.approx((full + windowed) * 256)
+    assert attention(8192) == pytest.approx(full * 4096 + windowed * (1024 - 64))

@@ -2,17 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets import FAMILIES, family_of
+from deepspec.targets import FAMILIES, family_of, parameter_counts
 from deepspec.targets.cache import RowCache
 from deepspec.targets.directory import read_spec
 from deepspec.targets.family import LayerShape, default_layer_ids
 from deepspec.targets.model import Target, stop_token_ids
+from deepspec.targets.published import PUBLISHED
 from deepspec.targets.rotary import Rotary, rotate
 from deepspec.targets.weights import Weights, read_tables
 from tests.fixtures.refused import refused
@@ -160,6 +162,70 @@ def test_what_is_not_supported_is_said(tmp_path, fields, named):
 
 def test_unified_text_models_have_no_per_layer_inputs(tmp_path):
     assert read(old(model_type="gemma4_unified_text", hidden_size_per_layer_input=...), tmp_path).num_layers == 3
+
+
+def published():
+    """The released 12B's configuration."""
+    return dict(PUBLISHED["google/gemma-4-12B-it"])
+
+
+def as_gemma4(config):
+    """The same model under the type that the family's other members have."""
+    text = {**config["text_config"], "model_type": "gemma4_text", "hidden_size_per_layer_input": 0}
+    return {**config, "model_type": "gemma4", "text_config": text}
+
+
+def written(config, path, *, text_only):
+    """What transformers writes of a configuration."""
+    from transformers import AutoConfig
+
+    read_in = AutoConfig.for_model(**config)
+    (read_in.text_config if text_only else read_in).save_pretrained(path)
+    return json.loads((path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("as_type", [dict, as_gemma4], ids=["gemma4_unified", "gemma4"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda config, _: config,
+        lambda config, _: config["text_config"],
+        lambda config, path: written(config, path, text_only=False),
+        lambda config, path: written(config, path, text_only=True),
+        lambda config, _: {**config, "text_config": {**config["text_config"], "layer_types": None}},
+        lambda config, _: {**config, "text_config": omitted(config["text_config"], "dtype", "tie_word_embeddings")},
+        lambda config, _: {**omitted(config, "dtype"), "torch_dtype": "bfloat16"},
+        lambda config, _: {**config, "text_config": omitted(config["text_config"], "model_type")},
+    ],
+    ids=["published", "text", "written", "written text", "default layers", "said once", "old dtype", "no text type"],
+)
+def test_every_form_of_the_12b_is_one_spec(tmp_path, as_type, form):
+    def plain(spec):
+        return replace(spec, path=tmp_path, model_type="", raw={})
+
+    spec = read(form(as_type(published()), tmp_path), tmp_path)
+    expected = read(published(), tmp_path)
+    assert plain(spec) == plain(expected)
+    # What a draft's config.json says of its body reads back as the same shape, too.
+    again = read(GEMMA.draft_fields(spec), tmp_path)
+    assert plain(again) == plain(expected)
+
+
+def omitted(fields, *names):
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def test_the_12b_has_the_published_number_of_text_parameters(tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    spec = read(published(), tmp_path)
+    assert spec.layers == (*[LayerShape(8, 256, window=1024)] * 5, LayerShape(1, 512, value_from_keys=True)) * 8
+    counts = parameter_counts(spec)
+    assert counts["total"] == 11_907_350_320
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**published()).text_config)
+    weights = omitted(model.state_dict(), "lm_head.weight")
+    assert counts["total"] == sum(weight.numel() for weight in weights.values())
 
 
 def test_layers_that_drafts_read():
