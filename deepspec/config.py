@@ -7,14 +7,21 @@ A `renamed_field` is read under its old name, too, and keeps that name in keys.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
 
 logger = logging.getLogger(__name__)
+
+EXPANDING = {"expand_locations": True}
+"""Validation context of what a user wrote: `$NAME` and `~` are then expanded in locations, and in no other field.
+
+A recipe may come from somebody else: a variable in a field that is published would publish what the variable holds."""
 
 Model = TypeVar("Model", bound=BaseModel)
 RecipeValue: TypeAlias = BaseModel | str | float | bool | tuple["RecipeValue", ...] | Mapping[str, "RecipeValue"] | None
@@ -30,11 +37,16 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, values: Any) -> Any:
-        """Read old names of fields, and refuse `true` where a number is meant: pydantic would take it for 1."""
+    def _read(cls, values: Any, info: ValidationInfo) -> Any:
+        """Read old names of fields, and refuse `true` where a number is meant: pydantic would take it for 1.
+
+        In the context `EXPANDING`, environment variables and `~` in locations are expanded.
+        """
         if not isinstance(values, Mapping):
             return values
         values = _under_new_names(cls, values)
+        if info.context == EXPANDING:
+            values = {name: _expanded(cls.model_fields.get(name), value) for name, value in values.items()}
         for name, value in values.items():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and not _allows_bool(field.annotation):
@@ -44,6 +56,14 @@ class Section(BaseModel):
 
 class ExecutionSection(Section):
     """Part of a recipe that says *how* it is computed: never hashed."""
+
+
+def _expanded(field: FieldInfo | None, value: Any) -> Any:
+    """The value of a location with its variables, as in `${DEEPSPEC_HOME}/demo/target`; any other as it is."""
+    if field is None or not _is_location(field) or not isinstance(value, str):
+        return value
+    text = os.path.expandvars(value)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def _allows_bool(annotation: Any) -> bool:
@@ -132,7 +152,10 @@ def _part(section: Any, name: str) -> Any:
 
 
 def location_field(default: Any = ..., **arguments: Any) -> Any:
-    """A field that says where an external input is found: never hashed, its content is fingerprinted instead."""
+    """A field that says where an external input is found: never hashed, its content is fingerprinted instead.
+
+    `$NAME` and `~` are expanded in these fields alone.
+    """
     return Field(default, json_schema_extra={"location": True}, **arguments)
 
 

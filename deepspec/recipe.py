@@ -8,7 +8,6 @@ everything else is.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -26,7 +25,7 @@ import deepspec.gates.config
 import deepspec.states.config
 import deepspec.targets.config
 import deepspec.training.config
-from deepspec.config import ExecutionSection, Section, other_name, renamed_field
+from deepspec.config import EXPANDING, ExecutionSection, Section, location_field, other_name, renamed_field
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.yaml import NotYaml, dumps, loads
@@ -51,7 +50,9 @@ Model = TypeVar("Model", bound=BaseModel)
 class StoreConfig(ExecutionSection):
     """Where artifacts are kept."""
 
-    url: str | None = Field(None, description="A folder; DEEPSPEC_STORE overrides it. Default: `store` in the home.")
+    url: str | None = location_field(
+        None, description="A folder; DEEPSPEC_STORE overrides it. Default: `store` in the home."
+    )
     gc_grace_seconds: float = Field(24 * 3600.0, ge=0, description="Nothing younger is ever collected.")
 
 
@@ -155,7 +156,7 @@ def validated(model: type[Model], content: dict[str, Any], overrides: Iterable[s
     for override in overrides:
         _apply(model, content, override)
     try:
-        return model.model_validate(_expanded(content))
+        return model.model_validate(content, context=EXPANDING)
     except ValidationError as error:
         raise _explained(model, error, where) from error
 
@@ -248,18 +249,6 @@ def _section_of(model: type[BaseModel], content: Mapping[str, Any], names: Seque
     draft = content.get("draft")
     algorithm = [str(draft.get("algorithm"))] if names[0] == "draft" and isinstance(draft, Mapping) else []
     return _place(model, [names[0], *algorithm, *names[1:]]).section
-
-
-def _expanded(value: Any) -> Any:
-    """Environment variables and `~` in strings, as in `${DEEPSPEC_HOME}/demo/target`."""
-    if isinstance(value, str):
-        text = os.path.expandvars(value)
-        return str(Path(text).expanduser()) if text.startswith("~") else text
-    if isinstance(value, list):
-        return [_expanded(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _expanded(item) for name, item in value.items()}
-    return value
 
 
 def _explained(model: type[BaseModel], error: ValidationError, where: str) -> RecipeError:

@@ -1,19 +1,23 @@
 """The YAML 1.2 that recipes are written in: `3e-4` is a number, `on`, `off` and `2027-01-31` are text.
 
-Each name stands once in a mapping. Not here: what a field may hold (`deepspec.recipe`).
+Each name stands once in a mapping. Aliases are read while what they stand for stays small. Not here: what a field may
+hold (`deepspec.recipe`).
 """
 
 import io
+import itertools
 import sys
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.nodes import CollectionNode, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import VersionedResolver
 
+_MOST_CHARACTERS = 1 << 20
+_MOST_VALUES = 100_000  # a shipped recipe has about 60; aliases can make 10^9 of 300 characters
 _TEXT = "tag:yaml.org,2002:str"
 _YAML_1_1 = VersionedResolver(version=(1, 1))
 
@@ -57,12 +61,18 @@ def loads(text: str) -> Any:
     """The value that a YAML text holds: dicts, lists, text, numbers, truth values or None.
 
     Raises:
-        NotYaml: in one line what is wrong, and where.
+        NotYaml: in one line what is wrong, and where; also that it is too long or too deep, or that its aliases stand
+            for too many values.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise NotYaml(f"it has {len(text)} characters, but {_MOST_CHARACTERS} are the most", None)
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
+        _num_values(yaml.compose(text), {})
         return yaml.load(text)
+    except RecursionError as error:
+        raise NotYaml("it is nested too deeply", None) from error
     except (YAMLError, ValueError, LookupError) as error:
         problem, line = str(error), None
         if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
@@ -70,6 +80,30 @@ def loads(text: str) -> Any:
             while_ = f"{error.context} (line {error.context_mark.line + 1}): " if begun else ""
             problem, line = f"{while_}{error.problem}", error.problem_mark.line + 1
         raise NotYaml(" ".join(problem.split()), line) from error
+
+
+def _num_values(node: Any, known: dict[int, int | None]) -> int:
+    """How many values a node stands for when each alias is replaced by what it stands for.
+
+    Args:
+        node: from `compose`.
+        known: the same of the nodes that were counted, by identity; None: of those that are being counted.
+
+    Raises:
+        NotYaml: more than `_MOST_VALUES`, or an alias stands for something that it is part of.
+    """
+    if not isinstance(node, CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = None
+        pairs = node.value if isinstance(node, SequenceNode) else itertools.chain.from_iterable(node.value)
+        known[id(node)] = 1 + sum(_num_values(item, known) for item in pairs)
+    count, line = known[id(node)], node.start_mark.line + 1
+    if count is None:
+        raise NotYaml("an alias stands for a value that it is part of", line)
+    if count > _MOST_VALUES:
+        raise NotYaml(f"aliases make more than {_MOST_VALUES} values of it", line)
+    return count
 
 
 def dumps(value: Any) -> str:

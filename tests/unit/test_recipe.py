@@ -1,6 +1,7 @@
 """Recipes: what is shipped resolves as recorded, and what is wrong is named."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +363,71 @@ def test_all_sections_are_frozen() -> None:
     assert isinstance(recipe, Recipe)
     with pytest.raises(ValueError, match="frozen"):
         recipe.train.lr = 1.0  # type: ignore[misc]
+
+
+def test_variables_are_expanded_in_locations_and_in_no_other_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A foreign recipe could else publish what a variable holds: licences, names and prompts leave the machine."""
+    monkeypatch.setenv("PLANTED", "planted-value")
+    given = "$PLANTED and ${PLANTED}"
+    entry = f"{{path: $PLANTED/a.jsonl, name: {given!r}, licence: {given!r}, domain: {given!r}, retention: {given!r}}}"
+    recipe = load_recipe(
+        "dspark-qwen3-4b",
+        [
+            f"data.source=[{entry}]",
+            f"data.system_prompt={given}",
+            f"data.responses.served_model={given}",
+            "run.currency=$PLANTED",
+            "run.gpu=${PLANTED}",
+            "run.endpoints=[http://host/$PLANTED]",
+            "target.path=~/$PLANTED/target",
+            "states.captured=${PLANTED}/states",
+            "store.url=$PLANTED/store",
+            "evaluate.benchmarks={own: $PLANTED/b.jsonl, other: {path: $PLANTED/c.jsonl}}",
+        ],
+    )
+    locations = {
+        recipe.data.source[0].path: "planted-value/a.jsonl",
+        recipe.target.path: str(Path("~/planted-value/target").expanduser()),
+        recipe.states.captured: "planted-value/states",
+        recipe.store.url: "planted-value/store",
+        recipe.evaluate.benchmarks["own"].path: "planted-value/b.jsonl",
+        recipe.evaluate.benchmarks["other"].path: "planted-value/c.jsonl",
+    }
+    assert list(locations) == list(locations.values())
+    assert to_yaml(recipe).count("planted-value") == len(locations)
+    with refused(RecipeError, "train.lr", "$PLANTED", where="tiny"):
+        load_recipe("tiny", ["train.lr=$PLANTED"])
+
+
+def bomb(first: str, each: str) -> str:
+    """Nine levels of aliases, `each` of them a format of a name and of nine times the name before."""
+    levels = [each.format(name, ", ".join([f"*{before}"] * 9)) for before, name in pairwise("abcdefghi")]
+    return "\n".join((first, *levels))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (bomb("a: &a [1, 1, 1]", "{0}: &{0} [{1}]"), "aliases make"),
+        (bomb("a: &a {k: 1, l: 1}", "{0}: &{0} {{<<: [{1}]}}"), "aliases make"),
+        ("a: &a [1, *a]", "part of"),
+        ("a: &a {k: {l: *a}}", "part of"),
+        ("a: " + "[" * 20_000, "nested too deeply"),
+        ("a: " + "{b: " * 5_000 + "1" + "}" * 5_000, "nested too deeply"),
+        ("a: '" + "x" * (1 << 20) + "'", "characters"),
+    ],
+    ids=["lists", "merged", "itself", "itself below", "deep lists", "deep mappings", "long"],
+)
+def test_yaml_that_would_take_all_memory_or_time_is_one_sentence(text: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with refused(RecipeError, named, where=str(path)):
+        load_recipe(str(path))
+
+
+def test_yaml_with_aliases_that_stay_small() -> None:
+    assert loads("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}") == {
+        "a": {"x": [1, 2]},
+        "b": {"x": [1, 2]},
+        "c": {"x": [1, 2], "y": 3},
+    }
