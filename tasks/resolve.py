@@ -47,7 +47,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
     weight_files(folder)
     _check_tokenizer(folder)
     algorithm(run).resolve(recipe.draft, spec)
-    return _external(run, "target", str(folder), lambda: run.fingerprints.files(model_files(folder), named=True))
+    return _external(run, "target", str(folder), lambda: run.fingerprints.files(model_files(folder), within=folder))
 
 
 def source_of(run: "Run[Recipe]") -> External | Pending:
@@ -88,7 +88,7 @@ def _content_of(run: "Run[Recipe]", source: "Source") -> str:
     path = Path(source.path)
     files = sorted(item for item in path.rglob("*") if item.is_file()) if source.kind == "folder" else [path]
     # Names do not count: a file that is moved or renamed is the same input.
-    return run.fingerprints.files(files, named=False)
+    return run.fingerprints.files(files)
 
 
 def _commit_of(dataset: str, where: str, remedy: str) -> str:
@@ -234,7 +234,7 @@ def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
     if isinstance(found, Artifact):
         return {"init": found}
     files = model_files(found)
-    return {"init": _external(run, "init", str(found), lambda: run.fingerprints.files(files, named=True))}
+    return {"init": _external(run, "init", str(found), lambda: run.fingerprints.files(files, within=found))}
 
 
 def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:

@@ -93,14 +93,16 @@ class Fingerprints:
             self._changed = True
         return digest
 
-    def files(self, paths: Iterable[Path], *, named: bool) -> str:
+    def files(self, paths: Iterable[Path], *, within: Path | None = None) -> str:
         """One digest over several files, in order.
 
         Args:
             paths: the files.
-            named: whether their base names count (a model folder) or only contents and order (data files).
+            within: the folder below which their names count (a model folder); None: only contents and order count (data
+                files).
         """
-        return digest_of([[path.name if named else "", self.file(path)] for path in paths])
+        names = ((path, "" if within is None else path.relative_to(within).as_posix()) for path in paths)
+        return digest_of([[name, self.file(path)] for path, name in names])
 
     def save(self) -> None:
         """Write the memo back; where that is not possible, the next run reads again."""
@@ -115,16 +117,20 @@ class Fingerprints:
 
 
 _MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+_TEMPLATES_FOLDER = "additional_chat_templates"
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that decide what it computes: weights, configuration, tokenizer, template.
+    """The files of a model folder that decide what it computes: weights, configuration, tokenizer, chat templates.
 
     Raises:
         DataError: it is not a folder that can be read.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _MODEL_SUFFIXES)
+        templates = (folder / _TEMPLATES_FOLDER).glob("*.jinja")
+        return sorted(
+            path for path in (*folder.iterdir(), *templates) if path.is_file() and path.suffix in _MODEL_SUFFIXES
+        )
     except OSError as error:
         raise DataError(
             f"This model folder cannot be read: {error.strerror}.", where=str(folder), remedy="Check the path."

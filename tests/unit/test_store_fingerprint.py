@@ -51,11 +51,11 @@ def test_a_fingerprint_is_the_sha256_of_the_content(tmp_path: Path) -> None:
 def test_a_moved_but_equal_file_has_the_same_fingerprint(tmp_path: Path) -> None:
     prints = Fingerprints(tmp_path / "memo.json")
     path = aged(tmp_path / "a" / "rows.jsonl", b"content")
-    before = prints.file(path), prints.files([path], named=True)
+    before = prints.file(path), prints.files([path], within=path.parent)
     moved = tmp_path / "elsewhere" / "rows.jsonl"
     moved.parent.mkdir()
     path.rename(moved)
-    assert (prints.file(moved), prints.files([moved], named=True)) == before
+    assert (prints.file(moved), prints.files([moved], within=moved.parent)) == before
     copied = aged(tmp_path / "other" / "rows.jsonl", b"content")
     assert prints.file(copied) == before[0]
     link = tmp_path / "link"
@@ -68,13 +68,13 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     memo = tmp_path / "home" / "memo.json"
     paths = [aged(tmp_path / name, name.encode()) for name in "abc"]
     prints = Fingerprints(memo)
-    first = prints.files(paths, named=False)
+    first = prints.files(paths)
     prints.save()
     seen = reads(monkeypatch)
-    assert Fingerprints(memo).files(paths, named=False) == first
+    assert Fingerprints(memo).files(paths) == first
     assert seen == []
     paths[1].write_bytes(b"B")
-    assert Fingerprints(memo).files(paths, named=False) != first
+    assert Fingerprints(memo).files(paths) != first
     assert seen == [paths[1]]
 
 
@@ -130,13 +130,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
 def test_order_content_and_names_count_where_they_should(tmp_path: Path) -> None:
     prints = Fingerprints()
     one, two, three = (aged(tmp_path / name, data) for name, data in [("a", b"1"), ("b", b"2"), ("c", b"1")])
-    assert prints.files([one, two], named=False) != prints.files([two, one], named=False)
-    assert prints.files([one, two], named=False) == prints.files([three, two], named=False)
-    assert prints.files([one, two], named=True) != prints.files([three, two], named=True)
-    assert prints.files([one], named=False) != prints.files([one, one], named=False)
+    assert prints.files([one, two]) != prints.files([two, one])
+    assert prints.files([one, two]) == prints.files([three, two])
+    assert prints.files([one, two], within=tmp_path) != prints.files([three, two], within=tmp_path)
+    assert prints.files([one]) != prints.files([one, one])
     # Content must not flow over from one file to the next.
     four, five = aged(tmp_path / "d", b"12"), aged(tmp_path / "e", b"")
-    assert prints.files([one, two], named=False) != prints.files([four, five], named=False)
+    assert prints.files([one, two]) != prints.files([four, five])
 
 
 @pytest.mark.usefixtures("settled")
@@ -190,12 +190,17 @@ def test_a_models_files_are_those_that_decide_what_it_computes(tmp_path: Path) -
     aged(tmp_path / "model" / "runs" / "other.json", b"")
     found = model_files(tmp_path / "model")
     assert [path.name for path in found] == sorted(chosen)
-    before = Fingerprints().files(found, named=True)
+    alone = Fingerprints().files(found, within=tmp_path / "model")
+    more = aged(tmp_path / "model" / "additional_chat_templates" / "chat_template.jinja", b"{{ tools }}")
+    found = model_files(tmp_path / "model")
+    assert more in found
+    before = Fingerprints().files(found, within=tmp_path / "model")
+    assert before != alone
     for path in found:
         data = path.read_bytes()
         path.write_bytes(data[::-1])
-        assert Fingerprints().files(found, named=True) != before
+        assert Fingerprints().files(found, within=tmp_path / "model") != before
         path.write_bytes(data)
-    assert Fingerprints().files(found, named=True) == before
+    assert Fingerprints().files(found, within=tmp_path / "model") == before
     with refused(DataError, "model folder", where=str(tmp_path / "none")):
         model_files(tmp_path / "none")

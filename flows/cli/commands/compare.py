@@ -129,7 +129,7 @@ def _outside(directory: Path, link: Path, fingerprints: Fingerprints) -> Externa
     (link / "draft").symlink_to(directory.absolute(), target_is_directory=True)
 
     def fingerprint() -> str:
-        return fingerprints.files(model_files(directory), named=True)
+        return fingerprints.files(model_files(directory), within=directory)
 
     return External("draft", fingerprint(), str(link), fingerprint)
 
