@@ -1,17 +1,19 @@
 """The estimate of a run before it starts: counts the conversations and samples their lengths."""
 
+import glob
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from deepspec.data.tokens.length_sample import LengthSample
-from deepspec.errors import DataError, DeepspecError, RecipeError
+from deepspec.errors import DataError, RecipeError
 from deepspec.inputs import local
 from deepspec.planning.estimate import Room, estimate
 from deepspec.planning.memory import memory
 from deepspec.planning.results import Estimate
 from deepspec.recipe import Recipe, load_recipe
+from deepspec.targets.published import PUBLISHED
 
 _BYTES_PER_TOKEN = 3.5
 """English and code in a large vocabulary; only where there is no tokenizer and no --mean-tokens."""
@@ -48,11 +50,27 @@ def estimate_recipe(
 
 
 def estimate_run(recipe: Recipe, home: Path) -> Estimate | None:
-    """The estimate of a run as it would start now; None while its target or conversations are not there."""
+    """The estimate of a run as it would start now; None while its inputs are not there, or cannot be counted.
+
+    Raises:
+        UnsupportedTarget, DataError, RecipeError: they are there, and a run could not use them.
+    """
+    target = recipe.target.path
+    if not all(_is_there(path) for path in (target, *(entry.path for entry in recipe.data.source))):
+        return None
     try:
         return _with_memory(recipe, home, None, None)
-    except DeepspecError:
+    except _NotCounted:
         return None
+
+
+def _is_there(location: str) -> bool:
+    path = Path(location).expanduser()
+    return location in PUBLISHED or path.exists() or bool(glob.glob(str(path)))  # noqa: PTH207 - absolute patterns
+
+
+class _NotCounted(RecipeError):
+    """The rows of a source are known only when it is read."""
 
 
 def _with_memory(recipe: Recipe, home: Path, conversations: int | None, mean_tokens: float | None) -> Estimate:
@@ -175,7 +193,7 @@ def _counted(recipe: Recipe) -> tuple[int, float]:
     taken = quotas(rows, entries, recipe.data.max_rows)
     num_rows = sum(taken)
     if num_rows == 0:
-        raise RecipeError(
+        raise _NotCounted(
             "The conversations cannot be counted.",
             where="data.source",
             remedy="Give --conversations and --mean-tokens.",

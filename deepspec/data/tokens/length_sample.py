@@ -5,6 +5,7 @@ assumed as long as the rows' own, up to the recipe's limit; rows without an answ
 sources are read whole, large ones in a few stretches. Not here: anything that a run keeps.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.data.config import Config
+from deepspec.errors import DataError
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer
@@ -74,7 +76,7 @@ def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
         renderer: of the target's tokenizer.
 
     Raises:
-        DataError: a source cannot be read.
+        DataError: a source cannot be read; or more of its rows cannot be used than a run would let pass.
     """
     import numpy as np
 
@@ -88,7 +90,8 @@ def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
     whole = sum(Path(source.path).stat().st_size for source in sources) <= _WHOLE_BYTES
     candidates: list[Conversation] = []
     num_rows = 0
-    for messages, tools in _rows(config, sources, whole=whole):
+    refused: Counter[str] = Counter()
+    for messages, tools in _rows(config, sources, refused, whole=whole):
         num_rows += 1
         if split_of(prompt_hash(messages, tools), config) == "train":
             candidates.append((messages, tools))
@@ -96,7 +99,9 @@ def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
     if len(candidates) > _MOST_TOKENISED:
         chosen = np.random.default_rng(config.seed).choice(len(candidates), _MOST_TOKENISED, replace=False)
         candidates = [candidates[index] for index in np.sort(chosen)]
-    found = list(_lengths(config, candidates, renderer))
+    _check(config, refused, num_rows + refused.total())
+    found = list(_lengths(config, candidates, renderer, refused := Counter()))
+    _check(config, refused, len(candidates))
     kept = [(tokens, supervised) for tokens, supervised in found if supervised >= config.min_supervised_tokens]
     if not kept:
         return None
@@ -106,17 +111,37 @@ def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
     return LengthSample(tokens, supervised, share * len(kept) / len(found))
 
 
-def _rows(config: Config, sources: "Sequence[Source]", *, whole: bool) -> "Iterator[Conversation]":
-    """Parsed conversations and their tools: all of them up to the limit, or those of a few stretches of each source."""
+def _check(config: Config, refused: Counter[str], num_rows: int) -> None:
+    """Refuse a source that a run would refuse: above the allowed share, and by more than a sample is off by chance."""
+    allowed = config.max_quarantined_share
+    if refused.total() > allowed * num_rows + 3 * (allowed * (1 - allowed) * num_rows) ** 0.5:
+        reasons = sorted(refused.items(), key=lambda item: (-item[1], item[0]))[:3]
+        raise DataError(
+            f"{refused.total()} of {num_rows} sampled rows cannot be used, but data.max_quarantined_share allows"
+            f" {allowed:.2%}. Commonest reasons: {', '.join(f'{reason} ({count})' for reason, count in reasons)}.",
+            where="data.source",
+            remedy="Correct these rows, or raise data.max_quarantined_share.",
+        )
+
+
+def _rows(
+    config: Config, sources: "Sequence[Source]", refused: Counter[str], *, whole: bool
+) -> "Iterator[Conversation]":
+    """Parsed conversations and their tools: all of them up to the limit, or those of a few stretches of each source.
+
+    Why others cannot be used is counted in `refused`.
+    """
     from deepspec.data.sources.parsing import parse_conversation
     from deepspec.data.sources.rows import RowRejected
 
     raw = (row for source in sources for row in _some_rows(config, source, len(sources), whole=whole))
     for value in islice(raw, _MOST_ROWS):
         try:
+            if isinstance(value, RowRejected):
+                raise value
             yield parse_conversation(value, config)
-        except RowRejected:
-            continue
+        except RowRejected as rejection:
+            refused[rejection.reason] += 1
 
 
 def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: bool) -> Iterator[object]:
@@ -124,7 +149,7 @@ def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: boo
         from deepspec.data.sources.readers import read_rows
 
         rows = read_rows(source, max_row_bytes=config.max_row_bytes)
-        yield from (row.value for row in rows if row.rejection is None)
+        yield from (row.value if row.rejection is None else row.rejection for row in rows)
     elif source.kind == "jsonl":
         yield from _lines_at_offsets(config, source.path, max(1, _MOST_ROWS // num_sources))
     else:
@@ -163,9 +188,12 @@ def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[obj
 
 
 def _lengths(
-    config: Config, conversations: "Sequence[Conversation]", renderer: "Renderer"
+    config: Config, conversations: "Sequence[Conversation]", renderer: "Renderer", refused: Counter[str]
 ) -> Iterator[tuple[int, int]]:
-    """Tokens and supervised tokens of each conversation, cut as a run does it."""
+    """Tokens and supervised tokens of each conversation, cut as a run does it.
+
+    Why others cannot be rendered is counted in `refused`.
+    """
     from deepspec.data.sources.rows import RowRejected
 
     answered = [one for one in conversations if one[0][-1]["role"] == "assistant"]
@@ -173,16 +201,16 @@ def _lengths(
     for messages, tools in answered:
         try:
             rendered.append(renderer.render(messages, mask=config.mask, tools=tools))
-        except RowRejected:
-            continue
+        except RowRejected as rejection:
+            refused[rejection.reason] += 1
     found = [(len(one.input_ids), int(one.mask.sum())) for one in renderer.encode(rendered)]
     for messages, tools in conversations:
         if messages[-1]["role"] != "assistant":
             answers = sum(message["role"] == "user" for message in messages) * ASSUMED_ANSWER_TOKENS
             try:
                 found.append((len(renderer.prompt_ids(messages, tools=tools)) + answers, answers))
-            except RowRejected:
-                continue
+            except RowRejected as rejection:
+                refused[rejection.reason] += 1
     generated = config.responses.mode == "regenerate"
     for tokens, supervised in found:
         limit = config.responses.max_new_tokens if generated else supervised

@@ -100,7 +100,9 @@ def _show_preview(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for estimate in estimates:
         if estimate is None:
-            console.print("No estimate: the target or the conversations are not there yet.", highlight=False)
+            console.print(
+                "No estimate: the target is not there yet, or the conversations cannot be counted yet.", highlight=False
+            )
         else:
             estimate_text.show(estimate, console)
 
