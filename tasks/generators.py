@@ -58,12 +58,11 @@ def vocabulary_of(target: Path) -> "Vocabulary":
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.responses.endpoint_protocol import Vocabulary
     from deepspec.targets import family_of
-    from deepspec.targets.directory import read_spec
-    from deepspec.targets.model import stop_token_ids
+    from deepspec.targets.directory import read_spec, stop_token_ids
 
     spec = read_spec(target)
     family = family_of(spec)
     tokenizer = load_tokenizer(target)
     turn_ends = family.chat.end_of_turn_ids(tokenizer)
-    end_ids = (*turn_ends, *(token for token in stop_token_ids(target, family) if token not in turn_ends))
+    end_ids = (*turn_ends, *(token for token in stop_token_ids(spec) if token not in turn_ends))
     return Vocabulary(tokenizer, spec.vocab_size, end_ids)

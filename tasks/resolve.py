@@ -3,7 +3,6 @@
 Never cached: content is fingerprinted in every run (a memo by size and time only saves the reading).
 """
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.config import left_out_of_key
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.errors import DataError, UnsupportedTarget
+from deepspec.errors import DataError
 from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.draft_names import draft_of
 from deepspec.registry.promotions import PromotionLog, reason_of
@@ -31,23 +30,30 @@ logger = logging.getLogger(__name__)
 
 
 def target_of(run: "Run[Recipe]") -> External | Pending:
-    """The target: weights, configuration, tokenizer, chat template and generation configuration, by content.
+    """The target: weights, configuration, tokenizer, chat templates and generation configuration, by content.
 
     Raises:
-        UnsupportedTarget: no model folder, an unknown family, `.bin` weights, no tokenizer or no chat template.
-        RecipeError: captured layers or a mask token that this target does not have.
+        UnsupportedTarget: see `read_target`.
+        RecipeError: captured layers that this target does not have, or a mask token that it does not or that is text.
     """
-    from deepspec.targets.directory import read_spec, weight_files
+    from deepspec.targets.directory import check_mask_token, read_target
 
     recipe = run.recipe
     folder = Path(recipe.target.path)
     if _made_first(run, folder):
         return Pending("the recipe's inputs")
-    spec = read_spec(folder)
-    weight_files(folder)
-    _check_tokenizer(folder)
-    algorithm(run).resolve(recipe.draft, spec)
-    return _external(run, "target", str(folder), lambda: run.fingerprints.files(model_files(folder), within=folder))
+
+    def fingerprint() -> str:
+        return run.fingerprints.files(model_files(folder), within=folder)
+
+    def looked_at() -> External:
+        spec = read_target(folder)
+        mask_token_id = getattr(algorithm(run).resolve(recipe.draft, spec), "mask_token_id", None)
+        if mask_token_id is not None:
+            check_mask_token(spec, mask_token_id)
+        return External("target", fingerprint(), str(folder), fingerprint)
+
+    return run.once("target", looked_at)
 
 
 def source_of(run: "Run[Recipe]") -> External | Pending:
@@ -271,25 +277,3 @@ def refused(verdict: Reference) -> bool:
 def algorithm(run: "Run[Recipe]") -> Algorithm:
     """The draft's algorithm, from the table."""
     return ALGORITHMS[run.recipe.draft.algorithm]
-
-
-def _check_tokenizer(folder: Path) -> None:
-    """A first look without importing transformers; loading it later checks everything."""
-    if not (folder / "tokenizer.json").is_file():
-        raise UnsupportedTarget(
-            "The target has no tokenizer.json.",
-            where=str(folder),
-            remedy="Save its fast tokenizer next to the weights.",
-        )
-    if (folder / "chat_template.jinja").is_file():
-        return
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = {}
-    if not settings.get("chat_template"):
-        raise UnsupportedTarget(
-            "The target's tokenizer has no chat template.",
-            where=str(folder),
-            remedy="Put the model's chat_template.jinja next to tokenizer.json.",
-        )

@@ -28,7 +28,7 @@ from deepspec.planning.results import (
 from deepspec.recipe import Recipe
 from deepspec.states.format.codec_sizes import WIDTHS, files_bytes
 from deepspec.targets import FAMILIES, parameter_counts
-from deepspec.targets.directory import read_spec
+from deepspec.targets.directory import read_there
 from deepspec.targets.family import TargetSpec, spec_from_config, text_config
 from deepspec.targets.published import PUBLISHED
 
@@ -44,10 +44,11 @@ def spec_of(recipe: Recipe) -> TargetSpec:
 
     Raises:
         RecipeError: it is neither.
+        UnsupportedTarget: the directory's files cannot be used, as far as they are there.
     """
     path = Path(recipe.target.path)
-    if (path / "config.json").is_file():
-        return read_spec(path)
+    if path.is_dir():
+        return read_there(path)
     raw = PUBLISHED.get(recipe.target.path)
     if raw is None:
         raise RecipeError(

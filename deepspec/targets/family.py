@@ -6,11 +6,12 @@ assembled from that value. No torch here: recipes, estimates and checks read a t
 Source of the family differences: the models' published configurations, spec page "Algorithms", section Families.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from deepspec.data.chat.formats import ChatFormat
 from deepspec.errors import RecipeError, UnsupportedTarget
@@ -19,6 +20,29 @@ LAYER_IDS_FIELD = "draft.target_layer_ids"
 _NUM_DEFAULT_LAYERS = 5
 _SAME_NAMES = ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size")
 _ACTIVATIONS = frozenset({"silu", "gelu_pytorch_tanh"})
+_SWITCHES = (
+    "tie_word_embeddings",
+    "attention_bias",
+    "use_sliding_window",
+    "attention_k_eq_v",
+    "enable_moe_block",
+)
+_ROPE_NUMBERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = MappingProxyType(
+    {
+        "default": (frozenset(), frozenset()),
+        "linear": (frozenset({"factor"}), frozenset()),
+        "llama3": (
+            frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
+            frozenset(),
+        ),
+        "yarn": (
+            frozenset({"factor", "original_max_position_embeddings"}),
+            frozenset({"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}),
+        ),
+        "proportional": (frozenset(), frozenset({"factor"})),
+    }
+)
+"""Rotary types whose frequencies are the same for texts of every length: the fields they need, and may have."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,7 @@ class Family:
         uniform_layers: every decoder layer of the target is of the form described here (no sliding windows, one head
             dim), so that it can be run with fused projections; otherwise Hugging Face's own forward is used.
         layer_ids: number of target layers -> captured layers, where the default rule is not used.
+        tokenizer_class: what transformers loads the tokenizer with where no file names a class.
     """
 
     name: str
@@ -59,6 +84,7 @@ class Family:
     draft_fields: Callable[["TargetSpec"], Mapping[str, Any]]
     uniform_layers: bool
     layer_ids: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    tokenizer_class: str = "TokenizersBackend"
 
 
 @dataclass(frozen=True)
@@ -152,6 +178,7 @@ def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, mode
         UnsupportedTarget: naming the field that is missing, of the wrong type or refused.
     """
     where = f"{path.name}/config.json"
+    _check_switches(raw, where)
     reason = family.refuse(raw)
     if reason is not None:
         raise UnsupportedTarget(reason, where=where, remedy="Choose another target.")
@@ -164,11 +191,13 @@ def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, mode
     special = dict(family.describe(raw))
     for name in ("head_dim", "num_key_value_heads"):
         special[name] = special.get(name) or _number(raw, name, int, where)
+    _check_heads(plain["num_attention_heads"], special["num_key_value_heads"], special["head_dim"], where)
+    rope = special.pop("rope", None) or rope_of(raw, where)
     spec = TargetSpec(
         path=path,
         family=family.name,
         model_type=model_type,
-        rope=special.pop("rope", None) or rope_of(raw, where),
+        rope=rope,
         hidden_act=str(special.pop("hidden_act", None) or raw.get("hidden_act", "silu")),
         initializer_range=float(raw.get("initializer_range", 0.02)),
         tie_word_embeddings=bool(special.pop("tie_word_embeddings", raw.get("tie_word_embeddings", False))),
@@ -188,24 +217,92 @@ def spec_from_config(family: Family, raw: Mapping[str, Any], *, path: Path, mode
 
 
 def rope_of(raw: Mapping[str, Any], where: str = "config.json") -> dict[str, Any]:
-    """Rotary parameters of a configuration in the new (`rope_parameters`) or the old (`rope_theta`) notation.
+    """Rotary parameters of a configuration in the new (`rope_parameters`) or the old (`rope_scaling`) notation.
 
     Raises:
-        UnsupportedTarget: neither is there.
+        UnsupportedTarget: the notations say different things, a field is missing or no number, or the frequencies
+            depend on the length of a text.
     """
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    if "type" in rope:
-        rope.setdefault("rope_type", rope.pop("type"))
-    rope.setdefault("rope_type", "default")
-    theta = rope.get("rope_theta", raw.get("rope_theta"))
-    if theta is None:
-        raise UnsupportedTarget(
-            "no rope_theta: positions could not be encoded as the target does.",
-            where=where,
-            remedy="Copy the directory again, all of it.",
+    found = {
+        name: _rope(name, raw[name], raw, where) for name in ("rope_scaling", "rope_parameters") if raw.get(name)
+    } or {"rope_theta": _rope("rope_theta", {}, raw, where)}
+    rope = next(iter(found.values()))
+    if any(other != rope for other in found.values()):
+        raise _wrong(
+            f"fields rope_scaling and rope_parameters differ: {' is not '.join(map(str, found.values()))}", where
         )
-    rope["rope_theta"] = float(theta)
     return rope
+
+
+def _rope(name: str, written: Any, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One notation's parameters, with what transformers adds to them."""
+    if not isinstance(written, Mapping):
+        raise _wrong(f"field {name} is {written!r}, not an object", where)
+    rope = {key: value for key, value in written.items() if value is not None}
+    named = rope.pop("type", None)
+    kind = str(rope.setdefault("rope_type", named or "default"))
+    if named not in (None, kind):
+        raise _wrong(f"fields {name}.type and {name}.rope_type differ: {named!r} is not {kind!r}", where)
+    if kind not in _ROPE_NUMBERS:
+        raise UnsupportedTarget(
+            f"{name}.rope_type {kind!r} is not one of {', '.join(sorted(_ROPE_NUMBERS))}: with others the frequencies"
+            " depend on the length of a text.",
+            where=where,
+            remedy="Choose another target, or the model's configuration for one length.",
+        )
+    outside = {"rope_theta", "partial_rotary_factor"}
+    if kind in ("llama3", "yarn"):
+        outside.add("original_max_position_embeddings")
+    for key in sorted(outside):
+        if raw.get(key) is None:
+            continue
+        if rope.setdefault(key, raw[key]) != raw[key]:
+            raise _wrong(f"fields {key} and {name}.{key} differ: {raw[key]!r} is not {rope[key]!r}", where)
+    if kind in ("llama3", "yarn") and raw.get("max_position_embeddings") is not None:
+        rope.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
+    if "rope_theta" not in rope:
+        raise _wrong("no rope_theta: positions could not be encoded as the target does", where)
+    _check_rope_numbers(name, kind, rope, where)
+    rope["rope_theta"] = float(rope["rope_theta"])
+    return rope
+
+
+def _check_rope_numbers(name: str, kind: str, rope: dict[str, Any], where: str) -> None:
+    needed, optional = _ROPE_NUMBERS[kind]
+    for key in sorted(needed - rope.keys()):
+        raise _wrong(f"field {name}.{key} is missing: {kind} positions need it", where)
+    known = needed | optional | {"rope_type", "rope_theta", "partial_rotary_factor"}
+    for key in sorted(rope.keys() - known):
+        raise _wrong(f"field {name}.{key} is none of {kind} positions'", where)
+    for key in sorted(rope.keys() - {"rope_type", "truncate"}):
+        if not _is_number(rope[key]) or rope[key] <= 0:
+            raise _wrong(f"field {name}.{key} is {rope[key]!r}, not a positive number", where)
+    if kind != "proportional" and rope.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise _wrong(f"field partial_rotary_factor is not 1, but {kind} positions turn every dimension", where)
+
+
+def _check_switches(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse a switch that is neither true nor false: "false" in quotes would be true."""
+    for name in _SWITCHES:
+        if not isinstance(raw.get(name, False), bool):
+            raise _wrong(f"field {name} is {raw[name]!r}, neither true nor false", where)
+
+
+def _check_heads(heads: int, key_value_heads: int, head_dim: int, where: str) -> None:
+    if heads % key_value_heads:
+        raise _wrong(f"num_attention_heads {heads} is no multiple of num_key_value_heads {key_value_heads}", where)
+    if head_dim % 2:
+        raise _wrong(f"head_dim {head_dim} is odd: positions turn pairs of dimensions", where)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(what: str, where: str) -> UnsupportedTarget:
+    return UnsupportedTarget(
+        f"{what}.", where=where, remedy="Copy the directory again, all of it; or correct the field."
+    )
 
 
 def default_layer_ids(family: Family, num_layers: int) -> tuple[int, ...]:
@@ -256,9 +353,10 @@ def check_layer_ids(spec: TargetSpec, ids: Sequence[int]) -> tuple[int, ...]:
 
 def _number(raw: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value = raw.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    if not _is_number(value) or value <= 0 or (kind is int and not isinstance(value, int)):
+        what = "whole number" if kind is int else "number"
         raise UnsupportedTarget(
-            f"field {name} is {value!r}, not a positive number.",
+            f"field {name} is {value!r}, not a positive {what}.",
             where=where,
             remedy="Copy the directory again, all of it.",
         )

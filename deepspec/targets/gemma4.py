@@ -111,6 +111,8 @@ def _refuse(raw: Mapping[str, Any]) -> str | None:
         return "attention_bias is true: drafts have projections without bias only."
     if raw.get("use_bidirectional_attention") == "all":
         return "use_bidirectional_attention is 'all': only causal targets are supported."
+    if raw.get("rope_scaling"):
+        return f"rope_scaling stands next to rope_parameters.{_FULL}: it would take the place of both kinds' positions."
     if _full_rope(raw) is None:
         return f"no rope_parameters.{_FULL} with a rope_theta: positions could not be encoded as the target does."
     try:
@@ -131,7 +133,13 @@ def _describe(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "attention_scale": 1.0,
         "embedding_scale": float(raw["hidden_size"]) ** 0.5,
         "logit_softcap": None if softcap is None else float(softcap),
-        "rope": rope_of({"rope_parameters": _full_rope(raw)}),
+        "rope": rope_of(
+            {
+                "rope_parameters": _full_rope(raw),
+                "max_position_embeddings": raw.get("max_position_embeddings"),
+                "partial_rotary_factor": raw.get("partial_rotary_factor"),
+            }
+        ),
         "hidden_act": raw.get("hidden_activation", "gelu_pytorch_tanh"),
         "tie_word_embeddings": raw.get("tie_word_embeddings", True),
         "special_layers": layers,

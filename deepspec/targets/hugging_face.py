@@ -17,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 from deepspec.errors import UnsupportedTarget
 from deepspec.targets.body import Body, BodyInputs, Captured
 from deepspec.targets.cache import RowCache
-from deepspec.targets.directory import weight_files
 from deepspec.targets.family import TargetSpec
 
 
@@ -58,10 +57,9 @@ def load_module(spec: TargetSpec, *, device: str, dtype: str) -> tuple[Any, Tens
     """The text model with its weights, frozen, and the head [V, D]; of a larger model only these are kept.
 
     Raises:
-        UnsupportedTarget: see `weight_files`; or the files hold fewer or other weights than such a text model has,
-            which transformers would make up at random, or pass over.
+        UnsupportedTarget: the files hold fewer or other weights than such a text model has, which transformers would
+            make up at random, or pass over.
     """
-    weight_files(spec.path)
     # A library shows no progress bars of its own, and its warnings about weights are errors here.
     shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()

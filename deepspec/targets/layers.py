@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets.family import Family, TargetSpec
+from deepspec.targets.family import Family, LayerShape, TargetSpec
+from deepspec.targets.layer_tensors import REMEDY, layer_tensors
 from deepspec.targets.rotary import rotate
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
@@ -153,25 +154,8 @@ class FusedLayer:
 
 
 def _check_layer(weights: Mapping[str, Tensor], spec: TargetSpec, family: Family, where: str) -> None:
-    hidden, queries = spec.hidden_size, spec.num_attention_heads * spec.head_dim
-    keys = spec.num_key_value_heads * spec.head_dim
-    wanted: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj.weight": (queries, hidden),
-        "self_attn.k_proj.weight": (keys, hidden),
-        "self_attn.o_proj.weight": (hidden, queries),
-        "self_attn.q_norm.weight": (spec.head_dim,),
-        "self_attn.k_norm.weight": (spec.head_dim,),
-        "mlp.gate_proj.weight": (spec.intermediate_size, hidden),
-        "mlp.up_proj.weight": (spec.intermediate_size, hidden),
-        "mlp.down_proj.weight": (hidden, spec.intermediate_size),
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    if not spec.value_from_keys:
-        wanted["self_attn.v_proj.weight"] = (keys, hidden)
-    if family.sandwich_norms:
-        wanted |= {f"{edge}_feedforward_layernorm.weight": (hidden,) for edge in ("pre", "post")}
-        wanted["layer_scalar"] = (1,)
+    layer = LayerShape(spec.num_key_value_heads, spec.head_dim, spec.value_from_keys)
+    wanted = layer_tensors(spec, family, layer)
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
@@ -179,7 +163,7 @@ def _check_layer(weights: Mapping[str, Tensor], spec: TargetSpec, family: Family
                 f"{name} has shape {list(found[name]) if name in found else None}; "
                 f"a {family.name} layer of this size has {list(wanted[name]) if name in wanted else None}.",
                 where=where,
-                remedy="Copy the directory again, all of it; quantised weights and adapters cannot be used.",
+                remedy=REMEDY,
             )
 
 

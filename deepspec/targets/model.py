@@ -7,11 +7,9 @@ are all alike run on fused projections read straight from the files; the others 
 Shapes: B rows, Q query positions, K keys, L captured layers, D hidden, V vocabulary.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +18,9 @@ from torch import Tensor
 from deepspec.targets import family_of
 from deepspec.targets.body import Body, BodyInputs, Captured
 from deepspec.targets.cache import RowCache, causal_mask
-from deepspec.targets.directory import read_spec
-from deepspec.targets.family import Family, TargetSpec, text_config
+from deepspec.targets.directory import read_spec, stop_token_ids
+from deepspec.targets.family import Family, TargetSpec
+from deepspec.targets.layer_tensors import EMBEDDING, check_tensors
 from deepspec.targets.layers import FusedLayer, additive, attend, rms_norm
 from deepspec.targets.rotary import Rotary
 from deepspec.targets.weights import Weights, read_tables
@@ -59,7 +58,7 @@ class Target:
         self.spec = spec
         self.family: Family = family_of(spec)
         self.layer_ids = layer_ids
-        self.eos_token_ids = stop_token_ids(spec.path, self.family)
+        self.eos_token_ids = stop_token_ids(spec)
         self._body = body
         self._embedding = embedding_VD
         self._head = head_VD
@@ -85,10 +84,11 @@ class Target:
             fused: run fused projections where the family allows it.
 
         Raises:
-            UnsupportedTarget: see `read_spec` and `Weights`; or the weights are not those of such a target.
+            UnsupportedTarget: see `read_spec`, `Weights` and `check_tensors`.
         """
         spec = read_spec(path)
         weights = Weights(spec.path)
+        check_tensors(spec, family_of(spec), weights.stored)
         if fused and family_of(spec).uniform_layers:
             place = {"device": torch.device(device), "dtype": getattr(torch, dtype)}
             embedding_VD, head_VD = read_tables(weights, spec, **place)
@@ -191,7 +191,7 @@ def _fused_body(
     dtype: torch.dtype,
 ) -> Body:
     family = family_of(spec)
-    prefix = weights.find("embed_tokens.weight").removesuffix("embed_tokens.weight")
+    prefix = weights.find(EMBEDDING).removesuffix(EMBEDDING)
     layers = []
     for index in range(spec.num_layers):
         below = f"{prefix}layers.{index}."
@@ -251,25 +251,3 @@ def spread(x_1N: Tensor, real_N: Tensor, rows: int, queries: int) -> Tensor:
     """Values of real positions [1, N, …] at their places in the batch [B, Q, …]; zeros at the others."""
     rest = x_1N.shape[2:]
     return x_1N.new_zeros(rows * queries, *rest).index_copy_(0, real_N, x_1N[0]).view(rows, queries, *rest)
-
-
-def stop_token_ids(path: Path, family: Family) -> tuple[int, ...]:
-    """Ids that end an answer: those of generation_config.json (else config.json) and the chat format's end of turn."""
-    found: set[int] = set()
-    config = _json_or_empty(path / "config.json")
-    for source in (_json_or_empty(path / "generation_config.json"), config, text_config(family, config)):
-        declared = source.get("eos_token_id")
-        if declared is not None:
-            found.update(declared if isinstance(declared, list) else [declared])
-            break
-    for token in _json_or_empty(path / "tokenizer.json").get("added_tokens", ()):
-        if token.get("content") in family.chat.end_of_turn_tokens:
-            found.add(int(token["id"]))
-    return tuple(sorted(found))
-
-
-def _json_or_empty(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    value = json.loads(file.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}

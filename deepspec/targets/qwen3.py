@@ -10,7 +10,8 @@ from deepspec.targets.family import Family, TargetSpec
 def _describe(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     if raw.get("head_dim") is not None:
         return {}
-    return {"head_dim": raw["hidden_size"] // raw["num_attention_heads"]}
+    # As transformers does: no field is its default, null is an even share of the hidden size.
+    return {"head_dim": raw["hidden_size"] // raw["num_attention_heads"] if "head_dim" in raw else 128}
 
 
 def _refuse(raw: Mapping[str, Any]) -> str | None:
@@ -40,4 +41,5 @@ FAMILY = Family(
     refuse=_refuse,
     draft_fields=_draft_fields,
     uniform_layers=True,
+    tokenizer_class="Qwen2Tokenizer",
 )

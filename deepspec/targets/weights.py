@@ -4,8 +4,7 @@ Of its own, because most of what needs a target's weights needs a few of them (a
 building transformers' module to read them costs seconds of imports.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +13,29 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.targets.directory import weight_files
 from deepspec.targets.family import TargetSpec
+from deepspec.targets.layer_tensors import EMBEDDING, HEAD, find_tensor, has_head
+from deepspec.targets.weight_files import StoredTensor, stored_tensors
 
 
 class Weights:
     """Where each tensor of a model directory lies.
 
     Args:
-        path: the directory. If it has an index, only what the index names counts.
+        path: the directory.
 
     Raises:
-        UnsupportedTarget: no weights (see `weight_files`), or files that cannot be read.
+        UnsupportedTarget: see `stored_tensors`.
     """
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
-        self._files: dict[str, Path] = {}
-        index = self._path / "model.safetensors.index.json"
-        if index.is_file():
-            mapped = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            self._files = {str(name): self._path / str(file) for name, file in mapped.items()}
-            return
-        for file in weight_files(self._path):
-            with self._opened(file) as tensors:
-                for name in tensors.keys():  # noqa: SIM118  # not a dict
-                    if name in self._files:
-                        raise UnsupportedTarget(
-                            f"{name} is in {self._files[name].name} and in {file.name}.",
-                            where=str(self._path),
-                            remedy="Keep the files of one copy, or add model.safetensors.index.json.",
-                        )
-                    self._files[name] = file
+        self._stored = stored_tensors(self._path)
+
+    @property
+    def stored(self) -> Mapping[str, StoredTensor]:
+        """Name -> what the file's header says of it."""
+        return self._stored
 
     def find(self, ending: str) -> str:
         """The name that is `ending`, or ends with a dot and `ending`.
@@ -53,18 +43,11 @@ class Weights:
         Raises:
             UnsupportedTarget: there is none, or more than one.
         """
-        found = [name for name in self._files if name == ending or name.endswith(f".{ending}")]
-        if len(found) != 1:
-            raise UnsupportedTarget(
-                f"{len(found)} tensors have the name {ending}, not one.",
-                where=str(self._path),
-                remedy="Copy the directory again, all of it.",
-            )
-        return found[0]
+        return find_tensor(self._stored, ending, where=str(self._path))
 
     def below(self, prefix: str) -> list[str]:
         """The names that start with `prefix`, without it."""
-        return [name.removeprefix(prefix) for name in self._files if name.startswith(prefix)]
+        return [name.removeprefix(prefix) for name in self._stored if name.startswith(prefix)]
 
     def read(
         self,
@@ -85,12 +68,12 @@ class Weights:
         Raises:
             UnsupportedTarget: it is missing, unreadable or of another shape.
         """
-        file = self._files.get(name)
-        if file is None:
+        stored = self._stored.get(name)
+        if stored is None:
             raise UnsupportedTarget(
                 f"there is no tensor {name}.", where=str(self._path), remedy="Copy the directory again, all of it."
             )
-        with self._opened(file) as tensors:
+        with self._opened(stored.file) as tensors:
             tensor: Tensor = tensors.get_tensor(name)
         if shape is not None and tuple(tensor.shape) != tuple(shape):
             raise UnsupportedTarget(
@@ -112,13 +95,18 @@ class Weights:
 def read_tables(
     weights: Weights, spec: TargetSpec, *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """A target's embedding and head [V, D]; the same tensor where they are tied.
+    """A target's embedding and head [V, D]; the same tensor where they are equal.
+
+    A head that lies in the files is the head, as in transformers, also where config.json calls the tables tied: some
+    published models store the embedding twice, others forgot the field.
 
     Raises:
         UnsupportedTarget: they are not there, more than once there, or have another shape than config.json says.
     """
     shape = (spec.vocab_size, spec.hidden_size)
-    embedding_VD = weights.read(weights.find("embed_tokens.weight"), dtype=dtype, shape=shape, device=device)
-    if spec.tie_word_embeddings:
+    embedding_VD = weights.read(weights.find(EMBEDDING), dtype=dtype, shape=shape, device=device)
+    if spec.tie_word_embeddings and not has_head(weights.stored):
         return embedding_VD, embedding_VD
-    return embedding_VD, weights.read(weights.find("lm_head.weight"), dtype=dtype, shape=shape, device=device)
+    head_VD = weights.read(weights.find(HEAD), dtype=dtype, shape=shape, device=device)
+    same = spec.tie_word_embeddings and torch.equal(embedding_VD, head_VD)
+    return embedding_VD, embedding_VD if same else head_VD

@@ -124,14 +124,14 @@ def test_colours_on_a_terminal_and_marks_elsewhere() -> None:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_qwen3(tmp_path_factory.mktemp("target") / "tiny", vocab_size=400)
+    folder = tiny_qwen3(tmp_path_factory.mktemp("target") / "tiny", vocab_size=401)
     return tiny_tokenizer(folder)
 
 
 def preview(tmp_path: Path, target: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     settings = [f"target.path={target}", f"data.source={source(tmp_path, ROWS)}", "evaluate.benchmarks={}"]
     settings += ["data.responses.mode=keep", "data.min_supervised_tokens=1", "data.thinking=off"]
-    settings += ["draft.mask_token_id=3", "draft.target_layer_ids=[0]"]
+    settings += ["draft.mask_token_id=400", "draft.target_layer_ids=[0]"]
     sets = [word for setting in settings for word in ("--set", setting)]
     environment = {**os.environ, "DEEPSPEC_HOME": str(tmp_path / "home")}
     return call(["data", "preview", "dspark-qwen3-4b", *sets, *arguments], environment)

@@ -79,7 +79,7 @@ def test_identity_is_read_from_files_and_does_not_hang_on_how_they_are_written(c
     (copy / "tokenizer.json").write_text(json.dumps(rules, indent=3))
     assert tokenizer_identity(copy) == before
     assert before.num_tokens == len(load_tokenizer(copy).get_vocab())
-    rules["added_tokens"][0]["content"] = "<|other|>"
+    rules["added_tokens"][-1]["content"] = "<|other|>"
     (copy / "tokenizer.json").write_text(json.dumps(rules))
     renamed = tokenizer_identity(copy)
     assert renamed is not None

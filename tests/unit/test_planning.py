@@ -144,7 +144,7 @@ def test_the_table_finds_the_longer_name_first() -> None:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A recipe whose target and conversations are there."""
     folder = tmp_path_factory.mktemp("inputs")
-    target = tiny_qwen3(folder / "target", vocab_size=300)
+    target = tiny_qwen3(folder / "target", vocab_size=400)
     tiny_tokenizer(target)
     rows = [
         {

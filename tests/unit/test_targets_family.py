@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM
 
 from deepspec.errors import UnsupportedTarget
 from deepspec.targets import FAMILIES, family_of, parameter_counts
-from deepspec.targets.directory import read_spec, weight_files
+from deepspec.targets.directory import read_spec, stop_token_ids
 from deepspec.targets.family import default_layer_ids, rope_of
-from deepspec.targets.model import Target, stop_token_ids
+from deepspec.targets.model import Target
 from deepspec.targets.rotary import Rotary, rotate
+from deepspec.targets.weight_files import weight_files
 from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_gemma4, tiny_qwen3
 
@@ -78,8 +79,9 @@ def test_parameter_counts_are_the_models(tmp_path, make, fields):
     assert counts["layers"] == sum(weight.numel() for weight in layers.state_dict().values())
 
 
-def test_head_dim_defaults_to_hidden_by_heads(config, tmp_path):
-    assert read(config, tmp_path).head_dim == 8
+def test_head_dim_is_what_transformers_takes(config, tmp_path):
+    assert read(config, tmp_path).head_dim == 128
+    assert read(config | {"head_dim": None}, tmp_path).head_dim == 8
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,10 @@ def test_pickled_weights_are_refused(config, tmp_path):
 
 def test_rope_in_both_notations():
     assert rope_of({"rope_theta": 5}) == {"rope_type": "default", "rope_theta": 5.0}
-    old = {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}}
-    new = {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}}
-    assert rope_of(old) == rope_of(new) == {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+    old = {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    new = {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}}
+    both = rope_of(old | new)
+    assert rope_of(old) == rope_of(new) == both == {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}
 
 
 @pytest.mark.parametrize(
@@ -142,12 +145,11 @@ def test_default_layers(num_layers, expected):
     assert default_layer_ids(QWEN, num_layers) == expected
 
 
-def test_stop_tokens_come_from_generation_config_and_chat_format(directory, tmp_path):
-    assert stop_token_ids(directory, QWEN) == (3, 7)
-    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 2}))
+def test_stop_tokens_come_from_generation_config_and_chat_format(directory, config, tmp_path):
+    assert stop_token_ids(read_spec(directory)) == (3, 7)
     added = [{"id": 9, "content": "<|im_end|>"}, {"id": 4, "content": "<|im_start|>"}]
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
-    assert stop_token_ids(tmp_path, QWEN) == (2, 9)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {}, "added_tokens": added}))
+    assert stop_token_ids(read(config | {"eos_token_id": 2}, tmp_path)) == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,6 @@ def test_stop_tokens_come_from_generation_config_and_chat_format(directory, tmp_
         {"rope_type": "default", "rope_theta": 1e6},
         {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
         {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128},
-        {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
         {
             "rope_type": "llama3",
             "rope_theta": 1e4,
@@ -174,11 +175,12 @@ def test_rotations_are_huggingfaces(config, tmp_path, rope):
     from transformers import Qwen3Config
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding, apply_rotary_pos_emb
 
-    fields = {key: value for key, value in config.items() if key != "rope_theta"} | {"rope_parameters": rope}
+    fields = {key: value for key, value in config.items() if key != "rope_theta"}
+    fields |= {"rope_parameters": rope, "head_dim": 8}
     spec = read(fields, tmp_path)
     positions = torch.tensor([[0, 1, 100, 511], [5, 5, 6, 7]])
     x = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
-    reference = Qwen3RotaryEmbedding(Qwen3Config(**{k: v for k, v in fields.items() if k != "model_type"}, head_dim=8))
+    reference = Qwen3RotaryEmbedding(Qwen3Config(**{k: v for k, v in fields.items() if k != "model_type"}))
     expected, _ = apply_rotary_pos_emb(x, x, *reference(x, positions), unsqueeze_dim=2)
     found = rotate(x, *Rotary(spec).lookup(positions, torch.float32, limit=512))
     torch.testing.assert_close(found, expected)

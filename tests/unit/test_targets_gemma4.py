@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from deepspec.errors import UnsupportedTarget
 from deepspec.targets import FAMILIES, family_of, parameter_counts
 from deepspec.targets.cache import RowCache
-from deepspec.targets.directory import read_spec
+from deepspec.targets.directory import read_spec, stop_token_ids
 from deepspec.targets.family import LayerShape, default_layer_ids
-from deepspec.targets.model import Target, stop_token_ids
+from deepspec.targets.model import Target
 from deepspec.targets.published import PUBLISHED
 from deepspec.targets.rotary import Rotary, rotate
 from deepspec.targets.weights import Weights, read_tables
@@ -115,14 +115,19 @@ def test_configurations_that_transformers_writes(tmp_path, unified, composite):
     assert (spec.head_dim, spec.num_key_value_heads, spec.hidden_size, spec.dtype) == (16, 1, 32, "float32")
     assert spec.rope == {"rope_type": "proportional", "rope_theta": 1000.0, "partial_rotary_factor": 0.5}
     assert [layer.window for layer in spec.layers] == [6, 6, None, 6, 6, None]
-    assert stop_token_ids(path, GEMMA) == (3, 7)
+    assert stop_token_ids(spec) == (3, 7)
 
 
 def test_stop_tokens_of_a_larger_model_are_its_text_models(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": 5}}))
+    path = tiny_gemma4(tmp_path, composite=True)
+    config = json.loads((path / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 5
+    config.pop("eos_token_id", None)
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "generation_config.json").unlink()
     added = [{"id": 9, "content": "<turn|>"}, {"id": 4, "content": "<|turn>"}]
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
-    assert stop_token_ids(tmp_path, GEMMA) == (5, 9)
+    (path / "tokenizer.json").write_text(json.dumps({"model": {}, "added_tokens": added}))
+    assert stop_token_ids(read_spec(path)) == (5, 9)
 
 
 def test_a_larger_model_says_whether_tables_are_tied_and_which_dtype(tmp_path):
@@ -271,7 +276,7 @@ def test_rotations_are_those_of_full_attention(tmp_path):
             lambda t: t.update({"model.layers.0.self_attn.q_proj.weight_scale": torch.ones(1)}),
             ["not known", "model.layers.0.self_attn.q_proj.weight_scale"],
         ),
-        (lambda t: t.update({"model.norm.weight": torch.ones(8)}), ["weights", "fit"]),
+        (lambda t: t.update({"model.norm.weight": torch.ones(8)}), ["model.norm.weight", "[8]", "[32]"]),
     ],
     ids=["missing", "unknown", "another shape"],
 )

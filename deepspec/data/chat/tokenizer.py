@@ -6,21 +6,15 @@ Only `tokenizer.json` is used (character offsets are needed), never code that ca
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspec.data.chat.tokenizer_files import TOKENIZER_FILE, VERBATIM_CLASSES, TokenizerFiles, id_rules, merges_of
 from deepspec.errors import UnsupportedTarget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-logger = logging.getLogger(__name__)
-
-TOKENIZER_FILE = "tokenizer.json"
-TEMPLATE_FILE = "chat_template.jinja"
-SETTINGS_FILE = "tokenizer_config.json"
 
 
 def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerFast":
@@ -34,15 +28,16 @@ def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerFast":
         A fast tokenizer with a chat template.
 
     Raises:
-        UnsupportedTarget: no such directory, no or damaged `tokenizer.json`, or no chat template.
+        UnsupportedTarget: no such directory, files that `TokenizerFiles` refuses, a chat template that it refuses, or a
+            tokenizer that makes other ids than `tokenizer.json`.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise UnsupportedTarget(
             "is not a directory.", where=str(folder), remedy="Point target.path at a model directory."
         )
-    _check_json(folder / TOKENIZER_FILE, required=True)
-    _check_json(folder / SETTINGS_FILE, required=False)
+    files = TokenizerFiles.read(folder)
+    files.check_templates()
     tokenizer = _auto_tokenizer(folder)
     if not tokenizer.is_fast:
         raise UnsupportedTarget(
@@ -51,6 +46,7 @@ def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerFast":
             remedy="Save it as a fast tokenizer.",
         )
     check_chat_template(tokenizer, where=str(folder))
+    _check_ids(tokenizer, files)
     return tokenizer
 
 
@@ -112,18 +108,8 @@ def tokenizer_identity(folder: Path) -> TokenizerIdentity | None:
     """
     if not (folder / TOKENIZER_FILE).is_file():
         return None
-    _check_json(folder / TOKENIZER_FILE, required=True)
-    _check_json(folder / SETTINGS_FILE, required=False)
-    content = json.loads((folder / TOKENIZER_FILE).read_bytes())
-    known = content["model"].get("vocab") or {}
-    ids = dict(known) if isinstance(known, dict) else {item[0]: number for number, item in enumerate(known)}
-    ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-    if (folder / TEMPLATE_FILE).is_file():
-        template: Any = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-    else:
-        settings = folder / SETTINGS_FILE
-        template = json.loads(settings.read_bytes()).get("chat_template") if settings.is_file() else None
-    return TokenizerIdentity(_sha256(ids), len(ids), _sha256(template))
+    files = TokenizerFiles.read(folder)
+    return TokenizerIdentity(_sha256(dict(files.ids)), len(files.ids), _sha256(files.template))
 
 
 def _sha256(value: Any) -> str:
@@ -141,21 +127,27 @@ def _auto_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         ) from error
 
 
-def _check_json(file: Path, *, required: bool) -> None:
-    """Find a missing or damaged file first: `tokenizers` tells of it with a bare Exception, or builds an empty one."""
-    if not file.is_file():
-        if not required:
-            return
+def _check_ids(tokenizer: "PreTrainedTokenizerFast", files: TokenizerFiles) -> None:
+    """Whether the loaded tokenizer is the file's: transformers rebuilds some by their class, and adds tokens to others.
+
+    Raises:
+        UnsupportedTarget: it would make other ids of some text.
+    """
+    name, different = type(tokenizer).__name__, ""
+    loaded = tokenizer.get_vocab()
+    if loaded != files.ids:
+        tokens = sorted(token for token in {*loaded, *files.ids} if loaded.get(token) != files.ids.get(token))
+        different = f"{len(tokens)} other tokens or ids, {tokens[0]!r} among them"
+    elif name not in VERBATIM_CLASSES:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts = [part for part, wanted in id_rules(files.content).items() if id_rules(rules)[part] != wanted]
+        if merges_of(rules) != merges_of(files.content):
+            parts.append("list of merges")
+        different = f"another {parts[0]}" if parts else ""
+    if different:
         raise UnsupportedTarget(
-            f"there is no {file.name}.",
-            where=str(file.parent),
-            remedy="Save the target's fast tokenizer there (`tokenizer.save_pretrained(directory)`).",
+            f"loads as {name} with {different} than tokenizer.json has: a text would have other token ids.",
+            where=str(files.folder),
+            remedy='Set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json, or copy the model\'s own'
+            " files again.",
         )
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UnsupportedTarget(
-            f"is not valid JSON ({error}).", where=str(file), remedy="Copy the file again."
-        ) from error
-    if not isinstance(content, dict) or (required and "model" not in content):
-        raise UnsupportedTarget("is not a tokenizer file.", where=str(file), remedy="Copy the file again.")

@@ -88,13 +88,13 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.tokens import preview
     from deepspec.targets import family_of
-    from deepspec.targets.directory import read_spec
+    from deepspec.targets.directory import read_there
 
     recipe = load_recipe(name, overrides)
     preview.check_split(split)
     recipe = local(recipe, home)
     target = made_target(recipe, name, home)
-    chat = family_of(read_spec(target)).chat
+    chat = family_of(read_there(target)).chat
     tokenizer = load_tokenizer(target)
     key = _tokens_key(recipe, home)
     passed: dict[str, int] = {}
