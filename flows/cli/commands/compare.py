@@ -19,7 +19,7 @@ from deepspec.recipe import Recipe, load_recipe, validated
 from deepspec.registry.draft_names import draft_directory, draft_of
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints, model_files
-from deepspec.targets.directory import read_spec
+from deepspec.targets.directory import read_target
 from flows.compare import compare as comparison
 from flows.compare import naming
 from tasks.runtime import execute
@@ -106,7 +106,7 @@ def _drafts(
     names: Sequence[str], recipe: Recipe, recipe_name: str, home: Path, store: Store, links: Path
 ) -> dict[str, Reference]:
     """The drafts under short names; each is checked against the target before anything is evaluated."""
-    spec = read_spec(made_target(local(recipe, home), recipe_name, home))
+    spec = read_target(made_target(local(recipe, home), recipe_name, home))
     fingerprints = Fingerprints(home / "fingerprints.json")
     drafts: dict[str, Reference] = {}
     for place, name in enumerate(names):

@@ -60,7 +60,7 @@ def document(
     from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
     from deepspec.evaluation.server.measure import Server, measure
     from deepspec.targets import family_of
-    from deepspec.targets.directory import read_spec
+    from deepspec.targets.directory import read_there
     from tasks.generators import vocabulary_of
 
     # As a field of the recipe it is checked like one: no password, no query.
@@ -68,7 +68,7 @@ def document(
     target_name = recipe.target.path.rstrip("/").rpartition("/")[2]
     recipe = local(recipe, home)
     target = made_target(recipe, name, home)
-    spec = read_spec(target)
+    spec = read_there(target)
     vocabulary = vocabulary_of(target)
     renderer = Renderer(vocabulary.tokenizer, family_of(spec).chat, thinking=recipe.data.thinking)
     found = measure(
