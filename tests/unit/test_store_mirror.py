@@ -89,7 +89,7 @@ def test_the_same_content_is_the_same_input_wherever_it_lies(
     upload("there.jsonl", data)
     copy = Path(local_copy(f"{url}/there.jsonl", tmp_path / "cache", where="data.source"))
     fingerprints = Fingerprints()
-    assert fingerprints.files([copy], named=False) == fingerprints.files([tmp_path / "here.jsonl"], named=False)
+    assert fingerprints.files([copy]) == fingerprints.files([tmp_path / "here.jsonl"])
 
 
 def test_a_recipe_is_read_with_local_paths_and_told_with_its_own(
