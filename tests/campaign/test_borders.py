@@ -19,8 +19,8 @@ from tests.fixtures import borders
 pytestmark = pytest.mark.campaign
 
 SEEDS = range(8)
-INPUTS = {"names": 2_000, "config": 1_500, "weights": 3_000, "replies": 12_000, "metrics": 50_000}
-"""Of each unit: some minutes."""
+INPUTS = {"names": 2_000, "config": 1_500, "weights": 3_000, "replies": 12_000, "metrics": 110_000}
+"""Of each unit: some minutes; over a million inputs in all."""
 
 
 def _drawn(check: Callable[[Any], object], strategy: Any, number: int, count: int) -> int:
