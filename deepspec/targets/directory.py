@@ -15,7 +15,7 @@ from typing import Any
 from deepspec import targets
 from deepspec.data.chat.tokenizer_files import TOKENIZER_FILE, TokenizerFiles
 from deepspec.errors import RecipeError, UnsupportedTarget
-from deepspec.json_file import read_object
+from deepspec.foreign_json import read_object
 from deepspec.targets.family import TargetSpec, spec_from_config, text_config
 from deepspec.targets.layer_tensors import check_tensors
 from deepspec.targets.weight_files import has_weights, stored_tensors

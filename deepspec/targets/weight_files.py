@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.json_file import COPY_AGAIN, read_object, refuse_pointer
+from deepspec.foreign_json import COPY_AGAIN, read_object, refuse_pointer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from deepspec.errors import UnsupportedTarget
-from deepspec.json_file import COPY_AGAIN, read_object
+from deepspec.foreign_json import COPY_AGAIN, read_object
 
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"

@@ -25,7 +25,7 @@ from deepspec.data.responses.endpoint_protocol import (
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
-from deepspec.json_text import parse
+from deepspec.foreign_json import parse
 from deepspec.network import UnusableReply, received_async
 
 if TYPE_CHECKING:

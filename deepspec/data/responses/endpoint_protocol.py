@@ -19,7 +19,7 @@ from deepspec.data.config import Responses
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
-from deepspec.json_text import parse
+from deepspec.foreign_json import parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

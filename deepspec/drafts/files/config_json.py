@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from deepspec.config import Section
 from deepspec.data.chat.tokenizer import tokenizer_identity
 from deepspec.errors import ArtifactError, IncompatibleDraft, UnsupportedTarget
-from deepspec.json_text import parse
+from deepspec.foreign_json import parse
 from deepspec.store.records import refuse_newer
 from deepspec.targets import family_of
 from deepspec.targets.family import Family, TargetSpec, spec_from_config
