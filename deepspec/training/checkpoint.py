@@ -23,10 +23,10 @@ from torch import Tensor
 
 from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError, StoreFull
+from deepspec.file_system import is_out_of_room
 from deepspec.store.reading.pieces import sha256_of
 from deepspec.store.records import refuse_newer
 from deepspec.training import parallel
-from deepspec.training.failure import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ class Checkpoints:
     def _naming_full_disks(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            if error.errno in NO_ROOM:
+        except Exception as error:
+            if is_out_of_room(error):
                 raise _no_room(self._directory) from error
             raise
 

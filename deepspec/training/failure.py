@@ -3,7 +3,6 @@
 JSON rather than pickle: a work directory may be shared, and nothing from it is ever unpickled.
 """
 
-import errno
 import importlib
 import json
 from pathlib import Path
@@ -13,10 +12,6 @@ from deepspec.errors import DeepspecError
 
 EXIT_STOPPED = 75
 """Exit code of a training process that was asked to stop, saved and ended (EX_TEMPFAIL: run it again)."""
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""How the system says that a disk, or a user's quota on it, is full."""
 
 
 class TrainingDiverged(DeepspecError):

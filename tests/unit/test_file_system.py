@@ -2,11 +2,16 @@
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 
 import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 
 from deepspec import file_system
@@ -96,3 +101,25 @@ def test_who_may_read_the_store_may_read_every_file_in_it(umask: int, readers: i
     files = [path for path in [*writing.artifact.directory().rglob("*"), out / WEIGHTS_FILE] if path.is_file()]
     assert len(files) == 3
     assert {stat.S_IMODE(path.stat().st_mode) & 0o044 for path in files} == {readers}
+
+
+def test_a_full_disk_is_known_whichever_library_met_it(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(100_000)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, hard))  # writing beyond it fails like a full disk
+    caught = []
+    writers = (
+        lambda: safetensors.torch.save_file(tensors, tmp_path / "a.safetensors"),
+        lambda: pq.write_table(pa.table({"a": range(100_000)}), tmp_path / "a.parquet"),
+        lambda: (tmp_path / "a").write_bytes(bytes(100_000)),
+    )
+    try:
+        for write in writers:
+            with pytest.raises((OSError, safetensors.SafetensorError)) as error:
+                write()
+            caught.append(error.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file_system.is_out_of_room(error) for error in caught] == [True, True, True]
+    assert not file_system.is_out_of_room(ValueError("os error 2, errno 22"))
+    assert not file_system.is_out_of_room(ArtifactError("os error 28", remedy="Read on."))

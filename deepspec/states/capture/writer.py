@@ -12,7 +12,6 @@ interrupted goes on with the shards that are missing there or do not match their
 Shapes: T tokens of a document or of a packed batch, N documents, L captured layers, D hidden.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from deepspec.atomic_write import replacing
 from deepspec.errors import DataError, StoreFull
-from deepspec.file_system import link
+from deepspec.file_system import is_out_of_room, link
 from deepspec.progress import SILENT, Progress
 from deepspec.states.capture.finished_shards import Finished, is_finished
 from deepspec.states.capture.survey import Survey
@@ -297,8 +296,8 @@ def _room(folder: Path) -> Iterator[None]:
     """A full disk as a StoreFull."""
     try:
         yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    except Exception as error:
+        if is_out_of_room(error):
             raise StoreFull(
                 "there is no room left for the target's states.",
                 where=str(folder),

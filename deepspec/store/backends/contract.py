@@ -5,13 +5,12 @@ file locally, a single PUT with `If-None-Match: *` on object storage. Paths are 
 """
 
 import contextlib
-import errno
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from deepspec.errors import ArtifactError, DeepspecError, StoreFull, TransientError
+from deepspec.file_system import is_out_of_room
 from deepspec.store.layout import Stat
 
 
@@ -107,23 +106,13 @@ def created(backend: Backend, path: str, data: bytes) -> bool:
 
 def full_disk(error: BaseException, where: str) -> StoreFull | None:
     """The StoreFull that `error` means, if it says that there is no room left (whichever library it came through)."""
-    if isinstance(error, OSError):
-        full = error.errno in _FULL
-    else:
-        # Libraries that write files themselves pass the system's number on inside errors of their own.
-        numbers = [] if isinstance(error, DeepspecError) else _SYSTEM_ERROR.findall(str(error))
-        full = any(int(number) in _FULL for number in numbers)
-    if not full:
+    if not is_out_of_room(error):
         return None
     return StoreFull(
         "No space left for artifacts.",
         where=where,
         remedy="Free some space (`deepspec artifacts gc`), or point DEEPSPEC_STORE or DEEPSPEC_HOME at a larger disk.",
     )
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SYSTEM_ERROR = re.compile(r"\b(?:os error|errno) ([0-9]+)\b", re.IGNORECASE)
 
 
 def _holds(backend: Backend, path: str, data: bytes) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.errors import DeepspecError, LaunchError, RecipeError, StoreFull
-from deepspec.training.failure import EXIT_STOPPED, NO_ROOM, OutOfMemory, write_error, write_json
+from deepspec.file_system import is_out_of_room
+from deepspec.training.failure import EXIT_STOPPED, OutOfMemory, write_error, write_json
 from deepspec.training.job import TrainJob
 from deepspec.training.processes.attempt import Attempt
 from deepspec.training.processes.launch import LAUNCHER_VARIABLE, STARTED_VARIABLE
@@ -41,19 +42,15 @@ def main(arguments: list[str]) -> int:
         logger.exception("Training failed.")
         write_error(attempt.error, error)
         return error.exit_code
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:
+        if not is_out_of_room(error):
             _report(attempt, error)
             raise
         logger.exception("Training failed.")
-        full = StoreFull(
-            "there is no room left.", where=error.filename or work_dir, remedy="Free some space and run again."
-        )
+        where = getattr(error, "filename", None) or work_dir
+        full = StoreFull("there is no room left.", where=str(where), remedy="Free some space and run again.")
         write_error(attempt.error, full)
         return full.exit_code
-    except Exception as error:
-        _report(attempt, error)
-        raise
 
 
 def _report(attempt: Attempt, error: Exception) -> None:
