@@ -249,6 +249,13 @@ class Algorithm(ABC):
         """What config.json says of a resolved config, under its names there."""
         return saved_fields(config)
 
+    def required(self, config: Any) -> dict[str, Any]:
+        """What config.json must say for other readers: they have no default for it, or not the same one.
+
+        Our defaults (`SavedAs`) are no help to others: whatever is saved is required, unless an algorithm knows better.
+        """
+        return self.saved(config)
+
     def read(self, written: Mapping[str, Any], directory: Path) -> Any:
         """The Config that a config.json was written with; what it does not say (loss weights) has its default.
 

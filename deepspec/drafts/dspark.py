@@ -143,10 +143,18 @@ class DSpark(BlockAlgorithm[DSparkConfig]):
         return "block_size" in written and bool(written.get("markov_rank") or written.get("enable_confidence_head"))
 
     def saved(self, config: DSparkConfig) -> dict[str, Any]:
-        """What only the sequential head has is left out where there is none."""
+        """The heads as they are: without a sequential head the confidence cannot see the token before."""
         fields = super().saved(config)
         if not config.markov_rank:
-            del fields["markov_head_type"], fields["confidence_head_with_markov"]
+            del fields["markov_head_type"]
+            fields["confidence_head_with_markov"] = False
+        return fields
+
+    def required(self, config: DSparkConfig) -> dict[str, Any]:
+        """What a head's input is, is asked only where there is that head."""
+        fields = super().required(config)
+        if not config.confidence_head:
+            del fields["confidence_head_with_markov"]
         return fields
 
 

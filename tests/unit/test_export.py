@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,87 @@ def test_names_shapes_and_dtypes_are_the_formats_and_it_loads_back(target: Path,
     assert ("markov_head_type" in config) == (name == "dspark")
     loaded = ALGORITHMS[name].load(out, read_spec(target), dtype="bfloat16")
     assert all(torch.equal(theirs[key], weight) for key, weight in loaded.state_dict().items())
+
+
+def public_reader(config: dict[str, Any]) -> int:
+    """What the public DSpark classes ask of config.json, written from theirs; the confidence head's input width."""
+    needed = {"target_layer_ids", "mask_token_id", "num_anchors", "enable_confidence_head", "markov_rank", "block_size"}
+    needed |= {"num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "rms_norm_eps", "layer_types"}
+    needed |= {"markov_head_type"} if config.get("markov_rank", 0) > 0 else set()
+    needed |= {"confidence_head_with_markov"} if config.get("enable_confidence_head") else set()
+    missing = needed - config.keys()
+    if missing:
+        raise LookupError(missing)
+    if not (config["enable_confidence_head"] and config["confidence_head_with_markov"]):
+        return int(config["hidden_size"])
+    if not config["markov_rank"]:
+        raise ValueError("confidence_head_with_markov")
+    return int(config["hidden_size"] + config["markov_rank"])
+
+
+HEADS = {
+    "confidence alone": {"markov_rank": 0},
+    "confidence without markov": {"confidence_head_with_markov": False},
+    "markov alone": {"confidence_head": False},
+    "both": {},
+}
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_the_public_reader_reads_every_kind_of_heads(target: Path, heads: str, tmp_path: Path) -> None:
+    draft, out = trained(target, "dspark", tmp_path / "draft", **HEADS[heads]), tmp_path / "out"
+    FORMAT.write(draft, out, "some/target")
+    assert FORMAT.check(out) == []
+    config, weights = json.loads((out / "config.json").read_text()), load_file(out / "model.safetensors")
+    if config["enable_confidence_head"]:
+        assert weights["confidence_head.proj.weight"].shape == (1, public_reader(config))
+    public_reader(json.loads((draft / "config.json").read_text()))  # a draft that is served as it was registered
+    ALGORITHMS["dspark"].load(out, read_spec(target), config=None)
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_what_a_reader_cannot_supply_is_no_fine_directory(target: Path, name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fields = {"markov_rank": 0} if name == "dspark" else {}
+    FORMAT.write(trained(target, name, tmp_path / "draft", **fields), out, "some/target")
+    whole = json.loads((out / "config.json").read_text())
+    accepted = set()
+    for field in whole:
+        config = {key: value for key, value in whole.items() if key != field}
+        (out / "config.json").write_text(json.dumps(config))
+        if not FORMAT.check(out):
+            accepted.add(field)
+            if name != "eagle3":
+                public_reader(config)
+    head_dim = "global_head_dim" if "global_head_dim" in whole else "head_dim"
+    assert not accepted & {head_dim, "layer_types", "tie_word_embeddings", "dtype", "architectures"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("confidence_head_with_markov", True),
+        ("dspark_bonus_anchor", True),
+        ("layer_types", ["full_attention", "full_attention"]),
+        ("architectures", ["DSparkDraftModel"]),
+    ],
+)
+def test_a_field_that_readers_take_otherwise_is_named(target: Path, field: str, value: object, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    FORMAT.write(trained(target, "dspark", tmp_path / "draft", markov_rank=0), out, "some/target")
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {field: value}))
+    assert field in " ".join(FORMAT.check(out))
+
+
+def test_the_public_checkpoints_are_fine_as_they_are(target: Path, tmp_path: Path) -> None:
+    """They say neither which token a position predicts nor the old notation of rotary parameters."""
+    out = tmp_path / "out"
+    FORMAT.write(trained(target, "dspark", tmp_path / "draft", confidence_head=False), out, "some/target")
+    config = json.loads((out / "config.json").read_text())
+    ours = {"sample_from_anchor", "dspark_bonus_anchor", "rope_theta", "confidence_head_with_markov"}
+    (out / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key not in ours}))
+    assert FORMAT.check(out) == []
 
 
 def test_what_the_format_cannot_hold_is_refused(target: Path, tmp_path: Path) -> None:

@@ -122,3 +122,8 @@ class BlockAlgorithm(Algorithm, Generic[ConfigT]):
             )
         config: ConfigT = super().read(written, directory)
         return config
+
+    def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:
+        """Which token a position predicts is said under both names: where neither is there, readers differ."""
+        slots = {"sample_from_anchor": True, "dspark_bonus_anchor": False}
+        return super().release(written, directory, target_name) | slots
