@@ -213,3 +213,24 @@ def test_template_that_rewrites_contents_is_not_guessed_at(tokenizer: Any) -> No
 def test_templates_run_in_a_sandbox(tokenizer: Any, template: str) -> None:
     with pytest.raises(RowRejected, match="refuses the conversation"):
         Renderer(with_template(tokenizer, template), CHATML).prompt_text(conversation("hi"))
+
+
+@pytest.mark.parametrize("always", ["", "<think>\n\n</think>\n\n"], ids=["verbatim", "always primed"])
+def test_the_empty_thought_of_an_answer_stands_once_and_is_not_supervised(
+    tokenizer: Any, always: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Templates of others with Qwen3's markers, which do not take an answer's text apart."""
+    empty = "<think>\n\n</think>\n\n"
+    template = (
+        "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' -}}"
+        "{%- if m.role == 'assistant' -%}{{- ALWAYS -}}{%- endif -%}{{- m.content + '<|im_end|>\n' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' + EMPTY -}}{%- endif -%}"
+    )
+    template = template.replace("ALWAYS", repr(always)).replace("EMPTY", repr(empty))
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    renderer = Renderer(tokenizer, CHATML)
+    for answer in (empty + "Mira", empty + empty + "Mira", "<think></think>Mira"):
+        messages = conversation("hi", answer)
+        text = renderer.render(messages, mask="serving").text
+        assert text == renderer.prompt_text(conversation("hi")) + "Mira<|im_end|>\n"
+        assert supervised(renderer, messages) == ["Mira<|im_end|>"]

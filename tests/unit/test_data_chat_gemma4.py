@@ -108,6 +108,34 @@ def test_an_answer_stands_behind_the_prompt_it_was_given_to(request: pytest.Fixt
     assert rendered.spans == ((len(prompt), len(prompt + "Mira<turn|>")),)
 
 
+@pytest.mark.parametrize("primed_past", [False, True])
+@pytest.mark.parametrize("strips", [False, True])
+@pytest.mark.parametrize("answer", [PRIMER + "Mira", f"\n{PRIMER}\nMira", PRIMER + PRIMER + "Mira", "Mira"])
+def test_the_empty_thought_stands_once_whatever_the_template_does(
+    answer: str,
+    strips: bool,
+    primed_past: bool,
+    tmp_path: Path,
+) -> None:
+    renderer = renderer_of(tmp_path / "tokenizer", primed_past=primed_past, strips=strips)
+    messages = conversation("hi", answer, "more", answer)
+    for mask, end in (("serving", "<turn|>"), ("deepspec", "<turn|>\n")):
+        text = renderer.render(messages, mask=mask).text  # type: ignore[arg-type]
+        assert text.startswith(renderer.prompt_text(conversation("hi")) + "Mira<turn|>\n")
+        assert text.count(PRIMER) == 2
+        assert supervised(renderer, messages, mask=mask) == ["Mira" + end] * 2
+    cut = renderer.render(messages, mask="serving", complete=False)
+    assert cut.text.endswith(f"<|turn>model\n{PRIMER}Mira")
+    added = [] if primed_past else [PRIMER, PRIMER]
+    assert [cut.text[start:end] for start, end in cut.added] == added
+
+
+def test_where_the_prompt_has_no_empty_thought_the_answer_keeps_its_own(tmp_path: Path) -> None:
+    renderer = renderer_of(tmp_path / "tokenizer", primed_prompt=False, strips=False)
+    messages = conversation("hi", PRIMER + "Mira")
+    assert supervised(renderer, messages, mask="serving") == [PRIMER + "Mira<turn|>"]
+
+
 def test_a_cut_off_answer_has_no_end_of_turn(primed: Renderer) -> None:
     messages = conversation("hi", "one", "more", "two and")
     assert supervised(primed, messages, mask="serving", complete=False) == ["one<turn|>", "two and"]

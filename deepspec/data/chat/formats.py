@@ -51,8 +51,23 @@ class ChatFormat:
         """Texts behind which the assistant's part begins."""
         return self.assistant_headers + ((self.result_close,) if self.result_close else ())
 
+    def begins_with_empty_thought(self, answer: str) -> bool:
+        """Whether an answer's text begins with a thought that says nothing, however it is spaced."""
+        return self.without_empty_thought(answer) != answer
+
+    def without_empty_thought(self, answer: str) -> str:
+        """An answer's text without the empty thoughts that it begins with, and the line ends behind them."""
+        while self.thought_close:
+            inside, close, rest = answer.partition(self.thought_close)
+            if not close or inside.strip() != self.thought_open:
+                break
+            answer = rest.lstrip("\n")
+        return answer
+
     def written_thought(self, thought: str) -> str:
         """A thought as the target writes it before an answer."""
+        if not thought:
+            return self.empty_thought
         end = "\n\n" if self.thoughts_in_content else ""
         return f"{self.thought_open}\n{thought}\n{self.thought_close}{end}"
 

@@ -15,7 +15,8 @@ Thinking (`data.thinking`):
 
 * "off": the generation prompt closes thinking (`enable_thinking=False`; Qwen3 and Gemma 4 put an empty thought there).
   A row's `reasoning_content` is left out when it is read; thoughts written into an answer's text stay where the
-  template leaves them (Qwen3: in the last turn; Gemma 4: nowhere).
+  template leaves them (Qwen3: in the last turn; Gemma 4: nowhere). An empty thought that an answer begins with is the
+  prompt's, not the answer's: the template is not given it, and it stands once, unsupervised.
 * "on": the generation prompt leaves thinking to the target (`enable_thinking=True`: Qwen3's ends with the header,
   Gemma 4 has `<|think|>` in the system turn). Thoughts are part of what the target generates: stored beside the answer
   as `reasoning_content`, and supervised with it from the header on. In turns that are past (before the last user
@@ -29,7 +30,7 @@ Not here: where conversations come from, generation, and files. Imports neither 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -63,10 +64,17 @@ _MOST_SKELETONS = 4096  # conversations differ in few ways, but names of tools m
 
 @dataclass(frozen=True, slots=True)
 class RenderedConversation:
-    """A conversation as text: `spans` are the supervised [start, end) characters, ascending and disjoint."""
+    """A conversation as text.
+
+    Attributes:
+        text: all of it.
+        spans: the supervised [start, end) characters, ascending and disjoint.
+        added: those which the template left out and which were put in, as the target sees them; ascending.
+    """
 
     text: str
     spans: tuple[tuple[int, int], ...]
+    added: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class _Prepared:
         calls: of each message: its tool calls, as the template is given them.
         tools: what may be called, or None.
         thinking: whether the target is asked to think.
+        primed: of each message: whether it came with the empty thought that its prompt ends with.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -96,6 +105,7 @@ class _Prepared:
     calls: tuple[tuple[Any, ...], ...]
     tools: list[Any] | None
     thinking: bool
+    primed: tuple[bool, ...] = ()
 
 
 class Renderer:
@@ -215,7 +225,9 @@ class Renderer:
             RowRejected: the template refuses the conversation, or changes its contents beyond recognition.
             UnsupportedTarget: the template does not write the markers of the chat format.
         """
-        prepared = self._prepared(messages, tools, thinks=self.thinks(messages))
+        thinks = self.thinks(messages)
+        messages, primed = self._without_primers(messages, thinks=thinks)
+        prepared = replace(self._prepared(messages, tools, thinks=thinks), primed=primed)
         if not complete and messages[-1].get("reasoning_content") and not messages[-1]["content"]:
             raise RowRejected("the answer was cut off within its thought")
         text = self._apply(prepared.messages, prepared.tools, thinking=prepared.thinking, add_generation_prompt=False)
@@ -299,6 +311,20 @@ class Renderer:
         thought = inside.lstrip().removeprefix(self.chat.thought_open).strip("\n")
         # Between a thought and its answer a format may have empty lines; they are the format's.
         return thought, answer.lstrip("\n") if self.chat.thoughts_in_content else answer
+
+    def _without_primers(
+        self, messages: Sequence[Message], *, thinks: bool
+    ) -> tuple[Sequence[Message], tuple[bool, ...]]:
+        """The messages without the empty thoughts that their prompts end with, and which of them had one."""
+        given: list[Message] = []
+        for index, message in enumerate(messages):
+            answer = message["content"]
+            if message["role"] == "assistant" and not thinks and self.chat.begins_with_empty_thought(answer):
+                after_result = index > 0 and messages[index - 1]["role"] == "tool"
+                if self._supplied_behind(thinking=False, after_result=after_result) == self.chat.empty_thought:
+                    answer = self.chat.without_empty_thought(answer)
+            given.append(message if answer == message["content"] else {**message, "content": answer})
+        return given, tuple(one is not message for one, message in zip(given, messages, strict=True))
 
     def _prepared(self, messages: Sequence[Message], tools: str | None, *, thinks: bool) -> _Prepared:
         """Messages as the template is given them."""
@@ -446,12 +472,14 @@ class Renderer:
         last_user = max(index for index, message in enumerate(prepared.messages) if message["role"] == "user")
         pieces: list[str] = []
         spans: list[tuple[int, int]] = []
+        put_in: list[tuple[int, int]] = []
         done = shift = 0
         for turn, bounds in turns:
             added, is_generated = self._added(turn, bounds, prepared, is_past=turn.message < last_user)
             if added:
                 pieces += (text[done : bounds.header_end], added)
                 done = bounds.header_end
+                put_in.append((done + shift, done + shift + len(added)))
             start, end = self._span(turn, bounds, prepared, mask)
             if not complete and turn is turns[-1][0]:
                 end = bounds.last
@@ -459,7 +487,7 @@ class Renderer:
             if not self._is_context(turn, bounds, prepared, mask, is_generated=is_generated):
                 spans.append((moved + shift, end + len(added) + shift))
             shift += len(added)
-        return RenderedConversation("".join((*pieces, text[done:])), tuple(spans))
+        return RenderedConversation("".join((*pieces, text[done:])), tuple(spans), tuple(put_in))
 
     def _added(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, *, is_past: bool) -> tuple[str, bool]:
         """What is put in behind a turn's header, and whether the target generates it."""
@@ -468,7 +496,8 @@ class Renderer:
             if bounds.thought is not None or is_past or self.chat.thoughts_in_content:
                 return "", False
             return self.chat.written_thought(thought), True
-        if not self.chat.primed_turns or bounds.thought is not None or (prepared.thinking and is_past):
+        is_primed = self.chat.primed_turns or (prepared.primed[turn.message] and not is_past)
+        if not is_primed or bounds.thought is not None or (prepared.thinking and is_past):
             return "", False
         after_result = turn.message > 0 and prepared.messages[turn.message - 1]["role"] == "tool"
         supplied = self._supplied_behind(thinking=prepared.thinking, after_result=after_result)
