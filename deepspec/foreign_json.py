@@ -1,4 +1,4 @@
-"""JSON that others wrote, read within bounds: `parse` of bytes, `read_object` of a file that came with a model.
+"""JSON from others, read within bounds (`parse`, `read_object`), and for others, so that every reader takes it.
 
 `json.loads` alone raises RecursionError for deep nesting, and returns what fails later: values nested so deeply that
 they cannot be written or compared, and texts with half a surrogate pair, which no file and no tokenizer takes.
@@ -8,6 +8,7 @@ so that a truncated, doubled, oversized or never downloaded file is one clear se
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,30 @@ def refuse_pointer(start: bytes, where: str) -> None:
     """
     if start.startswith(_POINTER):
         raise UnsupportedTarget("is a Git LFS pointer, not the file itself.", where=where, remedy=FETCH)
+
+
+def strict_text(value: Any, *, indent: int) -> str:
+    """A value as JSON for others: names sorted, and nothing that readers with typed lists or no NaN refuse.
+
+    Raises:
+        ValueError: a number is not finite, or a null stands among numbers; naming the place.
+    """
+    found = loose_places(value)
+    if found:
+        raise ValueError(found[0])
+    return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def loose_places(value: Any, place: str = "") -> list[str]:
+    """Where a JSON value has what strict or typed readers refuse: numbers that are not finite, null among numbers."""
+    if isinstance(value, dict):
+        return [found for key, one in value.items() for found in loose_places(one, f"{place}.{key}".lstrip("."))]
+    if isinstance(value, list | tuple):
+        found = [found for index, one in enumerate(value) for found in loose_places(one, f"{place}[{index}]")]
+        if None in value and all(one is None or isinstance(one, int | float) for one in value):
+            found.append(f"{place}[{list(value).index(None)}] is null in a list of numbers")
+        return found
+    return [f"{place} is {value}"] if isinstance(value, float) and not math.isfinite(value) else []
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

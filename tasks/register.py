@@ -41,6 +41,7 @@ class Counts(StageCounts):
 @stage(version=3, reads=("name", "data.source"))
 def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Register the draft's directory with its card and calibration; a draft that is registered gets the new card."""
+    from deepspec.evaluation.calibration.results import rewritten
     from deepspec.evaluation.results import Evaluation
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
     from deepspec.registry.keys import version_tags
@@ -63,7 +64,9 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     card = _card(config, folder, draft, made_from.get("conversations"), measured)
     (out / ABOUT).mkdir()  # what is said of a draft does not change what was registered
     (out / ABOUT / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
-    fitted = inputs.calibration.path(CALIBRATION_FILE).read_text(encoding="utf-8")
+    calibration = inputs.calibration
+    fitted = calibration.path(CALIBRATION_FILE).read_text(encoding="utf-8")
+    fitted = rewritten(fitted, where=f"{calibration.kind}/{calibration.key[:12]}")
     (out / ABOUT / CALIBRATION_FILE).write_text(fitted, encoding="utf-8", newline="\n")
     version = tracking.register(
         folder,

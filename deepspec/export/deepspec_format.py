@@ -5,7 +5,6 @@ here. Nothing is left to a reader's default that another reader has otherwise: `
 for missing what only our own reader could supply. Source: spec page "Serving", sections 1, 2.2 and 4.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,8 @@ from deepspec.drafts.files.config_json import CONFIG_FILE, body_of, read_draft_c
 from deepspec.drafts.files.weights_file import WEIGHTS_FILE, check_size, read_shapes, write_tensors
 from deepspec.errors import DeepspecError, IncompatibleDraft
 from deepspec.export.format import Format
+from deepspec.export.side_files import check_side_files
+from deepspec.foreign_json import strict_text
 from deepspec.targets import FAMILIES, family_of
 from deepspec.targets.family import TargetSpec
 
@@ -29,9 +30,16 @@ def write(draft: Path, out: Path, target_name: str) -> None:
     """Write a draft directory in this layout; see `Format.write`."""
     config = algorithm_of(draft).release(read_draft_config(draft), draft, target_name) | {"dtype": "bfloat16"}
     config |= _rope_fields(config, _target_of(config, config["num_target_layers"], draft))
+    try:
+        text = strict_text(config, indent=2)
+    except ValueError as error:
+        raise IncompatibleDraft(
+            f"others could not read it: field {error}.",
+            where=f"{draft.name}/{CONFIG_FILE}",
+            remedy="Correct that field, which was copied from the target's config.json.",
+        ) from error
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(draft / WEIGHTS_FILE).items()}
     out.mkdir(parents=True)
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (out / CONFIG_FILE).write_text(text, encoding="utf-8")
     write_tensors(tensors, out / WEIGHTS_FILE)
 
@@ -44,6 +52,7 @@ def check(directory: Path) -> list[str]:
         described = algorithm.read_config(directory)  # sees that num_target_layers is a number
         spec = _target_of(config, config["num_target_layers"], directory)
         flaws = _field_flaws(config, algorithm, described, spec, directory)
+        flaws += check_side_files(directory, algorithm.num_draft_tokens(described))
         check_size(described.num_layers, read_shapes(directory), directory)
         with torch.device("meta"):
             expected = algorithm.build(described, spec).state_dict()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from deepspec.account import who
 from deepspec.errors import GateFailed, RecipeError
+from deepspec.evaluation.calibration.results import rewritten
 from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
@@ -148,14 +149,19 @@ def _evaluation(artifact: Artifact) -> Evaluation:
 def about(registration: Artifact) -> dict[str, str]:
     """What was registered about a draft, by file: its card and its calibration.
 
-    Earlier versions of deepspec wrote no calibration, the first ones no card either.
+    Earlier versions of deepspec wrote no calibration, the first ones no card either; and calibrations with nulls in
+    their lists, which serving engines do not read.
     """
     written = {entry.path for entry in registration.manifest.files}
-    return {
+    said = {
         name: registration.path(f"{ABOUT}{name}").read_text(encoding="utf-8")
         for name in (CARD_FILE, CALIBRATION_FILE)
         if f"{ABOUT}{name}" in written
     }
+    if CALIBRATION_FILE in said:
+        where = f"{registration.kind}/{registration.key[:12]}"
+        said[CALIBRATION_FILE] = rewritten(said[CALIBRATION_FILE], where=where)
+    return said
 
 
 def _registered_as(registration: Artifact) -> tuple[str, int, str]:

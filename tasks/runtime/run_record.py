@@ -74,7 +74,7 @@ def results_of(result: Result, part: RecipeRun) -> PartResults:
     evaluation, calibration, verdict = (outcome.get(name) for name in ("evaluation", "calibration", "verdict"))
     part.results = PartResults(
         _read(RecordedEvaluation, evaluation, "evaluation.json") if evaluation is not None else None,
-        _read(RecordedCalibration, calibration, "calibration.json") if calibration is not None else None,
+        _read(RecordedCalibration, calibration, "calibration.json").without_nulls() if calibration else None,
         _read(RecordedVerdict, verdict, "verdict.json") if verdict is not None else None,
         _model(result, outcome),
     )

@@ -1,5 +1,7 @@
 """Sequential Temperature Scaling on made-up drafts whose true calibration is known; the measures by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -14,9 +16,12 @@ from deepspec.evaluation.calibration.fit import (
     reliability,
     tempered,
 )
+from deepspec.evaluation.calibration.results import NO_AREA, CalibrationResult, calibration_text, rewritten
 from deepspec.evaluation.config import Calibration
 from deepspec.evaluation.intervals import Floats
+from deepspec.evaluation.results import Rates
 
+RATES = sorted(name for name, field in CalibrationResult.model_fields.items() if field.annotation == Rates)
 CONFIG = Calibration()
 
 
@@ -107,3 +112,20 @@ def test_reliability_bins_hold_all_rounds() -> None:
         {"confidence": pytest.approx(0.015), "observed": 0.5, "rounds": 2},
         {"confidence": pytest.approx(0.99), "observed": 1.0, "rounds": 1},
     ]
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_no_list_of_a_calibration_has_a_null(name: str) -> None:
+    """Also of one that an earlier version wrote, which had them."""
+    written = json.dumps({"applicable": True, "temperatures": [1.1, 1.0, 1.0, 1.0], name: [None, 0.75, None, None]})
+    text = rewritten(written, where="here")
+    assert json.loads(text, parse_constant=pytest.fail)[name] == [NO_AREA, 0.75]
+    assert rewritten(text, where="here") == text
+    empty = rewritten(json.dumps({"applicable": True, name: [None, None]}), where="here")
+    assert json.loads(empty)[name] == []
+
+
+def test_what_no_strict_reader_takes_is_not_written() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperatures"):
+            calibration_text(CalibrationResult(applicable=True, temperatures=(1.0, wrong)))

@@ -50,7 +50,7 @@ class Confident(StubDrafter):
         overlaps = []
         for position in range(self.num_draft_tokens):
             p_RV = torch.softmax(next_logits(self._target, texts), -1)
-            overlaps.append(torch.minimum(p_RV, proposal.probs_RKV[:, position]).sum(-1))
+            overlaps.append(torch.minimum(p_RV, proposal.probs_RKV[:, position]).sum(-1).clamp(max=1))
             for text, token in zip(texts, proposal.tokens_RK[:, position].tolist(), strict=True):
                 text.append(token)
         return Proposal(proposal.tokens_RK, proposal.probs_RKV, torch.logit(torch.stack(overlaps, 1)).mul(3).sigmoid())
@@ -291,6 +291,18 @@ def test_a_draft_that_does_not_fit_fails_the_evaluation(target: Target, inputs: 
     drafter.layer_ids = (1,)
     with pytest.raises(IncompatibleDraft):
         run(config_for(inputs), target, drafter, inputs)
+
+
+def test_a_calibration_that_cannot_say_everything_has_numbers_only(target: Target, inputs: Path) -> None:
+    """Serving engines read lists of numbers; of a draft that is always accepted there is no area under a curve."""
+    config = config_for(inputs, num_calibration_prompts=10, max_new_tokens=12)
+    found = calibrate(
+        config, target=target, drafter=Confident(target, "always"), renderer=Letters(), conversations=inputs, out=inputs
+    )
+    written = json.loads((inputs / "calibration.json").read_text(), parse_constant=pytest.fail)
+    assert written == found.to_json()
+    assert (written["auc"], len(written["temperatures"]), len(written["ece_after"])) == ([], 3, 3)
+    assert None not in [number for value in written.values() if isinstance(value, list) for number in value]
 
 
 def test_calibration_improves_an_overconfident_draft(target: Target, inputs: Path) -> None:

@@ -138,6 +138,53 @@ def test_the_public_checkpoints_are_fine_as_they_are(target: Path, tmp_path: Pat
     assert FORMAT.check(out) == []
 
 
+def sglang_reads(text: str, gamma: int) -> bool:
+    """Whether SGLang's typed reader takes a file of temperatures, written from its own."""
+    value = json.loads(text, parse_constant=pytest.fail)
+    lists = [value["temperatures"], value.get("ece_before", []), value.get("ece_after", [])]
+    are_numbers = all(type(one) in (int, float) for numbers in lists for one in numbers)
+    return are_numbers and len(value["temperatures"]) == gamma and min(value["temperatures"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "fine"),
+    [
+        ({"temperatures": [1.5, 1, 0.5, 1.0], "ece_before": [0.1, 0.2], "auc": [0.5, 0.9]}, True),
+        ({"temperatures": [1.5, 1.0, 0.5, 1.0], "ece_before": [0.1, None]}, False),
+        ({"temperatures": [1.5, 1.0, 0.5, None]}, False),
+        ({"temperatures": [1.5, 1.0, 0.5]}, False),
+        ({"temperatures": [1.5, 1.0, 0.0, 1.0]}, False),
+        ({"temperatures": ["1.5", 1.0, 0.5, 1.0]}, False),
+    ],
+)
+def test_a_calibration_that_sglang_cannot_read_is_named(
+    target: Path, fields: dict[str, Any], fine: bool, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    FORMAT.write(trained(target, "dspark", tmp_path / "draft"), out, "some/target")
+    text = json.dumps({"applicable": True, **fields})
+    (out / "calibration.json").write_text(text)
+    assert sglang_reads(text, 4) == fine
+    assert ("calibration.json" in " ".join(FORMAT.check(out))) == (not fine)
+
+
+@pytest.mark.parametrize("text", ['{"a": [0.5, null]}', '{"a": NaN}', '{"a": {"b": [[1, -Infinity]]}}', "{"])
+def test_json_that_is_not_strict_is_named_whichever_file_it_is_in(target: Path, text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    FORMAT.write(trained(target, "eagle3", tmp_path / "draft"), out, "some/target")
+    (out / "generation_config.json").write_text(text)
+    assert "generation_config.json" in " ".join(FORMAT.check(out))
+
+
+def test_a_config_that_is_not_strict_is_not_written(target: Path, tmp_path: Path) -> None:
+    draft = trained(target, "dspark", tmp_path / "draft")
+    config = json.loads((draft / "config.json").read_text()) | {"eos_token_id": [1, None]}
+    (draft / "config.json").write_text(json.dumps(config))
+    with refused(IncompatibleDraft, "eos_token_id", where="config.json"):
+        FORMAT.write(draft, tmp_path / "out", "some/target")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_the_format_cannot_hold_is_refused(target: Path, tmp_path: Path) -> None:
     in_place = trained(target, "dflash", tmp_path / "in-place", slots="in_place")
     with refused(IncompatibleDraft, "predict in place", where="config.json"):

@@ -3,8 +3,15 @@
 Fields without a default stand in the files of every version. Torch-free and NumPy-free. Not here: the fit (fit.py).
 """
 
+import json
+from typing import Self
+
 from deepspec.evaluation.results import LostTurn, Number, Rates
+from deepspec.foreign_json import strict_text
 from deepspec.store.records import JsonRecord
+
+NO_AREA = 0.5
+"""Stands for an area under the ROC curve that cannot be said: what a coin has."""
 
 
 class ReliabilityBin(JsonRecord):
@@ -36,7 +43,9 @@ class Halves(JsonRecord):
 class CalibrationResult(JsonRecord):
     """Temperatures of a draft's confidences, and how good these are before and after, on the measured half.
 
-    Lists are over draft positions, None where it cannot be said (nothing proposed; for areas only one outcome seen).
+    Lists are over draft positions, and end before the positions of which nothing can be said (nothing proposed; for
+    areas only one outcome seen); an area that cannot be said before one that can is `NO_AREA`. Serving engines read
+    lists of numbers: files of earlier versions have nulls there, and `without_nulls` is what they mean.
 
     Attributes:
         applicable: False, with a `reason` and nothing else, for a draft without a confidence head.
@@ -73,3 +82,23 @@ class CalibrationResult(JsonRecord):
     prompts: Halves | None = None
     rounds: Halves | None = None
     skipped: tuple[LostTurn, ...] = ()
+
+    def without_nulls(self) -> Self:
+        """The same with numbers only in its lists."""
+        lists = {name: value for name, value in self if isinstance(value, tuple) and None in value}
+        return self.model_copy(update={name: _numbers(value) for name, value in lists.items()})
+
+
+def calibration_text(calibration: CalibrationResult) -> str:
+    """`calibration.json`, wherever it is written: in the store, in the registry, beside an exported draft."""
+    return strict_text(calibration.without_nulls().to_json(), indent=1)
+
+
+def rewritten(text: str, *, where: str) -> str:
+    """A `calibration.json` of any version as this one writes it; ArtifactError if it is none."""
+    return calibration_text(CalibrationResult.from_json(json.loads(text), where=where))
+
+
+def _numbers(rates: Rates) -> tuple[float, ...]:
+    known = max((place for place, rate in enumerate(rates, 1) if rate is not None), default=0)
+    return tuple(NO_AREA if rate is None else rate for rate in rates[:known])

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspec.data.tables import TableWriter, write_summary
+from deepspec.data.tables import TableWriter
 from deepspec.decoding.completion import Round
 from deepspec.decoding.engine import Engine
 from deepspec.drafts.algorithm import Drafter
 from deepspec.errors import DataError
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.calibration.fit import Observations, conditional_auc, fit, judge
-from deepspec.evaluation.calibration.results import CalibrationResult, Halves
+from deepspec.evaluation.calibration.results import CalibrationResult, Halves, calibration_text
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.metrics import mean
 from deepspec.evaluation.prompts.selection import EncodedPrompts, by_rank, encode, select_split
@@ -81,7 +81,7 @@ def calibrate_prompts(
         )
     else:
         result = _calibration(config, rounds, prompts, drafter.num_draft_tokens)
-    write_summary(out / "calibration.json", result.to_json())
+    (out / "calibration.json").write_text(calibration_text(result), encoding="utf-8", newline="\n")
     return result
 
 
@@ -136,7 +136,7 @@ def _calibration(
         prompts=Halves(fitted=len(halves[0]), measured=len(halves[1])),
         rounds=Halves(fitted=len(fitted.proposed_N), measured=len(measured.proposed_N)),
         skipped=prompts.skipped,
-    )
+    ).without_nulls()
 
 
 def _observations(rounds: Sequence[Sequence[Round]], num_draft_tokens: int) -> Observations:
