@@ -140,8 +140,32 @@ def test_a_hanging_service_is_told(stack: Running) -> None:
     assert state["reason"]
 
 
+def schedules(stack: Running) -> dict[str, Any]:
+    """Schedules of the deployment, by their cron."""
+    path, credentials = "/deployments/name/retrain/nightly", stack.variables["PREFECT_API_AUTH_STRING"]
+    found = stack.get(path, server="PREFECT_API_URL", credentials=credentials)
+    return {
+        schedule["schedule"]["cron"]: (f"/deployments/{found['id']}/schedules/{schedule['id']}", schedule["active"])
+        for schedule in found["schedules"]
+    }
+
+
+def switch(stack: Running, schedule: str, *, active: bool) -> None:
+    user, _, password = stack.variables["PREFECT_API_AUTH_STRING"].partition(":")
+    url = stack.variables["PREFECT_API_URL"] + schedule
+    httpx.patch(url, json={"active": active}, auth=(user, password), timeout=20).raise_for_status()
+
+
 def test_data_stay_and_nothing_else(stack: Running) -> None:
-    """Objects, runs and users are there after the stack was down, also on other ports; no process is, while it is."""
+    """Objects, runs and users are there after the stack was down, also on other ports; no process is, while it is.
+
+    A schedule is as a person has set it, too, although all is deployed again.
+    """
+    ((nightly, _),) = schedules(stack).values()
+    switch(stack, nightly, active=True)
+    added = {"schedule": {"cron": "0 0 29 2 *", "timezone": "UTC"}, "active": True}  # without a slug, as the page does
+    credentials = stack.variables["PREFECT_API_AUTH_STRING"]
+    stack.get(nightly.rpartition("/")[0], body=[added], server="PREFECT_API_URL", credentials=credentials)
     store = stack.s3()
     store.put_object(Bucket="deepspec", Key="store/kept", Body=b"kept")
     artifact = f"{stack.variables['MLFLOW_TRACKING_URI']}/api/2.0/mlflow-artifacts/artifacts/0/kept.txt"
@@ -165,8 +189,9 @@ def test_data_stay_and_nothing_else(stack: Running) -> None:
     kept = stack.get("/api/2.0/mlflow-artifacts/artifacts?path=0", credentials=stack.admin)
     assert [file["path"] for file in kept["files"]] == ["kept.txt"]
     stack.s3().delete_object(Bucket="deepspec", Key="store/kept")  # no deepspec wrote it
-    credentials = stack.variables["PREFECT_API_AUTH_STRING"]
-    assert stack.get("/deployments/name/retrain/nightly", server="PREFECT_API_URL", credentials=credentials)["id"]
+    assert {cron: active for cron, (_, active) in schedules(stack).items()} == {"0 2 * * *": True, "0 0 29 2 *": True}
+    for schedule, _ in schedules(stack).values():
+        switch(stack, schedule, active=False)
 
 
 def test_a_taken_port_is_told(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
-"""What an error says of Prefect's server: one sentence that names the variable, or nothing."""
+"""What an error says of Prefect's server: one sentence that names the variable, or nothing; and what is deployed."""
+
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from deepspec.errors import DataError, LaunchError
 from tasks.runtime.prefect import server as prefect_server
@@ -65,3 +68,17 @@ def test_a_refused_password_names_its_variable(code: int) -> None:
 )
 def test_what_is_about_other_things_is_left_alone(error: Exception) -> None:
     assert prefect_server.named(error) is None
+
+
+def test_no_deployment_writes_over_what_a_person_has_switched() -> None:
+    """A new schedule is what the file says, any other what the server says: test_stack.py deploys it again."""
+    deployed = yaml.safe_load(Path("infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    assert deployed
+    for deployment in deployed:
+        assert "paused" not in deployment
+        (step,) = (step for build in deployment["build"] for name, step in build.items() if "as_on_the_server" in name)
+        assert step["deployment"].endswith(f"/{deployment['name']}")
+        slugs = [schedule["slug"] for schedule in deployment["schedules"]]
+        assert step["active"].keys() == set(slugs)
+        taken = [schedule["active"] for schedule in deployment["schedules"]]
+        assert taken == [f"{{{{ {step['id']}.{slug} }}}}" for slug in slugs]
