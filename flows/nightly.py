@@ -13,20 +13,27 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed
+from prefect.runtime import flow_run
 
-from deepspec.errors import BudgetExceeded
+from deepspec.errors import BudgetExceeded, DeepspecError
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
+from tasks.runtime.prefect.flow import state_of
 
 if TYPE_CHECKING:
     from deepspec.record import RunRecord
     from tasks.runtime.records import StageRecord
 
-_NAMES = {"promoted": "Promoted", "refused": "Refused", "no_change": "NoChange", "budget_exhausted": "BudgetExhausted"}
+
+def name_of(recipe: str = "demo", overrides: list[str] | None = None) -> str:
+    """What a flow run is called: the recipe's name; a recipe that cannot be read fails in the flow, and not here."""
+    try:
+        return load_recipe(recipe, overrides or []).name
+    except DeepspecError:
+        return Path(recipe).stem
 
 
-@flow(name="retrain", flow_run_name="{recipe}", log_prints=False)
+@flow(name="retrain", flow_run_name=lambda: name_of(**flow_run.parameters), log_prints=False)
 def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[Any]:
     """Retrain, judge and ship one draft.
 
@@ -52,7 +59,7 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[A
     if result.error is not None and not isinstance(result.error, BudgetExceeded):
         raise result.error
     create_markdown_artifact(_summary(record), key="retrain-summary", description=f"What became of {loaded.name}.")
-    return Completed(name=_NAMES[result.status], message=_sentence(record))
+    return state_of(result.status, _sentence(record))
 
 
 class LogDisplay:

@@ -96,7 +96,7 @@ def execute(
                     run.display.say(run.algorithm)
                 outcome = run_or_reuse(run, flow, part, stack)
                 start_tracking(run, part)
-                part.outcome, part.status = outcome.artifacts, outcome.status
+                part.outcome, part.status = outcome.artifacts, outcome.status or "no_change"
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
                 run.display.say(further)

@@ -34,7 +34,7 @@ class Outcome:
     """
 
     artifacts: Mapping[str, Reference]
-    status: Status = "no_change"
+    status: Status | None = None
 
 
 class Flow:

@@ -59,11 +59,13 @@ def test_its_tokens_are_shown_with_what_is_supervised(cold: Home) -> None:
     assert document["rows"][0]["supervised_tokens"] >= 4
 
 
-def test_prefect_shows_a_table_for_every_stage(cold: Home) -> None:
+def test_prefect_shows_a_table_for_every_stage_and_how_it_ended(cold: Home) -> None:
     import sqlite3
 
     with sqlite3.connect(cold.path / "prefect" / "prefect.db") as database:
         found = dict(database.execute("select key, type from artifact").fetchall())
+        ended = set(database.execute("select name, state_name, state_type from flow_run").fetchall())
+    assert (cold.record()["run_id"], "Promoted", "COMPLETED") in ended
     for stage in cold.statuses():
         assert found[f"{stage.replace('_', '-')}-result"] == "table"
 

@@ -455,7 +455,10 @@ def test_servers_that_fail_in_the_middle_are_named_and_nothing_is_lost(deployed:
         record = json.loads((deployed.home / "last-run.json").read_text())
         assert record["status"] == "failed"
         assert record["error"] == sentence
-    statuses = {stage["name"]: stage["status"] for stage in deployed.json(*RUN, code=3)["stages"]}
+    record = deployed.json(*RUN, code=3)
+    (flow_run,) = deployed.api("/flow_runs/filter", {"flow_runs": {"name": {"any_": [record["run_id"]]}}})
+    assert flow_run["state_name"] == "Refused"
+    statuses = {stage["name"]: stage["status"] for stage in record["stages"]}
     assert [statuses[stage] for stage in STAGES[:4]] == ["hit"] * 4
     # A training may have ended before its run heard that a server does not answer.
     after = [statuses[stage] for stage in STAGES[4:-1]]

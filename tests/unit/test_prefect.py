@@ -1,13 +1,17 @@
 """What an error says of Prefect's server: one sentence that names the variable, or nothing; and what is deployed."""
 
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
 import yaml
 
 from deepspec.errors import DataError, LaunchError
+from deepspec.recipe import read_yaml
+from deepspec.record import RunStatus
 from tasks.runtime.prefect import server as prefect_server
+from tasks.runtime.prefect.flow import STATES
 
 ADDRESS = "http://me:hunter2@prefect.example:4200/api"
 
@@ -82,3 +86,23 @@ def test_no_deployment_writes_over_what_a_person_has_switched() -> None:
         assert step["active"].keys() == set(slugs)
         taken = [schedule["active"] for schedule in deployment["schedules"]]
         assert taken == [f"{{{{ {step['id']}.{slug} }}}}" for slug in slugs]
+
+
+def test_every_way_a_run_ends_is_a_state_of_its_flow_run() -> None:
+    from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+
+    assert STATES.keys() == set(get_args(RunStatus))
+    assert {StateType(kind) for _, kind in STATES.values()} <= TERMINAL_STATES
+    assert len({name for name, _ in STATES.values()}) == len(STATES)
+
+
+def test_a_flow_run_is_named_by_its_recipe_and_not_by_where_that_lies(tmp_path: Path) -> None:
+    from flows.nightly import name_of
+
+    path = tmp_path / "some file.yaml"
+    path.write_text(yaml.safe_dump({**read_yaml("tiny"), "name": "ours"}))
+    assert name_of("tiny", None) == "tiny"
+    assert name_of(str(path), []) == "ours"
+    assert name_of(str(path), ["name=theirs"]) == "theirs"
+    path.write_text("[")
+    assert name_of(str(path), None) == "some file"

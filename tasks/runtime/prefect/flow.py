@@ -5,17 +5,30 @@ Prefect is imported inside functions: a run in which every stage hits never pays
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from tasks.runtime.flow import Flow, Outcome
+from tasks.runtime.flow import Flow, Outcome, Status
 from tasks.runtime.prefect.server import named
 
 if TYPE_CHECKING:
     import prefect
+    from prefect.client.schemas.objects import State
 
     from tasks.runtime.run import Run
+
+STATES: Mapping[Status, tuple[str, str]] = MappingProxyType(
+    {
+        "promoted": ("Promoted", "COMPLETED"),
+        "refused": ("Refused", "COMPLETED"),
+        "no_change": ("NoChange", "COMPLETED"),
+        "budget_exhausted": ("BudgetExhausted", "COMPLETED"),
+        "failed": ("Failed", "FAILED"),
+    }
+)
+"""Status of a run, as in run.json -> name and type of the state that its flow run ends in."""
 
 lost = False
 """Whether the server stopped answering: at the end Prefect's threads would keep trying to reach it."""
@@ -64,17 +77,18 @@ class FlowRun:
             lost = True
             raise about_server from error
 
-    def _as_prefect(self) -> "prefect.Flow[..., None]":
+    def _as_prefect(self) -> "prefect.Flow[..., State[Any] | None]":
         """The Prefect flow: its parameter is the typed recipe, from whose model Prefect makes its form."""
         from prefect import flow
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         run, dag = self._run, self._flow
 
-        def body(recipe: Any) -> None:
+        def body(recipe: Any) -> "State[Any] | None":
             del recipe
             try:
                 self._outcome = dag.function(run, **dag.arguments)
+                return None if self._outcome.status is None else state_of(self._outcome.status)
             except Exception as error:
                 if named(error) is not None:
                     # The engine is about to tell the server of it.
@@ -88,6 +102,14 @@ class FlowRun:
     def _call_directly(self, recipe: object) -> None:
         del recipe
         self._outcome = self._flow(self._run)
+
+
+def state_of(status: Status, message: str | None = None) -> "State[Any]":
+    """The state of a flow run that ends as a run's record says."""
+    from prefect.client.schemas.objects import State, StateType
+
+    name, kind = STATES[status]
+    return State(type=StateType(kind), name=name, message=message)
 
 
 def _quiet(home: Path) -> None:
