@@ -10,7 +10,7 @@ from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
 from deepspec.store.gc import lineage
 from tasks.runtime.counts import StageCounts
-from tasks.runtime.job import Job
+from tasks.runtime.job import Job, device_of
 from tasks.runtime.loading import load_pair
 from tasks.runtime.stage import stage
 
@@ -36,6 +36,11 @@ class Counts(StageCounts):
     accepted: bool
 
 
+def _needs_a_device(inputs: Inputs, recipe: Recipe) -> bool:
+    """A GPU, to measure the champion: a CPU takes its few answers with the training of another model."""
+    return inputs.champion is not None and device_of(recipe.run) == "cuda"
+
+
 @stage(
     version=4,
     reads=(
@@ -49,7 +54,7 @@ class Counts(StageCounts):
         "data.thinking",
         "target.dtype",
     ),
-    computes=True,
+    computes=_needs_a_device,
 )
 def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Judge the challenger against the champion on the same gate prompts; the verdict is bound to that champion."""

@@ -35,7 +35,9 @@ class Inputs:
         "data.thinking",
         "target.dtype",
     ),
-    computes=True,
+    computes=lambda _, recipe: (
+        recipe.data.responses.mode == "regenerate" and recipe.data.responses.engine != "endpoint"
+    ),
 )
 def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Let the target answer, in process or on a server; every answer's random numbers depend on its prompt alone."""

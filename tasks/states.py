@@ -26,7 +26,7 @@ class Inputs:
 @stage(
     version=3,
     reads=("states.codec", "states.shard_tokens", "states.row_group_tokens", "target.dtype"),
-    computes=True,
+    computes=lambda inputs, _: inputs.captured is None,
     workers="num_capture_workers",
 )
 def states(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:

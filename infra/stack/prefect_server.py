@@ -40,6 +40,8 @@ def _server(stack: Stack) -> Command:
         "--port",
         str(stack.ports["prefect"]),
         PREFECT_SERVER_DATABASE_CONNECTION_URL=database_url(stack, "prefect", scheme="postgresql+asyncpg"),
+        # In memory, as by default, they would be lost with a restart, and concurrency slots be taken for ever.
+        PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
         PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{stack.secret('prefect-admin')}",
         # Otherwise its page asks at the usual port, even if the server has another one or a tunnel.
         PREFECT_SERVER_UI_API_URL="/api",

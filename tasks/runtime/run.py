@@ -58,6 +58,7 @@ class Run(Generic[RecipeT]):
         reasons: key -> why its artifact has to be made, of every one that was not found.
         resolved: name -> the external input, of every one that was looked at for this recipe.
         given: the recipe as a person gave it.
+        waited: seconds that it has waited for others.
     """
 
     recipe: RecipeT
@@ -78,6 +79,7 @@ class Run(Generic[RecipeT]):
     leased: list[tuple[str, str]] = field(default_factory=list)
     on_lease: Callable[[list[tuple[str, str]]], None] | None = None
     given: RecipeT | None = None
+    waited: float = 0.0
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:
@@ -136,6 +138,15 @@ class Run(Generic[RecipeT]):
         return self.resolved[name]
 
     @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block as waiting for others: that is no stage's time."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waited += time.monotonic() - started
+
+    @contextmanager
     def alone_with(self, key: str, name: str) -> Iterator[None]:
         """Hold off other runs that want to make the same artifact; waits while one does.
 
@@ -155,10 +166,12 @@ class Run(Generic[RecipeT]):
                 stack.enter_context(lock.acquire(blocking=False))
             except Timeout:
                 self.display.say(f"Waiting for another run that is making {name}.")
-                stack.enter_context(lock.acquire())
+                with self.waiting():
+                    stack.enter_context(lock.acquire())
             if self.store.shared:
                 lease = Lease(self.store.backend, f"stages/{name}-{key}", _STAGE_LEASE_SECONDS)
-                self._wait_for(lease, name)
+                with self.waiting():
+                    self._wait_for(lease, name)
                 stack.callback(lease.release)
             yield
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 Function = Callable[[Any, Any, Path, Job], StageCounts]
 """A stage's function: (inputs, config, out, job) -> counts."""
 
+Computes = Callable[[Any, Any], bool]
+"""Whether a stage needs a device: (inputs, recipe) -> bool."""
+
 RETRY_POLICY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [2, 10], "retry_jitter_factor": 0.5}
 """The one retry policy: for failures that may pass by themselves, and for nothing else (see `is_transient`)."""
 
@@ -68,7 +71,7 @@ class Stage:
         version: int,
         reads: tuple[str, ...] = (),
         by_input: Mapping[str, tuple[str, ...]] | None = None,
-        computes: bool = False,
+        computes: bool | Computes = False,
         workers: str | None = None,
     ) -> None:
         self.function = function
@@ -173,8 +176,8 @@ class Making:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Leave the stage's line in the run's record."""
-        started = time.monotonic()
+        """Leave the stage's line in the run's record; what it waited for others is not its time."""
+        started = time.monotonic() - self.run.waited
         try:
             yield
         except BaseException as error:
@@ -221,7 +224,7 @@ class Making:
             run.reasons[self.key] = self.reason
 
     def _record(self, status: StageStatus, why: str, started: float) -> None:
-        seconds = round(time.monotonic() - started, 3)
+        seconds = round(time.monotonic() - self.run.waited - started, 3)
         self.run.record(StageRecord(self.stage.name, status, seconds, self.stage.name, self.key, why))
 
 
@@ -234,7 +237,8 @@ def make(making: Making) -> Any:
     run, stage = making.run, making.stage
     if making.found is not None:
         return pages.cached(_reference(making.found))
-    with pages.shown(run, stage.name, computes=stage.computes, workers=stage.workers) as page:
+    computes = stage.computes if isinstance(stage.computes, bool) else stage.computes(making.handed(), run.recipe)
+    with pages.shown(run, stage.name, computes=computes, workers=stage.workers) as page:
         job = making.job(page)
         parents = _parents(making.inputs)
         with run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
@@ -284,7 +288,7 @@ def stage(
     version: int,
     reads: tuple[str, ...] = (),
     by_input: Mapping[str, tuple[str, ...]] | None = None,
-    computes: bool = False,
+    computes: bool | Computes = False,
     workers: str | None = None,
 ) -> Callable[[Function], Stage]:
     """Make a stage of a function `(inputs, config, out, job) -> counts`.
@@ -293,7 +297,8 @@ def stage(
         version: bumped whenever the function's output changes for equal inputs.
         reads: dotted recipe paths whose values the key contains.
         by_input: input -> dotted recipe paths that its digest stands for; with `reads`, all that `config` has.
-        computes: whether it runs a model, and so takes a concurrency slot on a shared server (prefect/concurrency.py).
+        computes: whether it needs a device to itself, and so takes a concurrency slot on a shared server
+            (prefect/concurrency.py); of a stage that does not always, a function of its inputs and the recipe.
         workers: the field of `run:` that says on how many devices it runs; None: one.
     """
 

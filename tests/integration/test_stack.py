@@ -337,7 +337,10 @@ def test_another_flow_run_is_all_cached(deployed: Deployed, first: str) -> None:
 
 
 def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: TwoFlowRuns) -> None:
-    """The draft is then the very one of a training that nobody disturbed."""
+    """The draft is then the very one of a training that nobody disturbed.
+
+    Prefect's server is killed with it, and yet knows whose concurrency slot is to be free.
+    """
     s3 = deployed.stack.s3()
     for key in deployed.objects("store/"):
         kind = key.split("/")[1]
@@ -355,6 +358,7 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     for process in killed:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    deployed.send("prefect", signal.SIGKILL)
     wait_for("the worker's end", lambda: deployed.stack.states()["worker"]["state"] == "down", pause=0.5)
     assert not drafts(deployed, "killed")
     deployed.stack.up()
@@ -363,6 +367,9 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     assert deployed.ended(again) == "Promoted", deployed.log(again)
     states = deployed.task_runs(again)
     assert (states["states"], states["train"]) == ("Cached", "Completed")
+    (limit,) = deployed.api("/v2/concurrency_limits/filter", {})
+    assert limit["active_slots"] == 0
+    assert deployed.api("/variables/filter", {}) == []
     resumed, undisturbed = (drafts(deployed, name)[draft] for name in ("killed", "store"))
     assert resumed["counts"]["resumed_step"] > 0
     assert undisturbed["counts"]["resumed_step"] == 0

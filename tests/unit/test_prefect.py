@@ -1,7 +1,9 @@
 """What an error says of Prefect's server: one sentence that names the variable, or nothing; and what is deployed."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -10,8 +12,11 @@ import yaml
 from deepspec.errors import DataError, LaunchError
 from deepspec.recipe import read_yaml
 from deepspec.record import RunStatus
+from tasks.runtime.display import Hidden
 from tasks.runtime.prefect import server as prefect_server
+from tasks.runtime.prefect.concurrency import free_ended
 from tasks.runtime.prefect.flow import STATES
+from tests.fixtures.refused import refused
 
 ADDRESS = "http://me:hunter2@prefect.example:4200/api"
 
@@ -106,3 +111,110 @@ def test_a_flow_run_is_named_by_its_recipe_and_not_by_where_that_lies(tmp_path: 
     assert name_of(str(path), ["name=theirs"]) == "theirs"
     path.write_text("[")
     assert name_of(str(path), None) == "some file"
+
+
+LIMIT = "deepspec-cpu"
+
+
+class Server:
+    """What a Prefect server answers about a limit of two, its holders' notes and their flow runs."""
+
+    def __init__(self, active: int) -> None:
+        self.active = active
+        self.notes: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, tuple[str, float]] = {}
+
+    def holder(
+        self, state: str = "RUNNING", since: float = 0.0, slots: int = 1, *, released: float | None = None
+    ) -> str:
+        """A holder whose flow run has been in a state for some seconds; the name of its note."""
+        note, flow_run = f"{LIMIT}-holder-{uuid4().hex}", str(uuid4())
+        ended = None if released is None else (datetime.now(UTC) - timedelta(seconds=released)).isoformat()
+        self.notes[note] = {"run": "r", "stage": "train", "flow_run": flow_run, "slots": slots, "ended": ended}
+        self.states[flow_run] = (state, since)
+        return note
+
+    def request(self, method: str, path: str, json: dict[str, Any]) -> httpx.Response:
+        assert (method, path) == ("POST", "/variables/filter")
+        assert json["variables"]["name"]["like_"].startswith(LIMIT)
+        return httpx.Response(200, json=[{"name": name, "value": value} for name, value in self.notes.items()])
+
+    def read_flow_runs(self, flow_run_filter: Any) -> list[Any]:
+        from prefect.client.schemas.objects import FlowRun, State, StateType
+
+        now = datetime.now(UTC)
+        return [
+            FlowRun(
+                id=UUID(flow_run),
+                flow_id=uuid4(),
+                state=State(type=StateType(state), timestamp=now - timedelta(seconds=since)),
+            )
+            for flow_run, (state, since) in self.states.items()
+            if UUID(flow_run) in flow_run_filter.id.any_
+        ]
+
+    def read_global_concurrency_limit_by_name(self, name: str) -> Any:
+        from prefect.client.schemas.objects import GlobalConcurrencyLimit
+
+        return GlobalConcurrencyLimit(name=name, limit=2, active_slots=self.active)
+
+    def delete_variable_by_name(self, name: str) -> None:
+        del self.notes[name]
+
+    def release_concurrency_slots(self, names: list[str], slots: int, occupancy_seconds: float) -> None:
+        assert names == [LIMIT]
+        assert occupancy_seconds > 0
+        self.active -= slots
+
+
+@pytest.mark.parametrize(
+    ("holder", "freed"),
+    [
+        ({"state": "RUNNING", "since": 9000.0}, False),
+        ({"state": "CRASHED", "since": 20.0}, False),  # Prefect still has time to do it
+        ({"state": "CRASHED", "since": 400.0}, True),
+        ({"state": "COMPLETED", "since": 400.0}, True),
+        ({"state": "CANCELLED", "since": 400.0, "slots": 2}, True),
+        ({"state": "RUNNING", "released": 400.0}, True),  # gave them back to a server that had lost the lease
+        ({"state": "RUNNING", "released": 20.0}, False),
+    ],
+    ids=str,
+)
+def test_a_concurrency_slot_is_freed_once_its_holder_has_ended(holder: dict[str, Any], freed: bool) -> None:
+    slots = holder.get("slots", 1)
+    lost = Server(active=slots)
+    lost.holder(**holder)
+    waited_for = free_ended(lost, LIMIT)  # type: ignore[arg-type]
+    assert (lost.active, len(lost.notes), len(waited_for)) == ((0, 0, 0) if freed else (slots, 1, 1))
+
+    taken_again = Server(active=1)  # Prefect has freed what the first one held, and a second one holds it
+    taken_again.holder(**holder)
+    alive = taken_again.holder()
+    free_ended(taken_again, LIMIT)  # type: ignore[arg-type]
+    assert taken_again.active == 1
+    assert alive in taken_again.notes
+
+
+def test_a_flow_run_waits_for_a_limit_and_says_for_whom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from contextlib import ExitStack
+
+    from deepspec.recipe import load_recipe
+    from deepspec.store import open_store
+    from tasks.runtime.prefect import concurrency
+    from tasks.runtime.run import Run
+
+    monkeypatch.setattr(concurrency, "_LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(concurrency, "_LONGEST_WAIT_SECONDS", 0.1)
+    said: list[str] = []
+
+    class Listening(Hidden):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    full = Server(active=2)
+    full.holder(slots=2)
+    run = Run(load_recipe("tiny"), open_store(str(tmp_path)), tmp_path, display=Listening())
+    with refused(LaunchError, LIMIT, "run r (train)"), ExitStack() as held:
+        concurrency._take(run, full, held, "evaluate", LIMIT, 1)  # type: ignore[arg-type]
+    assert len(said) == 1
+    assert "run r (train)" in said[0]

@@ -305,6 +305,38 @@ def test_of_two_makers_in_one_home_one_waits_for_the_other(tmp_path: Path) -> No
         assert inside == []
     waiting.join(10)
     assert inside == ["second"]
+    assert (first.waited, second.waited >= 0.4) == (0.0, True)
+
+
+def test_what_a_stage_waited_for_others_is_not_its_time(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with Making(run, count, {"source": SOURCE}).recorded(), run.waiting():
+        threading.Event().wait(0.2)
+    assert [record.seconds < 0.1 for record in run.records] == [True]
+
+
+def test_only_what_needs_a_device_takes_a_concurrency_slot() -> None:
+    import importlib
+
+    from deepspec.recipe import load_recipe
+
+    made = {name: getattr(importlib.import_module(module), name) for name, module in stages().items()}
+    always = {name for name, current in made.items() if current.computes is True}
+    never = {name for name, current in made.items() if current.computes is False}
+    assert always == {"train", "calibrate", "evaluate"}
+    assert never >= {"conversations", "tokens", "register", "promote"}
+
+    def needs(name: str, *overrides: str, **inputs: Any) -> bool:
+        defaults = dict.fromkeys(made[name].Inputs.__dataclass_fields__)
+        return bool(made[name].computes(made[name].Inputs(**{**defaults, **inputs}), load_recipe("tiny", overrides)))
+
+    assert needs("responses")
+    assert not needs("responses", "data.responses.engine=endpoint", "run.endpoints=[http://b]")
+    assert needs("states")
+    assert not needs("states", captured=SOURCE)
+    assert needs("gate", "run.device=cuda", champion=SOURCE)
+    assert not needs("gate", "run.device=cpu", champion=SOURCE)
+    assert not needs("gate", "run.device=cuda")
 
 
 def test_a_stage_sees_the_fields_that_it_declares_and_no_others(tmp_path: Path) -> None:
