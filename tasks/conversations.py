@@ -19,7 +19,7 @@ class Inputs:
 
 
 @stage(
-    version=4,
+    version=5,
     reads=(
         "data.source",
         "data.near_duplicates",

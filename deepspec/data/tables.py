@@ -17,9 +17,9 @@ from deepspec.errors import ArtifactError
 ROWS_PER_GROUP = 1024
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-MESSAGES_WITH_TOOLS = pa.list_(
-    pa.struct([(name, pa.string()) for name in ("role", "content", "reasoning_content", "tool_calls", "tool_call_id")])
-)
+_WITH_TOOLS = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id")
+MESSAGES_WITH_TOOLS = pa.list_(pa.struct([(name, pa.string()) for name in _WITH_TOOLS]))
+MESSAGES_WITH_WEIGHTS = pa.list_(pa.struct([(name, pa.string()) for name in (*_WITH_TOOLS, "weight")]))
 IDS = pa.list_(pa.int32())
 
 TOOLS = "tools"
@@ -104,13 +104,14 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def with_tools(schema: pa.Schema) -> pa.Schema:
-    """A schema with `messages`, with columns for thoughts, tool calls and tools.
+def with_tools(schema: pa.Schema, *, weights: bool = False) -> pa.Schema:
+    """A schema with `messages`, with columns for thoughts, tool calls and tools, and for weights of answers if wanted.
 
     Files of conversations without any keep the plain schema, and so the bytes that they had before these columns.
     """
     index = schema.get_field_index("messages")
-    return schema.set(index, pa.field("messages", MESSAGES_WITH_TOOLS)).append(pa.field(TOOLS, pa.string()))
+    messages = MESSAGES_WITH_WEIGHTS if weights else MESSAGES_WITH_TOOLS
+    return schema.set(index, pa.field("messages", messages)).append(pa.field(TOOLS, pa.string()))
 
 
 def has_tools(path: Path) -> bool:
@@ -119,8 +120,21 @@ def has_tools(path: Path) -> bool:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
+    return TOOLS in _schema_of(path).names
+
+
+def has_weights(path: Path) -> bool:
+    """Whether a file's schema is one of `with_tools` that has weights.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    return bool(_schema_of(path).field("messages").type.value_type.get_field_index("weight") >= 0)
+
+
+def _schema_of(path: Path) -> pa.Schema:
     try:
-        return TOOLS in pq.read_schema(path).names
+        return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(
             f"cannot be read: {error}.",

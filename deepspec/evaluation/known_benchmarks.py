@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+from deepspec.data.sources.forms import instruction_with_input
 from deepspec.data.sources.hub import HubPart, split_id
 from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError
@@ -131,8 +132,7 @@ def _issue(question: str, row: Row) -> str:
 
 
 def _instruction(question: str, row: Row) -> str:
-    given = _optional_text(row, "input")
-    return f"{question}\n\nInput:\n{given}" if given else question
+    return instruction_with_input(question, _optional_text(row, "input"))
 
 
 _LIVE_FILES = tuple(f"test{number}.jsonl" for number in ("", 2, 3, 4, 5, 6))

@@ -115,7 +115,15 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"messages": [{"role": "tool", "content": "hi"}]}, "tool result without a tool call"),
     ({"messages": [{"role": "user"}]}, "content is not a string"),
     ({"messages": [{"role": "user", "content": None}]}, "content is not a string"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "content is not a string"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content is not a string"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+        "content has a part of the type 'image_url', not text",
+    ),
+    (
+        {"question": "hi", "answer": "ho"},
+        "row has the fields answer, question, but none of messages, conversations, turns, instruction, prompt",
+    ),
     ({"turns": [3]}, "content is not a string"),
     ({"messages": [{"role": "user", "content": ""}]}, "content is empty"),
     ({"turns": ["hi", " \n\t"]}, "content is empty"),

@@ -49,24 +49,47 @@ def config_of(path: Path, **fields: Any) -> Config:
     return Config.model_validate({**given, "splits": shares, **fields})
 
 
-def test_a_preview_of_the_sources_has_the_tokens_that_the_stages_make(tmp_path: Path, tokenizer: Any) -> None:
-    config = config_of(source(tmp_path, [*ROWS, "no row"]), max_length_tokens=60)
+def made(config: Config, tmp_path: Path, tokenizer: Any) -> Path:
+    """The folder of the tokens that the stages make."""
     for name in ("conversations", "responses", "tokens"):
         (tmp_path / name).mkdir()
     write_conversations(config, config.source, tmp_path / "conversations")
     folders = (tmp_path / "conversations", tmp_path / "responses")
     write_responses(config, *folders, generate=None, tokenizer=tokenizer, chat=CHATML)
     write_tokens(config, tmp_path / "responses", tmp_path / "tokens", tokenizer=tokenizer, chat=CHATML)
+    return tmp_path / "tokens"
+
+
+def test_a_preview_of_the_sources_has_the_tokens_that_the_stages_make(tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of(source(tmp_path, [*ROWS, "no row"]), max_length_tokens=60)
+    tokens = made(config, tmp_path, tokenizer)
     for split in SPLITS[:2]:
         shown, passed = rendered(config, split, 100, tokenizer=tokenizer, chat=CHATML)
-        made = {row.id: row for row in stored(tmp_path / "tokens" / f"{split}.parquet", 100)}
-        assert {row.id for row in shown} == set(made)
+        written = {row.id: row for row in stored(tokens / f"{split}.parquet", 100)}
+        assert {row.id for row in shown} == set(written)
         for row in shown:
-            assert row.input_ids.tolist() == made[row.id].input_ids.tolist()
-            assert row.mask.tolist() == made[row.id].mask.tolist()
+            assert row.input_ids.tolist() == written[row.id].input_ids.tolist()
+            assert row.mask.tolist() == written[row.id].mask.tolist()
         assert passed == {"row is not an object": 1}
         prompts = {row["prompt_id"] for row in read_table(tmp_path / "tokens" / f"{split}.parquet", ["prompt_id"])}
         assert {split_of(prompt, config) for prompt in prompts} == {split}
+
+
+@pytest.mark.parametrize("mask", ["serving", "deepspec"])
+def test_an_answer_of_no_weight_is_read_and_not_supervised(tmp_path: Path, tokenizer: Any, mask: str) -> None:
+    weighted = {"messages": [*ROWS[0]["messages"], *ROWS[1]["messages"]]}
+    weighted["messages"][1] = {**weighted["messages"][1], "weight": 0}
+    config = config_of(source(tmp_path, [weighted, ROWS[2]]), mask=mask, splits={"validation": 0, "calibration": 0})
+    config = config.model_copy(update={"splits": config.splits.model_copy(update={"gate": 0.0})})
+    tokens = made(config, tmp_path, tokenizer)
+    shown, _ = rendered(config, "train", 9, tokenizer=tokenizer, chat=CHATML)
+    for rows in (shown, stored(tokens / "train.parquet", 9)):
+        (row,) = (row for row in rows if len(row.mask) == max(len(other.mask) for other in rows))
+        parts = list(row.stretches(tokenizer))
+        assert "answer 0" in "".join(text for supervised, _, text in parts if not supervised)
+        supervised = [text for supervised, _, text in parts if supervised]
+        assert len(supervised) == 1
+        assert "answer 1<|im_end|>" in supervised[0]
 
 
 def test_stretches_are_the_whole_row_in_order(tmp_path: Path, tokenizer: Any) -> None:

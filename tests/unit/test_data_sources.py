@@ -214,6 +214,22 @@ def test_parquet_with_columns_that_are_asked_for(tmp_path: Path) -> None:
         list(read_rows(Source(str(path), "parquet"), max_row_bytes=100, columns=("question",)))
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}], "system": "Be kind."},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
+        {"instruction": "hi", "input": "this", "output": "ho"},
+        {"prompt": "hi", "completion": "ho"},
+        {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "ho"}]},
+    ],
+)
+def test_parquet_has_every_field_that_a_form_reads(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([{**row, "other": 1}]), path)
+    assert [found.value for found in read(path)] == [row]
+
+
 def test_parquet_without_conversations(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"question": ["a"], "answer": ["b"]}), path)

@@ -77,7 +77,7 @@ def test_a_system_prompt_stands_before_rows_without_one(questions: Path) -> None
     ("line", "named"),
     [
         ('{"turns": ["a"]', "malformed JSON"),
-        ('{"prompt": "a"}', "row without messages"),
+        ('{"question": "a"}', "row has the fields question"),
         ('{"turns": []}', "row without messages"),
         ('{"turns": [3]}', "content is not a string"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "starts with the assistant"),

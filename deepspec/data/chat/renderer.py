@@ -96,6 +96,7 @@ class _Prepared:
         calls: of each message: its tool calls, as the template is given them.
         tools: what may be called, or None.
         thinking: whether the target is asked to think.
+        weighted: of each message: whether it is supervised if it is an answer.
         primed: of each message: whether it came with the empty thought that its prompt ends with.
     """
 
@@ -105,6 +106,7 @@ class _Prepared:
     calls: tuple[tuple[Any, ...], ...]
     tools: list[Any] | None
     thinking: bool
+    weighted: tuple[bool, ...]
     primed: tuple[bool, ...] = ()
 
 
@@ -348,7 +350,8 @@ class Renderer:
             answers.append(answer)
             calls.append(tuple(own))
         declared = json.loads(tools) if tools is not None else None
-        return _Prepared(tuple(given), tuple(thoughts), tuple(answers), tuple(calls), declared, thinks)
+        weighted = tuple(message.get("weight") != "0" for message in messages)
+        return _Prepared(tuple(given), tuple(thoughts), tuple(answers), tuple(calls), declared, thinks, weighted)
 
     def _forms(self, messages: Sequence[Message], prepared: _Prepared) -> list[tuple[MessageForm, ...]]:
         """Variants of the messages' forms: the template may take a thought apart that no message declares."""
@@ -506,7 +509,10 @@ class Renderer:
     def _is_context(
         self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind, *, is_generated: bool
     ) -> bool:
-        """Whether the target would not have answered so: its thought is gone."""
+        """Whether an answer is not supervised: the row says so, or the target would not have answered so without a
+        thought that is gone."""
+        if not prepared.weighted[turn.message]:
+            return True
         is_gone = prepared.thoughts[turn.message] is not None and bounds.thought is None and not is_generated
         return is_gone and mask == "serving"
 

@@ -207,7 +207,9 @@ class _Making:
         splits = iter(self._splits)
         split = ""
         kept_prompts: dict[int, str] = {duplicate.kept: "" for duplicate in duplicates.values()}
-        schema = with_tools(CONVERSATIONS_SCHEMA) if self._spills.have_tools else CONVERSATIONS_SCHEMA
+        schema = CONVERSATIONS_SCHEMA
+        if self._spills.have_tools:
+            schema = with_tools(schema, weights=self._spills.have_weights)
         self._progress.start(self._num_spilled(), "conversations")
         with ExitStack() as stack:
             writers = {
@@ -282,7 +284,7 @@ class _Making:
             try:
                 if row.rejection is not None:
                     raise row.rejection
-                messages, tools = parse_conversation(row.value, config)
+                messages, tools, _ = parse_conversation(row.value, config)
             except RowRejected as rejection:
                 self._statistics.count(source.entry, "quarantined")
                 excerpt = row.excerpt if row.rejection is not None else _excerpt(row.value)

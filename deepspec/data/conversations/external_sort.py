@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from deepspec.data.tables import MESSAGES_WITH_TOOLS, TOOLS, TableWriter, read_conversations, read_table
+from deepspec.data.tables import MESSAGES_WITH_WEIGHTS, TOOLS, TableWriter, read_conversations, read_table
 
 SPILL_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("prompt_id", pa.string()),
-        ("messages", MESSAGES_WITH_TOOLS),
+        ("messages", MESSAGES_WITH_WEIGHTS),
         (TOOLS, pa.string()),
         ("source", pa.string()),
         ("row", pa.int64()),
@@ -36,13 +36,14 @@ class Spills:
         folder: exists and is empty; the caller removes it.
 
     Attributes:
-        have_tools: whether a row has thoughts, tool calls or tools.
+        have_tools: whether a row has thoughts, tool calls, tools or weights.
+        have_weights: whether a row has an answer that is not supervised.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[int, TableWriter] = {}
-        self.have_tools = False
+        self.have_tools = self.have_weights = False
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
@@ -52,6 +53,7 @@ class Spills:
             self._files[index] = TableWriter(path, SPILL_SCHEMA, rows_per_group=_SPILL_ROWS)
         self._files[index].write(row)
         self.have_tools |= row[TOOLS] is not None or any(len(message) > 2 for message in row["messages"])
+        self.have_weights |= any("weight" in message for message in row["messages"])
 
     def sorted_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows by prompt, id and where they came from; the files must be closed.

@@ -42,6 +42,7 @@ from deepspec.data.tables import (
     TableWriter,
     count_rows,
     has_tools,
+    has_weights,
     read_conversations,
     with_tools,
     write_summary,
@@ -123,8 +124,11 @@ def write_responses(
     counts: Counter[str] = Counter()
     positions = Positions(conversations_dir)
     positions.copy_to(out)
-    rich = config.thinking != "off" or any(has_tools(conversations_dir / f"{split}.parquet") for split in SPLITS)
-    schema = with_tools(RESPONSES_SCHEMA) if rich else RESPONSES_SCHEMA
+    files = [conversations_dir / f"{split}.parquet" for split in SPLITS]
+    schema = RESPONSES_SCHEMA
+    if config.thinking != "off" or any(map(has_tools, files)):
+        # A weight is about the row's own answer: new ones have none.
+        schema = with_tools(schema, weights=config.responses.mode == "keep" and any(map(has_weights, files)))
     with Quarantine(out) as quarantine, ExitStack() as stack:
         writers = {split: stack.enter_context(TableWriter(out / f"{split}.parquet", schema)) for split in SPLITS}
         rows = _read_conversations(conversations_dir)

@@ -15,19 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from deepspec.data.sources.forms import COLUMNS, FORMS, Form
 from deepspec.data.sources.hub import HubPart, local_files, split_id
-from deepspec.data.sources.rows import Position, RawRow, RowRejected, excerpt_of
-from deepspec.data.tables import TOOLS
+from deepspec.data.sources.rows import TOO_LONG, Position, RawRow, RowRejected, excerpt_of
 from deepspec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["jsonl", "parquet", "folder", "hub"]
-
-TOO_LONG = "longer than data.max_row_bytes"
-
-COLUMNS = ("messages", "conversations", "turns")
-"""Where a row may keep its conversation: OpenAI, ShareGPT, DeepSpec (user turns only)."""
 
 _SUFFIXES: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _SEARCHED_SUFFIXES = (".jsonl", ".ndjson", ".parquet")  # a lone .json in a folder is more often a description
@@ -231,14 +226,15 @@ def _batch_rows(batch: Any) -> Iterator[object]:
 
 def _columns_to_read(schema: Any, path: str, wanted: Sequence[str]) -> list[str]:
     """The columns of conversations or, in a table that has none, those of the wanted ones that there are."""
-    if any(name in schema.names and _fits(schema.field(name).type, name) for name in COLUMNS):
-        return _conversation_columns(schema, path)
-    there = [name for name in wanted if name in schema.names]
-    return there or _conversation_columns(schema, path, wanted)
+    if not any(name in schema.names and _fits(schema.field(name).type, _FORMS[name]) for name in COLUMNS):
+        there = [name for name in wanted if name in schema.names]
+        if there:
+            return there
+    return _conversation_columns(schema, path, wanted)
 
 
 def _conversation_columns(schema: Any, path: str, wanted: Sequence[str] = ()) -> list[str]:
-    """The columns that hold conversations, by name and type.
+    """The columns that the forms of conversations read, by name and type.
 
     A column of another type next to a good one (a number of `turns`, say) is not read.
 
@@ -250,37 +246,48 @@ def _conversation_columns(schema: Any, path: str, wanted: Sequence[str] = ()) ->
     Raises:
         DataError: there is no such column, or none has the type that it has to have.
     """
-    named = [name for name in COLUMNS if name in schema.names]
+    named = [form for form in FORMS if form.column in schema.names]
     if not named:
+        accepted = ", ".join((*_FORMS, *wanted))
         raise DataError(
-            f"has the columns {', '.join(schema.names) or '(none)'}, but none of {', '.join((*COLUMNS, *wanted))}.",
+            f"has the columns {', '.join(schema.names) or '(none)'}, but none of {accepted}.",
             where=path,
             remedy="Rename the column that holds the conversations.",
         )
-    good = [name for name in named if _fits(schema.field(name).type, name)]
+    good = [form for form in named if _fits(schema.field(form.column).type, form)]
     if good:
-        for name in named:
-            if name not in good:
-                logger.warning("%s: the column %s is %s and is not read", path, name, schema.field(name).type)
-        return good + ([TOOLS] if TOOLS in schema.names else [])
-    wrong = "; ".join(f"the column {name} is {schema.field(name).type}, but has to be {_TYPES[name]}" for name in named)
+        read = {name for form in good for name in form.fields}
+        bad = {form.column: schema.field(form.column).type for form in named if form not in good}
+        for name, kind in bad.items():
+            logger.warning("%s: the column %s is %s and is not read", path, name, kind)
+        return [name for name in schema.names if name in read and name not in bad]
+    wrong = "; ".join(
+        f"the column {form.column} is {schema.field(form.column).type}, but has to be {_TYPES[form.column]}"
+        for form in named
+    )
     raise DataError(f"{wrong}.", where=path, remedy="Write it again with a column of that type.")
 
 
+_FORMS = {form.column: form for form in FORMS}
 _TYPES = {
     "messages": "list<struct<role: string, content: string>>",
     "conversations": "list<struct<from: string, value: string>>",
     "turns": "list<string>",
+    "instruction": "string",
+    "prompt": "string",
 }
-_NAMES_IN_A_MESSAGE = (("role", "from"), ("content", "value"))
 
 
-def _fits(kind: Any, name: str) -> bool:
-    """Whether an Arrow type can hold what a column of this name must hold. Nulls can: their rows are refused later."""
+def _fits(kind: Any, form: Form) -> bool:
+    """Whether an Arrow type can hold what a form's column must hold. Nulls can: their rows are refused later."""
     import pyarrow.types as arrow
 
     if arrow.is_null(kind):
         return True
+    if form.holds in ("text", "prompt") and _is_text(kind):
+        return True
+    if form.holds == "text":
+        return False
     lists = (
         arrow.is_list,
         arrow.is_large_list,
@@ -291,14 +298,24 @@ def _fits(kind: Any, name: str) -> bool:
     if not any(is_list(kind) for is_list in lists):
         return False
     item = kind.value_type
-    if name == "turns" or arrow.is_null(item):
+    if form.holds == "texts" or arrow.is_null(item):
         return _is_text(item)
     if not arrow.is_struct(item):
         return False
     fields = {item.field(number).name: item.field(number).type for number in range(item.num_fields)}
-    return all(
-        any(_is_text(fields[option]) for option in options if option in fields) for options in _NAMES_IN_A_MESSAGE
+    return any(_is_text(fields[name]) for name in ("role", "from") if name in fields) and any(
+        _is_text(fields[name]) or _holds_parts(fields[name]) for name in ("content", "value") if name in fields
     )
+
+
+def _holds_parts(kind: Any) -> bool:
+    """Whether an Arrow type is a list of parts of a content, each with its text."""
+    import pyarrow.types as arrow
+
+    if not (arrow.is_list(kind) or arrow.is_large_list(kind)) or not arrow.is_struct(kind.value_type):
+        return False
+    index = kind.value_type.get_field_index("text")
+    return index >= 0 and _is_text(kind.value_type.field(index).type)
 
 
 def _is_text(kind: Any) -> bool:

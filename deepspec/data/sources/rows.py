@@ -10,8 +10,10 @@ Message = Mapping[str, str]
 """One turn of a conversation: {"role": "system" | "user" | "assistant" | "tool", "content": text}.
 
 An assistant's may also have its thought as `reasoning_content` and its `tool_calls` (a JSON list in OpenAI's form), a
-tool's result the `tool_call_id` of the call that it answers. A message has no key for what it lacks."""
+tool's result the `tool_call_id` of the call that it answers. An answer whose `weight` is "0" is not supervised. A
+message has no key for what it lacks."""
 
+TOO_LONG = "longer than data.max_row_bytes"
 EXCERPT_CHARACTERS = 200
 
 

@@ -1,14 +1,16 @@
 """Tools in conversations: what may be called, the assistant's calls, and the tools' results.
 
-A row may have `tools` (OpenAI's list of declarations, or that as JSON text), assistant messages with `tool_calls` (or
-the older `function_call`), and messages of the role `tool`. They are brought into one form, so that equal conversations
-are equal: declarations and calls as JSON text, arguments as objects, calls numbered `call_0`, `call_1`, … through the
-conversation, results in the order of the calls. Nulls in declarations, and in arguments that are no JSON text, are left
-out: Parquet columns of mixed objects are full of them.
+A row may have `tools` (OpenAI's list of declarations, or that as JSON text; or its older `functions`), assistant
+messages with `tool_calls` (or the older `function_call`) or with calls in their text (Hermes), and messages of a tool's
+role. They are brought into one form, so that equal conversations are equal: declarations and calls as JSON text,
+arguments as objects, calls numbered `call_0`, `call_1`, … through the conversation, results in the order of the calls.
+Nulls in declarations, and in arguments that are no JSON text, are left out: Parquet columns of mixed objects are full
+of them.
 
-Not here: the messages around them (conversations/build.py), how a template writes them (chat/renderer.py).
+Not here: the messages around them (forms.py), how a template writes them (chat/renderer.py).
 """
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,8 @@ from typing import Any
 from deepspec.data.sources.rows import Message, RowRejected, excerpt_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_RESULT = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 
 
 def parse_tools(value: object) -> str | None:
@@ -25,12 +29,14 @@ def parse_tools(value: object) -> str | None:
     Raises:
         RowRejected: saying why they cannot be used.
     """
-    found = value.get("tools") if isinstance(value, Mapping) else None
-    if found is None or found in ([], ""):
+    if not isinstance(value, Mapping):
         return None
-    found = _decoded(found, "tools is not valid JSON")
+    field = next((name for name in ("tools", "functions") if value.get(name) not in (None, [], "")), None)
+    if field is None:
+        return None
+    found = _decoded(value[field], f"{field} is not valid JSON")
     if not isinstance(found, list):
-        raise RowRejected("tools is not a list")
+        raise RowRejected(f"{field} is not a list")
     return _text([_declaration(item) for item in found]) if found else None
 
 
@@ -42,22 +48,57 @@ def parse_calls(turn: Mapping[str, object]) -> list[dict[str, Any]]:
     """
     found = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     found = _decoded(found, "tool_calls is not valid JSON")
+    if isinstance(found, Mapping):  # as text, one call may stand alone
+        found = [found]
     if not isinstance(found, list):
         raise RowRejected("tool_calls is not a list")
-    calls = []
-    for item in found:
-        if not isinstance(item, Mapping):
-            raise RowRejected("tool call is not an object")
-        function = item.get("function", item)
-        arguments = function.get("arguments") if isinstance(function, Mapping) else None
-        if isinstance(arguments, str):
-            arguments = _decoded(arguments.strip() or "{}", "tool call's arguments are not valid JSON")
-        else:
-            arguments = _without_nulls(arguments or {})
-        if not isinstance(arguments, Mapping):
-            raise RowRejected("tool call's arguments are not an object")
-        calls.append({"id": item.get("id"), "name": _name(function, "tool call"), "arguments": arguments})
-    return calls
+    return [_call(item) for item in found]
+
+
+def has_calls_in_text(text: str) -> bool:
+    """Whether an answer has a call in its text, as Hermes' models write it."""
+    return _CALL.search(text) is not None
+
+
+def calls_in_text(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """An answer's text without the calls in it, and those calls.
+
+    Raises:
+        RowRejected: saying why they cannot be used.
+    """
+    calls = [_call(_literal(found.strip())) for found in _CALL.findall(text)]
+    return (_CALL.sub("", text).strip() if calls else text), calls
+
+
+def results_in_text(text: str) -> list[str]:
+    """The results in a tool's message, each in Hermes' tags; without any, the whole of it."""
+    return [found.strip() for found in _RESULT.findall(text)] or [text]
+
+
+def _call(item: object) -> dict[str, Any]:
+    if not isinstance(item, Mapping):
+        raise RowRejected("tool call is not an object")
+    function = item.get("function", item)
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if isinstance(arguments, str):
+        arguments = _decoded(arguments.strip() or "{}", "tool call's arguments are not valid JSON")
+    else:
+        arguments = _without_nulls(arguments or {})
+    if not isinstance(arguments, Mapping):
+        raise RowRejected("tool call's arguments are not an object")
+    return {"id": item.get("id"), "name": _name(function, "tool call"), "arguments": arguments}
+
+
+def _literal(text: str) -> Any:
+    """A call in a text: JSON or, in some of the published data, a Python dictionary."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise RowRejected("tool call in the text is not valid JSON", detail=excerpt_of(str(error))) from error
 
 
 def linked(messages: Sequence[Message], calls: Sequence[Sequence[Mapping[str, Any]]]) -> list[Message]:

@@ -131,7 +131,7 @@ def _rows(
 
     Why others cannot be used is counted in `refused`.
     """
-    from deepspec.data.sources.parsing import parse_conversation
+    from deepspec.data.sources.parsing import as_supervised, parse_conversation
     from deepspec.data.sources.rows import RowRejected
 
     raw = (row for source in sources for row in _some_rows(config, source, len(sources), whole=whole))
@@ -139,7 +139,8 @@ def _rows(
         try:
             if isinstance(value, RowRejected):
                 raise value
-            yield parse_conversation(value, config)
+            messages, tools, _ = parse_conversation(value, config)
+            yield as_supervised(messages, config), tools
         except RowRejected as rejection:
             refused[rejection.reason] += 1
 

@@ -17,7 +17,7 @@ from deepspec.data.chat.formats import ChatFormat
 from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.splits import split_of
-from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
+from deepspec.data.sources.parsing import as_supervised, conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import find_sources, read_rows
 from deepspec.data.sources.rows import RowRejected
 from deepspec.data.tables import TOOLS, read_table
@@ -133,7 +133,7 @@ def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[
             try:
                 if raw.rejection is not None:
                     raise raw.rejection
-                messages, tools = parse_conversation(raw.value, config)
+                messages, tools, _ = parse_conversation(raw.value, config)
             except RowRejected as rejection:
                 passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
                 continue
@@ -143,7 +143,7 @@ def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[
 
 
 def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, Any]) -> ShownDocument:
-    messages = row["messages"]
+    messages = as_supervised(row["messages"], config)
     regenerated = config.responses.mode == "regenerate"
     if not any(message["role"] == "assistant" for message in messages):
         if not regenerated:
@@ -151,7 +151,7 @@ def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, 
         prompt = RenderedConversation(renderer.prompt_text(messages, tools=row[TOOLS]), ())
         (encoded,) = renderer.encode([prompt])
         return ShownDocument(row["id"], position, encoded.input_ids, encoded.mask, "the prompt; the target will answer")
-    found = generated_or_rendered(config, dict(row), renderer)
+    found = generated_or_rendered(config, {**row, "messages": messages}, renderer)
     if isinstance(found, RowRejected):
         raise found
     (encoded,) = renderer.encode([found]) if isinstance(found, RenderedConversation) else [found]

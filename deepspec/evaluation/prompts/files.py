@@ -6,8 +6,9 @@ Not here: which prompts are taken of them (selection.py), and what the known ben
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from deepspec.data.sources.forms import COLUMNS
 from deepspec.data.sources.hub import split_id
-from deepspec.data.sources.readers import COLUMNS, Source, find_sources, read_rows
+from deepspec.data.sources.readers import Source, find_sources, read_rows
 from deepspec.data.sources.rows import RawRow, RowRejected
 from deepspec.errors import DataError
 from deepspec.evaluation.known_benchmarks import KnownBenchmark, located, unknown_name
