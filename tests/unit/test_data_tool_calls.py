@@ -52,7 +52,7 @@ def test_one_form_for_equal_conversations() -> None:
     older = {"role": "assistant", "content": "", "function_call": {"name": "add", "arguments": '{"a": 2}'}}
     rows = [
         row(calls(call('{"a": 2}')), result(tool_call_id="x1"), ANSWER),
-        row(calls(call({"a": 2, "b": None}, known_as="y"), content=""), result(tool_call_id="y"), ANSWER),
+        row(calls(call({"a": 2}, known_as="y"), content=""), result(tool_call_id="y"), ANSWER),
         row(calls(call({"a": 2}, known_as=None)), result(name="add"), ANSWER),
         row(older, result(), ANSWER),
     ]
@@ -137,6 +137,27 @@ def make(folder: Path, rows: list[dict[str, Any]], *, parquet: bool = False, **f
     shares = {"validation": 0, "calibration": 0, "gate": 0}
     write_conversations(Config.model_validate({"source": "x", "splits": shares, **fields}), [source], out)
     return out
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("parquet", [False, True])
+def test_a_null_is_kept_where_a_row_says_it(tmp_path: Path, *, parquet: bool, as_text: bool) -> None:
+    """A struct of Parquet has every field of the column, so there a null is no field; a JSON text says what it says."""
+    parameters = {"type": "object", "properties": {"a": {"default": None}}, "required": None}
+    function = {"name": "add", "strict": None, "parameters": parameters}
+    tools: Any = [{"type": "function", "function": function}]
+    arguments: Any = {"a": 2, "b": None}
+    given = row(calls(call(json.dumps(arguments) if as_text else arguments)), result(), ANSWER)
+    given["tools"] = json.dumps(tools) if as_text else tools
+    out = make(tmp_path, [given], parquet=parquet)
+    (found,) = read_conversations(out / "train.parquet", ("messages",))
+    (declared,) = json.loads(found["tools"])
+    (called,) = json.loads(found["messages"][1]["tool_calls"])
+    if parquet and not as_text:
+        function = {"name": "add", "parameters": {"type": "object", "properties": {"a": {}}}}
+        arguments = {"a": 2}
+    assert declared["function"] == function
+    assert called["function"]["arguments"] == arguments
 
 
 @pytest.mark.parametrize("parquet", [False, True])

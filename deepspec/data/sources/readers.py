@@ -10,7 +10,7 @@ import glob
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -215,13 +215,22 @@ def _read_parquet(path: str, wanted: Sequence[str]) -> Iterator[RawRow]:
 def _batch_rows(batch: Any) -> Iterator[object]:
     """The rows of a batch, one by one where some string in it is not text."""
     try:
-        yield from batch.to_pylist()
+        rows = batch.to_pylist()
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
             yield RowRejected("not valid UTF-8", detail=str(error))
             return
         for row in range(batch.num_rows):
             yield from _batch_rows(batch.slice(row, 1))
+    else:
+        yield from map(_without_nulls, rows)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of an Arrow table without the fields that are null: a row has every column, also those it has not."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _columns_to_read(schema: Any, path: str, wanted: Sequence[str]) -> list[str]:
@@ -355,7 +364,7 @@ def _read_datasets(source: Source, columns: Sequence[str]) -> Iterator[RawRow]:
         loaded = loaded["train" if "train" in names else names[0]]
     rows = loaded.select_columns(_columns_to_read(loaded.features.arrow_schema, source.path, columns))
     for number, value in enumerate(rows, start=1):
-        yield RawRow(Position(source.path, number), value)
+        yield RawRow(Position(source.path, number), _without_nulls(value))
 
 
 def _load_datasets(source: Source) -> Any:

@@ -4,8 +4,7 @@ A row may have `tools` (OpenAI's list of declarations, or that as JSON text; or 
 messages with `tool_calls` (or the older `function_call`) or with calls in their text (Hermes), and messages of a tool's
 role. They are brought into one form, so that equal conversations are equal: declarations and calls as JSON text,
 arguments as objects, calls numbered `call_0`, `call_1`, … through the conversation, results in the order of the calls.
-Nulls in declarations, and in arguments that are no JSON text, are left out: Parquet columns of mixed objects are full
-of them.
+A null is kept as the row has it: a template writes it, and so a server sees it.
 
 Not here: the messages around them (forms.py), how a template writes them (chat/renderer.py).
 """
@@ -82,8 +81,8 @@ def _call(item: object) -> dict[str, Any]:
     arguments = function.get("arguments") if isinstance(function, Mapping) else None
     if isinstance(arguments, str):
         arguments = _decoded(arguments.strip() or "{}", "tool call's arguments are not valid JSON")
-    else:
-        arguments = _without_nulls(arguments or {})
+    elif not arguments:
+        arguments = {}
     if not isinstance(arguments, Mapping):
         raise RowRejected("tool call's arguments are not an object")
     return {"id": item.get("id"), "name": _name(function, "tool call"), "arguments": arguments}
@@ -156,8 +155,7 @@ def _answered(result: Message, waiting: dict[str, Any]) -> str:
 def _declaration(item: object) -> dict[str, Any]:
     if not isinstance(item, Mapping):
         raise RowRejected("tool is not an object")
-    plain: dict[str, Any] = _without_nulls(item)
-    function: dict[str, Any] = plain["function"] if isinstance(plain.get("function"), dict) else plain
+    function: Mapping[str, Any] = item["function"] if isinstance(item.get("function"), Mapping) else item
     _name(function, "tool")
     return {"type": "function", "function": {key: inner for key, inner in function.items() if key != "type"}}
 
@@ -178,12 +176,6 @@ def _decoded(value: Any, reason: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
         raise RowRejected(reason, detail=excerpt_of(str(error))) from error
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _text(value: Any) -> str:
