@@ -22,7 +22,7 @@ from tasks.runtime.references import Pending, Reference, Value
 from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
-    from deepspec.data.sources.readers import Source
+    from deepspec.data.sources.finding import Source
     from deepspec.evaluation.config import Benchmark
     from deepspec.recipe import Recipe
 
@@ -58,7 +58,7 @@ def target_of(run: "Run[Recipe]") -> External | Pending:
 
 def source_of(run: "Run[Recipe]") -> External | Pending:
     """The conversations' files (or the data set's commit), by content and order, and in a mixture by source."""
-    from deepspec.data.sources.readers import find_sources
+    from deepspec.data.sources.finding import find_sources
 
     recipe = run.recipe
     paths = [entry.path for entry in recipe.data.source]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepspec.data.tokens.length_sample import LengthSample
-from deepspec.errors import DataError, RecipeError
+from deepspec.errors import RecipeError
 from deepspec.inputs import local
 from deepspec.planning.estimate import Room, estimate
 from deepspec.planning.memory import memory
@@ -168,28 +168,15 @@ def _sampled(recipe: Recipe) -> LengthSample | None:
 def _counted(recipe: Recipe) -> tuple[int, float]:
     """Rows that are taken of the local sources, and their mean bytes."""
     from deepspec.data.conversations.mixture import quotas
-    from deepspec.data.sources.readers import find_sources
+    from deepspec.data.sources.finding import find_sources
+    from deepspec.data.sources.readers import count_rows
 
     entries = recipe.data.source
     rows, size = [0] * len(entries), [0] * len(entries)
     for source in find_sources([entry.path for entry in entries]):
-        path = Path(source.path)
-        if source.kind == "jsonl":
-            with path.open("rb") as file:
-                rows[source.entry] += sum(1 for _ in file)
-            size[source.entry] += path.stat().st_size
-        elif source.kind == "parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            try:
-                metadata = pq.read_metadata(path)
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(
-                    "is not a readable Parquet file.", where=str(path), remedy="Copy or write the file again."
-                ) from error
-            rows[source.entry] += metadata.num_rows
-            size[source.entry] += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        found = count_rows(source)
+        rows[source.entry] += found[0]
+        size[source.entry] += found[1]
     taken = quotas(rows, entries, recipe.data.max_rows)
     num_rows = sum(taken)
     if num_rows == 0:

@@ -1,6 +1,8 @@
 """Reading sources: every way in which a file or a row can be broken."""
 
+import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepspec.data.sources import json_rows
+from deepspec.data.sources.finding import Source, find, find_sources
 from deepspec.data.sources.hub import commit_of
-from deepspec.data.sources.readers import Source, find_sources, read_rows, source_bytes
+from deepspec.data.sources.readers import count_rows, read_rows, source_bytes
 from deepspec.data.sources.rows import RawRow
 from deepspec.errors import DataError
 from tests.fixtures.refused import refused
@@ -107,8 +111,8 @@ def test_bytes_for_progress_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("rows.jsonl", '[{"messages": []}]', ["JSON array"]),
-        ("rows.json", '[\n {"messages": []}\n]', ["JSON array"]),
+        ("rows.jsonl.gz", "no gzip", ["unpacked"]),
+        ("rows.jsonl.zst", "no zstd", ["unpacked"]),
         ("rows.jsonl", LINE.decode().encode("utf-16").decode("latin-1"), ["UTF-16"]),
         ("rows.csv", "a,b", ["suffix", ".csv"]),
         ("rows.parquet", "PAR1 no", ["Parquet"]),
@@ -149,12 +153,170 @@ def test_file_that_vanishes(tmp_path: Path) -> None:
 
 
 def test_folders_and_globs_are_sorted_and_each_file_is_read_once(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl", "deep/c.jsonl", "d.ndjson", "notes.md", "info.json"):
+    for name in ("b.jsonl", "a.jsonl", "deep/c.jsonl", "d.ndjson", "notes.md"):
         write(tmp_path / name, LINE)
     sources = find_sources([str(tmp_path / "*.jsonl"), tmp_path, tmp_path / "deep" / ".." / "a.jsonl"])
     assert [Path(source.path).name for source in sources] == ["a.jsonl", "b.jsonl", "d.ndjson", "c.jsonl"]
     (nested,) = find_sources([str(tmp_path / "**" / "c.jsonl")])
     assert nested.path == str(tmp_path / "deep" / "c.jsonl")
+
+
+def split_names(folder: Path, *names: str, held_out_too: bool = False) -> tuple[list[str], dict[str, str | None]]:
+    """What is read of a folder with such files, and what is not: name -> its split."""
+    for name in names:
+        write(folder / name, LINE)
+    found = find([folder], held_out_too=held_out_too)
+    read_ = sorted(str(Path(source.path).relative_to(folder)) for source in found.sources)
+    return read_, {str(Path(item.path).relative_to(folder)): item.split for item in found.not_read}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("test-00000-of-00001.jsonl", "test"),
+        ("data/test_sft-00000-of-00001.jsonl", "test"),
+        ("validation.jsonl", "validation"),
+        ("dev.jsonl", "validation"),
+        ("my.val.jsonl", "validation"),
+        ("chats-valid-2.ndjson", "validation"),
+        ("eval.json", "test"),
+        ("EVALUATION/part1.jsonl", "test"),
+        ("test/part.jsonl.gz", "test"),
+        ("test/train-1.jsonl", "test"),
+        ("testing 1.jsonl", "test"),
+    ],
+)
+def test_a_split_that_is_held_out_is_named_and_not_read(tmp_path: Path, name: str, split: str) -> None:
+    read_, others = split_names(tmp_path, name, "rows.jsonl")
+    assert (read_, others) == (["rows.jsonl"], {name: split})
+    assert split_names(tmp_path, held_out_too=True) == (sorted([name, "rows.jsonl"]), {})
+    assert find([tmp_path]).splits == (frozenset({split, "train"}),)
+    assert [source.path for source in find_sources([tmp_path / name])] == [str(tmp_path / name)]  # named itself
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train-00000-of-00001.jsonl", "training.jsonl", "train/test-driven.jsonl", "latest.jsonl", "devices.jsonl",
+     "train_test_pairs.jsonl", "attest.jsonl", "evaluations.jsonl"],
+)  # fmt: skip
+def test_what_is_of_no_other_split_is_read(tmp_path: Path, name: str) -> None:
+    assert split_names(tmp_path, name) == ([name], {})
+
+
+def test_globs_leave_splits_out_unless_they_say_them(tmp_path: Path) -> None:
+    folder = tmp_path / "test"  # what is above the pattern says nothing
+    for name in ("train-0.jsonl", "test-0.jsonl", "dev-0.jsonl", "sub/x.jsonl"):
+        write(folder / name, LINE)
+    found = find([f"{folder}/*"])
+    assert [Path(source.path).name for source in found.sources] == ["train-0.jsonl"]
+    assert {Path(item.path).name: item.split for item in found.not_read} == {
+        "sub": None, "test-0.jsonl": "test", "dev-0.jsonl": "validation",
+    }  # fmt: skip
+    assert [Path(source.path).name for source in find([f"{folder}/test-*"]).sources] == ["test-0.jsonl"]
+
+
+def test_a_folder_of_nothing_but_a_held_out_split_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "test.jsonl", LINE)
+    with refused(DataError, "test", where=str(tmp_path)):
+        find([tmp_path])
+
+
+def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
+    for name, content in (
+        ("rows.jsonl", LINE), ("more.json", b"[" + LINE + b"]"), ("lines.json", LINE), ("info.json", b'{"rows": 3}'),
+        ("long.json", b'{\n "name": "x"\n}'), ("a.csv", b"x"), ("README", b"x"), (".cache/x.jsonl", LINE),
+    ):  # fmt: skip
+        write(tmp_path / name, content)
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    found = find([tmp_path])
+    assert [Path(source.path).name for source in found.sources] == ["lines.json", "more.json", "rows.jsonl"]
+    names = {Path(item.path).name for item in found.not_read}
+    assert names == {"info.json", "long.json", "a.csv", "README", "gone.jsonl"}
+    assert all(item.why for item in found.not_read)
+
+
+def test_linked_folders_are_followed_each_once(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "a.jsonl", LINE)
+    write(tmp_path / "data" / "b.jsonl", LINE)
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert sorted(Path(source.path).name for source in find_sources([tmp_path / "data"])) == ["a.jsonl", "b.jsonl"]
+
+
+def packed(name: str, content: bytes) -> bytes:
+    if name.endswith(".gz"):
+        return gzip.compress(content)
+    return pa.compress(content, "zstd", asbytes=True) if name.endswith(".zst") else content
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet"])
+def test_every_format_plain_and_packed(tmp_path: Path, name: str, compression: str) -> None:
+    content = {"rows.jsonl": (LINE + b"\n") * 3, "rows.json": b"[\n" + b",\n".join([LINE] * 3) + b"]\n"}.get(name)
+    if content is None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist([ROW] * 3), sink)
+        content = sink.getvalue().to_pybytes()
+    path = write(tmp_path / (name + compression), packed(compression, content))
+    rows = read(tmp_path)
+    assert [row.value for row in rows] == [ROW] * 3
+    assert [row.position.row for row in rows] == [1, 2, 3]
+    assert count_rows(find_sources([path])[0])[0] == 3
+    assert sum(row.num_bytes for row in rows) <= path.stat().st_size
+    if compression:
+        path.write_bytes(path.read_bytes()[:-5])
+        with refused(DataError, where=str(path)):
+            read(path)
+
+
+def test_a_packed_bomb_takes_no_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl.gz", gzip.compress(LINE + b"\n" + b" " * (1 << 26) + b"x\n" + LINE))
+    tracemalloc.start()
+    found = reasons(read(path))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+    assert found == [(1, None), (2, "longer than data.max_row_bytes"), (3, None)]
+
+
+ARRAY_ROWS = [ROW, {"turns": ['a "quoted\\" [text], {x}', "b\\\\"]}, {"n": [[], {}, [1, [2]]]}, ROW]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+def test_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, chunk: int) -> None:
+    monkeypatch.setattr(json_rows, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(json_rows, "_HEAD_BYTES", 16)
+    path = write(tmp_path / "rows.json", json.dumps(ARRAY_ROWS, indent=indent).encode())
+    assert [row.value for row in read(path)] == ARRAY_ROWS
+    assert reasons(read(write(path, b" [ ] "))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"[%s, {bad], %s]", "malformed JSON"),
+        (b'[%s, {"a": 1 "b"}, %s]', "malformed JSON"),
+        (b"[%s, , %s]", "malformed JSON"),
+        (b'[%s, {"a": "\xff"}, %s]', "not valid UTF-8"),
+        (b'[%s, {"a": "' + b"x" * 2000 + b'"}, %s]', "longer than data.max_row_bytes"),
+    ],
+)
+def test_a_bad_element_between_good_ones(tmp_path: Path, text: bytes, expected: str) -> None:
+    found = reasons(read(write(tmp_path / "rows.json", text.replace(b"%s", LINE))))
+    assert found == [(1, None), (2, expected), (3, None)]
+
+
+@pytest.mark.parametrize("num_bytes", [1, 5, 60])
+def test_an_array_that_breaks_off(tmp_path: Path, num_bytes: int) -> None:
+    text = b"[" + LINE + b"," + LINE + b"]"
+    last = reasons(read(write(tmp_path / "rows.json", text[:-num_bytes])))[-1]
+    assert last == (2, "malformed JSON in the last row (a truncated file?)" if num_bytes > 1 else None)
+
+
+def test_text_behind_an_array_is_a_bad_row(tmp_path: Path) -> None:
+    found = reasons(read(write(tmp_path / "rows.json", b"[" + LINE + b"]\n" + LINE)))
+    assert found == [(1, None), (2, "text behind the JSON array")]
 
 
 def test_missing_name_in_a_folder_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,8 +476,13 @@ def test_saved_datasets(tmp_path: Path) -> None:
     single.save_to_disk(tmp_path / "single")
     datasets.DatasetDict({"test": single, "train": single.select([0])}).save_to_disk(tmp_path / "parts")
     datasets.DatasetDict({"test": single, "other": single}).save_to_disk(tmp_path / "unclear")
+    datasets.DatasetDict({"test": single}).save_to_disk(tmp_path / "held out")
     assert [row.value for row in read(tmp_path / "single")] == [ROW, ROW]
     assert [str(row.position) for row in read(tmp_path / "parts")] == [f"{tmp_path}/parts:1"]
+    with refused(DataError, "test", where=str(tmp_path / "held out")):
+        read(tmp_path / "held out")
+    (benchmark,) = find_sources([tmp_path / "held out"], held_out_too=True)
+    assert len(list(read_rows(benchmark, max_row_bytes=1000))) == 2
     with refused(DataError, "other, test", "train", where=str(tmp_path / "unclear")):
         read(tmp_path / "unclear")
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.sources import hub
+from deepspec.data.sources.finding import Source
 from deepspec.data.sources.hub import HubPart
-from deepspec.data.sources.readers import Source, read_rows
+from deepspec.data.sources.readers import read_rows
 from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError, RecipeError
 from deepspec.evaluation.config import Benchmark, Config

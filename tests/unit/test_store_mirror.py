@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.data.sources.readers import find_sources
+from deepspec.data.sources.finding import find_sources
 from deepspec.errors import ArtifactError, DataError
 from deepspec.inputs import local
 from deepspec.recipe import load_recipe

@@ -38,8 +38,9 @@ from deepspec.data.conversations.splits import assign
 from deepspec.data.conversations.statistics import Statistics, name_of
 from deepspec.data.provenance import PositionWriter
 from deepspec.data.quarantine import Quarantine
+from deepspec.data.sources.finding import Source, find_sources
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
-from deepspec.data.sources.readers import Source, find_sources, read_rows, source_bytes
+from deepspec.data.sources.readers import read_rows, source_bytes
 from deepspec.data.sources.rows import Message, Position, RowRejected, excerpt_of, source_name
 from deepspec.data.tables import MESSAGES, TOOLS, TableWriter, with_tools, write_summary
 from deepspec.errors import DataError

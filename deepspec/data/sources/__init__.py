@@ -1,11 +1,12 @@
-"""Reads conversations as they come: JSON Lines, Parquet, or Hugging Face data sets, each row with its position.
+"""Reads conversations as they come: JSON, Parquet, or Hugging Face data sets, each row with its position.
 
-    for row in read_rows(source, max_row_bytes=…):              readers.py
-        found = parse_conversation(row.value, config)              parsing.py
+    for source in find_sources(patterns):                        finding.py: which files there are
+        for row in read_rows(source, max_row_bytes=…):           readers.py
+            found = parse_conversation(row.value, config)        parsing.py
 
-    parsing ──► forms ──► tool_calls    the forms of a row, and the fields that each reads; tools, calls, results
-                 ▲
-    readers ─────┴──► hub               which part of a data set on the hub is meant, and its commit
+    readers ──► json_rows, parquet, hub     formats; a data set on the hub: which part is meant, and its commit
+       └──────► finding ──► opening         files, plain or packed
+    parsing ──► forms ──► tool_calls        the forms of a row, and the fields that each reads; tools, calls, results
 
     All stand on rows.py: what one row is, its position, its value, why it is refused.
 

@@ -17,7 +17,7 @@ from deepspec.errors import DataError
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer
-    from deepspec.data.sources.readers import Source
+    from deepspec.data.sources.finding import Source
     from deepspec.data.sources.rows import Message
 
     Conversation = tuple[list[Message], str | None]
@@ -81,8 +81,8 @@ def sample_lengths(config: Config, renderer: "Renderer") -> LengthSample | None:
     import numpy as np
 
     from deepspec.data.conversations.splits import split_of
+    from deepspec.data.sources.finding import find_sources
     from deepspec.data.sources.parsing import prompt_hash
-    from deepspec.data.sources.readers import find_sources
 
     sources = find_sources([entry.path for entry in config.source])
     if any(source.kind not in ("jsonl", "parquet") for source in sources):
@@ -146,7 +146,11 @@ def _rows(
 
 
 def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: bool) -> Iterator[object]:
-    if whole:
+    from deepspec.data.sources.finding import is_array
+    from deepspec.data.sources.opening import head, is_compressed
+
+    in_one_piece = source.kind == "jsonl" and (is_compressed(source.path) or is_array(head(Path(source.path), 4096)))
+    if whole or in_one_piece:
         from deepspec.data.sources.readers import read_rows
 
         rows = read_rows(source, max_row_bytes=config.max_row_bytes)
@@ -179,9 +183,10 @@ def _lines_at_offsets(config: Config, path: str, count: int) -> Iterator[object]
 
 def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[object]:
     import numpy as np
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    from deepspec.data.sources.parquet import opened_table
+
+    with opened_table(path) as file:
         groups = np.random.default_rng(config.seed).permutation(file.num_row_groups)[:_NUM_SAMPLED].tolist()
         for group in groups:
             batch = next(file.iter_batches(batch_size=-(-count // len(groups)), row_groups=[group]), None)

@@ -17,8 +17,9 @@ from deepspec.data.chat.formats import ChatFormat
 from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.splits import split_of
+from deepspec.data.sources.finding import find_sources
 from deepspec.data.sources.parsing import as_supervised, conversation_hash, parse_conversation, prompt_hash
-from deepspec.data.sources.readers import find_sources, read_rows
+from deepspec.data.sources.readers import read_rows
 from deepspec.data.sources.rows import RowRejected
 from deepspec.data.tables import TOOLS, read_table
 from deepspec.data.tokens.encode import cut_to_length, generated_or_rendered, runs_to_mask

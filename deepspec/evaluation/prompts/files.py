@@ -6,9 +6,10 @@ Not here: which prompts are taken of them (selection.py), and what the known ben
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from deepspec.data.sources.finding import Source, find_sources
 from deepspec.data.sources.forms import COLUMNS
 from deepspec.data.sources.hub import split_id
-from deepspec.data.sources.readers import Source, find_sources, read_rows
+from deepspec.data.sources.readers import read_rows
 from deepspec.data.sources.rows import RawRow, RowRejected
 from deepspec.errors import DataError
 from deepspec.evaluation.known_benchmarks import KnownBenchmark, located, unknown_name
@@ -33,7 +34,7 @@ def find_benchmark(name: str, path: str, known: KnownBenchmark | None) -> tuple[
     """
     location = located(name, path)
     try:
-        found = find_sources([location])
+        found = find_sources([location], held_out_too=True)
     except DataError as error:
         is_word = path.replace("-", "").replace("_", "").isalnum()
         raise DataError(
