@@ -1,4 +1,4 @@
-"""`python -m deepspec.bench NAME …`: one JSON document on stdout with `--json`, else a short table on stderr."""
+"""`python -m deepspec.bench NAME …`: one JSON document on stdout with `--json`, else a short table."""
 
 import argparse
 import json
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str], command: str = "python -m deepspec.bench") ->
     if options.as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
-        sys.stderr.write(_table(document, bench.lines(document)))
+        sys.stdout.write(_table(document, bench.lines(document)))
 
 
 def _table(document: Mapping[str, Any], rows: list[list[str]]) -> str:

@@ -8,7 +8,7 @@ from rich.text import Text
 from deepspec.evaluation.compare.results import Comparison, Difference
 from deepspec.reports.comparison_page import compared_differences, compared_rows, speedup_of, tendency
 from deepspec.reports.formatting import NOT_MEASURED, times
-from deepspec.reports.terminal import plain_table, with_interval
+from deepspec.reports.terminal import whole_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +18,7 @@ def comparison_table(comparison: Comparison) -> "RenderableType":
     """The drafts side by side, a row per benchmark and draft, for a rich console to print."""
     drafts = comparison.drafts
     found: list[dict[str, Difference]] = [{}, *(compared_differences(part) for part in comparison.differences)]
-    table = plain_table()
+    table = whole_table()
     table.add_column("", overflow="fold")
     table.add_column("draft", justify="right", no_wrap=True)
     table.add_column("τ [95 % interval]", no_wrap=True)

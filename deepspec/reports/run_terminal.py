@@ -16,7 +16,7 @@ from deepspec.record import RecordedEvaluation, RunRecord
 from deepspec.reports.formatting import MACRO, NOT_MEASURED, number, times
 from deepspec.reports.overview_page import SeedTables, over_seeds
 from deepspec.reports.sections.acceptance import means, num_draft_tokens
-from deepspec.reports.terminal import plain_table, with_interval
+from deepspec.reports.terminal import whole_table, with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,7 +48,7 @@ def summary_table(record: RunRecord, *, ui_command: str | None = None) -> "Rende
 
 def _over_seeds(study: SeedTables) -> "list[RenderableType]":
     """Mean τ over seeds, and paired differences; only the average has room for its interval."""
-    table = plain_table()
+    table = whole_table()
     table.add_column("over seeds", no_wrap=True)
     for name in study.columns[:-1]:
         table.add_column(name, overflow="fold")
@@ -79,7 +79,7 @@ def _tables(evaluations: Sequence[RecordedEvaluation]) -> "list[RenderableType]"
     positions = max(num_draft_tokens(evaluation.benchmarks) for evaluation in evaluations)
     apart = positions > _MOST_POSITIONS
     several = len(evaluations) > 1
-    table = plain_table()
+    table = whole_table()
     if several:
         table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")

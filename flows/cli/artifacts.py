@@ -6,7 +6,7 @@ import typer
 
 from deepspec.errors import BadArgument
 from flows.cli.backup import copy
-from flows.cli.terminal import AsJson, artifact_store, finite, home, print_json, show_table, terminal
+from flows.cli.terminal import AsJson, artifact_store, finite, home, print_json, show_lines, show_table
 
 if TYPE_CHECKING:
     from deepspec.store import Artifact, Store
@@ -99,7 +99,7 @@ def gc(
         return
     show_table(["artifact", "bytes", "why"], [[item.name, f"{item.size_bytes:,}", item.reason] for item in items])
     total = sum(item.size_bytes for item in items)
-    terminal().print(f"{total:,} bytes {'would be' if dry_run else 'were'} freed.", highlight=False)
+    show_lines(f"{total:,} bytes {'would be' if dry_run else 'were'} freed.")
 
 
 @app.command("verify")
@@ -123,8 +123,8 @@ def verify(
         print_json({"checked": len(chosen), "damaged": damaged})
     else:
         for where, flaws in damaged.items():
-            terminal().print(f"{where}: {'; '.join(flaws)}", highlight=False, markup=False, soft_wrap=True)
-        terminal().print(f"{len(chosen)} artifacts checked, {len(damaged)} damaged.", highlight=False)
+            show_lines(f"{where}: {'; '.join(flaws)}")
+        show_lines(f"{len(chosen)} artifacts checked, {len(damaged)} damaged.")
     if damaged:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepspec.errors import ArtifactError
-from flows.cli.terminal import AsJson, home, print_json, terminal
+from flows.cli.terminal import AsJson, home, print_json, progress, say, show_lines
 
 if TYPE_CHECKING:
     from deepspec.store.copy_store import Copied
@@ -26,11 +26,9 @@ def backup(
     from deepspec.registry import backup as home_backup
     from flows.cli.progress import progress_of
 
-    console = terminal()
-    with progress_of(console, "store") as progress:
-        done = home_backup.backup(
-            out, home(), progress, lambda text: console.print(text, highlight=False, soft_wrap=True)
-        )
+    console = progress()
+    with progress_of(console, "store") as work:
+        done = home_backup.backup(out, home(), work, lambda text: say(console, text))
     _tell(done, str(out), as_json=as_json)
 
 
@@ -50,8 +48,8 @@ def copy(
     from deepspec.registry import backup as home_backup
     from flows.cli.progress import progress_of
 
-    with progress_of(terminal(), "store") as progress:
-        done = home_backup.copy(source, to, home(), progress)
+    with progress_of(progress(), "store") as work:
+        done = home_backup.copy(source, to, home(), work)
     _tell(done, to, as_json=as_json)
 
 
@@ -64,17 +62,12 @@ def _tell(done: "Copied", to: str, *, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(done), "complete": done.complete})
     else:
-        console = terminal()
-        console.print(
+        show_lines(
             f"{done.artifacts} artifacts ({done.bytes_written:,} bytes) and {done.records} promotions copied, "
             f"{done.present} artifacts were there already.",
-            highlight=False,
-            soft_wrap=True,
+            *(f"Not copied: {name}: {flaw}" for name, flaw in done.not_whole.items()),
+            *(f"Not copied: {name}: other content is there" for name in done.other_content),
         )
-        for name, flaw in done.not_whole.items():
-            console.print(f"Not copied: {name}: {flaw}", highlight=False, markup=False, soft_wrap=True)
-        for name in done.other_content:
-            console.print(f"Not copied: {name}: other content is there", highlight=False, markup=False, soft_wrap=True)
     if done.not_whole:
         raise ArtifactError(
             "some artifacts are damaged and were not copied.",

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.runs import Overrides, RecipeName
-from flows.cli.terminal import AsJson, home, print_json, terminal
+from flows.cli.terminal import AsJson, home, print_json, results
 
 app = typer.Typer(
     help="Look at what drafts are trained on.\n\nExample: deepspec data preview demo", no_args_is_help=True
@@ -32,4 +32,4 @@ def preview(
     if as_json:
         print_json(document.to_json())
     else:
-        preview_command.show(document, terminal())
+        preview_command.show(document, results())

@@ -7,7 +7,7 @@ import typer
 
 from deepspec.errors import BadArgument
 from flows.cli.runs import Overrides, RecipeName
-from flows.cli.terminal import AsJson, artifact_store, home, print_json, terminal
+from flows.cli.terminal import AsJson, artifact_store, home, print_json, progress, results, say, show, show_lines
 
 
 def compare(
@@ -32,16 +32,15 @@ def compare(
     from flows.cli.commands import compare as compare_command
     from flows.cli.progress import display_on
 
-    console = terminal()
-    with display_on(console) as display:
+    with display_on(progress()) as display:
         comparison, page = compare_command.compare(
             drafts, recipe, overrides or [], home=home(), out=out, display=display
         )
     if as_json:
         print_json({**comparison.to_json(), "report": str(page)})
     else:
-        console.print(comparison_table(comparison))
-        console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+        show(results(), comparison_table(comparison))
+        show_lines(f"Report: {page}")
 
 
 def export(
@@ -60,12 +59,9 @@ def export(
     """
     from deepspec.registry import draft_export
 
-    console = terminal()
     if check is not None:
         flaws = draft_export.check(format_name, check)
-        for flaw in flaws:
-            console.print(flaw, highlight=False, markup=False, soft_wrap=True)
-        console.print(f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.", highlight=False)
+        show_lines(*flaws, f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.")
         if flaws:
             raise typer.Exit(1)
         return
@@ -76,7 +72,7 @@ def export(
             remedy="Name a DRAFT and --out DIR, or --check DIR.",
         )
     draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store())
-    console.print(f"Written: {out}", highlight=False, markup=False, soft_wrap=True)
+    show_lines(f"Written: {out}")
 
 
 def measure(
@@ -98,19 +94,17 @@ def measure(
     from flows.cli.progress import progress_of
 
     measure_command.check_out(out)
-    console = terminal()
-    with progress_of(console, "measure") as progress:
+    with progress_of(progress(), "measure") as work:
         document = measure_command.document(
-            recipe, overrides or [], endpoint=endpoint, concurrency=concurrency, home=home(), progress=progress
+            recipe, overrides or [], endpoint=endpoint, concurrency=concurrency, home=home(), progress=work
         )
     if out is not None:
         measure_command.save(document, out)
     if as_json:
         print_json(document.to_json())
     else:
-        measure_command.show(document, console)
+        measure_command.show(document, results())
     if document.problems:
         if as_json:
-            for problem in document.problems:
-                console.print(problem, highlight=False, markup=False, soft_wrap=True)
+            say(progress(), *document.problems)
         raise typer.Exit(1)

@@ -1,12 +1,12 @@
 """The command `guide`: the manual, in the terminal."""
 
 import re
-import sys
 from typing import Annotated
 
 import typer
 
 from deepspec.errors import BadArgument
+from flows.cli.terminal import print_text, results, show
 
 
 def guide(
@@ -20,7 +20,6 @@ def guide(
 
     Example: deepspec guide data
     """
-    from rich.console import Console
     from rich.markdown import Markdown
 
     from deepspec.guide import TOPICS, read, summary
@@ -28,14 +27,14 @@ def guide(
     if topic is None:
         width = max(map(len, TOPICS))
         text = "".join(f"{name:<{width}}  {summary(name)}\n" for name in TOPICS)
-        sys.stdout.write(f"{text}\nRead one: deepspec guide TOPIC\n")
+        print_text(f"{text}\nRead one: deepspec guide TOPIC\n")
         return
     if topic not in TOPICS:
         raise BadArgument(f"there is no topic {topic!r}.", where="TOPIC", remedy=f"Name one of {', '.join(TOPICS)}.")
-    console = Console()
+    console = results()
     if console.is_terminal:
         # Links between topics become what a reader types; other links keep their text.
         text = re.sub(r"\[(\w+)\]\(\1\.md\)", r"`deepspec guide \1`", read(topic))
-        console.print(Markdown(text, code_theme="ansi_dark"))
+        show(console, Markdown(text, code_theme="ansi_dark"))
     else:
-        sys.stdout.write(read(topic))
+        print_text(read(topic))

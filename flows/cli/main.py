@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 a run failed, 2 the input is wrong, 3 a gate refused, 130 
 one file per group; everything heavy is imported by those that need it.
 """
 
-import io
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from deepspec import __version__
 from deepspec.errors import DeepspecError
 from deepspec.network import ask_this_machine_directly
 from flows.cli import artifacts, backup, bench, data, drafts, guide, models, runs
+from flows.cli.terminal import flush, note, prepare_streams, print_text
 
 app = typer.Typer(
     name="deepspec",
@@ -57,10 +57,10 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        typer.echo(__version__)
+        print_text(f"{__version__}\n")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        note(context.get_help())
         raise typer.Exit(2)
     os.environ["DEEPSPEC_HOME"] = str(Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute())
     ask_this_machine_directly(os.environ)
@@ -69,43 +69,40 @@ def _main(
     if debug:
         os.environ["DEEPSPEC_DEBUG"] = "1"
     level = logging.DEBUG if os.environ.get("DEEPSPEC_DEBUG") else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
 def main() -> NoReturn:
     """Entry point: errors become one sentence and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what its encoding cannot hold ends no command
+    prepare_streams()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         sys.exit(130)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        note("Interrupted.")
         os._exit(130)
     except DeepspecError as error:
         if os.environ.get("DEEPSPEC_DEBUG"):
             raise
-        print(f"deepspec: {error}", file=sys.stderr)
+        note(f"deepspec: {error}")
         _end(error.exit_code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own usage errors
-            print(f"deepspec: {error.format_message()} `deepspec --help` lists commands.", file=sys.stderr)
-            sys.exit(2)
+            note(f"deepspec: {error.format_message()} `deepspec --help` lists commands.")
+            _end(2)
         if os.environ.get("DEEPSPEC_DEBUG"):
             raise
-        print(f"deepspec: {type(error).__name__}: {error} (`deepspec --debug …` shows where.)", file=sys.stderr)
-        sys.exit(1)
+        note(f"deepspec: {type(error).__name__}: {error} (`deepspec --debug …` shows where.)")
+        _end(1)
     _end(code if isinstance(code, int) else 0)
 
 
 def _end(code: int) -> NoReturn:
     """End the process; without waiting for Prefect's threads if the server that they talk to does not answer."""
     prefect = sys.modules.get("tasks.runtime.prefect.flow")
+    flush()
     if prefect is not None and prefect.lost:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

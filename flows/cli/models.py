@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from deepspec.errors import BadArgument
-from flows.cli.terminal import AsJson, artifact_store, home, print_json, show_table, terminal
+from flows.cli.terminal import AsJson, artifact_store, home, print_json, show_lines, show_table
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def ls(model: ModelName = None, as_json: AsJson = False) -> None:
                 ", ".join(row.aliases),
                 row.draft[:12],
                 row.run_id,
-                "\n".join(f"{name} {tau}" for name, tau in row.tau.items()),
+                ", ".join(f"{name} {tau}" for name, tau in row.tau.items()),
             ]
             for row in rows
         ],
@@ -89,7 +89,7 @@ def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -
     """
     from deepspec.registry import operations
 
-    terminal().print(operations.reconcile(home(), artifact_store(), model), highlight=False)
+    show_lines(operations.reconcile(home(), artifact_store(), model))
 
 
 def promote(
@@ -103,7 +103,7 @@ def promote(
     """
     from deepspec.registry import operations
 
-    terminal().print(operations.promote(home(), artifact_store(), model, version, reason), highlight=False)
+    show_lines(operations.promote(home(), artifact_store(), model, version, reason))
 
 
 def rollback(
@@ -117,4 +117,4 @@ def rollback(
     """
     from deepspec.registry import operations
 
-    terminal().print(operations.rollback(home(), artifact_store(), model, to, reason), highlight=False)
+    show_lines(operations.rollback(home(), artifact_store(), model, to, reason))

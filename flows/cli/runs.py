@@ -1,13 +1,12 @@
 """The commands about runs: `demo`, `run`, `plan`, `explain`."""
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from deepspec.errors import BadArgument
-from flows.cli.terminal import AsJson, finite, home, print_json, terminal
+from flows.cli.terminal import AsJson, finite, home, note, print_json, progress, results, show_lines
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
 Overrides = Annotated[
@@ -33,7 +32,7 @@ def demo(
     _say_at_once(names, dry_run=dry_run)
     from flows.cli.commands import run as command
 
-    shown = command.Shown(terminal(), dry_run=dry_run, as_json=as_json)
+    shown = command.Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
     _end(command.run(names, overrides or [], home(), shown, together="demo", num_seeds=num_seeds))
 
 
@@ -45,7 +44,11 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
     _say_at_once([recipe], dry_run=dry_run)
     from flows.cli.commands import run as command
 
-    _end(command.run([recipe], overrides or [], home(), command.Shown(terminal(), dry_run=dry_run, as_json=as_json)))
+    _end(
+        command.run(
+            [recipe], overrides or [], home(), command.Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
+        )
+    )
 
 
 def plan(
@@ -78,7 +81,7 @@ def plan(
     if as_json:
         print_json(estimate.to_json())
     else:
-        estimate_text.show(estimate, terminal())
+        estimate_text.show(estimate, results())
 
 
 def explain(
@@ -100,16 +103,14 @@ def explain(
     if as_json:
         print_json({"run_id": record.run_id, "stages": [stage.to_json() for stage in record.stages]})
         return
-    console = terminal()
-    console.print(f"Run {record.run_id} of {record.recipe}: {record.status}", highlight=False)
-    for line in lines_of(StageRecord(**stage.to_json()) for stage in record.stages):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    stages = [StageRecord(**stage.to_json()) for stage in record.stages]
+    show_lines(f"Run {record.run_id} of {record.recipe}: {record.status}", *lines_of(stages))
 
 
 def _say_at_once(names: Sequence[str], *, dry_run: bool) -> None:
     """Print the first line before the imports, which take a second or two."""
     if not dry_run:
-        print(f"Running {', '.join(names)} in {home()}; what is there already is reused.", file=sys.stderr, flush=True)
+        note(f"Running {', '.join(names)} in {home()}; what is there already is reused.")
 
 
 def _end(code: int) -> None:

@@ -80,11 +80,12 @@ def cold(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Home:
     folder = base if worker_id == "master" else base.parent
     home = Home(folder / "cold" / "home")
     with FileLock(folder / "cold.lock"):
-        if not (home.path / "terminal.txt").exists():
+        if not (home.path / "stdout.txt").exists():
             command = [sys.executable, "-m", "flows.cli.main", "run", "tiny"]
             done = subprocess.run(command, env=home.environment(), capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
-            (home.path / "terminal.txt").write_text(done.stderr)
+            (home.path / "stderr.txt").write_text(done.stderr)
+            (home.path / "stdout.txt").write_text(done.stdout)
     return home
 
 

@@ -46,8 +46,8 @@ def test_backup_loss_and_restore(warm: Home, tmp_path: Path) -> None:
     assert restored.run("models", "history", "tiny", "--json").out == history
     (version,) = json.loads(restored.run("models", "ls", "--json").out)
     assert version["aliases"] == ["champion"]
-    assert "already says 1" in restored.run("models", "reconcile", "tiny").err
-    assert before["run_id"] in restored.run("explain").err
+    assert "already says 1" in restored.run("models", "reconcile", "tiny").out
+    assert before["run_id"] in restored.run("explain").out
     restored.run("run", "tiny")
     assert restored.ran() == []
     assert restored.record()["status"] == "no_change"
@@ -111,11 +111,11 @@ def test_a_store_newer_than_its_database_is_registered_again(warm: Home, tmp_pat
         file.unlink()
     shutil.rmtree(warm.path / "mlartifacts")
     assert json.loads(warm.run("models", "ls", "--json").out) == []
-    told = warm.run("models", "reconcile", "tiny").err
+    told = warm.run("models", "reconcile", "tiny").out
     assert "tiny: champion was none, is now 1." in " ".join(told.split())
     (after,) = json.loads(warm.run("models", "ls", "--json").out)
     assert after == before | {"run_id": ""}
-    assert "already says 1." in warm.run("models", "reconcile", "tiny").err
+    assert "already says 1." in warm.run("models", "reconcile", "tiny").out
 
     from deepspec.registry.mlflow.tracking import Tracking
 

@@ -69,7 +69,7 @@ def test_drafts_stand_side_by_side_with_paired_differences(warm: Home, worse: Pa
 
     # Once more, by the last run's recipe: nothing is left to be made.
     out = tmp_path / "page"
-    shown = warm.run("compare", str(worse), "models:/tiny/1", "--out", str(out)).err
+    shown = warm.run("compare", str(worse), "models:/tiny/1", "--out", str(out)).out
     assert kept(warm)["evaluations"] == before["evaluations"] + 1
     assert (out / "report.html").is_file()
     assert str(out / "report.html") in shown

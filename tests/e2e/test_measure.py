@@ -32,7 +32,7 @@ def test_served_and_in_process_acceptance_stand_side_by_side(warm: Home, tmp_pat
         target, tmp_path / "log", model="org/target", target=str(target), draft=str(draft), metrics="vllm", key="sk-e2e"
     ) as server:
         key = {"DEEPSPEC_ENDPOINT_API_KEY": "sk-e2e"}
-        table = warm.run(*arguments, server.url, "--out", str(out), environment=key).err
+        table = warm.run(*arguments, server.url, "--out", str(out), environment=key).out
         refused = warm.run(*arguments, server.url, code=2).err
     document = json.loads(out.read_text())
     assert document["problems"] == []

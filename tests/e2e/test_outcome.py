@@ -34,7 +34,7 @@ def test_record_has_the_fields_of_the_contract(cold: Home) -> None:
 
 
 def test_terminal_shows_stages_and_table_and_no_library_noise(cold: Home) -> None:
-    shown = (cold.path / "terminal.txt").read_text()
+    shown = "".join((cold.path / name).read_text() for name in ("stdout.txt", "stderr.txt"))
     whole = (cold.record()["report"], str(cold.path / "mlflow.db"))
     for expected in (
         *whole,
@@ -51,7 +51,7 @@ def test_terminal_shows_stages_and_table_and_no_library_noise(cold: Home) -> Non
 
 
 def test_its_tokens_are_shown_with_what_is_supervised(cold: Home) -> None:
-    shown = cold.run("data", "preview", "tiny", "--rows", "2", "--split", "gate").err
+    shown = cold.run("data", "preview", "tiny", "--rows", "2", "--split", "gate").out
     assert shown.count("tokens are supervised") == 2
     assert "<|im_start|>assistant\n[[" in shown
     document = json.loads(cold.run("data", "preview", "tiny", "--rows", "1", "--json").out)

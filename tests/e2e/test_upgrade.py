@@ -72,11 +72,11 @@ def test_its_versions_and_its_promotion_log_go_on(old: Home) -> None:
         ("promote", "2"),
         ("rollback", "1"),
     ]
-    assert "already says 1" in old.run("models", "reconcile", "tiny").err
+    assert "already says 1" in old.run("models", "reconcile", "tiny").out
 
 
 def test_its_runs_are_explained(old: Home) -> None:
-    told = old.run("explain").err
+    told = old.run("explain").out
     assert "promoted" in told
     assert "train.lr changed 0.0001 -> 0.002" in told
     for record in (old.path / "runs").glob("*/run.json"):
@@ -156,7 +156,7 @@ def test_a_run_goes_on_from_it_and_its_artifacts_can_be_collected(old: Home) -> 
     assert [row["version"] for row in versions] == ["3", "2", "1"]
     # Its champion was made before splits kept together what is asked: all that this gate could ask was trained on.
     again = old.run("run", "tiny", *SMALL, code=3)
-    assert "All 4 gate prompts were trained or chosen on" in " ".join(again.err.split())
+    assert "All 4 gate prompts were trained or chosen on" in " ".join(again.out.split())
     assert {status for name, status in old.statuses().items() if name in STAGES} == {"hit"}
 
     old.run("artifacts", "gc", "--grace-seconds", "0")

@@ -179,12 +179,12 @@ def test_states(measured):
     assert document["ours"]["read_extra_peak_bytes"] >= 0
 
 
-def test_people_get_a_table_on_stderr(capsys):
+def test_people_get_a_table(capsys):
     bench.main(["loss", *SIZES])
     printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("loss on cpu: vocab=700 ")
-    assert [line.split()[0] for line in printed.err.splitlines()[2:]] == [
+    assert printed.err == ""
+    assert printed.out.startswith("loss on cpu: vocab=700 ")
+    assert [line.split()[0] for line in printed.out.splitlines()[2:]] == [
         "ours", "reference", "ratio", "products", "gradient",
     ]  # fmt: skip
 

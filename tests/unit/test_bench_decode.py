@@ -68,7 +68,7 @@ def test_decode(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert set(step) == {"plain", "verify", "draft"}
     assert document["ours"]["tau"] >= 1
     bench.main(["decode", "--pair", str(pair), "--batch", "1", *sizes])
-    assert "speedup over plain batch1" in capsys.readouterr().err
+    assert "speedup over plain batch1" in capsys.readouterr().out
 
 
 def test_sps(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:

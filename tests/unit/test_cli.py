@@ -76,6 +76,16 @@ def test_no_command_ends_for_stdouts_encoding(encoding: str) -> None:
     assert done.stdout
 
 
+def test_a_reader_that_has_gone_ends_no_command(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "flows.cli.main", "plan", "dspark-qwen3-4b", *SIZES]
+    for more in ([], ["--json"]):
+        done = subprocess.run([*command, *more], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    os.close(write)
+
+
 def test_exit_codes_of_wrong_usage() -> None:
     for arguments in (["run"], ["run", "tiny", "--nope"], ["nonsense"], []):
         done = deepspec(*arguments)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from deepspec.planning.estimate import CODECS, in_units
 from deepspec.planning.results import Estimate, GpuEstimate, MemoryEstimate, PlaceEstimate
+from flows.cli.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
 
 def show(estimate: Estimate, console: "Console") -> None:
     """The estimate for people, in lines of 80 characters at most, long paths excepted."""
-    for line in _lines(estimate):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, *_lines(estimate))
 
 
 def _lines(found: Estimate) -> list[str]:

@@ -13,6 +13,8 @@ from deepspec.evaluation.server.results import InProcess, ServedBenchmark, Serve
 from deepspec.inputs import local, made_target
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import Recipe, load_recipe
+from flows.cli.terminal import say
+from flows.cli.terminal import show as show_whole
 from tasks.runtime.run_record import read_record
 
 if TYPE_CHECKING:
@@ -133,9 +135,9 @@ def show(found: ServedDocument, console: "Console") -> None:
     from rich.text import Text
 
     from deepspec.reports.formatting import MACRO, number
-    from deepspec.reports.terminal import plain_table
+    from deepspec.reports.terminal import whole_table
 
-    table = plain_table()
+    table = whole_table()
     table.add_column("", overflow="fold")
     for column in ("τ in process", "τ served", "accepted at k, %", "tokens/s", "prompts"):
         table.add_column(column, justify="left" if column.startswith("accepted") else "right", no_wrap=True)
@@ -156,9 +158,8 @@ def show(found: ServedDocument, console: "Console") -> None:
     if len(found.benchmarks) > 1:
         in_process = number(earlier.macro.tau if earlier is not None else None, 3)
         table.add_row(MACRO, in_process, number(found.macro.tau, 3), "", "", "", style="bold")
-    console.print(table)
-    for line in _remarks(found):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    show_whole(console, table)
+    say(console, *_remarks(found))
 
 
 def _remarks(found: ServedDocument) -> list[str]:

@@ -11,6 +11,7 @@ from deepspec.home import store_of
 from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe
 from deepspec.store.records import JsonRecord
+from flows.cli.terminal import say
 from tasks.runtime.preview import preview_all
 
 if TYPE_CHECKING:
@@ -145,11 +146,11 @@ def show(found: PreviewDocument, console: "Console") -> None:
     colours = console.is_terminal and not console.no_color
     origin = "the sources (no tokens artifact yet)" if found.origin == "source" else found.origin
     heading = f"{found.recipe}, split {found.split}, mask {found.mask}, thinking {found.thinking}, from {origin}"
-    console.print(heading, markup=False, highlight=False, soft_wrap=True)
+    say(console, heading)
     for row in found.rows:
         note = f" ({row.note})" if row.note else ""
         head = f"{row.place}: {row.supervised_tokens} of {row.num_tokens} tokens are supervised{note}"
-        console.print(f"\n{head}", style="bold", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"\n{head}", style="bold")
         text = Text()
         for stretch in row.stretches:
             plain = _printable(stretch.text)
@@ -158,8 +159,7 @@ def show(found: PreviewDocument, console: "Console") -> None:
             else:
                 text.append(f"[[{plain}]]" if stretch.supervised else plain)
         console.print(text, soft_wrap=True, highlight=False)
-    for reason, count in sorted(found.passed_over.items()):
-        console.print(f"passed over: {count} rows, {reason}", markup=False, highlight=False, soft_wrap=True)
+    say(console, *(f"passed over: {count} rows, {reason}" for reason, count in sorted(found.passed_over.items())))
 
 
 def _printable(text: str) -> str:

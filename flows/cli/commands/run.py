@@ -13,7 +13,7 @@ from deepspec.planning import before_run
 from deepspec.recipe import Recipe, load_recipe, to_yaml
 from flows.cli.commands import estimate_text
 from flows.cli.progress import display_on
-from flows.cli.terminal import print_json
+from flows.cli.terminal import print_json, say, show
 from flows.runs import check_names_differ, inputs_of, run_recipes
 from tasks.runtime import interrupt
 from tasks.runtime.preview import preview_all
@@ -32,12 +32,14 @@ class Shown:
     """What is shown of a run, and where.
 
     Attributes:
-        console: where the run is shown.
+        results: console for what comes of it, or its preview.
+        progress: console for how it goes on, and why it failed.
         dry_run: whether it is only previewed.
         as_json: whether its record, or the preview, is printed as one JSON document.
     """
 
-    console: "Console"
+    results: "Console"
+    progress: "Console"
     dry_run: bool = False
     as_json: bool = False
 
@@ -65,19 +67,18 @@ def run(
 
     recipes = [load_recipe(name, overrides) for name in names]
     check_names_differ(recipes)
-    console = shown.console
     if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
         records = preview_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
-        _show_preview(recipes, records, home, as_json=shown.as_json, console=console)
+        _show_preview(recipes, records, home, as_json=shown.as_json, console=shown.results)
         return 0
     num_seeds = num_seeds if len(recipes) > 1 else 1
     name = together or recipes[0].name
-    with display_on(console) as display:
+    with display_on(shown.progress) as display:
         result, record, path = run_recipes(recipes, home, display, name=name, num_seeds=num_seeds)
     if shown.as_json:
         print_json(record.to_json())
-    return _conclude(result, record, path, console)
+    return _conclude(result, record, path, shown)
 
 
 def _show_preview(
@@ -95,22 +96,19 @@ def _show_preview(
         print_json(document)
         return
     for recipe in recipes:
-        console.print(to_yaml(recipe), markup=False, highlight=False)
-    for line in lines_of(records):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, to_yaml(recipe))
+    say(console, *lines_of(records))
     for estimate in estimates:
         if estimate is None:
-            console.print(
-                "No estimate: the target is not there yet, or the conversations cannot be counted yet.", highlight=False
-            )
+            say(console, "No estimate: the target is not there yet, or the conversations cannot be counted yet.")
         else:
             estimate_text.show(estimate, console)
 
 
-def _conclude(result: Result, record: "RunRecord", path: Path, console: "Console") -> int:
+def _conclude(result: Result, record: "RunRecord", path: Path, shown: Shown) -> int:
     """Show how it ended; return the exit code."""
     if isinstance(result.error, KeyboardInterrupt):
-        console.print(interrupt.INTERRUPTED)
+        say(shown.progress, interrupt.INTERRUPTED)
         return 130
     if result.error is not None:
         if os.environ.get("DEEPSPEC_DEBUG"):
@@ -118,12 +116,12 @@ def _conclude(result: Result, record: "RunRecord", path: Path, console: "Console
         text = str(result.error)
         if not isinstance(result.error, DeepspecError | OSError):
             text = f"{type(result.error).__name__}: {text} (`deepspec --debug …` shows where.)"
-        console.print(f"deepspec: {text}", markup=False, highlight=False, style="red", soft_wrap=True)
+        say(shown.progress, f"deepspec: {text}", style="red")
         return result.error.exit_code if isinstance(result.error, DeepspecError) else 1
-    from deepspec.reports.run_terminal import summary_table
+    if not shown.as_json:
+        from deepspec.reports.run_terminal import summary_table
 
-    tracking = result.run.tracking
-    # Paths and commands are longer than some terminals are wide.
-    console.print(summary_table(record, ui_command=tracking.ui_command if tracking else None), crop=False)
-    console.print(f"Record: {path}", markup=False, highlight=False, soft_wrap=True)
+        tracking = result.run.tracking
+        show(shown.results, summary_table(record, ui_command=tracking.ui_command if tracking else None))
+        say(shown.results, f"Record: {path}")
     return GateFailed.exit_code if result.status == "refused" else 0

@@ -1,0 +1,180 @@
+"""Every command with its stdout in a file: there the result stands, whole, and nothing else."""
+
+import ast
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from flows.cli import main as cli
+from tests.e2e.conftest import Finished, Home
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {"COLUMNS": "80", "LINES": "24", "FORCE_COLOR": "", "TERM": "xterm-256color"}
+SMALL_LOSS = "--vocab 300 --hidden 8 --anchors 3 --positions 2 --repeat 1 --threads 1"
+
+
+@dataclass
+class Case:
+    """How a command is called, and what its result must say.
+
+    Attributes:
+        arguments: after the command's name; `{tmp}` is a new folder.
+        says: text of the result.
+        rows: of the JSON document, the texts that stand together on one line for people.
+        code: its exit code.
+        before: commands that are called first.
+    """
+
+    arguments: str = ""
+    says: str = ""
+    rows: Callable[[Any], list[list[str]]] = field(default=lambda _: [])
+    code: int = 0
+    before: tuple[str, ...] = ()
+
+
+def versions(document: Any) -> list[list[str]]:
+    return [[row["name"], row["version"], row["draft"][:12], row["run_id"], *row["tau"].values()] for row in document]
+
+
+def stages(document: Any) -> list[list[str]]:
+    return [[stage["name"], stage["why"]] for stage in document["stages"]]
+
+
+COMMANDS: dict[str, Case | str] = {
+    "demo": Case("--dry-run", says="demo_corpus", rows=stages),
+    "run": Case("tiny", says="models:/tiny/1"),
+    "plan": Case("tiny", says="states", rows=lambda found: [[found["recipe"]], [f"{found['tokens']:,}"]]),
+    "explain": Case("", says="promoted", rows=stages),
+    "guide": Case("data", says="# data"),
+    "promote": "needs a version that its gate accepted: tests/e2e/test_upgrade.py",
+    "rollback": "needs two champions: tests/e2e/test_upgrade.py",
+    "compare": "evaluates drafts: tests/e2e/test_compare.py",
+    "export": Case("models:/tiny/1 --format deepspec --out {tmp}/out", says="/out"),
+    "measure": "needs a server that speculates: tests/e2e/test_measure.py",
+    "backup": Case("{tmp}/out", says="artifacts"),
+    "data preview": Case("tiny --rows 1", says="tokens are supervised"),
+    "artifacts ls": Case(
+        says="kind", rows=lambda found: [[row["kind"], row["key"][:12], row["created_at"]] for row in found]
+    ),
+    "artifacts show": Case("train/", says='"parents"'),
+    "artifacts lineage": Case(
+        "register/", says="made from", rows=lambda found: [[row["kind"], row["key"][:12]] for row in found]
+    ),
+    "artifacts gc": Case("--dry-run", says="bytes would be freed"),
+    "artifacts verify": Case("train/", says="1 artifacts checked"),
+    "artifacts copy": Case("{tmp}/out", says="artifacts"),
+    "models ls": Case(says="champion", rows=versions),
+    "models history": Case(
+        "tiny",
+        says="promote",
+        rows=lambda found: [
+            [str(row["number"]), row["champion"]["digest"][:12], row["who"], row["when"][:19], *_sentences(row)]
+            for row in found
+        ],
+    ),
+    "models reconcile": Case("tiny", says="tiny"),
+    "bench loss": Case(SMALL_LOSS, says="reference"),
+    **dict.fromkeys(
+        (f"bench {name}" for name in ("attention", "decode", "sps", "states", "tokens", "train-step")),
+        "prints as `bench loss` does, after more work",
+    ),
+    "bench warm": "starts whole runs and prints their time",
+}
+"""Command -> how it is called; or why it is not."""
+
+
+def _sentences(row: Any) -> list[str]:
+    return [reason["sentence"] for reason in (row["verdict"] or {}).get("reasons", [])]
+
+
+def every_command() -> dict[str, Any]:
+    """Every command of the program, by its full name."""
+
+    def walk(group: Any, name: str) -> Iterator[tuple[str, Any]]:
+        for word, command in group.commands.items():
+            full = f"{name} {word}".strip()
+            yield from walk(command, full) if hasattr(command, "commands") else [(full, command)]
+
+    return dict(walk(typer.main.get_command(cli.app), ""))
+
+
+def test_every_command_is_looked_at() -> None:
+    assert set(COMMANDS) == set(every_command())
+
+
+@pytest.mark.parametrize("name", [name for name, case in COMMANDS.items() if isinstance(case, Case)])
+def test_stdout_holds_the_result_and_nothing_else(name: str, cold: Home, tmp_path: Path) -> None:
+    """Twenty commands, each for people and for scripts: ten seconds together."""
+    case = COMMANDS[name]
+    assert isinstance(case, Case)
+    home = _writable(cold, tmp_path) if name in ("promote", "run") else cold
+    options = {option for parameter in every_command()[name].params for option in parameter.opts}
+    document = None
+    if "--json" in options or name.startswith("bench "):
+        done = _call(home, name, case, tmp_path / "json", "--json")
+        assert done.out.isascii()
+        document = json.loads(done.out)
+    done = _call(home, name, case, tmp_path / "text")
+    lines = done.out.splitlines()
+    assert case.says in done.out
+    assert not [letter for letter in done.out if not letter.isprintable() and letter not in "\n\t"]
+    for words in case.rows(document):
+        assert any(all(word in line for word in words) for line in lines), (words, done.out)
+    for said in done.err.splitlines():
+        assert not said.strip() or said not in lines, said
+    assert not [
+        line for line in lines if line.startswith(("deepspec:", "WARNING", "Running ")) or "\u2026" in line[-1:]
+    ]
+
+
+def _writable(cold: Home, folder: Path) -> Home:
+    import shutil
+
+    shutil.copytree(cold.path, folder / "home", copy_function=shutil.copy2)
+    return Home(folder / "home")
+
+
+def _call(home: Home, name: str, case: Case, folder: Path, *more: str) -> Finished:
+    folder.mkdir()
+    keys = {stage["kind"]: stage["key"] for stage in home.record()["stages"]}
+    words = [word.format(tmp=folder) for word in case.arguments.split()]
+    words = [word + keys[word[:-1]] if word in ("train/", "register/") else word for word in words]
+    return home.run(*name.split(), *words, *more, code=case.code, environment=PLAIN)
+
+
+ALLOWED = {
+    "flows/cli/terminal.py",
+    "deepspec/bench/__main__.py",  # runs where `flows` is not installed
+    "deepspec/training/parallel.py",  # flushes what libraries have printed, before it ends the process
+}
+
+
+def test_one_file_owns_stdout_and_stderr() -> None:
+    """No other file opens a console, prints, or touches the streams."""
+    found = []
+    for room in ("deepspec", "tasks", "flows"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            if name in ALLOWED:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if _prints(node):
+                    found.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
+    assert found == []
+
+
+def _prints(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        owner = node.value.id if isinstance(node.value, ast.Name) else ""
+        return (owner, node.attr) in {
+            *((owner, name) for owner in ("sys",) for name in ("stdout", "stderr", "__stdout__", "__stderr__")),
+            *((owner, name) for owner in ("typer", "click") for name in ("echo", "secho")),
+        }
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "sys" and bool({"stdout", "stderr"} & {name.name for name in node.names})
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console")
