@@ -24,7 +24,11 @@ def whole_table() -> "Table":
 
     class Whole(Table):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-            least = self.__rich_measure__(console, options.update(max_width=sys.maxsize)).minimum
+            endless = options.update(max_width=sys.maxsize)
+            for column in self.columns:
+                if column.no_wrap:
+                    column.min_width = self._measure_column(console, endless, column).maximum - sum(self.padding[1::2])
+            least = self.__rich_measure__(console, endless).minimum
             wide = options.update(width=max(least, options.max_width))
             for line in Segment.split_lines(super().__rich_console__(console, wide)):  # type: ignore[arg-type]
                 while line and not line[-1].text.strip():

@@ -74,7 +74,8 @@ def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_
                 entry.previous.digest[:12] if entry.previous else "-",
                 entry.who,
                 entry.when.isoformat(timespec="seconds"),
-                entry.verdict.sentence if entry.verdict else entry.reason,
+                # What a person said first.
+                "; ".join(filter(None, (entry.reason, entry.verdict.sentence if entry.verdict else ""))),
             ]
             for entry in entries
         ],

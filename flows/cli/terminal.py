@@ -103,8 +103,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_text(text: str) -> None:
     """Print a text, as a result, exactly as it is."""
-    sys.stdout.write(text)
-    flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop(sys.stdout)
 
 
 def print_json(value: Any) -> None:

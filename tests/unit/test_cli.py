@@ -14,7 +14,7 @@ import typer
 from deepspec.registry.keys import markdown_table
 from deepspec.store import open_store
 from flows.cli import main as cli
-from flows.cli.terminal import print_json
+from flows.cli.terminal import print_json, show_table
 from tests.fixtures.command import call
 from tests.fixtures.store import ingredients, put
 
@@ -76,14 +76,40 @@ def test_no_command_ends_for_stdouts_encoding(encoding: str) -> None:
     assert done.stdout
 
 
-def test_a_reader_that_has_gone_ends_no_command(tmp_path: Path) -> None:
+CELLS = ["name", "0123456789ab", "", "[red]50 %[/red]", "two\nlines \x1b[2J", "a sentence of several words " * 4]
+
+
+@pytest.mark.parametrize("width", [*range(1, 130, 8), None])
+def test_a_table_is_whole_at_any_width(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of that width, and (None) in a file: nothing is cut, and in a file a row is a line."""
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: width is not None)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", str(width or 20))
+    for name in ("FORCE_COLOR", "NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    show_table([f"column {number}" for number, _ in enumerate(CELLS)], [CELLS, CELLS[::-1]])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert "\x1b" not in text
+    together = re.sub(r"\s", "", text)
+    named = ["column 0", *(cell.replace("\n", r"\n").replace("\x1b", r"\x1b") for cell in CELLS)]
+    for cell in named:
+        assert together.count(re.sub(r"\s", "", cell)) >= (1 if cell == "column 0" else 2)
+    if width is None:
+        assert len(text.splitlines()) == 3
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_a_reader_that_has_gone_changes_no_outcome() -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "flows.cli.main", "plan", "dspark-qwen3-4b", *SIZES]
-    for more in ([], ["--json"]):
-        done = subprocess.run([*command, *more], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+    code = (
+        "import sys\nfrom flows.cli import terminal\nfor words in (['x'], ['x' * 100_000]):\n"
+        "    terminal.print_json(words)\n    terminal.show_lines(*words)\nterminal.flush()\nsys.exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_exit_codes_of_wrong_usage() -> None:
