@@ -19,7 +19,7 @@ from deepspec.store.records import JsonRecord
 
 Recorded = TypeVar("Recorded", bound=JsonRecord | Verdict)
 
-RunStatus: TypeAlias = Literal["promoted", "refused", "no_change", "budget_exhausted", "failed"]
+RunStatus: TypeAlias = Literal["promoted", "refused", "no_change", "budget_exhausted", "interrupted", "failed"]
 StageStatus: TypeAlias = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
 
 
@@ -118,6 +118,28 @@ class Cost(JsonRecord):
     currency: str | None = None
 
 
+class Failure(JsonRecord):
+    """What ended a run early.
+
+    Attributes:
+        error: its class.
+        message: what it said.
+        stage: the stage that was being made; None: none was.
+        at: when, in UTC.
+    """
+
+    error: str
+    message: str
+    stage: str | None
+    at: str
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one line."""
+        where = f" in {self.stage}" if self.stage else ""
+        return f"{self.error}{where} at {self.at}: {self.message}"
+
+
 class RunRecord(JsonRecord):
     """What a run leaves behind.
 
@@ -134,7 +156,8 @@ class RunRecord(JsonRecord):
         report: path of its page; None: nothing was evaluated.
         target: path of the target.
         store: location of the artifact store.
-        error: what ended it early.
+        error: what ended it early, in words.
+        failure: the same with its class, stage and time; None: nothing did, or an earlier deepspec left it out.
         seeds: the study over training seeds.
         resolved_recipe: the recipe with every default, or those of several in order; None: an earlier deepspec left it
             out.
@@ -156,6 +179,7 @@ class RunRecord(JsonRecord):
     target: str | None = None
     store: str | None = None
     error: str | None = None
+    failure: Failure | None = None
     seeds: SeedStudy | None = None
     resolved_recipe: dict[str, Any] | tuple[dict[str, Any], ...] | None = None
 

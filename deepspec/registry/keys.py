@@ -79,7 +79,12 @@ KEYS: tuple[Entry, ...] = (
     Entry(Entity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
     Entry(Entity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
     Entry(Entity.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
-    Entry(Entity.RUN, Sort.TAG, STATUS, "how it ended, as in `run.json`: promoted, refused, no_change, failed …"),
+    Entry(
+        Entity.RUN,
+        Sort.TAG,
+        STATUS,
+        "how it ended, as in `run.json`: promoted, refused, no_change, interrupted, failed …",
+    ),
     Entry(Entity.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
     Entry(Entity.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
     Entry(Entity.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),

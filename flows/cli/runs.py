@@ -88,7 +88,7 @@ def explain(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; default: the last run.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say for every stage of a run why it ran or was reused.
+    """Say for every stage of a run why it ran or was reused, and what ended the run early.
 
     Example: deepspec explain
     """
@@ -101,10 +101,16 @@ def explain(
             f"there is no run {run_id or 'yet'}.", where=str(home()), remedy="Start one with `deepspec demo`."
         )
     if as_json:
-        print_json({"run_id": record.run_id, "stages": [stage.to_json() for stage in record.stages]})
+        document: dict[str, object] = {"run_id": record.run_id, "status": record.status}
+        document["stages"] = [stage.to_json() for stage in record.stages]
+        if record.error is not None:
+            document |= {"error": record.error, "failure": record.failure and record.failure.to_json()}
+        print_json(document)
         return
     stages = [StageRecord(**stage.to_json()) for stage in record.stages]
-    show_lines(f"Run {record.run_id} of {record.recipe}: {record.status}", *lines_of(stages))
+    cause = record.failure.sentence if record.failure is not None else record.error
+    ended = [] if cause is None else [f"Ended by {cause}"]
+    show_lines(f"Run {record.run_id} of {record.recipe}: {record.status}", *lines_of(stages), *ended)
 
 
 def _say_at_once(names: Sequence[str], *, dry_run: bool) -> None:

@@ -23,7 +23,7 @@ from deepspec.store.lease import leased
 from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden
 from tasks.runtime.flow import Flow, Outcome
-from tasks.runtime.interrupt import INTERRUPTED, prompt_back_soon
+from tasks.runtime.interrupt import INTERRUPTED, is_interruption, prompt_back_soon
 from tasks.runtime.prefect import flow as prefect_flow
 from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
@@ -63,7 +63,7 @@ def execute(
         display: shows progress.
         before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
         after: by name, flows (with their recipes) that run after the parts and are tracked, but are no part.
-        interrupted: called with the result so far when Ctrl-C has to end the process in the middle.
+        interrupted: called with the result so far when Ctrl-C or SIGTERM has to end the process in the middle.
 
     Returns:
         how it ended; errors of stages are in the result, not raised.
@@ -80,7 +80,7 @@ def execute(
         result.peak_rss_bytes = usage.peak_rss_bytes()
 
     def give_up() -> None:
-        result.error = KeyboardInterrupt(INTERRUPTED)
+        result.end(KeyboardInterrupt(INTERRUPTED))
         measure()
         if interrupted is not None:
             interrupted(result)
@@ -102,8 +102,8 @@ def execute(
                 run.display.say(further)
                 with tracked_until_its_end(run, RecipeRun(recipe)) as part:
                     result.further[further] = run_or_reuse(run, later, part, stack).artifacts
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # however it ends, a run leaves its record
-        result.error = error
+    except BaseException as error:  # noqa: BLE001  # however it ends, a run leaves its record
+        result.end(error)
     finally:
         usage.stop()
         run.fingerprints.save()
@@ -228,8 +228,8 @@ def tracked_until_its_end(run: Run[Any], part: RecipeRun) -> Iterator[RecipeRun]
     try:
         yield part
         ended = "FINISHED"
-    except KeyboardInterrupt:
-        ended = "KILLED"
+    except BaseException as error:
+        ended = "KILLED" if is_interruption(error) else "FAILED"
         raise
     finally:
         if run.tracking is not None and part.tracking_run is not None:

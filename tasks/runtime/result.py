@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from deepspec.record import RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict
 from tasks.runtime.flow import Flow, Status
+from tasks.runtime.interrupt import is_interruption
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
 
@@ -46,6 +48,7 @@ class Result:
         name: what the run is called by: its recipe, or what its recipes are together.
         parts: one per recipe, in order; one that was not reached counts as failed.
         error: what ended it early.
+        ended_at: when that was, in UTC.
         further: what flows returned that came after the parts, by name.
     """
 
@@ -54,13 +57,21 @@ class Result:
     parts: list[RecipeRun]
     further: dict[str, Mapping[str, Reference]] = field(default_factory=dict)
     error: BaseException | None = None
+    ended_at: str | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
+
+    def end(self, error: BaseException) -> None:
+        """The run ends here; what was not reached is interrupted, or failed."""
+        self.error, self.ended_at = error, datetime.now(UTC).isoformat(timespec="seconds")
+        if is_interruption(error):
+            for part in self.parts:
+                part.status = "interrupted" if part.status == "failed" else part.status
 
     @property
     def status(self) -> Status:
         """The part's; of several the one that most asks for attention."""
         found = {part.status for part in self.parts}
-        order: tuple[Status, ...] = ("failed", "budget_exhausted", "refused", "promoted", "no_change")
+        order: tuple[Status, ...] = ("failed", "interrupted", "budget_exhausted", "refused", "promoted", "no_change")
         return next(status for status in order if status in found)

@@ -59,6 +59,7 @@ class Run(Generic[RecipeT]):
         resolved: name -> the external input, of every one that was looked at for this recipe.
         given: the recipe as a person gave it.
         waited: seconds that it has waited for others.
+        making: the stage that is being made or looked up; after an error, the one that it ended.
     """
 
     recipe: RecipeT
@@ -80,6 +81,7 @@ class Run(Generic[RecipeT]):
     on_lease: Callable[[list[tuple[str, str]]], None] | None = None
     given: RecipeT | None = None
     waited: float = 0.0
+    making: str | None = None
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:

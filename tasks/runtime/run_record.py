@@ -2,17 +2,27 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from deepspec.atomic_write import write_text
 from deepspec.errors import DeepspecError
-from deepspec.record import Cost, RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict, RunRecord
+from deepspec.record import (
+    Cost,
+    Failure,
+    RecordedCalibration,
+    RecordedEvaluation,
+    RecordedModel,
+    RecordedVerdict,
+    RunRecord,
+)
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.records import refuse_newer
 from tasks.runtime.counts import StageCounts
+from tasks.runtime.interrupt import INTERRUPTED, is_interruption
 from tasks.runtime.result import PartResults, RecipeRun, Result
 
 FORMAT = 1
@@ -57,9 +67,14 @@ def record_of(result: Result) -> RunRecord:
 
 def with_error(record: RunRecord, result: Result) -> RunRecord:
     """The record with what ended the run early, if anything did."""
-    if result.error is None:
+    error = result.error
+    if error is None:
         return record
-    return record.model_copy(update={"error": str(result.error) or type(result.error).__name__})
+    name = type(error).__name__
+    said = str(error) or (INTERRUPTED if is_interruption(error) else name)
+    at = result.ended_at or datetime.now(UTC).isoformat(timespec="seconds")
+    failure = Failure(error=name, message=said, stage=result.run.making, at=at)
+    return record.model_copy(update={"error": said, "failure": failure})
 
 
 def results_of(result: Result, part: RecipeRun) -> PartResults:

@@ -1,7 +1,9 @@
 """The report of a run: gathered from its artifacts, written into the run's folder and logged with the tracker."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from deepspec.errors import ArtifactError, DeepspecError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from deepspec.reports.run_page import Ancestor, Champion, RunReport, TrainingMetric
 
 SAMPLES = "samples.json"
+_ENDED_EARLY: Mapping[str, Status] = MappingProxyType({"failed": "FAILED", "interrupted": "KILLED"})
+"""Of a part that has no report, what becomes of the tracker's run."""
 
 
 def write(result: Result, record: RunRecord) -> str | None:
@@ -54,7 +58,7 @@ def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path
     page = None
     report: RunReport | None = None
     try:
-        report = _report(result, part, record) if part.status != "failed" else None
+        report = _report(result, part, record) if part.status not in _ENDED_EARLY else None
     except DeepspecError as error:  # the run itself is done; its tracker's run has to end, too
         result.error = result.error or error
     if report is not None and report.evaluation is not None:
@@ -70,7 +74,7 @@ def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path
         if record.cost.currency is not None:
             tags[keys.CURRENCY] = record.cost.currency
         run.tracking.writer(part.tracking_run).metrics(keys.cost_metrics(record.cost))
-        run.tracking.finish(part.tracking_run, _ends(result, part), tags=tags)
+        run.tracking.finish(part.tracking_run, _ends(part), tags=tags)
     return page
 
 
@@ -89,10 +93,8 @@ def _earlier(folder: Path, run_folder: Path, home: Path) -> Path | None:
     return None
 
 
-def _ends(result: Result, part: RecipeRun) -> Status:
-    if part.status != "failed":
-        return "FINISHED"
-    return "KILLED" if isinstance(result.error, KeyboardInterrupt) else "FAILED"
+def _ends(part: RecipeRun) -> Status:
+    return _ENDED_EARLY.get(part.status, "FINISHED")
 
 
 def _report(result: Result, part: RecipeRun, record: RunRecord) -> "RunReport":

@@ -178,11 +178,13 @@ class Making:
     def recorded(self) -> Iterator[None]:
         """Leave the stage's line in the run's record; what it waited for others is not its time."""
         started = time.monotonic() - self.run.waited
+        self.run.making = self.stage.name
         try:
             yield
         except BaseException as error:
             self._record("failed", str(error) or type(error).__name__, started)
             raise
+        self.run.making = None
         self._record(self.reason.status, self.reason.why, started)
 
     def handed(self) -> Any:

@@ -99,6 +99,7 @@ def test_too_many_bad_rows_fail_with_reasons_and_keep_the_rows(warm: Home, tmp_p
     assert len({row["reason"] for row in rows}) == len(bad)
     assert not list((warm.path / "store" / "conversations").glob("*/*/quarantine.parquet"))[1:]
     assert warm.record()["status"] == "failed"
+    assert (warm.record()["failure"]["error"], warm.record()["failure"]["stage"]) == ("DataError", "conversations")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,7 @@ def test_an_interrupted_and_a_killed_run_leave_nothing_half_written_and_the_next
     assert interrupted.wait(60) == 130, log.read_text()
     assert "Interrupted" in log.read_text()
     assert "Traceback" not in log.read_text()
+    assert (warm.record()["status"], warm.record()["failure"]["stage"]) == ("interrupted", "train")
 
     before = num_losses(warm)
     with log.open("wb") as file:

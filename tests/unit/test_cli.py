@@ -145,6 +145,21 @@ def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
         assert len(json.loads(done.stdout)) == count
 
 
+def test_explain_says_what_ended_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    record = {"run_id": "1", "recipe": "tiny", "status": "failed", "seconds": 1.0, "peak_rss_bytes": 1, "stages": []}
+    record |= {"cost": {"cpu_seconds": 1.0}, "report": None, "error": "states: no room"}
+    failure = {"error": "StoreFull", "message": "no room", "stage": "states", "at": "2026-01-01T00:00:00+00:00"}
+    for more in ({}, {"failure": failure}):  # an earlier deepspec wrote no more than the error
+        (tmp_path / "last-run.json").write_text(json.dumps(record | more))
+        done = deepspec("explain")
+        assert done.returncode == 0, done.stderr
+        assert "no room" in done.stdout + done.stderr
+        assert ("StoreFull" in done.stdout + done.stderr) == bool(more)
+    document = json.loads(deepspec("explain", "--json").stdout)
+    assert (document["status"], document["failure"]) == ("failed", failure)
+
+
 SIZES = ("--conversations", "1300000", "--mean-tokens", "950")
 
 

@@ -1,5 +1,8 @@
-"""What a run does about damage that a reader in another process has met."""
+"""What a run does about damage that a reader in another process has met, and about signals."""
 
+import json
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -72,3 +75,40 @@ def test_damage_told_by_a_reader_is_condemned_only_if_the_store_has_it(
     assert found == [True, where == "on the way"]
     assert ("It will be rebuilt" in display.said[0]) == (where == "in the store")
     assert ("the artifact is not" in display.said[0]) == (where == "on the way")
+
+
+STOPPED = """
+import os, signal, sys, time
+from pathlib import Path
+from deepspec.recipe import load_recipe
+from deepspec.store import open_store
+from tasks.runtime.execute import execute
+from tasks.runtime.flow import flow
+from tasks.runtime.run_record import record_of, write_record
+
+home = Path(sys.argv[1])
+
+@flow
+def stopped(run):
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    time.sleep(60)
+
+def leave(result):
+    write_record(record_of(result), home)
+
+recipe = load_recipe("tiny")
+result = execute(stopped, [recipe], open_store(str(home / "store")), home, name="tiny", interrupted=leave)
+leave(result)
+if sys.argv[3] == "hangs":
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("name", "then"), [("SIGINT", "ends"), ("SIGTERM", "ends"), ("SIGTERM", "hangs")])
+def test_a_run_that_a_signal_ends_is_interrupted_and_not_failed(tmp_path: Path, name: str, then: str) -> None:
+    """In a process of its own, which the signal goes to; one that hangs is ended after three seconds."""
+    done = subprocess.run([sys.executable, "-c", STOPPED, str(tmp_path), name, then], check=False, timeout=60)
+    assert done.returncode == (130 if then == "hangs" else 0)
+    record = json.loads((tmp_path / "last-run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert record["failure"]["error"] == "KeyboardInterrupt"

@@ -1,20 +1,21 @@
 """`run.json`: one recipe's results as they are, several side by side."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepspec.demo.recipes import ALL
-from deepspec.errors import ArtifactError, TransientError
+from deepspec.errors import ArtifactError, DataError, TransientError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, open_store
 from tasks.runtime.records import StageRecord
 from tasks.runtime.result import RecipeRun, Result, Status
 from tasks.runtime.run import Run
 from tasks.runtime.run_record import read_record, record_of, write_record
-from tasks.runtime.run_report import _earlier
+from tasks.runtime.run_report import _earlier, _ends
 from tests.fixtures import reports
 from tests.fixtures.refused import refused
 from tests.fixtures.store import ingredients, put
@@ -105,7 +106,8 @@ def test_a_record_is_left_even_where_the_store_does_not_answer_any_more(
 
     monkeypatch.setattr(result.run.store.backend, "list", unanswered)
     record = record_of(result).to_json()
-    assert set(record) == {*FIELDS, "error"}
+    assert set(record) == {*FIELDS, "error", "failure"}
+    assert (record["failure"]["error"], record["failure"]["stage"]) == ("TransientError", None)
     assert (record["status"], record["error"], record["model"]) == ("promoted", str(silent), None)
     assert result.error is silent, "the command ends with it"
     assert [stage["name"] for stage in record["stages"]] == ["train"]
@@ -122,12 +124,38 @@ def test_what_was_finished_before_an_error_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "status", "ends"),
+    [
+        (KeyboardInterrupt(), "interrupted", "KILLED"),
+        (SystemExit(1), "interrupted", "KILLED"),
+        (DataError("No rows.", where="data.source", remedy="Name another."), "failed", "FAILED"),
+        (ZeroDivisionError(), "failed", "FAILED"),
+    ],
+)
+def test_the_cause_of_every_early_end_is_recorded(tmp_path: Path, error: BaseException, status: str, ends: str) -> None:
+    result = result_of(tmp_path, *ALL[:2])
+    finish(result, result.parts[0])
+    result.run.making = "states"
+    result.end(error)
+    record = record_of(result)
+    assert record.status == status
+    assert record.failure is not None
+    assert (record.failure.error, record.failure.stage) == (type(error).__name__, "states")
+    assert record.failure.message == record.error != ""
+    assert datetime.fromisoformat(record.failure.at).tzinfo is not None
+    assert [_ends(part) for part in result.parts] == ["FINISHED", ends]
+    write_record(record, tmp_path)
+    assert read_record(tmp_path) == record
+
+
+@pytest.mark.parametrize(
     ("statuses", "whole"),
     [
         (["no_change"], "no_change"),
         (["no_change", "promoted"], "promoted"),
         (["promoted", "refused", "no_change"], "refused"),
         (["promoted", "refused", "failed"], "failed"),
+        (["promoted", "interrupted", "interrupted"], "interrupted"),
     ],
 )
 def test_the_whole_is_what_most_asks_for_attention(tmp_path: Path, statuses: list[Status], whole: str) -> None:

@@ -107,7 +107,7 @@ def _show_preview(
 
 def _conclude(result: Result, record: "RunRecord", path: Path, shown: Shown) -> int:
     """Show how it ended; return the exit code."""
-    if isinstance(result.error, KeyboardInterrupt):
+    if interrupt.is_interruption(result.error):
         say(shown.progress, interrupt.INTERRUPTED)
         return 130
     if result.error is not None:
