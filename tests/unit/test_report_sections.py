@@ -19,6 +19,7 @@ from deepspec.evaluation.results import (
 )
 from deepspec.reports.rendering import Figures
 from deepspec.reports.sections.acceptance import DraftSections, evaluated, means
+from deepspec.reports.sections.load import _rule
 from deepspec.reports.sections.samples import samples
 from tests.fixtures.reports import HOSTILE, benchmark, evaluation, everything, load, one_page, report
 
@@ -216,3 +217,9 @@ def test_an_answer_without_rounds_is_told(tmp_path: Path) -> None:
     answer = (AnswerPiece(text="Yes", round=0, kind="prefill"),)
     said = page_text(tmp_path, samples=(Sample(benchmark="chat", prompt="?", answer=answer),))
     assert "1 token, all of it from the prefill." in said
+
+
+def test_loads_are_in_the_order_of_their_numbers() -> None:
+    said = _rule({"16": "all", "1": "all", "2": "all", "128": "scheduled", "32": "all", "64": "scheduled"})
+    assert "1, 2, 16, 32" in said
+    assert "64, 128" in said

@@ -152,7 +152,7 @@ def _rule(by_rows: Mapping[str, str]) -> str:
     """What the scheduler does at which load."""
     spelled = {"none": "drafts nothing", "all": "verifies everything", "scheduled": "chooses"}
     parts = [
-        f"{mode} with {', '.join(rows for rows, chosen in by_rows.items() if chosen == name)}"
+        f"{mode} with {', '.join(sorted((rows for rows, chosen in by_rows.items() if chosen == name), key=int))}"
         for name, mode in spelled.items()
         if name in by_rows.values()
     ]
