@@ -98,6 +98,13 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
+def test_how_to_open_it_names_the_database_from_wherever_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path / "home" / "mlflow.db") in Tracking.embedded(Path("home").absolute()).ui_command
+
+
 def test_a_pipeline_run_carries_parameters_and_tags(tracking: Tracking, client: Any) -> None:
     tags = {keys.RECIPE: "tiny", **keys.artifact_tags({"train": ("k" * 64, "d" * 64)})}
     run_id = tracking.start_pipeline_run("a run", {"train.lr": 3e-4, "draft.ids": [1, 3], "name": "tiny"}, tags)

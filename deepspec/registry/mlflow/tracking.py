@@ -111,7 +111,7 @@ class Tracking:
         own = Path(sys.executable).with_name("mlflow")
         on_path = shutil.which("mlflow") == str(own) or not own.exists()
         program = "mlflow" if on_path else _from_here(own)
-        return f"{program} ui --backend-store-uri {SQLITE}{_from_here(database)}"
+        return f"{program} ui --backend-store-uri {SQLITE}{database.absolute()}"
 
     def warm_up(self) -> threading.Thread:
         """Import MLflow and prepare the database in a thread, while the caller does something else.
