@@ -6,9 +6,9 @@ from typing import Protocol
 
 from deepspec.errors import BudgetExceeded, DeepspecError, StoreFull
 from deepspec.planning.before_run import known_lengths, room_of, without_memory
-from deepspec.planning.estimate import in_units
 from deepspec.planning.results import Work
 from deepspec.recipe import Recipe
+from deepspec.units import in_units
 
 _CERTAIN = 0.9
 """A run is refused for lack of room only where even this share of the estimate does not fit."""

@@ -31,6 +31,7 @@ from deepspec.targets import FAMILIES, parameter_counts
 from deepspec.targets.directory import read_there
 from deepspec.targets.family import TargetSpec, spec_from_config, text_config
 from deepspec.targets.published import PUBLISHED
+from deepspec.units import in_units
 
 CODECS = tuple(WIDTHS)
 UTILISATION = 0.4
@@ -260,12 +261,3 @@ def _hours(recipe: Recipe, gpu: str, num_gpus: int, price: float | None, work: M
         cost=None if price is None else total * price,
         currency=recipe.run.currency,
     )
-
-
-def in_units(value: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:,.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from deepspec.units import in_units
+
 NOT_MEASURED = "—"
 MACRO = "macro average"
 
@@ -60,11 +62,4 @@ def spelled(name: str) -> str:
 
 
 def _bytes(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return NOT_MEASURED
-    size = float(value)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+    return NOT_MEASURED if isinstance(value, bool) or not isinstance(value, int | float) else in_units(value)

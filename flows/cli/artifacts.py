@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepspec.errors import BadArgument
+from deepspec.units import in_units
 from flows.cli.backup import copy
 from flows.cli.terminal import AsJson, artifact_store, finite, home, print_json, show_lines, show_table
 
@@ -32,9 +33,15 @@ def ls(
         print_json([_brief(item) for item in found])
         return
     show_table(
-        ["kind", "key", "made", "files", "bytes"],
+        ["kind", "key", "made", "files", "size"],
         [
-            [item.kind, item.key[:12], item.manifest.created_at, str(len(item.manifest.files)), f"{item.size_bytes:,}"]
+            [
+                item.kind,
+                item.key[:12],
+                item.manifest.created_at,
+                str(len(item.manifest.files)),
+                in_units(item.size_bytes),
+            ]
             for item in found
         ],
     )
@@ -97,9 +104,9 @@ def gc(
     if as_json:
         print_json([{"name": item.name, "bytes": item.size_bytes, "reason": item.reason} for item in items])
         return
-    show_table(["artifact", "bytes", "why"], [[item.name, f"{item.size_bytes:,}", item.reason] for item in items])
+    show_table(["artifact", "size", "why"], [[item.name, in_units(item.size_bytes), item.reason] for item in items])
     total = sum(item.size_bytes for item in items)
-    show_lines(f"{total:,} bytes {'would be' if dry_run else 'were'} freed.")
+    show_lines(f"{in_units(total)} {'would be' if dry_run else 'were'} freed.")
 
 
 @app.command("verify")

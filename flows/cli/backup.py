@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepspec.errors import ArtifactError
+from deepspec.units import in_units
 from flows.cli.terminal import AsJson, home, print_json, progress, say, show_lines
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _tell(done: "Copied", to: str, *, as_json: bool) -> None:
         print_json({**asdict(done), "complete": done.complete})
     else:
         show_lines(
-            f"{done.artifacts} artifacts ({done.bytes_written:,} bytes) and {done.records} promotions copied, "
+            f"{done.artifacts} artifacts ({in_units(done.bytes_written)}) and {done.records} promotions copied, "
             f"{done.present} artifacts were there already.",
             *(f"Not copied: {name}: {flaw}" for name, flaw in done.not_whole.items()),
             *(f"Not copied: {name}: other content is there" for name in done.other_content),

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from deepspec.bench.__main__ import BENCHES
+from deepspec.units import in_units
 from flows.cli.terminal import AsJson, home, print_json, show_lines
 
 app = typer.Typer(help="What this machine can do, measured.\n\nExample: deepspec bench warm", no_args_is_help=True)
@@ -27,7 +28,7 @@ def warm(
         print_json(document.to_json())
     else:
         ours = document.ours
-        show_lines(f"{recipe}: {ours.seconds:.1f} s, median of {repeat}; peak {ours.peak_rss_bytes >> 20} MiB")
+        show_lines(f"{recipe}: {ours.seconds:.1f} s, median of {repeat}; peak {in_units(ours.peak_rss_bytes)}")
 
 
 _EXAMPLES = {

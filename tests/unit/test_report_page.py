@@ -94,7 +94,7 @@ def test_it_says_what_was_measured_and_on_how_much(written: Written) -> None:
         "Accepted", "τ 2.900 exceeds the champion's 2.600 on the gate split.", "tiny version 6",  # verdict
         "0.0571", "0.0191", "1.100", "rounds behind k = 1: 445, 2: 445",  # calibration
         "one point in 3 is drawn", "train.lr changed 0.0006 -> 0.0003",  # training, stages
-        "3.0 MiB", "301.3 s", "k" * 64, "d" * 64, "lr: 0.0006", "models:/tiny/7",
+        "3.1 MB", "301.3 s", "k" * 64, "d" * 64, "lr: 0.0006", "models:/tiny/7",
     ):  # fmt: skip
         assert text in said, text
     assert "is missing" not in said
@@ -312,7 +312,7 @@ def test_numbers_read_well() -> None:
     minus = "\N{MINUS SIGN}"
     assert [signed(value, 1) for value in (-0.25, 0, 0.25, None)] == [f"{minus}0.2", "0.0", "+0.2", "—"]
     assert (signed_interval([-1, 1]), signed_interval(None)) == (f"{minus}1.00 to +1.00", "—")
-    assert quantity("bytes_written", 1536) == "1.5 KiB"
+    assert quantity("bytes_written", 1536) == "1.5 kB"
     assert quantity("cpu_seconds", 2.0) == "2.0 s"
     assert quantity("tokens", 70123) == "70\u2009123"
 

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from deepspec.planning.estimate import CODECS, in_units
+from deepspec.planning.estimate import CODECS
 from deepspec.planning.results import Estimate, GpuEstimate, MemoryEstimate, PlaceEstimate
+from deepspec.units import in_units
 from flows.cli.terminal import say
 
 if TYPE_CHECKING:
