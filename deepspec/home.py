@@ -4,19 +4,48 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from deepspec import __version__
+from deepspec.json_text import parse
 from deepspec.store import Store, open_store
 
 _LIBRARIES = ("torch", "transformers", "pyarrow", "datasets", "prefect", "mlflow")
 
 
-def store_of(home: Path, configured: str | None = None) -> Store:
-    """The artifact store: DEEPSPEC_STORE, else the recipe's (`configured`), else `store` in the home folder."""
+BACKUP_MARKER = "backup-of.txt"
+"""Of a home that is a copy of another: its store lies in it, wherever the other's does."""
+
+_RECORD_BYTES = 64 << 20
+
+
+def store_of(home: Path, configured: str | None) -> Store:
+    """The artifact store of a recipe: DEEPSPEC_STORE, else its `store.url`, else `store` in the home folder."""
     return open_store(os.environ.get("DEEPSPEC_STORE") or configured or str(home / "store"), code=code_version())
+
+
+def store_of_last_run(home: Path) -> Store:
+    """The artifact store for a command that is about no recipe: DEEPSPEC_STORE, else where the last run's lies."""
+    return store_of(home, last_store(home).get("url"))
+
+
+def last_store(home: Path) -> Mapping[str, Any]:
+    """The section `store` of the last run's recipe; empty where there is none, or the home is a backup.
+
+    A folder is told as the run found it: the recipe may have named it from another current folder.
+    """
+    if (home / BACKUP_MARKER).exists():
+        return {}
+    try:
+        record = parse((home / "last-run.json").read_bytes(), _RECORD_BYTES)
+        recipe = record["resolved_recipe"]
+        section = dict((recipe[0] if isinstance(recipe, list) else recipe)["store"])
+    except (OSError, ValueError, LookupError, TypeError):  # none yet, or of an older deepspec
+        return {}
+    return section if section.get("url") is None else {**section, "url": record.get("store") or section["url"]}
 
 
 def code_version() -> dict[str, Any]:

@@ -53,7 +53,7 @@ class StoreConfig(ExecutionSection):
     url: str | None = location_field(
         None, description="A folder; DEEPSPEC_STORE overrides it. Default: `store` in the home."
     )
-    gc_grace_seconds: float = Field(24 * 3600.0, ge=0, description="Nothing younger is ever collected.")
+    gc_grace_seconds: float = Field(24 * 3600.0, ge=0, description="Nothing younger is removed by `artifacts gc`.")
 
 
 class RunConfig(deepspec.training.config.TrainingExecution, deepspec.data.config.EndpointExecution):

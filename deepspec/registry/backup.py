@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deepspec.errors import ArtifactError, RecipeError
-from deepspec.home import code_version, store_of
+from deepspec.home import BACKUP_MARKER, code_version, store_of_last_run
 from deepspec.progress import Progress
 from deepspec.registry.mlflow.connection import refuse_home
 from deepspec.registry.promotions import PromotionLog
@@ -26,12 +26,12 @@ database, and the checkpoints of trainings that go on.
 
 
 def copy(source: str | None, destination: str, home: Path, progress: Progress) -> Copied:
-    """Copy the artifacts and promotion logs of a store (default: the home's) that another one lacks.
+    """Copy the artifacts and promotion logs of a store (default: the last run's) that another one lacks.
 
     Raises:
         RecipeError: both are the same.
     """
-    origin = open_store(source) if source else store_of(home)
+    origin = open_store(source) if source else store_of_last_run(home)
     other = open_store(destination, code=code_version())
     if origin.backend.location == other.backend.location:
         raise RecipeError("The store would be copied into itself.", where=destination, remedy="Name another place.")
@@ -57,7 +57,7 @@ def backup(out: Path, home: Path, progress: Progress, say: Callable[[str], None]
         )
     if out == home or home in out.parents or out in home.parents:
         raise RecipeError("A home cannot be copied into itself.", where=str(out), remedy="Name a folder elsewhere.")
-    marker = out / "backup-of.txt"
+    marker = out / BACKUP_MARKER
     if out.exists() and any(out.iterdir()) and not marker.exists():
         raise RecipeError(
             "There is something in this folder that is no backup.", where=str(out), remedy="Name a new folder."
@@ -70,7 +70,9 @@ def backup(out: Path, home: Path, progress: Progress, say: Callable[[str], None]
     snapshot = _snapshot(home / DATABASE, unfinished)
     copied = sum(_copy_files(home / name, out / name) for name in FILES)
     say(f"Tracked files and records of runs: {copied} new or changed.")
-    done = copy_store(store_of(home), open_store(str(out / STORE), code=code_version()), progress, check=_intact)
+    done = copy_store(
+        store_of_last_run(home), open_store(str(out / STORE), code=code_version()), progress, check=_intact
+    )
     # Taken first, put in its place last: at every moment the database there refers to nothing that is not there too.
     if snapshot:
         for suffix in ("-wal", "-shm"):  # of a reader of the earlier backup

@@ -87,8 +87,13 @@ def lineage(
 
 @app.command("gc")
 def gc(
-    grace_seconds: Annotated[float, typer.Option(min=0, callback=finite, help="Nothing younger is removed.")] = 24
-    * 3600.0,
+    context: typer.Context,
+    grace_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, callback=finite, help="Nothing younger is removed; default: store.gc_grace_seconds, or a day."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,9 +101,13 @@ def gc(
 
     Example: deepspec artifacts gc --dry-run
     """
-    from deepspec.store.gc import collect, garbage
+    from deepspec.home import last_store
+    from deepspec.store.gc import GRACE_SECONDS, collect, garbage
 
     store = artifact_store()
+    if grace_seconds is None:
+        settings = vars(context.obj) if context.obj is not None else last_store(home())
+        grace_seconds = float(settings.get("gc_grace_seconds", GRACE_SECONDS))
     # Asked for again just before anything is removed: a version may be registered meanwhile.
     items = (garbage if dry_run else collect)(store, lambda: _roots(store), grace_seconds)
     if as_json:

@@ -38,7 +38,7 @@ def copy(
         str, typer.Argument(metavar="TO", help="The other store: a folder or a URL; may hold a copy already.")
     ],
     source: Annotated[
-        str | None, typer.Option("--from", help="Store to copy from; default: DEEPSPEC_STORE, else the home's.")
+        str | None, typer.Option("--from", help="Store to copy from; default: DEEPSPEC_STORE, else the last run's.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

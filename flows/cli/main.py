@@ -54,6 +54,12 @@ for name, group in (
 def _main(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="Whose store.url `artifacts`, `models` … look into; default: the last run's."
+        ),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
@@ -63,6 +69,12 @@ def _main(
         note(context.get_help())
         raise typer.Exit(2)
     os.environ["DEEPSPEC_HOME"] = str(Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute())
+    if recipe is not None:
+        from deepspec.recipe import load_recipe
+
+        store = load_recipe(recipe).store
+        os.environ["DEEPSPEC_STORE"] = store.url or str(Path(os.environ["DEEPSPEC_HOME"]) / "store")
+        context.obj = store
     ask_this_machine_directly(os.environ)
     # Read by OpenMP when torch is imported: a waiting thread that spins long takes the core from the one it waits for.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -41,10 +41,10 @@ def home() -> Path:
 
 
 def artifact_store() -> "Store":
-    """The artifact store of that home."""
-    from deepspec.home import store_of
+    """The artifact store of commands that are about no recipe; see `--recipe` of the command line's callback."""
+    from deepspec.home import store_of_last_run
 
-    return store_of(home())
+    return store_of_last_run(home())
 
 
 def prepare_streams() -> None:

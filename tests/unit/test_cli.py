@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,55 @@ def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
         done = deepspec("artifacts", "ls", kind, "--json")
         assert done.returncode == 0, done.stderr
         assert len(json.loads(done.stdout)) == count
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose last run's recipe keeps its store elsewhere; an artifact lies in either place."""
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DEEPSPEC_STORE", raising=False)
+    other = tmp_path / "elsewhere"
+    put(open_store(str(tmp_path / "home" / "store")), ingredients("tokens"))
+    put(open_store(str(other)), ingredients("states"))
+    section = {"url": "../elsewhere", "gc_grace_seconds": 0.0}
+    record = {"store": str(other), "resolved_recipe": {"store": section}}
+    (tmp_path / "home" / "last-run.json").write_text(json.dumps(record))
+    return other
+
+
+def kinds(*arguments: str) -> set[str]:
+    done = deepspec(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return {item.get("kind") or item["name"].split("/")[0] for item in json.loads(done.stdout)}
+
+
+def test_commands_without_a_recipe_look_into_the_last_runs_store(elsewhere: Path, tmp_path: Path) -> None:
+    assert kinds("artifacts", "ls") == {"states"}
+    assert kinds("artifacts", "gc", "--dry-run") == {"states"}, "the recipe's grace period is none"
+    assert kinds("artifacts", "gc", "--dry-run", "--grace-seconds", "60") == set()
+    done = deepspec("artifacts", "copy", str(tmp_path / "copy"), "--json")
+    assert json.loads(done.stdout)["artifacts"] == 1
+    assert deepspec("backup", str(tmp_path / "backup")).returncode == 0
+    assert (tmp_path / "backup" / "store" / "states").is_dir()
+    done = deepspec("models", "history", "nothing")
+    assert str(elsewhere) in done.stderr
+
+
+def test_a_backup_of_a_home_has_its_store_in_itself(
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert deepspec("backup", str(tmp_path / "backup")).returncode == 0
+    shutil.rmtree(elsewhere)
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path / "backup"))
+    assert kinds("artifacts", "ls") == {"states"}
+
+
+def test_a_recipe_says_which_store_is_meant(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del elsewhere
+    assert kinds("--recipe", "tiny", "artifacts", "ls") == {"tokens"}
+    assert kinds("--recipe", "tiny", "artifacts", "gc", "--dry-run") == set(), "its grace period is a day"
+    monkeypatch.setenv("DEEPSPEC_STORE", str(tmp_path / "home" / "store"))
+    assert kinds("artifacts", "ls") == {"tokens"}
 
 
 def test_explain_says_what_ended_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
