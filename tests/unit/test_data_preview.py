@@ -15,7 +15,9 @@ from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.build import write_conversations
 from deepspec.data.conversations.splits import split_of
 from deepspec.data.responses.regenerate import write_responses
+from deepspec.data.sources.account import Account, lines
 from deepspec.data.tables import read_table
+from deepspec.data.tokens import preview as preview_module
 from deepspec.data.tokens.encode import write_tokens
 from deepspec.data.tokens.preview import rendered, stored
 from deepspec.errors import DataError
@@ -64,7 +66,7 @@ def test_a_preview_of_the_sources_has_the_tokens_that_the_stages_make(tmp_path: 
     config = config_of(source(tmp_path, [*ROWS, "no row"]), max_length_tokens=60)
     tokens = made(config, tmp_path, tokenizer)
     for split in SPLITS[:2]:
-        shown, passed = rendered(config, split, 100, tokenizer=tokenizer, chat=CHATML)
+        shown, passed, _ = rendered(config, split, 100, tokenizer=tokenizer, chat=CHATML)
         written = {row.id: row for row in stored(tokens / f"{split}.parquet", 100)}
         assert {row.id for row in shown} == set(written)
         for row in shown:
@@ -82,7 +84,7 @@ def test_an_answer_of_no_weight_is_read_and_not_supervised(tmp_path: Path, token
     config = config_of(source(tmp_path, [weighted, ROWS[2]]), mask=mask, splits={"validation": 0, "calibration": 0})
     config = config.model_copy(update={"splits": config.splits.model_copy(update={"gate": 0.0})})
     tokens = made(config, tmp_path, tokenizer)
-    shown, _ = rendered(config, "train", 9, tokenizer=tokenizer, chat=CHATML)
+    shown, _, _ = rendered(config, "train", 9, tokenizer=tokenizer, chat=CHATML)
     for rows in (shown, stored(tokens / "train.parquet", 9)):
         (row,) = (row for row in rows if len(row.mask) == max(len(other.mask) for other in rows))
         parts = list(row.stretches(tokenizer))
@@ -94,7 +96,7 @@ def test_an_answer_of_no_weight_is_read_and_not_supervised(tmp_path: Path, token
 
 def test_stretches_are_the_whole_row_in_order(tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(source(tmp_path, ROWS))
-    ((row,), _) = rendered(config, "train", 1, tokenizer=tokenizer, chat=CHATML)
+    ((row,), _, _) = rendered(config, "train", 1, tokenizer=tokenizer, chat=CHATML)
     stretches = list(row.stretches(tokenizer))
     assert [supervised for supervised, _, _ in stretches] == [False, True, False]
     assert [token for _, ids, _ in stretches for token in ids] == row.input_ids.tolist()
@@ -102,10 +104,49 @@ def test_stretches_are_the_whole_row_in_order(tmp_path: Path, tokenizer: Any) ->
     assert stretches[1][2].endswith("<|im_end|>")
 
 
+def test_every_source_is_accounted_for(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the conversations' statistics have it; of a large source the beginning, and no source is left unopened."""
+    (tmp_path / "one").mkdir()
+    source(tmp_path / "one", [{**row, "id": 7} for row in ROWS[:20]])
+    (tmp_path / "one" / "test.jsonl").write_text(json.dumps(ROWS[0]))
+    (tmp_path / "one" / "notes.csv").write_text("x")
+    other = source(tmp_path, [*ROWS[20:], {"dialog": ["hi"]}, "no row", {**ROWS[0], "tags": ["a"], "empty": []}])
+    config = config_of(tmp_path / "one", near_duplicates=None)
+    entries = [{"path": str(tmp_path / "one"), "name": "first"}, {"path": str(other)}]
+    config = Config.model_validate({**config.model_dump(), "source": entries})
+    (tmp_path / "made").mkdir()
+    write_conversations(config, config.source, tmp_path / "made")
+    statistics = json.loads((tmp_path / "made" / "about" / "statistics.json").read_text())
+    first, second = (item["input"] for item in statistics["sources"])
+    assert (first["rows"], first["unread_fields"], first["refused"]) == (20, {"id": 20}, {})
+    assert first["splits"] == {"test": False, "train": True}
+    assert {item["file"] for item in first["files_not_read"]} == {"test.jsonl", "notes.csv"}
+    assert (second["rows"], second["unread_fields"], second["splits"]) == (23, {"tags": 1}, {})
+    assert sorted(second["refused"].values()) == [1, 1]
+    assert any("dialog" in reason for reason in second["refused"])
+    page = (tmp_path / "made" / "about" / "sample.html").read_text()
+    assert all(line in page for line in lines("first", first))
+    _, _, accounts = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
+    assert [account.to_json() for account in accounts] == [first, second]
+    monkeypatch.setattr(preview_module, "_ROWS_LOOKED_AT", 5)
+    _, _, accounts = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
+    assert [(account.rows, account.is_complete) for account in accounts] == [(5, False)] * 2
+
+
+def test_an_account_is_bounded() -> None:
+    account = Account("x")
+    for number in range(1000):
+        account.count({f"field {number}"})
+        account.refuse(f"reason {number}")
+    assert account.rows == 2000
+    assert sum(account.unread.values()) == sum(account.refused.values()) == 1000
+    assert max(len(account.unread), len(account.refused)) <= 101
+
+
 def test_what_would_be_generated_is_said_to_be_the_rows_own(tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(source(tmp_path, [{"turns": ["alone"]}, ROWS[0]]), responses={"mode": "regenerate"})
     config = config.model_copy(update={"splits": config.splits.model_copy(update={"validation": 0.0})})
-    ((alone, answered), _) = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
+    ((alone, answered), _, _) = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
     assert alone.note == "the prompt; the target will answer"
     assert not alone.mask.any()
     assert answered.note == "the row's own answers stand in for the target's"
@@ -126,6 +167,10 @@ DOCUMENT = {
             {"supervised": True, "text": "\x1b[31mred", "input_ids": [2]},
         ]}
     ],
+    "sources": [{"name": "rows\x1b", "input": {
+        "rows": 1200, "complete": False, "unread_fields": {"id": 1200}, "refused": {"bad": 2}, "num_files_not_read": 7,
+        "splits": {"test": False, "train": True}, "files_not_read": [{"file": "a.csv", "why": "the suffix .csv"}] * 7,
+    }}],
 }  # fmt: skip
 
 
@@ -141,6 +186,14 @@ def test_colours_on_a_terminal_and_marks_elsewhere() -> None:
     assert "ask [bold]\n[[\\x1b[31mred]]\n" in shown[False]
     assert "x:1: 1 of 3 tokens are supervised" in shown[False]
     assert "passed over: 2 rows, bad" in shown[False]
+    for told in (
+        "first 1,200 rows read, 2 refused: bad (2)",
+        "1,200 rows have a field `id`",
+        "test (left out)",
+        "2 more",
+    ):
+        assert "rows\\x1b: " in shown[False]
+        assert told in shown[False]
     assert "\x1b[1;32m\\x1b[31mred" in shown[True]
     assert "[[" not in shown[True]
 
@@ -166,6 +219,8 @@ def test_the_command(tmp_path: Path, target: Path) -> None:
     document = json.loads(done.stdout)
     assert (document["from"], document["split"], len(document["rows"])) == ("source", "train", 2)
     assert document["rows"][0]["stretches"][1]["text"].endswith("<|im_end|>")
+    (read,) = document["sources"]
+    assert (read["name"], read["input"]["rows"], read["input"]["complete"]) == ("rows.jsonl", 40, True)
     assert not (tmp_path / "home" / "store").exists()
 
 

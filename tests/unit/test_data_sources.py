@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.sources import json_rows
+from deepspec.data.sources.account import Account
 from deepspec.data.sources.finding import Source, find, find_sources
 from deepspec.data.sources.hub import commit_of
 from deepspec.data.sources.readers import count_rows, read_rows, source_bytes
@@ -357,9 +358,10 @@ def test_a_hub_that_does_not_answer_is_one_type_of_error(monkeypatch: pytest.Mon
 
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist([{**ROW, "other": 1}, {"messages": None, "other": 2}]), path)
+    pq.write_table(pa.Table.from_pylist([{**ROW, "other": 1, "empty": None}, {"messages": None, "other": 2}]), path)
     rows = read(path)
     assert [row.value for row in rows] == [ROW, {}]
+    assert [row.unread for row in rows] == [{"other"}] * 2
     assert [row.position.row for row in rows] == [1, 2]
 
 
@@ -478,7 +480,11 @@ def test_saved_datasets(tmp_path: Path) -> None:
     datasets.DatasetDict({"test": single, "other": single}).save_to_disk(tmp_path / "unclear")
     datasets.DatasetDict({"test": single}).save_to_disk(tmp_path / "held out")
     assert [row.value for row in read(tmp_path / "single")] == [ROW, ROW]
-    assert [str(row.position) for row in read(tmp_path / "parts")] == [f"{tmp_path}/parts:1"]
+    account = Account("parts")
+    (parts,) = find_sources([tmp_path / "parts"])
+    rows = list(read_rows(parts, max_row_bytes=1000, account=account))
+    assert [(str(row.position), row.unread) for row in rows] == [(f"{tmp_path}/parts:1", {"other"})]
+    assert account.to_json()["splits"] == {"test": False, "train": True}
     with refused(DataError, "test", where=str(tmp_path / "held out")):
         read(tmp_path / "held out")
     (benchmark,) = find_sources([tmp_path / "held out"], held_out_too=True)

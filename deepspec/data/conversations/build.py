@@ -38,7 +38,8 @@ from deepspec.data.conversations.splits import assign
 from deepspec.data.conversations.statistics import Statistics, name_of
 from deepspec.data.provenance import PositionWriter
 from deepspec.data.quarantine import Quarantine
-from deepspec.data.sources.finding import Source, find_sources
+from deepspec.data.sources.account import Account, accounts_of, warnings
+from deepspec.data.sources.finding import Source, find
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import read_rows, source_bytes
 from deepspec.data.sources.rows import Message, Position, RowRejected, excerpt_of, source_name
@@ -88,10 +89,10 @@ def write_conversations(
         TooManyQuarantined: above `data.max_quarantined_share`; the quarantine file is written all the same.
     """
     entries = [item if isinstance(item, SourceEntry) else SourceEntry(path=str(item)) for item in sources]
-    found = find_sources([entry.path for entry in entries])
+    found = find([entry.path for entry in entries])
     with tempfile.TemporaryDirectory(dir=out, prefix=".spill-") as spill_folder:
         making = _Making(config, entries, out, Path(spill_folder), progress)
-        making.read(found, benchmarks)
+        making.read(found.sources, accounts_of(found, list(map(name_of, entries))), benchmarks)
         making.choose()
         splits = making.write()
     return making.finish(splits)
@@ -119,8 +120,9 @@ class _Making:
         self._splits: list[str] = []
         (out / "about").mkdir(exist_ok=True)
 
-    def read(self, found: Sequence[Source], benchmarks: Benchmarks) -> None:
+    def read(self, found: Sequence[Source], accounts: Sequence[Account], benchmarks: Benchmarks) -> None:
         """Put each row of the sources into the spills or the quarantine, or leave it out as a benchmark's."""
+        self._statistics.accounts = accounts
         self._rows_by_source.update({source_name(source.path): 0 for source in found})
         self._progress.start(sum(map(source_bytes, found)), "bytes")
         with (
@@ -134,6 +136,9 @@ class _Making:
                     self._rows_by_source[source_name(source.path)] += self._counts["rows"] - before
                     if self._counts["rows"] == before:
                         logger.warning("%s holds no row", source.path)
+            for account in accounts:
+                for line in warnings(account.name, account.to_json()):
+                    logger.warning("%s", line)
             if not self._counts["rows"]:
                 raise DataError(
                     "no source holds a row.",
@@ -279,18 +284,21 @@ class _Making:
         self, source: Source, benchmarks: Benchmarks, quarantine: Quarantine, contaminated: TableWriter
     ) -> None:
         config = self._config
-        for row in read_rows(source, max_row_bytes=config.max_row_bytes):
+        account = self._statistics.accounts[source.entry]
+        for row in read_rows(source, max_row_bytes=config.max_row_bytes, account=account):
             self._count(source.entry, "rows")
             self._progress.advance(row.num_bytes)
             try:
                 if row.rejection is not None:
                     raise row.rejection
-                messages, tools, _ = parse_conversation(row.value, config)
+                messages, tools, unread = parse_conversation(row.value, config)
             except RowRejected as rejection:
+                account.refuse(rejection.reason)
                 self._statistics.count(source.entry, "quarantined")
                 excerpt = row.excerpt if row.rejection is not None else _excerpt(row.value)
                 quarantine.add(row.position, rejection, excerpt)
                 continue
+            account.count(unread | row.unread)
             found = benchmarks.find(messages)
             if found is not None:
                 self._count(source.entry, "decontaminated" if found.shared else "excluded")

@@ -14,6 +14,7 @@ from typing import Any
 from deepspec.data.config import SPLITS, SourceEntry
 from deepspec.data.conversations.mixture import fraction_of
 from deepspec.data.conversations.statistics_page import COUNTED
+from deepspec.data.sources.account import Account, lines
 from deepspec.data.sources.rows import source_name
 from deepspec.data.tables import write_summary
 
@@ -63,11 +64,15 @@ class Statistics:
     Args:
         entries: the sources, as in `data.source`.
         seed: of the choice of conversations that are shown.
+
+    Attributes:
+        accounts: of what was read of each source.
     """
 
     def __init__(self, entries: Sequence[SourceEntry], seed: int) -> None:
         self._entries = tuple(entries)
         self._seed = seed
+        self.accounts: Sequence[Account] = [Account(name_of(entry)) for entry in entries]
         self._counts = [Counter(dict.fromkeys(COUNTED, 0)) for _ in entries]
         self._splits = [Counter(dict.fromkeys(SPLITS, 0)) for _ in entries]
         self._lengths = [LengthHistograms() for _ in entries]
@@ -111,8 +116,8 @@ class Statistics:
         for entry, counts in zip(self._entries, self._counts, strict=True):
             domains.setdefault(entry.domain or UNKNOWN, Counter(dict.fromkeys(COUNTED, 0))).update(counts)
         sources = [
-            {**source, "lengths": lengths.to_json()}
-            for source, lengths in zip(self.sources(), self._lengths, strict=True)
+            {**source, "input": account.to_json(), "lengths": lengths.to_json()}
+            for source, account, lengths in zip(self.sources(), self.accounts, self._lengths, strict=True)
         ]
         return {
             "sources": sources,
@@ -139,7 +144,8 @@ class Statistics:
             for entry, items in zip(self._entries, self._shown, strict=True)
             for _, identity, split, messages in sorted(items, key=lambda item: (-item[0], item[1]))
         ]
-        (about / "sample.html").write_text(conversations_page(content, shown), encoding="utf-8", newline="\n")
+        read = [line for account in self.accounts for line in lines(account.name, account.to_json())]
+        (about / "sample.html").write_text(conversations_page(content, read, shown), encoding="utf-8", newline="\n")
 
 
 def name_of(entry: SourceEntry) -> str:

@@ -53,6 +53,11 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; }
 <td>{{ source.retention or "—" }}</td>{% for name in counted %}<td class="n">{{ source[name] }}</td>{% endfor %}</tr>
 {% endfor -%}
 </table>
+<ul>
+{% for line in lines -%}
+<li>{{ line }}</li>
+{% endfor -%}
+</ul>
 <h2>Domains</h2>
 <table>
 <tr><th>domain</th>{% for name in counted %}<th>{{ name }}</th>{% endfor %}</tr>
@@ -85,11 +90,12 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; }
 """
 
 
-def conversations_page(statistics: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> str:
+def conversations_page(statistics: Mapping[str, Any], lines: Sequence[str], shown: Sequence[Mapping[str, Any]]) -> str:
     """The page as HTML.
 
     Args:
         statistics: as in `about/statistics.json`.
+        lines: what was read of the sources, and what was not.
         shown: conversations: `source, domain, split, id, messages`.
     """
 
@@ -97,6 +103,7 @@ def conversations_page(statistics: Mapping[str, Any], shown: Sequence[Mapping[st
     return _template().render(
         counted=COUNTED,
         sources=statistics["sources"],
+        lines=lines,
         domains=statistics["domains"],
         histograms={unit: _bars(lengths[unit]) for unit in ("characters", "messages")},
         means=lengths["mean"],

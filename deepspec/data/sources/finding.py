@@ -177,7 +177,7 @@ def _find_by_glob(path: str, pattern: str, *, held_out_too: bool) -> tuple[list[
 
 def _find_in_folder(folder: Path, *, held_out_too: bool) -> tuple[list[Source], list[NotRead]]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return [Source(str(folder), "folder")], []
+        return [Source(str(folder), "folder")], []  # which splits it has is known when it is loaded
     files, others = [], []
     for file in sorted(_files_in(folder)):
         why = _passed_over(file)

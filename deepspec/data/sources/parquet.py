@@ -60,12 +60,30 @@ def read_parquet(path: str, size: int, wanted: Sequence[str]) -> Iterator[RawRow
     with opened_table(path) as file:
         columns = columns_to_read(file.schema_arrow, path, wanted)
         num_bytes = size // max(file.metadata.num_rows, 1)
+        unread = frozenset(set(file.schema_arrow.names) - {*columns, *_empty_columns(file)})
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
             for row in _batch_rows(batch):
                 number += 1
                 rejection = row if isinstance(row, RowRejected) else None
                 value = None if rejection else row
-                yield RawRow(Position(path, number), value, rejection, num_bytes=num_bytes)
+                yield RawRow(Position(path, number), value, rejection, num_bytes=num_bytes, unread=unread)
+
+
+def _empty_columns(file: Any) -> set[str]:
+    """Columns of nothing but nulls, as far as the file says so."""
+    import pyarrow.types as arrow
+
+    metadata = file.metadata
+    found: dict[str, bool] = {}
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(group).column(index)
+            known = column.statistics
+            is_empty = known is not None and known.has_null_count and known.null_count == column.num_values
+            name = column.path_in_schema.partition(".")[0]
+            found[name] = found.get(name, True) and is_empty
+    nulls = {field.name for field in file.schema_arrow if arrow.is_null(field.type)}
+    return nulls | {name for name, is_empty in found.items() if is_empty}
 
 
 def _batch_rows(batch: Any) -> Iterator[object]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from deepspec.data.sources.account import Account
 from deepspec.data.sources.finding import FORMATS, Source, held_out_split, kind_of
 from deepspec.data.sources.hub import HubPart, local_files, split_id
 from deepspec.data.sources.json_rows import count_json, read_json
@@ -27,13 +28,16 @@ def source_bytes(source: Source) -> int:
     return Path(source.path).stat().st_size if source.kind in {"jsonl", "parquet"} else 0
 
 
-def read_rows(source: Source, *, max_row_bytes: int, columns: Sequence[str] = ()) -> Iterator[RawRow]:
+def read_rows(
+    source: Source, *, max_row_bytes: int, columns: Sequence[str] = (), account: Account | None = None
+) -> Iterator[RawRow]:
     """The rows of one source, in order.
 
     Args:
         source: from `find_sources`.
         max_row_bytes: longer lines of JSON are rejected unread.
         columns: read of a table that has no column of conversations; without them such a table is an error.
+        account: is told the splits of a data set.
 
     Raises:
         DataError: the source as a whole cannot be read.
@@ -47,7 +51,7 @@ def read_rows(source: Source, *, max_row_bytes: int, columns: Sequence[str] = ()
             case "hub" if source.part is not None and source.part.files:
                 yield from _read_hub_files(source, source.part, max_row_bytes, columns)
             case "folder" | "hub":
-                yield from _read_datasets(source, columns)
+                yield from _read_datasets(source, columns, account)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot be read: {reason}.", where=source.path, remedy="Check the file.") from error
@@ -73,7 +77,7 @@ def _read_hub_files(source: Source, part: HubPart, max_row_bytes: int, columns: 
             yield replace(row, position=Position(f"{source.path}/{name}", row.position.row))
 
 
-def _read_datasets(source: Source, columns: Sequence[str]) -> Iterator[RawRow]:
+def _read_datasets(source: Source, columns: Sequence[str], account: Account | None) -> Iterator[RawRow]:
     import datasets
 
     try:
@@ -93,10 +97,14 @@ def _read_datasets(source: Source, columns: Sequence[str]) -> Iterator[RawRow]:
                 where=source.path,
                 remedy="Point data.source at one part's folder.",
             )
-        loaded = loaded["train" if "train" in names else names[0]]
-    rows = loaded.select_columns(columns_to_read(loaded.features.arrow_schema, source.path, columns))
-    for number, value in enumerate(rows, start=1):
-        yield RawRow(Position(source.path, number), without_nulls(value))
+        name = "train" if "train" in names else names[0]
+        if account is not None:
+            account.found_splits([name], [other for other in names if other != name])
+        loaded = loaded[name]
+    read = columns_to_read(loaded.features.arrow_schema, source.path, columns)
+    unread = frozenset(set(loaded.features) - set(read))
+    for number, value in enumerate(loaded.select_columns(read), start=1):
+        yield RawRow(Position(source.path, number), without_nulls(value), unread=unread)
 
 
 def _load_datasets(source: Source) -> Any:

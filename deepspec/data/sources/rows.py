@@ -62,6 +62,7 @@ class RawRow:
         rejection: why it could not be read, or None.
         excerpt: beginning of a row that could not be read.
         num_bytes: bytes of its source that it takes, about: for showing progress.
+        unread: columns of its table that hold something and were not read.
     """
 
     position: Position
@@ -69,6 +70,7 @@ class RawRow:
     rejection: RowRejected | None = None
     excerpt: str = ""
     num_bytes: int = 0
+    unread: frozenset[str] = frozenset()
 
 
 def source_name(path: str) -> str:

@@ -4,7 +4,7 @@ Not here: how it is shown, and where the rows come from (flows).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,16 +17,20 @@ from deepspec.data.chat.formats import ChatFormat
 from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.splits import split_of
-from deepspec.data.sources.finding import find_sources
+from deepspec.data.conversations.statistics import name_of
+from deepspec.data.sources.account import Account, accounts_of
+from deepspec.data.sources.finding import find
 from deepspec.data.sources.parsing import as_supervised, conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import read_rows
-from deepspec.data.sources.rows import RowRejected
+from deepspec.data.sources.rows import RawRow, RowRejected
 from deepspec.data.tables import TOOLS, read_table
 from deepspec.data.tokens.encode import cut_to_length, generated_or_rendered, runs_to_mask
 from deepspec.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_ROWS_LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def stored(file: Path, num_rows: int) -> list[ShownDocument]:
 
 def rendered(
     config: Config, split: str, num_rows: int, *, tokenizer: "PreTrainedTokenizerFast", chat: ChatFormat
-) -> tuple[list[ShownDocument], dict[str, int]]:
+) -> tuple[list[ShownDocument], dict[str, int], list[Account]]:
     """The first rows of the sources that fall into a split, as the stages would render them.
 
     Nothing is generated: with `data.responses.mode` "regenerate" the rows' own answers stand in for the target's, and
@@ -105,7 +109,8 @@ def rendered(
         chat: the target family's chat format.
 
     Returns:
-        the rows, and how many were passed over for which reason.
+        the rows, how many were passed over for which reason, and an account of each source. Of a large source the
+        first 10,000 rows are looked at, and more where fewer rows than asked for have been found.
 
     Raises:
         DataError: no row can be shown, naming the reasons; or a source cannot be read.
@@ -113,34 +118,43 @@ def rendered(
     renderer = Renderer(tokenizer, chat, thinking=config.thinking)
     shown: list[ShownDocument] = []
     passed: dict[str, int] = {}
-    for position, row in _rows(config, split, passed):
-        try:
-            shown.append(_shown(config, renderer, position, row))
-        except RowRejected as rejection:
-            passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
-        if len(shown) == num_rows:
-            break
+    found = find([entry.path for entry in config.source])
+    accounts = accounts_of(found, [name_of(entry) for entry in config.source])
+    for source in found.sources:
+        account = accounts[source.entry]
+        for raw in read_rows(source, max_row_bytes=config.max_row_bytes, account=account):
+            is_enough = len(shown) == num_rows
+            if is_enough and account.rows >= _ROWS_LOOKED_AT:
+                account.is_complete = False
+                break
+            row = _row(raw, config, account, passed)
+            if row is None or is_enough or split_of(prompt_hash(row["messages"], row[TOOLS]), config) != split:
+                continue
+            try:
+                shown.append(_shown(config, renderer, str(raw.position), row))
+            except RowRejected as rejection:
+                passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
     if not shown:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(passed.items())) or "there is none"
         raise DataError(
             f"no row of the split {split} can be shown: {reasons}.", where="data.source", remedy="Correct the rows."
         )
-    return shown, passed
+    return shown, passed, accounts
 
 
-def _rows(config: Config, split: str, passed: dict[str, int]) -> Iterable[tuple[str, dict[str, Any]]]:
-    for source in find_sources([entry.path for entry in config.source]):
-        for raw in read_rows(source, max_row_bytes=config.max_row_bytes):
-            try:
-                if raw.rejection is not None:
-                    raise raw.rejection
-                messages, tools, _ = parse_conversation(raw.value, config)
-            except RowRejected as rejection:
-                passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
-                continue
-            if split_of(prompt_hash(messages, tools), config) == split:
-                row = {"id": conversation_hash(messages, tools), "messages": messages, TOOLS: tools}
-                yield str(raw.position), {**row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
+def _row(raw: RawRow, config: Config, account: Account, passed: dict[str, int]) -> dict[str, Any] | None:
+    """A row as the stages have it, or None if it is refused; either is counted."""
+    try:
+        if raw.rejection is not None:
+            raise raw.rejection
+        messages, tools, unread = parse_conversation(raw.value, config)
+    except RowRejected as rejection:
+        account.refuse(rejection.reason)
+        passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
+        return None
+    account.count(unread | raw.unread)
+    row = {"id": conversation_hash(messages, tools), "messages": messages, TOOLS: tools}
+    return {**row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
 
 
 def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, Any]) -> ShownDocument:

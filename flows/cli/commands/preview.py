@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field
 
+from deepspec.data.sources.account import lines
 from deepspec.errors import RecipeError
 from deepspec.home import store_of
 from deepspec.inputs import local, made_target
 from deepspec.recipe import Recipe, load_recipe
+from deepspec.store import Store
 from deepspec.store.records import JsonRecord
 from flows.cli.terminal import say
 from tasks.runtime.preview import preview_all
@@ -55,6 +57,18 @@ class PreviewRow(JsonRecord):
     stretches: tuple[Stretch, ...]
 
 
+class PreviewSource(JsonRecord):
+    """What was read of a source, and what was not.
+
+    Attributes:
+        name: of the source.
+        input: as the conversations' statistics have it (deepspec/data/sources/account.py).
+    """
+
+    name: str
+    input: dict[str, Any]
+
+
 class PreviewDocument(JsonRecord):
     """Rows of a recipe's tokens.
 
@@ -63,6 +77,7 @@ class PreviewDocument(JsonRecord):
         origin: in JSON `from`: "source", or the tokens artifact.
         passed_over: reason -> rows that were not shown.
         rows: the conversations.
+        sources: what was read of each; none of an artifact that an older deepspec has made.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -74,6 +89,7 @@ class PreviewDocument(JsonRecord):
     thinking: str
     passed_over: dict[str, int]
     rows: tuple[PreviewRow, ...]
+    sources: tuple[PreviewSource, ...] = ()
 
 
 def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path) -> PreviewDocument:
@@ -97,15 +113,19 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
     target = made_target(recipe, name, home)
     chat = family_of(read_there(target)).chat
     tokenizer = load_tokenizer(target)
-    key = _tokens_key(recipe, home)
+    store = store_of(home, recipe.store.url)
+    keys = _made(recipe, store, home)
+    key = keys.get("tokens")
     passed: dict[str, int] = {}
     if key is not None:
-        artifact = store_of(home, recipe.store.url).get("tokens", key)
+        artifact = store.get("tokens", key)
         rows = preview.stored(artifact.path(f"{split}.parquet"), num_rows)
         if not rows:
             raise RecipeError(f"the split {split} has no rows.", where=f"tokens/{key[:12]}", remedy="Name another.")
+        sources = _sources(store, keys.get("conversations"))
     else:
-        rows, passed = preview.rendered(recipe.data, split, num_rows, tokenizer=tokenizer, chat=chat)
+        rows, passed, accounts = preview.rendered(recipe.data, split, num_rows, tokenizer=tokenizer, chat=chat)
+        sources = [PreviewSource(name=account.name, input=account.to_json()) for account in accounts]
     return PreviewDocument(
         recipe=recipe.name,
         origin="source" if key is None else f"tokens/{key}",
@@ -114,15 +134,24 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
         thinking=recipe.data.thinking,
         passed_over=passed,
         rows=tuple(_row(row, tokenizer) for row in rows),
+        sources=tuple(sources),
     )
 
 
-def _tokens_key(recipe: Recipe, home: Path) -> str | None:
-    """The key of the recipe's tokens, if they are made."""
+def _made(recipe: Recipe, store: Store, home: Path) -> dict[str, str]:
+    """Stage -> key, of the recipe's stages that are made."""
     from flows.retrain import retrain
 
-    records = preview_all(retrain, [recipe], store_of(home, recipe.store.url), home, before=())
-    return next((record.key for record in records if record.name == "tokens" and record.status == "hit"), None)
+    records = preview_all(retrain, [recipe], store, home, before=())
+    return {record.name: record.key for record in records if record.status == "hit"}
+
+
+def _sources(store: Store, key: str | None) -> list[PreviewSource]:
+    """What was read when the conversations were made."""
+    if key is None:
+        return []
+    statistics = store.get("conversations", key).json("about/statistics.json")
+    return [PreviewSource(name=item["name"], input=item["input"]) for item in statistics["sources"] if "input" in item]
 
 
 def _row(row: "ShownDocument", tokenizer: "PreTrainedTokenizerFast") -> PreviewRow:
@@ -160,6 +189,7 @@ def show(found: PreviewDocument, console: "Console") -> None:
                 text.append(f"[[{plain}]]" if stretch.supervised else plain)
         console.print(text, soft_wrap=True, highlight=False)
     say(console, *(f"passed over: {count} rows, {reason}" for reason, count in sorted(found.passed_over.items())))
+    say(console, *(_printable(line) for source in found.sources for line in lines(source.name, source.input)))
 
 
 def _printable(text: str) -> str:
