@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,11 +12,18 @@ from typing import IO, Any, BinaryIO, cast
 from deepspec.errors import DataError
 
 COMPRESSED = (".gz", ".zst")
+_SMALL_BYTES = 64 << 20
+_MOST_RATIO = 100
 
 
 def without_compression(path: PurePath) -> PurePath:
     """A path without the suffix of its compression."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+
+
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether data of this size unpack to more than data that mean something do; small sizes do no harm."""
+    return unpacked > max(_SMALL_BYTES, _MOST_RATIO * packed)
 
 
 def is_compressed(path: PurePath | str) -> bool:
@@ -70,8 +76,13 @@ def as_file(path: Path | str) -> Iterator[Any]:
         yield str(path)
         return
     with tempfile.TemporaryFile() as copy:
-        with opened(path) as (file, _):
-            shutil.copyfileobj(file, copy)
+        with opened(path) as (file, position):
+            while chunk := file.read(1 << 20):
+                copy.write(chunk)
+                if is_bomb(position(), copy.tell()):
+                    raise DataError(
+                        f"unpacks to more than {copy.tell():,} bytes.", where=str(path), remedy="Leave it out."
+                    )
         copy.seek(0)
         yield copy
 

@@ -8,34 +8,76 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from deepspec.data.sources.forms import COLUMNS, FORMS, Form
-from deepspec.data.sources.opening import as_file
-from deepspec.data.sources.rows import Position, RawRow, RowRejected
+from deepspec.data.sources.opening import as_file, is_bomb
+from deepspec.data.sources.rows import TOO_LONG, Position, RawRow, RowRejected
 from deepspec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1024
+_BATCH_BYTES = 64 << 20
+_UNPACKED_BYTES = 16 << 20
+_MOST_VALUES = 1 << 24
+"""Of a column in a row group, where a million rows have sixteen messages each."""
+_MOST_ROWS_IN_A_BYTE = 16
+_TEXT = "BYTE_ARRAY"
+_WRITE_AGAIN = "Write the file again, with smaller row groups; or leave it out."
 
 
 @contextmanager
 def opened_table(path: str) -> Iterator[Any]:
-    """A Parquet file, plain or compressed, as pyarrow's `ParquetFile`.
+    """A Parquet file, plain or compressed, as pyarrow's `ParquetFile`, whose texts are read as dictionaries.
+
+    A few hundred bytes can stand for gigabytes: a value that is written once and repeated a million times. Read as a
+    dictionary it stays one value.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, or a column unpacks to too much.
         OSError: it cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with as_file(path) as found, pq.ParquetFile(found) as file:
-            yield file
+        with as_file(path) as found, pq.ParquetFile(found) as plain:
+            metadata = plain.metadata
+            _check_sizes(metadata, path)
+            columns = range(metadata.num_columns)
+            texts = [plain.schema.column(i).path for i in columns if plain.schema.column(i).physical_type == _TEXT]
+            with pq.ParquetFile(found, metadata=metadata, read_dictionary=texts) as file:
+                yield file
     except pa.ArrowException as error:
         raise DataError(
             f"is not a readable Parquet file: {error}.", where=path, remedy="Copy or write the file again."
         ) from error
+
+
+def _check_sizes(metadata: Any, path: str) -> None:
+    """Refuse a file that stands for much more than it holds.
+
+    Raises:
+        DataError: naming file and row group.
+    """
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group)
+        where = f"{path}, row group {group}"
+        columns = [rows.column(index) for index in range(rows.num_columns)]
+        packed = sum(column.total_compressed_size for column in columns)
+        if rows.num_rows > max(_MOST_VALUES, _MOST_ROWS_IN_A_BYTE * packed):
+            raise DataError(f"holds {rows.num_rows:,} rows in {packed:,} bytes.", where=where, remedy=_WRITE_AGAIN)
+        for column in columns:
+            size, unpacked = column.total_compressed_size, column.total_uncompressed_size
+            if is_bomb(size, unpacked) or column.num_values > _MOST_VALUES:
+                raise DataError(
+                    f"unpacks the column {column.path_in_schema} from {size:,} to {unpacked:,} bytes with"
+                    f" {column.num_values:,} values.",
+                    where=where,
+                    remedy=_WRITE_AGAIN,
+                )
 
 
 def count_parquet(path: str) -> tuple[int, int]:
@@ -45,28 +87,103 @@ def count_parquet(path: str) -> tuple[int, int]:
         return metadata.num_rows, sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
 
-def read_parquet(path: str, size: int, wanted: Sequence[str]) -> Iterator[RawRow]:
+def read_parquet(path: str, size: int, max_row_bytes: int, wanted: Sequence[str]) -> Iterator[RawRow]:
     """The rows of a Parquet file.
 
     Args:
         path: plain or compressed.
         size: of the file.
+        max_row_bytes: rows that are much longer are rejected unread.
         wanted: read of a table that has no column of conversations.
 
     Raises:
-        DataError: it is damaged, or has none of the columns.
+        DataError: it is damaged, has none of the columns, or a column unpacks to too much.
     """
-    number = 0
     with opened_table(path) as file:
         columns = columns_to_read(file.schema_arrow, path, wanted)
         num_bytes = size // max(file.metadata.num_rows, 1)
         unread = frozenset(set(file.schema_arrow.names) - {*columns, *_empty_columns(file)})
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            for row in _batch_rows(batch):
-                number += 1
-                rejection = row if isinstance(row, RowRejected) else None
-                value = None if rejection else row
-                yield RawRow(Position(path, number), value, rejection, num_bytes=num_bytes, unread=unread)
+        for number, row in enumerate(table_rows(file, columns, max_row_bytes), start=1):
+            rejection = row if isinstance(row, RowRejected) else None
+            value = None if rejection else row
+            yield RawRow(Position(path, number), value, rejection, num_bytes=num_bytes, unread=unread)
+
+
+def table_rows(
+    file: Any, columns: Sequence[str], max_row_bytes: int, row_groups: Sequence[int] | None = None
+) -> Iterator[object]:
+    """Rows of an opened table as dictionaries, or as rejected. Memory: a batch as it is packed, a few rows unpacked.
+
+    Args:
+        file: from `opened_table`.
+        columns: to read.
+        max_row_bytes: rows that are much longer are rejected unread.
+        row_groups: to read; None: all.
+    """
+    metadata = file.metadata
+    for group in range(metadata.num_row_groups) if row_groups is None else row_groups:
+        found = metadata.row_group(group)
+        mean = max(1, found.total_byte_size // max(found.num_rows, 1))
+        batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // mean))
+        for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=list(columns)):
+            yield from _few_by_few(batch, max_row_bytes)
+
+
+def _few_by_few(batch: Any, max_row_bytes: int) -> Iterator[object]:
+    """The rows of a batch, of which few are unpacked at once."""
+    sizes = sum((_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, dtype=np.int64))
+    start, size = 0, 0
+    # What a row may hold is bounded where it is parsed; names of roles and of fields that are not kept come on top.
+    most = 4 * max_row_bytes + (1 << 16)
+    for row, row_size in enumerate(sizes.tolist()):
+        if row_size > most:
+            yield from _batch_rows(batch.slice(start, row - start))
+            yield RowRejected(TOO_LONG)
+            start, size = row + 1, 0
+        elif size + row_size > _UNPACKED_BYTES:
+            yield from _batch_rows(batch.slice(start, row - start))
+            start, size = row, row_size
+        else:
+            size += row_size
+    yield from _batch_rows(batch.slice(start))
+
+
+def _sizes(array: Any) -> npt.NDArray[np.int64]:
+    """Bytes that each row of an Arrow array takes when it is unpacked, about."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as arrow
+
+    kind = array.type
+    if arrow.is_dictionary(kind):
+        values = _sizes(array.dictionary)
+        indices = pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy()
+        found: npt.NDArray[np.int64] = np.append(values, 0)[indices]
+        return found
+    if arrow.is_map(kind):
+        return _spans(array.offsets, _sizes(array.keys) + _sizes(array.items))
+    if arrow.is_fixed_size_list(kind) or arrow.is_list_view(kind) or arrow.is_large_list_view(kind):
+        array = array.cast(pa.large_list(kind.value_type))
+        kind = array.type
+    if arrow.is_list(kind) or arrow.is_large_list(kind):
+        return _spans(array.offsets, _sizes(array.values))
+    if arrow.is_struct(kind):
+        found = np.full(len(array), 8, dtype=np.int64)
+        for number in range(kind.num_fields):
+            found = found + _sizes(array.field(number))
+        return found
+    try:
+        lengths = pc.fill_null(pc.binary_length(array), 0)
+    except pa.ArrowNotImplementedError:  # neither text nor bytes
+        return np.full(len(array), 8, dtype=np.int64)
+    return np.asarray(8 + lengths.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _spans(offsets: Any, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sums of the sizes between offsets."""
+    sums = np.concatenate(([0], np.cumsum(sizes)))
+    ends: npt.NDArray[np.int64] = sums[offsets.to_numpy()]
+    return 8 + ends[1:] - ends[:-1]
 
 
 def _empty_columns(file: Any) -> set[str]:
@@ -89,7 +206,7 @@ def _empty_columns(file: Any) -> set[str]:
 def _batch_rows(batch: Any) -> Iterator[object]:
     """The rows of a batch, one by one where some string in it is not text."""
     try:
-        rows = batch.to_pylist()
+        rows = _plain(batch).to_pylist()
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
             yield RowRejected("not valid UTF-8", detail=str(error))
@@ -100,6 +217,39 @@ def _batch_rows(batch: Any) -> Iterator[object]:
         yield from map(without_nulls, rows)
 
 
+def _plain(batch: Any) -> Any:
+    """A batch with its dictionaries unpacked: to Python they are converted slowly."""
+    import pyarrow as pa
+
+    try:
+        return batch.cast(_plain_schema(batch.schema))
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return batch
+
+
+def _plain_schema(schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([field.with_type(_plain_type(field.type)) for field in schema])
+
+
+def _plain_type(kind: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.types as arrow
+
+    if arrow.is_dictionary(kind):
+        return kind.value_type
+    if arrow.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if arrow.is_map(kind):
+        return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type))
+    if arrow.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if arrow.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain_type(kind.value_type)))
+    return kind
+
+
 def without_nulls(value: Any) -> Any:
     """A value of an Arrow table without the fields that are null: a row has every column, also those it has not."""
     if isinstance(value, Mapping):
@@ -107,8 +257,9 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def columns_to_read(schema: Any, path: str, wanted: Sequence[str]) -> list[str]:
+def columns_to_read(schema: Any, path: str, wanted: Sequence[str] = ()) -> list[str]:
     """The columns of conversations or, in a table that has none, those of the wanted ones that there are."""
+    schema = _plain_schema(schema)
     if not any(name in schema.names and _fits(schema.field(name).type, _FORMS[name]) for name in COLUMNS):
         there = [name for name in wanted if name in schema.names]
         if there:

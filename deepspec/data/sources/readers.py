@@ -35,7 +35,7 @@ def read_rows(
 
     Args:
         source: from `find_sources`.
-        max_row_bytes: longer lines of JSON are rejected unread.
+        max_row_bytes: longer lines of JSON, and rows of Parquet that are much longer, are rejected unread.
         columns: read of a table that has no column of conversations; without them such a table is an error.
         account: is told the splits of a data set.
 
@@ -47,7 +47,7 @@ def read_rows(
             case "jsonl":
                 yield from read_json(source.path, max_row_bytes)
             case "parquet":
-                yield from read_parquet(source.path, source_bytes(source), columns)
+                yield from read_parquet(source.path, source_bytes(source), max_row_bytes, columns)
             case "hub" if source.part is not None and source.part.files:
                 yield from _read_hub_files(source, source.part, max_row_bytes, columns)
             case "folder" | "hub":

@@ -184,13 +184,13 @@ def _lines_at_offsets(config: Config, path: str, count: int) -> Iterator[object]
 def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[object]:
     import numpy as np
 
-    from deepspec.data.sources.parquet import opened_table
+    from deepspec.data.sources.parquet import columns_to_read, opened_table, table_rows
 
     with opened_table(path) as file:
         groups = np.random.default_rng(config.seed).permutation(file.num_row_groups)[:_NUM_SAMPLED].tolist()
+        columns = columns_to_read(file.schema_arrow, path)
         for group in groups:
-            batch = next(file.iter_batches(batch_size=-(-count // len(groups)), row_groups=[group]), None)
-            yield from batch.to_pylist() if batch is not None else ()
+            yield from islice(table_rows(file, columns, config.max_row_bytes, [group]), -(-count // len(groups)))
 
 
 def _lengths(
