@@ -36,7 +36,6 @@ def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # n
     from deepspec.gates.verdict import Verdict
     from deepspec.registry.promotions import DraftReference, PromotionLog, reason_of
 
-    tracking, _ = job.tracker()
     draft, version = inputs.draft, inputs.registration.json("registration.json")
     challenger = DraftReference(
         kind=draft.kind,
@@ -53,6 +52,6 @@ def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # n
         who=who(),
         reason=reason_of(job.run_id),
     )
-    tracking.reconcile(version["name"], log)
+    job.with_tracker(lambda tracking: tracking.reconcile(version["name"], log))
     (out / "promotion.json").write_text(entry.model_dump_json(indent=1))
     return Counts(number=entry.number)

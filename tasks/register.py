@@ -48,7 +48,7 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     from deepspec.registry.promotions import DraftReference
     from deepspec.store.manifest import ABOUT
 
-    tracking, tracking_run = job.tracker()
+    _, tracking_run = job.tracker()
     draft, folder = inputs.draft, inputs.draft.directory() / "draft"
     ancestors = (inputs.draft, inputs.calibration, inputs.evaluation)
     made_from = {item.kind: item for parent in ancestors for item in lineage(parent, job.artifact)}
@@ -68,14 +68,16 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     fitted = calibration.path(CALIBRATION_FILE).read_text(encoding="utf-8")
     fitted = rewritten(fitted, where=f"{calibration.kind}/{calibration.key[:12]}")
     (out / ABOUT / CALIBRATION_FILE).write_text(fitted, encoding="utf-8", newline="\n")
-    version = tracking.register(
-        folder,
-        config.name,
-        tracking_run,
-        tags,
-        draft=DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest),
-        card=card,
-        notes={CALIBRATION_FILE: fitted},
+    version = job.with_tracker(
+        lambda tracking: tracking.register(
+            folder,
+            config.name,
+            tracking_run,
+            tags,
+            draft=DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest),
+            card=card,
+            notes={CALIBRATION_FILE: fitted},
+        )
     )
     counts = Counts(name=version.name, version=version.version, uri=version.uri)
     (out / "registration.json").write_text(json.dumps(counts.to_json()))

@@ -19,3 +19,7 @@ class NothingToRollBackTo(DeepspecError):
 
 class TrackingError(DeepspecError):
     """MLflow cannot do what was asked, or does not answer."""
+
+
+class TrackingLost(TrackingError):
+    """MLflow's server does not answer: it may do so later."""

@@ -1,11 +1,11 @@
 """How and where a stage runs: the argument `job` of its function."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from deepspec.config import RecipeValue
 from deepspec.progress import SILENT, Progress
@@ -17,6 +17,8 @@ from tasks.runtime.references import Reference
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.runs import RunWriter
     from deepspec.registry.mlflow.tracking import Tracking
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Job:
         inputs: by name.
         artifact: (kind, key) -> an artifact that must be there; known to the run, or looked up.
         tracking, tracking_run: the experiment tracker, and the pipeline run's id in it; None where nothing is tracked.
+        say: a line for a person.
+        waiting: around what waits for others: that is not the stage's time.
     """
 
     stage: str
@@ -49,6 +53,8 @@ class Job:
     inputs: Mapping[str, Reference] = field(default_factory=dict)
     tracking: "Tracking | None" = None
     tracking_run: str | None = None
+    say: Callable[[str], None] = lambda _: None
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def code_version(self) -> str:
@@ -85,6 +91,11 @@ class Job:
                 elif isinstance(item, External):
                     writer.dataset(name, item.fingerprint, "external", context=self.stage)
             yield writer
+
+    def with_tracker(self, call: "Callable[[Tracking], ResultT]") -> ResultT:
+        """What `call` returns, which needs the tracker's answers: a server that is away is waited for."""
+        tracking, _ = self.tracker()
+        return tracking.patiently(lambda: call(tracking), self.say, self.waiting)
 
     def tracker(self) -> "tuple[Tracking, str]":
         """The experiment tracker, and the pipeline run's id in it."""

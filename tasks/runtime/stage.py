@@ -209,6 +209,8 @@ class Making:
             inputs=self.inputs,
             tracking=run.tracking,
             tracking_run=run.tracking_run,
+            say=run.display.say,
+            waiting=run.waiting,
         )
 
     def _look_up(self) -> None:

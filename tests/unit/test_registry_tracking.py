@@ -19,7 +19,8 @@ from deepspec.gates import Config, judge
 from deepspec.progress import SILENT
 from deepspec.registry import keys
 from deepspec.registry.backup import backup
-from deepspec.registry.errors import TrackingError
+from deepspec.registry.errors import TrackingError, TrackingLost
+from deepspec.registry.mlflow import outbox
 from deepspec.registry.mlflow.connection import Connection
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.promotions import DraftReference, PromotionLog
@@ -157,14 +158,14 @@ def test_a_child_run_records_metrics_inputs_and_artifacts(tracking: Tracking, cl
         run.params({"lr": 1e-3})
         run.dataset("tokens/train", "a" * 64, "tokens/123", {"rows": 7}, context="training")
         run.artifact(plot, "plots")
-    record = client.get_run(run.run_id)
+    (record,) = children(client, parent)
     assert record.info.status == "FINISHED"
     assert record.data.tags["mlflow.parentRunId"] == parent
     assert record.data.tags["deepspec.unit.loss"] == "nats"
     assert keys.undocumented(keys.Entity.CHILD, keys.Sort.TAG, record.data.tags) == []
-    history = client.get_metric_history(run.run_id, "accept_rate_at_1")
+    history = client.get_metric_history(record.info.run_id, "accept_rate_at_1")
     assert {m.step: m.value for m in history} == {step: step / 2000 for step in range(1200)}
-    assert [a.path for a in client.list_artifacts(run.run_id, "plots")] == ["plots/plot.svg"]
+    assert [a.path for a in client.list_artifacts(record.info.run_id, "plots")] == ["plots/plot.svg"]
     given = record.inputs.dataset_inputs[0]
     assert (given.dataset.name, given.dataset.digest) == ("tokens/train", "a" * 36)
     assert {t.key: t.value for t in given.tags} == {keys.INPUT_DIGEST: "a" * 64, "mlflow.data.context": "training"}
@@ -176,26 +177,137 @@ def test_a_child_run_that_breaks_keeps_its_metrics_and_says_so(
     tracking: Tracking, client: Any, error: type[BaseException], status: str
 ) -> None:
     parent = tracking.start_pipeline_run("parent", {})
-    run_ids = []
 
     def breaks() -> None:
         with tracking.child_run(parent, "train") as run:
-            run_ids.append(run.run_id)
             run.metric(0, "loss", 2.0, "nats")
             raise error
 
     with pytest.raises(error):
         breaks()
-    record = client.get_run(run_ids[0])
+    (record,) = children(client, parent)
     assert record.info.status == status
     assert record.data.metrics == {"loss": 2.0}
+
+
+def children(client: Any, parent: str) -> list[Any]:
+    """Child runs of a run."""
+    experiment = client.get_run(parent).info.experiment_id
+    return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'"))
+
+
+@pytest.fixture
+def away(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """MLflow does not answer while this is set."""
+    unanswered = threading.Event()
+    answered = tracking._server.named_errors
+
+    @contextlib.contextmanager
+    def named_errors() -> Iterator[None]:
+        if unanswered.is_set():
+            raise tracking._server.lost()
+        with answered():
+            yield
+
+    monkeypatch.setattr(tracking._server, "named_errors", named_errors)
+    for module in ("outbox", "tracking"):
+        monkeypatch.setattr(f"deepspec.registry.mlflow.{module}.AGAIN_SECONDS", 0.01)
+    return unanswered
+
+
+@pytest.mark.parametrize("first", ["child", "metrics", "end"])
+def test_what_mlflow_does_not_hear_at_once_it_hears_later(
+    tracking: Tracking, client: Any, away: threading.Event, first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever it goes away: nothing is raised, and in the end all is there, in order."""
+    parent = tracking.start_pipeline_run("parent", {})
+    if first == "child":
+        away.set()
+    with tracking.child_run(parent, "train") as run:
+        run.params({"train.lr": "x" * 7000})
+        if first == "metrics":
+            away.set()
+        for step in range(600):
+            run.metric(step, "loss", float(step), "nats")
+        run.flush()
+        if first == "end":
+            away.set()
+    assert not tracking._outbox.settle(0.05)
+    away.clear()
+    assert tracking._outbox.settle(30)
+    (record,) = children(client, parent)
+    assert record.info.status == "FINISHED"
+    assert record.info.end_time >= record.info.start_time
+    history = client.get_metric_history(record.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(step, float(step)) for step in range(600)]
+    assert record.data.tags[keys.UNIT.format(metric="loss")] == "nats"
+    assert [file.path for file in client.list_artifacts(record.info.run_id)] == [keys.LONG_VALUES]
+    assert len(caplog.records) == 1, "once it is said"
+
+
+def test_what_needs_mlflow_waits_for_it_and_says_so(
+    tracking: Tracking, client: Any, away: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = tracking.start_pipeline_run("parent", {})
+    said: list[str] = []
+    waited: list[None] = []
+
+    @contextlib.contextmanager
+    def waiting() -> Iterator[None]:
+        yield
+        waited.append(None)
+        if len(waited) == 3:
+            away.clear()
+
+    away.set()
+    tracking.writer(parent).tags({"before": "it"})
+    found = tracking.patiently(lambda: client.get_run(parent).data.tags["before"], said.append, waiting)
+    assert found == "it", "what came before was sent first"
+    assert len(said) == 1
+    monkeypatch.setattr("deepspec.registry.mlflow.tracking.PATIENCE_SECONDS", 0.1)
+    away.set()
+    with refused(TrackingLost, "MLflow's server", where=tracking._server.where):
+        tracking.patiently(tracking.list_models, said.append)
+    away.clear()
+    with refused(TrackingError, "MLflow failed"):  # refused, and not asked again
+        tracking.patiently(lambda: tracking._end(tracking._sender(lambda: "no such run"), "FINISHED"), said.append)
+
+
+def test_a_refusal_is_an_error_at_once_and_a_warning_later(caplog: pytest.LogCaptureFixture) -> None:
+    sent: list[str] = []
+    away = threading.Event()
+
+    def message(text: str) -> outbox.Message:
+        def send() -> None:
+            if away.is_set():
+                raise TrackingLost("It does not answer.")
+            if text == "refused":
+                raise TrackingError("No.")
+            sent.append(text)
+
+        return send
+
+    box = outbox.Outbox(lambda: None)
+    with pytest.raises(TrackingError):
+        box.send(message("refused"))
+    away.set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "AGAIN_SECONDS", 0.01)
+        for text in ("one", "refused", "two"):
+            box.send(message(text))
+        away.clear()
+        assert box.settle(10)
+    box.send(message("three"))
+    assert sent == ["one", "two", "three"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
 def test_an_evaluation_becomes_flat_metrics(tracking: Tracking, client: Any) -> None:
     parent = tracking.start_pipeline_run("parent", {})
     with tracking.child_run(parent, "evaluate") as run:
         run.metrics(keys.evaluation_metrics(EVALUATION))
-    found = client.get_run(run.run_id).data.metrics
+    (record,) = children(client, parent)
+    found = record.data.metrics
     assert found["arithmetic/tau"] == 4.5
     assert found["arithmetic/tau_ci95_low"] == 4.2
     assert found["arithmetic/conditional_acceptance_at_2"] == 0.8
@@ -358,20 +470,20 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "kind", "words"),
     [
-        (401, ["(401)", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]),
-        (403, ["(403)", "MLFLOW_TRACKING_USERNAME"]),
-        (0, ["ReadTimeoutError"]),
+        (401, TrackingError, ["(401)", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]),
+        (403, TrackingError, ["(403)", "MLFLOW_TRACKING_USERNAME"]),
+        (0, TrackingLost, ["ReadTimeoutError"]),
     ],
 )
 def test_a_server_that_refuses_or_hangs_is_named(
-    status: int, words: list[str], caplog: pytest.LogCaptureFixture
+    status: int, kind: type[TrackingError], words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with answering(status) as address:
         tracking = Tracking(address, None)
         place = f"MLFLOW_TRACKING_URI {address.replace('me:hunter2@', '')}"
-        with refused(TrackingError, "MLflow's server", where=place) as caught:
+        with refused(kind, "MLflow's server", where=place) as caught:
             tracking.start_pipeline_run("x", {})
     said = str(caught.value)
     assert all(word in said for word in words), said
@@ -383,11 +495,11 @@ def test_a_server_that_refuses_or_hangs_is_named(
 def test_a_server_that_is_gone_is_not_waited_for_twice() -> None:
     with answering(500) as address:
         tracking = Tracking(address, None)
-    with refused(TrackingError, "NewConnectionError"):
+    with refused(TrackingLost, "NewConnectionError"):
         tracking.start_pipeline_run("x", {})
     with answering(401) as address:
         tracking._server.uri = address  # whatever is there now: it is not asked
-        with refused(TrackingError, "NewConnectionError"):
+        with refused(TrackingLost, "NewConnectionError"):
             tracking.finish("x")
 
 

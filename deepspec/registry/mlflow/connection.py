@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deepspec.errors import RecipeError
-from deepspec.registry.errors import TrackingError
+from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow import database, schema
 
 SQLITE = "sqlite:///"
@@ -130,10 +130,10 @@ class Connection:
     def named_errors(self) -> Iterator[None]:
         """MLflow's and the database's errors as a TrackingError that names where.
 
-        A server that did not answer is not asked again: each call at a run's end would only wait again.
+        A server that did not answer is not asked again before `ask_again`: each call would only wait again.
         """
         if self._lost is not None:
-            raise self._named(self._lost)
+            raise self.lost(self._lost)
         try:
             yield
         except mlflow_errors() as error:
@@ -145,7 +145,7 @@ class Connection:
             if broken is not None:
                 reason = getattr(broken.args[0], "reason", None) if broken.args else None
                 self._lost = f"MLflow's server does not answer ({type(reason or broken).__name__})."
-                raise self._named(self._lost) from cause
+                raise self.lost(self._lost) from cause
             status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else _status(error)
             if self.database is None and status in (401, 403):
                 what = "does not accept the user and password" if status == 401 else "denies this user access"
@@ -161,8 +161,13 @@ class Connection:
                 remedy="Check that the tracking database or server can be reached and written.",
             ) from cause
 
-    def _named(self, what: str) -> TrackingError:
-        return TrackingError(
+    def ask_again(self) -> None:
+        """Let the next call ask a server that did not answer."""
+        self._lost = None
+
+    def lost(self, what: str = "MLflow's server does not answer.") -> TrackingLost:
+        """The error for a server that does not answer."""
+        return TrackingLost(
             what, where=self.where, remedy="Start it, and run again: what was finished is kept, and goes on from there."
         )
 

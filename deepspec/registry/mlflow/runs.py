@@ -1,6 +1,6 @@
 """Writing to one MLflow run: in batches, within MLflow's limits, and nothing shortened unsaid.
 
-A client is handed in; MLflow's record classes are imported when the first batch is made.
+MLflow's record classes are imported when the first batch is made.
 """
 
 import json
@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from deepspec.registry.errors import TrackingError
 
 logger = logging.getLogger(__name__)
 
-Guard = Callable[[], AbstractContextManager[None]]
-"""Turns MLflow's errors inside a block into typed ones."""
+Send = Callable[[Callable[[Any, str], None]], None]
+"""Calls a function with an `MlflowClient` and the run's id, now or later; MLflow's errors become typed ones."""
 
 _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
@@ -33,15 +33,11 @@ class RunWriter:
     """Parameters, metrics, tags, inputs and artifacts of one run; safe to call from several threads.
 
     Args:
-        client: an `MlflowClient`.
-        run_id: MLflow's id of the run.
-        guard: see `Guard`.
+        send: see `Send`.
     """
 
-    def __init__(self, client: Any, run_id: str, guard: Guard) -> None:
-        self.run_id = run_id
-        self._client = client
-        self._guard = guard
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._lock = threading.Lock()
         self._metrics: list[tuple[str, float, int, int]] = []
         self._oldest = 0.0
@@ -79,9 +75,8 @@ class RunWriter:
 
         texts = {keys.mlflow_name(name): keys.text_of(value) for name, value in values.items()}
         entities = [Param(name, self._cut(name, text, _PARAM_CHARS)) for name, text in texts.items()]
-        with self._guard():
-            for batch in _batches(entities, _BATCH_NAMES):
-                self._client.log_batch(self.run_id, params=batch)
+        for batch in _batches(entities, _BATCH_NAMES):
+            self._log_batch(params=batch)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; a value over 8,000 characters is cut and stands in full in `long-values.json`."""
@@ -89,9 +84,8 @@ class RunWriter:
 
         texts = {keys.mlflow_name(name): str(value) for name, value in values.items()}
         entities = [RunTag(name, self._cut(name, text, _TAG_CHARS)) for name, text in texts.items()]
-        with self._guard():
-            for batch in _batches(entities, _BATCH_NAMES):
-                self._client.log_batch(self.run_id, tags=batch)
+        for batch in _batches(entities, _BATCH_NAMES):
+            self._log_batch(tags=batch)
 
     def dataset(
         self, name: str, digest: str, source: str, counts: Mapping[str, Any] | None = None, *, context: str = ""
@@ -117,16 +111,14 @@ class RunWriter:
         tags = [InputTag(keys.INPUT_DIGEST, digest)]
         if context:
             tags.append(InputTag("mlflow.data.context", context))
-        with self._guard():
-            self._client.log_inputs(self.run_id, datasets=[DatasetInput(record, tags)])
+        self._send(lambda client, run_id: client.log_inputs(run_id, datasets=[DatasetInput(record, tags)]))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or everything in a directory, below `folder` of the run's artifacts."""
-        with self._guard():
-            if path.is_dir():
-                self._client.log_artifacts(self.run_id, str(path), folder)
-            else:
-                self._client.log_artifact(self.run_id, str(path), folder)
+        if path.is_dir():
+            self._send(lambda client, run_id: client.log_artifacts(run_id, str(path), folder))
+        else:
+            self._send(lambda client, run_id: client.log_artifact(run_id, str(path), folder))
 
     def flush(self) -> None:
         """Send what is waiting."""
@@ -137,11 +129,13 @@ class RunWriter:
             from mlflow.entities import Metric
 
             entities = [Metric(*values) for values in waiting]
-            with self._guard():
-                for batch in _batches(entities, _BATCH_METRICS):
-                    self._client.log_batch(self.run_id, metrics=batch)
+            for batch in _batches(entities, _BATCH_METRICS):
+                self._log_batch(metrics=batch)
         if long:
             self._write_long(long)
+
+    def _log_batch(self, **records: Sequence[Any]) -> None:
+        self._send(lambda client, run_id: client.log_batch(run_id, **records))
 
     def _cut(self, name: str, text: str, limit: int) -> str:
         if len(text) <= limit:
@@ -153,10 +147,13 @@ class RunWriter:
         return text[: limit - len(note)] + note
 
     def _write_long(self, values: dict[str, str]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / keys.LONG_VALUES
-            path.write_text(json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
-            self.artifact(path)
+        def write(client: Any, run_id: str) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / keys.LONG_VALUES
+                path.write_text(json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+                client.log_artifact(run_id, str(path), None)
+
+        self._send(write)
 
 
 @contextmanager
@@ -176,7 +173,7 @@ def flushed(writer: RunWriter, end: Callable[[str], None]) -> Iterator[RunWriter
             end(status)
         except TrackingError as lost:
             level = logging.DEBUG if isinstance(error, TrackingError) else logging.WARNING
-            logger.log(level, "The end of run %s could not be recorded: %s", writer.run_id, lost)
+            logger.log(level, "The end of a run could not be recorded: %s", lost)
         raise
     else:
         end("FINISHED")

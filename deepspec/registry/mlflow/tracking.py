@@ -10,25 +10,38 @@ the card as README.md.
 """
 
 import contextlib
+import logging
 import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from deepspec.errors import DeepspecError
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
-from deepspec.registry.errors import TrackingError
+from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow.connection import SQLITE, Connection, mlflow_errors, refuse_home
-from deepspec.registry.mlflow.runs import RunWriter, flushed
+from deepspec.registry.mlflow.outbox import AGAIN_SECONDS, Outbox
+from deepspec.registry.mlflow.runs import RunWriter, Send, flushed
 from deepspec.registry.promotions import DraftReference, PromotionLog
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+PATIENCE_SECONDS = 600.0
+"""So long what needs MLflow waits for it."""
+_SAY_SECONDS = 60.0
+_LAST_SECONDS = 30.0
+"""So long the end of a run waits for MLflow to hear of it."""
 
 _LOGGED_MODEL = "models:/"
 _LONGEST_DESCRIPTION = 5000
@@ -84,6 +97,7 @@ class Tracking:
     def __init__(self, uri: str, artifact_root: str | Path | None, experiment: str = "deepspec") -> None:
         root = None if artifact_root is None else str(artifact_root)
         self._server = Connection(uri, root, experiment)
+        self._outbox = Outbox(self._server.ask_again)
         self._writers: dict[str, RunWriter] = {}
 
     @classmethod
@@ -152,8 +166,20 @@ class Tracking:
 
     def writer(self, run_id: str) -> RunWriter:
         """Write to a run that exists: parameters, metrics, tags, inputs, artifacts; one writer per run."""
-        client = self._server.client
-        return self._writers.setdefault(run_id, RunWriter(client, run_id, self._server.named_errors))
+        self._server.open()
+        return self._writers.setdefault(run_id, RunWriter(self._sender(lambda: run_id)))
+
+    def _sender(self, run_id: Callable[[], str]) -> Send:
+        """What is sent of a run: it waits while the server does not answer."""
+
+        def send(message: Callable[[Any, str], None]) -> None:
+            def named() -> None:
+                with self._server.named_errors():
+                    message(self._server.client, run_id())
+
+            self._outbox.send(named)
+
+        return send
 
     @contextlib.contextmanager
     def child_run(self, parent: str, name: str) -> Iterator[RunWriter]:
@@ -161,16 +187,65 @@ class Tracking:
 
         It ends as FINISHED, or as FAILED (KILLED for an interrupt) when the block raises.
         """
-        run_id = self._create_run(name, {"mlflow.parentRunId": parent, keys.STAGE: name})
-        with flushed(self.writer(run_id), lambda status: self._end(run_id, status)) as writer:
+        made: list[str] = []
+        started = _milliseconds()
+        self._outbox.send(
+            lambda: made.append(
+                self._create_run(name, {"mlflow.parentRunId": parent, keys.STAGE: name}, started=started)
+            )
+        )
+        send = self._sender(lambda: made[0])
+        with flushed(RunWriter(send), lambda status: self._end(send, status)) as writer:
             yield writer
 
     def finish(self, run_id: str, status: Status = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
-        """End a run, with last `tags` (its status as in `run.json`, keys and digests)."""
+        """End a run, with last `tags` (its status as in `run.json`, keys and digests).
+
+        A server that does not answer is waited for a little: what it has not heard by then it will not hear.
+        """
         writer = self.writer(run_id)
         writer.tags(tags or {})
         writer.flush()
-        self._end(run_id, status)
+        self._end(self._sender(lambda: run_id), status)
+        if not self._outbox.settle(_LAST_SECONDS):
+            logger.warning("MLflow does not answer: the end of this run is not tracked there.")
+
+    def patiently(
+        self,
+        call: Callable[[], ResultT],
+        say: Callable[[str], None],
+        waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> ResultT:
+        """Call what needs MLflow's answers, after all that was to be tracked before.
+
+        While the server does not answer it is called again, for ten minutes.
+
+        Args:
+            call: can be repeated.
+            say: told every minute that it waits.
+            waiting: around what is not the caller's own time.
+
+        Raises:
+            TrackingLost: the server still does not answer.
+            TrackingError: it refuses.
+        """
+        deadline, said = time.monotonic() + PATIENCE_SECONDS, -_SAY_SECONDS
+        while True:
+            lost = self._server.lost()
+            try:
+                if self._outbox.settle(0):
+                    self._server.ask_again()
+                    return call()
+            except TrackingLost as error:
+                lost = error
+            now = time.monotonic()
+            if now > deadline:
+                raise lost
+            if now - said >= _SAY_SECONDS:
+                said = now
+                say(f"Waiting for MLflow ({self._server.where}), {(deadline - now) / 60:.0f} minutes more at most.")
+            with waiting():
+                time.sleep(AGAIN_SECONDS)
 
     def register(
         self,
@@ -320,13 +395,15 @@ class Tracking:
             self.set_alias(model_name, keys.CHAMPION, after)
         return Reconciled(model_name, before, after)
 
-    def _end(self, run_id: str, status: str) -> None:
-        with self._server.named_errors():
-            self._server.client.set_terminated(run_id, status)
+    def _end(self, send: Send, status: str) -> None:
+        ended = _milliseconds()
+        send(lambda client, run_id: client.set_terminated(run_id, status, end_time=ended))
 
-    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+    def _create_run(self, name: str, tags: Mapping[str, str], *, started: int | None = None) -> str:
         with self._server.named_errors():
-            run = self._server.client.create_run(self._server.experiment_id, run_name=name, tags=dict(tags))
+            run = self._server.client.create_run(
+                self._server.experiment_id, start_time=started, run_name=name, tags=dict(tags)
+            )
         return str(run.info.run_id)
 
     def _model_names(self) -> set[str]:
@@ -342,6 +419,10 @@ class Tracking:
         for alias, version in sorted(dict(aliases).items()):
             by_version.setdefault(str(version), []).append(alias)
         return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _with_card(notes: Mapping[str, str], card: str | None) -> dict[str, str]:
