@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepspec import __version__
-from deepspec.json_text import parse
+from deepspec.foreign_json import parse
 from deepspec.store import Store, open_store
 
 _LIBRARIES = ("torch", "transformers", "pyarrow", "datasets", "prefect", "mlflow")
