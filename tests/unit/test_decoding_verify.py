@@ -1,18 +1,14 @@
 """The acceptance rule: by hand, and its output distribution by statistics of 20,000 rounds."""
 
-from itertools import pairwise, product
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from deepspec.decoding.random import Purpose, proposal_uniforms, uniforms
 from deepspec.decoding.sampling import draw
-from deepspec.decoding.scheduler import PrefixScheduler, Scheduler, StaticThreshold
-from deepspec.decoding.step_costs import Curve, StepCosts
+from deepspec.decoding.scheduler import Scheduler
 from deepspec.decoding.verify import Commit, commit, residual, verify_greedy, verify_sampled
-from deepspec.drafts.algorithm import Proposal
+from tests.fixtures.two_positions import SCHEDULERS, p_value_of_two_positions
 
 
 def test_greedy_accepts_the_longest_matching_prefix() -> None:
@@ -121,111 +117,13 @@ def test_statistics_catch_a_verifier_that_is_too_generous() -> None:
     assert p_value(1.03) < 1e-6
 
 
-VOCABULARY = 704
-LENGTHS = StepCosts({2: Curve((2.0, 6.0), (1.0, 1.9))}, Curve((1.0,), (1.0,)))
-SCHEDULERS = {
-    "all": None,
-    "threshold": StaticThreshold(0.5),
-    "scheduled": PrefixScheduler(LENGTHS, (1.0, 1.0)),
-}
-
-
-def p_value_of_two_positions(scheduler: Scheduler | None, generosity: float) -> float:
-    """Chi-square test of 20,000 seeded rounds of two drafts at a vocabulary of 704: is each committed token as often
-    accepted, and as often a replacement, as it must be, whatever came first and however many drafts were verified?
-
-    Distributions follow from the token before, as a model's do; so does the confidence of position 2. Each round shares
-    its step with the one before it, whose own tokens decide how sure its draft is there.
-
-    Args:
-        scheduler: chooses how much is verified.
-        generosity: 1.03 accepts with 3 % more probability than it should.
-    """
-    num_rounds, draws = 20_000, torch.Generator().manual_seed(1)
-    scale_V = 2.0 * torch.randn(VOCABULARY, generator=draws)
-    p_first_V = torch.softmax(scale_V, 0)
-    q_first_V = torch.softmax(scale_V + 0.2 * torch.randn(VOCABULARY, generator=draws), 0)
-    second_CV = torch.softmax(2.0 * torch.randn(3, VOCABULARY, generator=draws), 1)
-    noisy_CV = torch.softmax(second_CV.log() + 0.2 * torch.randn(3, VOCABULARY, generator=draws), 1)
-    table_RPU = torch.from_numpy(np.stack([uniforms(seed, 3) for seed in range(num_rounds)]))
-    proposals_RK = torch.from_numpy(np.stack([proposal_uniforms(seed, 1, 2)[0] for seed in range(num_rounds)]))
-    first_R = draw(q_first_V.expand(num_rounds, -1), proposals_RK[:, 0])
-    second_R = draw(noisy_CV[first_R % 3], proposals_RK[:, 1])
-    q_RKV = torch.stack([q_first_V.expand(num_rounds, -1), noisy_CV[first_R % 3]], dim=1)
-    p_RQV = torch.stack([p_first_V.expand(num_rounds, -1), second_CV[first_R % 3], second_CV[second_R % 3]], dim=1)
-    lengths_R = torch.full((num_rounds,), 2)
-    if scheduler is not None:
-        kind_R = first_R % 3
-        table_CC = torch.tensor([[_length(scheduler, kind, other) for other in range(3)] for kind in range(3)])
-        assert (table_CC.amin(), len(table_CC.unique())) == (1, 2)
-        lengths_R = table_CC[kind_R, kind_R.roll(1)]
-    verdict = verify_sampled(
-        p_RQV,
-        q_RKV,
-        torch.stack([first_R, second_R], 1),
-        table_RPU[:, :2, Purpose.ACCEPT] / generosity,
-        table_RPU[..., Purpose.BONUS],
-        None if scheduler is None else lengths_R,
-    )
-    tables = _ways(first_R, verdict.accepted_R > 0, verdict.bonus_R, p_first_V, q_first_V)
-    for kind, length in product(range(3), (1, 2)):
-        rows_R = (first_R % 3 == kind) & (verdict.accepted_R > 0) & (lengths_R == length)
-        if length == 1:
-            # Nothing was verified there: the target's own draw, given the token before.
-            own_V = torch.bincount(verdict.bonus_R[rows_R], minlength=VOCABULARY)
-            tables.append((own_V.double(), int(rows_R.sum()) * second_CV[kind].double()))
-            continue
-        again_R = verdict.accepted_R[rows_R] > 1
-        tables += _ways(second_R[rows_R], again_R, verdict.bonus_R[rows_R], second_CV[kind], noisy_CV[kind])
-    tables = [(seen_V, due_V) for seen_V, due_V in tables if due_V.sum() > 0]
-    rates = [
-        (torch.stack([seen_V.sum(), replaced_V.sum()]), torch.stack([due_V.sum(), left_V.sum()]))
-        for (seen_V, due_V), (replaced_V, left_V) in pairwise(tables)
-        if (seen_V.sum() + replaced_V.sum() - due_V.sum() - left_V.sum()).abs() < 1e-3
-    ]
-    # Two questions, so the smaller p-value counts twice: which tokens, and how many were accepted.
-    return min(1.0, 2 * min(_p_value(tables, (len(tables) + 1) // 2), _p_value(rates, len(rates))))
-
-
-def _length(scheduler: Scheduler, kind: int, other: int) -> int:
-    """How many drafts are verified after a first token of a kind, beside a row whose first token is of another."""
-    confidence_RK = torch.tensor([[0.6, (0.95, 0.7, 0.2)[other]], [0.7, (0.9, 0.55, 0.1)[kind]]])
-    return int(scheduler.lengths(Proposal(torch.zeros(2, 2, dtype=torch.int64), None, confidence_RK))[1])
-
-
-def _p_value(tables: list[tuple[Tensor, Tensor]], num_constraints: int) -> float:
-    """Chi-square over tables of counts seen and due; what is due less than five times is one cell."""
-    statistic, cells = 0.0, 0
-    for seen_V, due_V in tables:
-        large_V = due_V >= 5
-        seen_C, due_C = seen_V[large_V], due_V[large_V]
-        if not large_V.all():
-            seen_C = torch.cat([seen_C, seen_V[~large_V].sum()[None]])
-            due_C = torch.cat([due_C, due_V[~large_V].sum()[None]]).clamp_min(1e-9)
-        statistic += float(((seen_C - due_C) ** 2 / due_C).sum())
-        cells += len(due_C)
-    degrees = torch.tensor((cells - num_constraints) / 2, dtype=torch.float64)
-    return float(torch.special.gammaincc(degrees, torch.tensor(statistic / 2, dtype=torch.float64)))
-
-
-def _ways(
-    drafted_R: Tensor, accepted_R: Tensor, bonus_R: Tensor, p_V: Tensor, q_V: Tensor
-) -> list[tuple[Tensor, Tensor]]:
-    """How often each token was committed by being accepted, and as a replacement: seen and due."""
-    covered_V = torch.minimum(p_V, q_V).double()
-    accepted_V = torch.bincount(drafted_R[accepted_R], minlength=VOCABULARY).double()
-    replaced_V = torch.bincount(bonus_R[~accepted_R], minlength=VOCABULARY).double()
-    count = len(drafted_R)
-    return [(accepted_V, count * covered_V), (replaced_V, count * (p_V.double() - covered_V))]
+@pytest.mark.full  # seconds each
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_statistics_of_20000_rounds_at_the_demos_vocabulary(scheduler: Scheduler | None) -> None:
+    assert p_value_of_two_positions(scheduler, 1.0, 704) > 0.01
 
 
 @pytest.mark.full  # seconds each
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_statistics_of_20000_rounds_at_a_real_vocabulary(scheduler: Scheduler | None) -> None:
-    assert p_value_of_two_positions(scheduler, 1.0) > 0.01
-
-
-@pytest.mark.full  # seconds each
-@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_statistics_at_a_real_vocabulary_catch_a_verifier_that_is_too_generous(scheduler: Scheduler | None) -> None:
-    assert p_value_of_two_positions(scheduler, 1.03) < 1e-6
+def test_statistics_at_the_demos_vocabulary_catch_a_verifier_that_is_too_generous(scheduler: Scheduler | None) -> None:
+    assert p_value_of_two_positions(scheduler, 1.03, 704) < 1e-6
