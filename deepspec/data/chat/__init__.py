@@ -7,6 +7,7 @@
     renderer ──► template_layout     where the template put each content, found with placeholders
        │              │
        ├──────────────┴──► formats   what a template writes around the assistant's turns, a value per family
+       ├──► template                 runs the template within bounds of steps, sizes and depth
        └──► tokenizer                loads the target's tokenizer, and says which one it is
 
 The target's own template, in jinja's sandbox, writes the text; a format only finds the answers in it.

@@ -1,6 +1,6 @@
 """Conversations as the target sees them: template rendering, and which tokens are supervised.
 
-The text always comes from the tokenizer's own chat template, which transformers runs in jinja's immutable sandbox. A
+The text always comes from the tokenizer's own chat template, which runs in transformers' environment (template.py). A
 `ChatFormat` (formats.py) only says what that text's markers are, so that the assistant's part of it can be found.
 It is found by rendering the same sequence of roles once with placeholders (template_layout.py): a conversation that
 *contains* markers cannot shift the mask. The mask then comes from the character offsets of ONE tokenisation of the
@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.chat.formats import ChatFormat
+from deepspec.data.chat.template import ChatTemplate, template_of
 from deepspec.data.chat.template_layout import (
     CHANGED,
     MessageForm,
@@ -50,7 +51,7 @@ from deepspec.data.chat.template_layout import (
     turn_bounds,
 )
 from deepspec.data.chat.tokenizer import check_chat_template
-from deepspec.data.sources.rows import Message, RowRejected, excerpt_of
+from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.errors import UnsupportedTarget
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Renderer:
         self.end_of_turn_ids = chat.end_of_turn_ids(tokenizer)
         self._skeletons: dict[tuple[bool, tuple[MessageForm, ...]], Skeleton] = {}
         self._supplied: dict[tuple[bool, bool], str] = {}
+        self._templates: dict[str, ChatTemplate] = {}
 
     def thinks(self, messages: Sequence[Message]) -> bool:
         """Whether the target is asked to think in this conversation."""
@@ -276,25 +278,11 @@ class Renderer:
     def _apply(
         self, messages: Sequence[Mapping[str, Any]], tools: Any, *, thinking: bool, add_generation_prompt: bool
     ) -> str:
-        from jinja2.exceptions import TemplateError, TemplateSyntaxError
-
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=tools,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                enable_thinking=thinking,
-            )
-        except TemplateSyntaxError as error:
-            raise UnsupportedTarget(
-                f"the chat template is not valid jinja: {error}", remedy="Copy the target's chat template again."
-            ) from error
-        except (TemplateError, TypeError) as error:
-            # Also what the sandbox forbids. Templates refuse conversations (roles out of order, say) with this type;
-            # a TypeError is what they end in where they add up a content that they did not expect.
-            raise RowRejected("the chat template refuses the conversation", detail=excerpt_of(str(error))) from error
-        return text
+        text = self.tokenizer.get_chat_template(tools=tools)
+        template = self._templates.get(text)
+        if template is None:
+            template = self._templates[text] = template_of(self.tokenizer, text)
+        return template.render(messages, tools, add_generation_prompt=add_generation_prompt, enable_thinking=thinking)
 
     def _ids(self, tokens: Sequence[str]) -> list[int]:
         vocabulary = self.tokenizer.get_vocab()
