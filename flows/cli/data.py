@@ -6,6 +6,7 @@ import typer
 
 from flows.cli.runs import Overrides, RecipeName
 from flows.cli.terminal import AsJson, home, print_json, results
+from flows.cli.terminal import progress as console
 
 app = typer.Typer(
     help="Look at what drafts are trained on.\n\nExample: deepspec data preview demo", no_args_is_help=True
@@ -22,13 +23,18 @@ def preview(
 ) -> None:
     """Show conversations as the target reads them, and which tokens are supervised.
 
-    From the recipe's tokens if they are made; else the sources' first rows, with their own answers.
+    From the recipe's tokens if they are made; else from its conversations, with the rows' own answers. What a run
+    leaves out is counted by reason; what the recipe says of the draft plays no part.
 
     Example: deepspec data preview dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
     """
     from flows.cli.commands import preview as preview_command
+    from flows.cli.progress import progress_of
 
-    document = preview_command.document(recipe, overrides or [], num_rows=rows, split=split, home=home())
+    with progress_of(console(), "preview") as progress:
+        document = preview_command.document(
+            recipe, overrides or [], num_rows=rows, split=split, home=home(), progress=progress
+        )
     if as_json:
         print_json(document.to_json())
     else:

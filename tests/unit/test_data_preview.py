@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepspec.data.chat.formats import CHATML
+from deepspec.data.chat.formats import CHATML, GEMMA4
+from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.build import write_conversations
-from deepspec.data.conversations.splits import split_of
 from deepspec.data.responses.regenerate import write_responses
 from deepspec.data.sources.account import Account, lines
-from deepspec.data.tables import read_table
-from deepspec.data.tokens import preview as preview_module
 from deepspec.data.tokens.encode import write_tokens
 from deepspec.data.tokens.preview import rendered, stored
 from deepspec.errors import DataError
@@ -26,7 +24,7 @@ from flows.cli.commands.preview import PreviewDocument
 from tests.fixtures.command import call
 from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_qwen3
-from tests.fixtures.tokenizers import tiny_tokenizer
+from tests.fixtures.tokenizers import tiny_gemma4_tokenizer, tiny_tokenizer
 
 ROWS: list[Any] = [
     {"messages": [{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": f"answer {n}"}]}
@@ -51,6 +49,13 @@ def config_of(path: Path, **fields: Any) -> Config:
     return Config.model_validate({**given, "splits": shares, **fields})
 
 
+def shown_of(config: Config, split: str, num_rows: int, folder: Path, tokenizer: Any) -> Any:
+    """The preview of what the first stage makes of the sources."""
+    (folder / "made").mkdir()
+    write_conversations(config, config.source, folder / "made")
+    return rendered(config, split, num_rows, conversations=folder / "made", tokenizer=tokenizer, chat=CHATML)
+
+
 def made(config: Config, tmp_path: Path, tokenizer: Any) -> Path:
     """The folder of the tokens that the stages make."""
     for name in ("conversations", "responses", "tokens"):
@@ -66,15 +71,15 @@ def test_a_preview_of_the_sources_has_the_tokens_that_the_stages_make(tmp_path: 
     config = config_of(source(tmp_path, [*ROWS, "no row"]), max_length_tokens=60)
     tokens = made(config, tmp_path, tokenizer)
     for split in SPLITS[:2]:
-        shown, passed, _ = rendered(config, split, 100, tokenizer=tokenizer, chat=CHATML)
+        shown, passed = rendered(
+            config, split, 100, conversations=tmp_path / "conversations", tokenizer=tokenizer, chat=CHATML
+        )
         written = {row.id: row for row in stored(tokens / f"{split}.parquet", 100)}
         assert {row.id for row in shown} == set(written)
         for row in shown:
             assert row.input_ids.tolist() == written[row.id].input_ids.tolist()
             assert row.mask.tolist() == written[row.id].mask.tolist()
         assert passed == {"row is not an object": 1}
-        prompts = {row["prompt_id"] for row in read_table(tmp_path / "tokens" / f"{split}.parquet", ["prompt_id"])}
-        assert {split_of(prompt, config) for prompt in prompts} == {split}
 
 
 @pytest.mark.parametrize("mask", ["serving", "deepspec"])
@@ -84,7 +89,7 @@ def test_an_answer_of_no_weight_is_read_and_not_supervised(tmp_path: Path, token
     config = config_of(source(tmp_path, [weighted, ROWS[2]]), mask=mask, splits={"validation": 0, "calibration": 0})
     config = config.model_copy(update={"splits": config.splits.model_copy(update={"gate": 0.0})})
     tokens = made(config, tmp_path, tokenizer)
-    shown, _, _ = rendered(config, "train", 9, tokenizer=tokenizer, chat=CHATML)
+    shown, _ = shown_of(config, "train", 9, tmp_path, tokenizer)
     for rows in (shown, stored(tokens / "train.parquet", 9)):
         (row,) = (row for row in rows if len(row.mask) == max(len(other.mask) for other in rows))
         parts = list(row.stretches(tokenizer))
@@ -96,7 +101,7 @@ def test_an_answer_of_no_weight_is_read_and_not_supervised(tmp_path: Path, token
 
 def test_stretches_are_the_whole_row_in_order(tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(source(tmp_path, ROWS))
-    ((row,), _, _) = rendered(config, "train", 1, tokenizer=tokenizer, chat=CHATML)
+    ((row,), _) = shown_of(config, "train", 1, tmp_path, tokenizer)
     stretches = list(row.stretches(tokenizer))
     assert [supervised for supervised, _, _ in stretches] == [False, True, False]
     assert [token for _, ids, _ in stretches for token in ids] == row.input_ids.tolist()
@@ -104,7 +109,7 @@ def test_stretches_are_the_whole_row_in_order(tmp_path: Path, tokenizer: Any) ->
     assert stretches[1][2].endswith("<|im_end|>")
 
 
-def test_every_source_is_accounted_for(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_source_is_accounted_for(tmp_path: Path, tokenizer: Any) -> None:
     """As the conversations' statistics have it; of a large source the beginning, and no source is left unopened."""
     (tmp_path / "one").mkdir()
     source(tmp_path / "one", [{**row, "id": 7} for row in ROWS[:20]])
@@ -126,11 +131,6 @@ def test_every_source_is_accounted_for(tmp_path: Path, tokenizer: Any, monkeypat
     assert any("dialog" in reason for reason in second["refused"])
     page = (tmp_path / "made" / "about" / "sample.html").read_text()
     assert all(line in page for line in lines("first", first))
-    _, _, accounts = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
-    assert [account.to_json() for account in accounts] == [first, second]
-    monkeypatch.setattr(preview_module, "_ROWS_LOOKED_AT", 5)
-    _, _, accounts = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
-    assert [(account.rows, account.is_complete) for account in accounts] == [(5, False)] * 2
 
 
 def test_an_account_is_bounded() -> None:
@@ -146,7 +146,8 @@ def test_an_account_is_bounded() -> None:
 def test_what_would_be_generated_is_said_to_be_the_rows_own(tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(source(tmp_path, [{"turns": ["alone"]}, ROWS[0]]), responses={"mode": "regenerate"})
     config = config.model_copy(update={"splits": config.splits.model_copy(update={"validation": 0.0})})
-    ((alone, answered), _, _) = rendered(config, "train", 2, tokenizer=tokenizer, chat=CHATML)
+    (rows, _) = shown_of(config, "train", 2, tmp_path, tokenizer)
+    alone, answered = sorted(rows, key=lambda row: row.position)
     assert alone.note == "the prompt; the target will answer"
     assert not alone.mask.any()
     assert answered.note == "the row's own answers stand in for the target's"
@@ -156,7 +157,7 @@ def test_no_row_that_can_be_shown(tmp_path: Path, tokenizer: Any) -> None:
     config = config_of(source(tmp_path, [{"turns": ["alone"]}, "bad"]))
     config = config.model_copy(update={"splits": config.splits.model_copy(update={"validation": 0.0})})
     with refused(DataError, "split train", "no answer to keep", "row is not an object (1)", where="data.source"):
-        rendered(config, "train", 3, tokenizer=tokenizer, chat=CHATML)
+        shown_of(config, "train", 3, tmp_path, tokenizer)
 
 
 DOCUMENT = {
@@ -168,7 +169,7 @@ DOCUMENT = {
         ]}
     ],
     "sources": [{"name": "rows\x1b", "input": {
-        "rows": 1200, "complete": False, "unread_fields": {"id": 1200}, "refused": {"bad": 2}, "num_files_not_read": 7,
+        "rows": 1200, "unread_fields": {"id": 1200}, "refused": {"bad": 2}, "num_files_not_read": 7,
         "splits": {"test": False, "train": True}, "files_not_read": [{"file": "a.csv", "why": "the suffix .csv"}] * 7,
     }}],
 }  # fmt: skip
@@ -187,7 +188,7 @@ def test_colours_on_a_terminal_and_marks_elsewhere() -> None:
     assert "x:1: 1 of 3 tokens are supervised" in shown[False]
     assert "passed over: 2 rows, bad" in shown[False]
     for told in (
-        "first 1,200 rows read, 2 refused: bad (2)",
+        "1,200 rows read, 2 refused: bad (2)",
         "1,200 rows have a field `id`",
         "test (left out)",
         "2 more",
@@ -204,8 +205,14 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_tokenizer(folder)
 
 
-def preview(tmp_path: Path, target: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    settings = [f"target.path={target}", f"data.source={source(tmp_path, ROWS)}", "evaluate.benchmarks={}"]
+def preview(
+    tmp_path: Path, target: Path, *arguments: str, rows: list[Any] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    settings = [
+        f"target.path={target}",
+        f"data.source={source(tmp_path, ROWS if rows is None else rows)}",
+        "evaluate.benchmarks={}",
+    ]
     settings += ["data.responses.mode=keep", "data.min_supervised_tokens=1", "data.thinking=off"]
     settings += ["draft.mask_token_id=400", "draft.target_layer_ids=[0]"]
     sets = [word for setting in settings for word in ("--set", setting)]
@@ -220,7 +227,7 @@ def test_the_command(tmp_path: Path, target: Path) -> None:
     assert (document["from"], document["split"], len(document["rows"])) == ("source", "train", 2)
     assert document["rows"][0]["stretches"][1]["text"].endswith("<|im_end|>")
     (read,) = document["sources"]
-    assert (read["name"], read["input"]["rows"], read["input"]["complete"]) == ("rows.jsonl", 40, True)
+    assert (read["name"], read["input"]["rows"]) == ("rows.jsonl", 40)
     assert not (tmp_path / "home" / "store").exists()
 
 
@@ -236,3 +243,55 @@ def test_wrong_usage_is_told_in_a_sentence(tmp_path: Path, target: Path) -> None
         assert done.returncode == 2, done.stderr
         assert told in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_what_a_run_leaves_out_is_not_shown_and_counted(tmp_path: Path, target: Path) -> None:
+    """A benchmark's prompt, in other words around it too, a copy, and a near copy."""
+    words = " ".join(f"word{n}" for n in range(40))
+    asked = [words, f"{words} again", "what is asked of all models, word by word, in the benchmark of today?"]
+    more = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]}
+        for text in [*asked, ROWS[0]["messages"][0]["content"]]
+    ]
+    more[-1] = ROWS[0]
+    benchmark = tmp_path / "benchmark.jsonl"
+    benchmark.write_text(json.dumps({"turns": [asked[2]]}) + "\n")
+    settings = [f"evaluate.benchmarks={{math: {{path: '{benchmark}', num_prompts: 1}}}}", "data.near_duplicates=0.8"]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    done = preview(tmp_path, target, "--rows", "100", "--json", *sets, rows=[*ROWS, *more, "no row"])
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    texts = [stretch["text"] for row in document["rows"] for stretch in row["stretches"]]
+    assert not any("benchmark of today" in text for text in texts)
+    assert sorted(document["passed_over"].values()) == [1, 1, 1, 1]
+    assert len(document["passed_over"]) == 4
+
+
+@pytest.mark.parametrize("draft", ["draft={algorithm: nothing}", "draft.mask_token_id=5000000", "draft.no_field=1"])
+def test_a_draft_that_cannot_be_is_no_reason_to_show_nothing(tmp_path: Path, target: Path, draft: str) -> None:
+    done = preview(tmp_path, target, "--rows", "1", "--json", "--set", draft)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["rows"]) == 1
+    wrong = preview(tmp_path, target, "--set", draft, "--set", "data.no_field=1")
+    assert wrong.returncode == 2, "what it says of its data counts"
+
+
+def test_a_recipe_without_a_draft_has_data_to_show(tmp_path: Path, target: Path) -> None:
+    recipe = tmp_path / "data.yaml"
+    data = {"source": str(source(tmp_path, ROWS)), "responses": {"mode": "keep"}, "min_supervised_tokens": 1}
+    recipe.write_text(json.dumps({"name": "mine", "target": {"path": str(target)}, "data": data}))
+    environment = {**os.environ, "DEEPSPEC_HOME": str(tmp_path / "home")}
+    done = call(["data", "preview", str(recipe), "--json"], environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"]
+
+
+def test_it_says_where_an_empty_thought_was_put_in(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_gemma4_tokenizer(tmp_path / "tokenizer"))
+    config = config_of(source(tmp_path, ROWS), splits={"validation": 0, "calibration": 0, "gate": 0})
+    (tmp_path / "made").mkdir()
+    write_conversations(config, config.source, tmp_path / "made")
+    ((row,), _) = rendered(config, "train", 1, conversations=tmp_path / "made", tokenizer=tokenizer, chat=GEMMA4)
+    ((token, text),) = row.put_in
+    assert text == GEMMA4.empty_thought
+    assert tokenizer.decode(row.input_ids[token:]).startswith(GEMMA4.empty_thought)

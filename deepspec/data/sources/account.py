@@ -31,13 +31,11 @@ class Account:
         rows: read, those that were refused among them.
         unread: field -> rows in which it holds something and is not read.
         refused: reason -> rows that cannot be used.
-        is_complete: whether all rows were looked at.
     """
 
     def __init__(self, name: str, splits: Collection[str] = (), not_read: Sequence[NotRead] = ()) -> None:
         self.name = name
         self.rows = 0
-        self.is_complete = True
         self.unread: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._left_out = {item.split for item in not_read if item.split}
@@ -64,7 +62,6 @@ class Account:
         """All of it; the splits as name -> whether it is read."""
         return {
             "rows": self.rows,
-            "complete": self.is_complete,
             "unread_fields": _sorted(self.unread),
             "refused": _sorted(self.refused),
             "splits": {split: split not in self._left_out for split in sorted(self._splits)},
@@ -84,8 +81,7 @@ def lines(name: str, account: Mapping[str, Any]) -> Iterator[str]:
     """
     reasons = [f"{reason} ({count:,})" for reason, count in account["refused"].items()]
     refused = f"{sum(account['refused'].values()):,} refused" + (": " if reasons else "")
-    first = "" if account["complete"] else "first "
-    yield f"{name}: {first}{_rows(account['rows'])} read, {refused}{', '.join(reasons[:_REASONS_SHOWN])}"
+    yield f"{name}: {_rows(account['rows'])} read, {refused}{', '.join(reasons[:_REASONS_SHOWN])}"
     yield from warnings(name, account)
 
 

@@ -3,11 +3,13 @@
 Not here: how it is shown, and where the rows come from (flows).
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +18,26 @@ import numpy.typing as npt
 from deepspec.data.chat.formats import ChatFormat
 from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
 from deepspec.data.config import SPLITS, Config
-from deepspec.data.conversations.splits import split_of
-from deepspec.data.conversations.statistics import name_of
-from deepspec.data.sources.account import Account, accounts_of
-from deepspec.data.sources.finding import find
-from deepspec.data.sources.parsing import as_supervised, conversation_hash, parse_conversation, prompt_hash
-from deepspec.data.sources.readers import read_rows
-from deepspec.data.sources.rows import RawRow, RowRejected
-from deepspec.data.tables import TOOLS, read_table
+from deepspec.data.provenance import Positions
+from deepspec.data.sources.rows import Position, RowRejected
+from deepspec.data.tables import TOOLS, read_conversations, read_table
 from deepspec.data.tokens.encode import cut_to_length, generated_or_rendered, runs_to_mask
 from deepspec.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_ROWS_LOOKED_AT = 10_000
+_LEFT_OUT: Mapping[str, str] = MappingProxyType(
+    {
+        "excluded": "has a benchmark's prompt",
+        "decontaminated": "shares words with a benchmark's prompt",
+        "duplicates": "is there twice",
+        "near_duplicates": "is nearly the same as another",
+        "left_out_of_mixture": "left out by the sources' weights",
+        "left_out_by_max_rows": "left out by data.max_rows",
+    }
+)
+"""Counts of the summary of conversations -> why such rows are not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class ShownDocument:
         input_ids: int32 [T].
         mask: bool [T], true where supervised.
         note: a remark for the reader, or "".
+        put_in: (token, text) of what the template left out and the target sees: the empty thought before an answer.
     """
 
     id: str
@@ -50,6 +58,7 @@ class ShownDocument:
     input_ids: npt.NDArray[np.int32]
     mask: npt.NDArray[np.bool_]
     note: str = ""
+    put_in: tuple[tuple[int, str], ...] = ()
 
     def stretches(self, tokenizer: "PreTrainedTokenizerFast") -> Iterator[tuple[bool, list[int], str]]:
         """Stretches of tokens that are supervised, or are not: (which, ids, their text), in order."""
@@ -94,71 +103,65 @@ def stored(file: Path, num_rows: int) -> list[ShownDocument]:
 
 
 def rendered(
-    config: Config, split: str, num_rows: int, *, tokenizer: "PreTrainedTokenizerFast", chat: ChatFormat
-) -> tuple[list[ShownDocument], dict[str, int], list[Account]]:
-    """The first rows of the sources that fall into a split, as the stages would render them.
+    config: Config,
+    split: str,
+    num_rows: int,
+    *,
+    conversations: Path,
+    tokenizer: "PreTrainedTokenizerFast",
+    chat: ChatFormat,
+) -> tuple[list[ShownDocument], dict[str, int]]:
+    """The first rows of a split's conversations, as the stages would render them.
 
     Nothing is generated: with `data.responses.mode` "regenerate" the rows' own answers stand in for the target's, and
-    a row without an answer is its prompt. Duplicates and benchmarks' prompts are not looked for.
+    a row without an answer is its prompt.
 
     Args:
         config: the recipe's data section.
         split: one of SPLITS.
         num_rows: the most that are returned.
+        conversations: folder that `write_conversations` wrote.
         tokenizer: the target's.
         chat: the target family's chat format.
 
     Returns:
-        the rows, how many were passed over for which reason, and an account of each source. Of a large source the
-        first 10,000 rows are looked at, and more where fewer rows than asked for have been found.
+        the rows, and how many are left out for which reason: of all rows of the sources those that a run does not train
+        on, and of the rendered ones those that cannot be shown.
 
     Raises:
-        DataError: no row can be shown, naming the reasons; or a source cannot be read.
+        DataError: no row can be shown, naming the reasons.
     """
     renderer = Renderer(tokenizer, chat, thinking=config.thinking)
     shown: list[ShownDocument] = []
-    passed: dict[str, int] = {}
-    found = find([entry.path for entry in config.source])
-    accounts = accounts_of(found, [name_of(entry) for entry in config.source])
-    for source in found.sources:
-        account = accounts[source.entry]
-        for raw in read_rows(source, max_row_bytes=config.max_row_bytes, account=account):
-            is_enough = len(shown) == num_rows
-            if is_enough and account.rows >= _ROWS_LOOKED_AT:
-                account.is_complete = False
-                break
-            row = _row(raw, config, account, passed)
-            if row is None or is_enough or split_of(prompt_hash(row["messages"], row[TOOLS]), config) != split:
-                continue
-            try:
-                shown.append(_shown(config, renderer, str(raw.position), row))
-            except RowRejected as rejection:
-                passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
+    passed = left_out(json.loads((conversations / "summary.json").read_text(encoding="utf-8")))
+    positions, seen = Positions(conversations), Counter[str]()
+    file = conversations / f"{split}.parquet"
+    for number, row in enumerate(read_conversations(file, ("id", "prompt_id", "messages")), start=1):
+        place = positions.of(row["prompt_id"], seen[row["prompt_id"]], Position(file.name, number))
+        seen[row["prompt_id"]] += 1
+        try:
+            shown.append(_shown(config, renderer, str(place), row))
+        except RowRejected as rejection:
+            passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
+        if len(shown) == num_rows:
+            break
     if not shown:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(passed.items())) or "there is none"
         raise DataError(
             f"no row of the split {split} can be shown: {reasons}.", where="data.source", remedy="Correct the rows."
         )
-    return shown, passed, accounts
+    return shown, passed
 
 
-def _row(raw: RawRow, config: Config, account: Account, passed: dict[str, int]) -> dict[str, Any] | None:
-    """A row as the stages have it, or None if it is refused; either is counted."""
-    try:
-        if raw.rejection is not None:
-            raise raw.rejection
-        messages, tools, unread = parse_conversation(raw.value, config)
-    except RowRejected as rejection:
-        account.refuse(rejection.reason)
-        passed[rejection.reason] = passed.get(rejection.reason, 0) + 1
-        return None
-    account.count(unread | raw.unread)
-    row = {"id": conversation_hash(messages, tools), "messages": messages, TOOLS: tools}
-    return {**row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
+def left_out(summary: Mapping[str, Any]) -> dict[str, int]:
+    """Reason -> rows of the sources that a run does not train on, from the summary of conversations."""
+    counted = {reason: summary.get(name, 0) for name, reason in _LEFT_OUT.items()}
+    return {**summary.get("quarantine_reasons", {}), **{reason: count for reason, count in counted.items() if count}}
 
 
 def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, Any]) -> ShownDocument:
-    messages = as_supervised(row["messages"], config)
+    row = {TOOLS: None, **row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
+    messages = row["messages"]
     regenerated = config.responses.mode == "regenerate"
     if not any(message["role"] == "assistant" for message in messages):
         if not regenerated:
@@ -174,4 +177,17 @@ def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, 
     if cut is None:
         raise RowRejected("fewer supervised tokens than data.min_supervised_tokens")
     note = "the row's own answers stand in for the target's" if regenerated else ""
-    return ShownDocument(row["id"], position, cut.input_ids, cut.mask, note)
+    put_in = _put_in(found, renderer, len(cut.input_ids)) if isinstance(found, RenderedConversation) else ()
+    return ShownDocument(row["id"], position, cut.input_ids, cut.mask, note, put_in)
+
+
+def _put_in(rendered: RenderedConversation, renderer: Renderer, num_tokens: int) -> tuple[tuple[int, str], ...]:
+    """At which token what the template left out was put in, and the text."""
+    found = [
+        (
+            len(renderer.tokenizer(rendered.text[:start], add_special_tokens=False)["input_ids"]),
+            rendered.text[start:end],
+        )
+        for start, end in rendered.added
+    ]
+    return tuple((token, text) for token, text in found if token < num_tokens)

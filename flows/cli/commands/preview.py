@@ -1,20 +1,23 @@
 """What the command `data preview` does: find the tokens, or render the sources' first rows, and show them."""
 
-from collections.abc import Sequence
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field
 
 from deepspec.data.sources.account import lines
-from deepspec.errors import RecipeError
+from deepspec.errors import DataError, DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.inputs import local, made_target
-from deepspec.recipe import Recipe, load_recipe
-from deepspec.store import Store
+from deepspec.progress import SILENT, Progress
+from deepspec.recipe import Recipe, load_recipe, read_yaml, validated
 from deepspec.store.records import JsonRecord
 from flows.cli.terminal import say
-from tasks.runtime.preview import preview_all
+from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +42,18 @@ class Stretch(JsonRecord):
     input_ids: tuple[int, ...]
 
 
+class PutIn(JsonRecord):
+    """The empty thought that was put in before an answer.
+
+    Attributes:
+        at_token: where it begins, counted from 0.
+        text: what was put in.
+    """
+
+    at_token: int
+    text: str
+
+
 class PreviewRow(JsonRecord):
     """One conversation as the target reads it.
 
@@ -47,6 +62,7 @@ class PreviewRow(JsonRecord):
         num_tokens, supervised_tokens: how many.
         note: what a reader should know of it, or "".
         stretches: in order.
+        put_in: what the template left out of the conversation and the target sees.
     """
 
     id: str
@@ -55,6 +71,7 @@ class PreviewRow(JsonRecord):
     supervised_tokens: int
     note: str
     stretches: tuple[Stretch, ...]
+    put_in: tuple[PutIn, ...] = ()
 
 
 class PreviewSource(JsonRecord):
@@ -75,9 +92,10 @@ class PreviewDocument(JsonRecord):
     Attributes:
         recipe, split, mask, thinking: of the recipe, and what was asked for.
         origin: in JSON `from`: "source", or the tokens artifact.
-        passed_over: reason -> rows that were not shown.
+        passed_over: reason -> rows that a run does not train on, or that could not be shown.
         rows: the conversations.
         sources: what was read of each; none of an artifact that an older deepspec has made.
+        notes: what a reader should know of all of them.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -90,13 +108,17 @@ class PreviewDocument(JsonRecord):
     passed_over: dict[str, int]
     rows: tuple[PreviewRow, ...]
     sources: tuple[PreviewSource, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path) -> PreviewDocument:
+def document(
+    name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path, progress: Progress = SILENT
+) -> PreviewDocument:
     """Rows of a recipe's tokens, as one JSON document.
 
-    They come from the recipe's tokens artifact if it is in the store. Else the sources' first rows of that split are
-    rendered, and the rows' own answers stand in for what would be generated.
+    They come from the recipe's tokens artifact if it is in the store. Else they are rendered from its conversations,
+    which are made in a temporary folder if they are not there either, and the rows' own answers stand in for what would
+    be generated. What the recipe says of the draft plays no part.
 
     Raises:
         RecipeError: there is no such recipe or split, or its inputs are not made yet.
@@ -107,25 +129,37 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_there
 
-    recipe = load_recipe(name, overrides)
+    recipe = _about_data(name, overrides)
     preview.check_split(split)
     recipe = local(recipe, home)
     target = made_target(recipe, name, home)
     chat = family_of(read_there(target)).chat
     tokenizer = load_tokenizer(target)
     store = store_of(home, recipe.store.url)
-    keys = _made(recipe, store, home)
+    keys = _made(recipe, home)
     key = keys.get("tokens")
     passed: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
+    sources: tuple[PreviewSource, ...] = ()
     if key is not None:
         artifact = store.get("tokens", key)
         rows = preview.stored(artifact.path(f"{split}.parquet"), num_rows)
         if not rows:
             raise RecipeError(f"the split {split} has no rows.", where=f"tokens/{key[:12]}", remedy="Name another.")
-        sources = _sources(store, keys.get("conversations"))
+        if "conversations" in keys:
+            made = store.get("conversations", keys["conversations"])
+            passed, sources = preview.left_out(made.json("summary.json")), _sources(made.json("about/statistics.json"))
     else:
-        rows, passed, accounts = preview.rendered(recipe.data, split, num_rows, tokenizer=tokenizer, chat=chat)
-        sources = [PreviewSource(name=account.name, input=account.to_json()) for account in accounts]
+        with tempfile.TemporaryDirectory() as folder:
+            if "conversations" in keys:
+                conversations = store.get("conversations", keys["conversations"]).directory()
+            else:
+                conversations = Path(folder)
+                notes = _make_conversations(recipe, conversations, progress)
+            rows, passed = preview.rendered(
+                recipe.data, split, num_rows, conversations=conversations, tokenizer=tokenizer, chat=chat
+            )
+            sources = _sources(json.loads((conversations / "about/statistics.json").read_text(encoding="utf-8")))
     return PreviewDocument(
         recipe=recipe.name,
         origin="source" if key is None else f"tokens/{key}",
@@ -133,25 +167,64 @@ def document(name: str, overrides: Sequence[str], *, num_rows: int, split: str, 
         mask=recipe.data.mask,
         thinking=recipe.data.thinking,
         passed_over=passed,
+        notes=notes,
         rows=tuple(_row(row, tokenizer) for row in rows),
-        sources=tuple(sources),
+        sources=sources,
     )
 
 
-def _made(recipe: Recipe, store: Store, home: Path) -> dict[str, str]:
-    """Stage -> key, of the recipe's stages that are made."""
+def _about_data(name: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe; one that says nothing usable of the draft has some draft."""
+    try:
+        return load_recipe(name, overrides)
+    except RecipeError:
+        content = {**read_yaml(name), "draft": {"algorithm": "dflash"}}
+        others = [override for override in overrides if not override.startswith("draft")]
+        with contextlib.suppress(RecipeError):
+            return validated(Recipe, content, others, where=f"recipe {name}")
+        raise
+
+
+def _made(recipe: Recipe, home: Path) -> dict[str, str]:
+    """Stage -> key of what is made of the recipe; what cannot be looked up (the draft's stages, say) is not there."""
     from flows.retrain import retrain
 
-    records = preview_all(retrain, [recipe], store, home, before=())
-    return {record.name: record.key for record in records if record.status == "hit"}
+    run: Run[Any] = Run(recipe, store_of(home, recipe.store.url), home, dry=True)
+    run.begin(recipe)
+    looking = run.preview()
+    with contextlib.suppress(DeepspecError):
+        retrain(looking)
+    return {record.name: record.key for record in looking.records if record.status == "hit"}
 
 
-def _sources(store: Store, key: str | None) -> list[PreviewSource]:
+def _make_conversations(recipe: Recipe, out: Path, progress: Progress) -> tuple[str, ...]:
+    """What the stage would make, and what a reader should know of it; a run may refuse what is shown here."""
+    from deepspec.data.conversations.build import write_conversations
+    from deepspec.data.conversations.decontamination import NO_BENCHMARKS, Benchmarks
+    from deepspec.evaluation.prompts.selection import held_out_prompts
+
+    config = recipe.data
+    notes = []
+    try:
+        prompts = held_out_prompts(recipe.evaluate, system_prompt=config.system_prompt)
+        benchmarks = Benchmarks(prompts, num_words=config.decontamination_words)
+    except DeepspecError as error:
+        benchmarks = NO_BENCHMARKS
+        notes.append(f"Benchmarks are not left out: {error}")
+    try:
+        lenient = config.model_copy(update={"max_quarantined_share": 1.0})
+        write_conversations(lenient, config.source, out, benchmarks=benchmarks, progress=progress)
+    except DataError as error:
+        if not (out / "summary.json").is_file():  # all but the last check has been done
+            raise
+        notes.append(f"A run would be refused: {error}")
+    return tuple(notes)
+
+
+def _sources(statistics: Mapping[str, Any]) -> tuple[PreviewSource, ...]:
     """What was read when the conversations were made."""
-    if key is None:
-        return []
-    statistics = store.get("conversations", key).json("about/statistics.json")
-    return [PreviewSource(name=item["name"], input=item["input"]) for item in statistics["sources"] if "input" in item]
+    given = (item for item in statistics["sources"] if "input" in item)
+    return tuple(PreviewSource(name=item["name"], input=item["input"]) for item in given)
 
 
 def _row(row: "ShownDocument", tokenizer: "PreTrainedTokenizerFast") -> PreviewRow:
@@ -165,6 +238,7 @@ def _row(row: "ShownDocument", tokenizer: "PreTrainedTokenizerFast") -> PreviewR
             Stretch(supervised=supervised, text=text, input_ids=tuple(ids))
             for supervised, ids, text in row.stretches(tokenizer)
         ),
+        put_in=tuple(PutIn(at_token=token, text=text) for token, text in row.put_in),
     )
 
 
@@ -188,6 +262,9 @@ def show(found: PreviewDocument, console: "Console") -> None:
             else:
                 text.append(f"[[{plain}]]" if stretch.supervised else plain)
         console.print(text, soft_wrap=True, highlight=False)
+        said = (f"put in at token {one.at_token}, where the template leaves it out: {one.text!r}" for one in row.put_in)
+        say(console, *said)
+    say(console, *found.notes)
     say(console, *(f"passed over: {count} rows, {reason}" for reason, count in sorted(found.passed_over.items())))
     say(console, *(_printable(line) for source in found.sources for line in lines(source.name, source.input)))
 
