@@ -127,14 +127,19 @@ def verify(
 
     Example: deepspec artifacts verify
     """
+    from flows.cli.progress import progress_of
+
     store = artifact_store()
     chosen = [store.resolve(name)] if name else list(store.artifacts())
     damaged = {}
-    for item in chosen:
-        flaws = item.verify()
-        if flaws:
-            item.condemn("; ".join(flaws))
-            damaged[f"{item.kind}/{item.key}"] = flaws
+    with progress_of(terminal(), "verify") as progress:
+        progress.start(len(chosen), "artifacts")
+        for item in chosen:
+            flaws = item.verify()
+            if flaws:
+                item.condemn("; ".join(flaws))
+                damaged[f"{item.kind}/{item.key}"] = flaws
+            progress.advance()
     if as_json:
         print_json({"checked": len(chosen), "damaged": damaged})
     else:

@@ -15,7 +15,7 @@ import typer
 from deepspec import __version__
 from deepspec.errors import DeepspecError
 from deepspec.network import ask_this_machine_directly
-from flows.cli import artifacts, backup, bench, data, drafts, guide, models, runs
+from flows.cli import artifacts, backup, bench, data, drafts, guide, heartbeat, models, runs
 from flows.cli.terminal import flush, note, prepare_streams, print_text
 
 app = typer.Typer(
@@ -87,6 +87,7 @@ def _main(
 def main() -> NoReturn:
     """Entry point: errors become one sentence and an exit code."""
     prepare_streams()
+    heartbeat.start(sys.argv[1:])
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

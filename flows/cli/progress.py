@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from deepspec.progress import Progress as Reported
+from flows.cli import heartbeat
 from tasks.runtime.records import MARKS, StageRecord, line_of
 
 _STARTING = "starting"
@@ -34,10 +35,18 @@ _LONG_SECONDS, _LONG_QUIET_SECONDS = 1800.0, 15.0  # the log of a run of hours s
 @contextmanager
 def display_on(console: Console) -> "Iterator[TerminalDisplay | PlainDisplay]":
     """What shows a run on that console, for the block."""
-    if console.is_terminal:
-        with _bar_of(console) as bar:
-            yield TerminalDisplay(console, bar)
-        return
+    with heartbeat.elsewhere(), (_on_terminal if console.is_terminal else _on_lines)(console) as display:
+        yield display
+
+
+@contextmanager
+def _on_terminal(console: Console) -> "Iterator[TerminalDisplay]":
+    with _bar_of(console) as bar:
+        yield TerminalDisplay(console, bar)
+
+
+@contextmanager
+def _on_lines(console: Console) -> "Iterator[PlainDisplay]":
     display = PlainDisplay(console)
     ended = threading.Event()
 

@@ -235,10 +235,10 @@ def test_plan_tells_what_the_reference_layout_would_take() -> None:
 def test_old_name_of_a_field_is_read_and_the_new_one_told() -> None:
     done = deepspec("plan", "dspark-qwen3-4b", *SIZES, "--set", "train.batch_documents=64", "--json")
     assert done.returncode == 0, done.stderr
-    (line,) = done.stderr.splitlines()
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith(" "))  # those of the heartbeat
     assert {"WARNING", "batch_documents", "num_documents_per_step"} <= set(re.findall(r"\w+", line))
     now = deepspec("plan", "dspark-qwen3-4b", *SIZES, "--set", "train.num_documents_per_step=64", "--json")
-    assert now.stderr == ""
+    assert "WARNING" not in now.stderr
     assert json.loads(now.stdout)["memory"] == json.loads(done.stdout)["memory"]
 
 

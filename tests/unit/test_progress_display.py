@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.cli import progress
+from flows.cli import heartbeat, progress
 from tasks.runtime.records import StageRecord
 
 
@@ -137,3 +137,57 @@ def test_the_first_line_comes_before_anything_heavy_is_imported(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 77
     assert str(tmp_path) in done.stderr.splitlines()[0]
+
+
+class Beating:
+    """A heartbeat, its clock, and the times at which it spoke."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.times: list[float] = [self.clock.now]
+        self.heart = heartbeat.Heartbeat("verify", lambda _: self.times.append(self.clock.now), self.clock)
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.2)):
+            self.clock.now += 0.2
+            self.heart.beat()
+
+
+def test_a_command_speaks_within_a_second_and_is_never_silent_for_five() -> None:
+    beating = Beating()
+    beating.wait(60)
+    assert beating.times[1] - beating.times[0] <= 1.0
+    assert max(gaps(beating.times)) <= 5.0
+
+
+def test_a_heartbeat_leaves_a_display_alone_and_goes_on_after_it() -> None:
+    beating = Beating()
+    beating.heart.said()
+    beating.wait(3)
+    with beating.heart.elsewhere():
+        beating.wait(30)
+    assert len(beating.times) == 1
+    ended = beating.clock.now
+    beating.wait(20)
+    assert 0 < beating.times[1] - ended <= 5.0
+
+
+@pytest.mark.parametrize("slow", ["at the start", "at the end"])
+def test_every_command_has_one_from_before_its_imports_until_its_process_has_ended(slow: str) -> None:
+    code = (
+        "import sys, time, atexit\n"
+        "from flows.cli import main as cli\n"
+        "def wait(*_):\n"
+        "    print('WAITING', file=sys.stderr, flush=True)\n"
+        "    time.sleep(2)\n"
+        "cli.heartbeat._QUIET_SECONDS = 0.5\n"
+        "if sys.argv[1] == 'at the end':\n"
+        "    atexit.register(wait)\n"
+        "else:\n"
+        "    cli.ask_this_machine_directly = wait\n"
+        "sys.argv = ['deepspec', 'guide', 'demo']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, slow], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "guide demo" in done.stderr.partition("WAITING")[2]
