@@ -207,13 +207,22 @@ class PromotionLog:
             f"Other processes wrote to the promotion log {_ATTEMPTS} times in a row.", where=model, remedy="Run again."
         )
 
-    def rollback(self, model: str, to: str | None = None, *, who: str, reason: str = "") -> Promotion:
+    def rollback(
+        self,
+        model: str,
+        to: str | None = None,
+        *,
+        check: Callable[[DraftReference], object] = lambda _: None,
+        who: str,
+        reason: str = "",
+    ) -> Promotion:
         """Append an earlier champion again.
 
         Args:
             model: registered model name.
             to: model version, key or digest (or at least six leading digits of either) of a draft that was champion
                 before; None: the one that served before the present champion. Repeated, that walks further back.
+            check: called with the earlier champion before anything is written; raises if it cannot serve.
             who: the person or machine account that asks.
             reason: why.
 
@@ -227,7 +236,7 @@ class PromotionLog:
             raise NothingToRollBackTo(
                 "Nothing was ever promoted.",
                 where=model,
-                remedy="Promote a version first: `deepspec promote MODEL VERSION`.",
+                remedy="Promote a version first: `deepspec promote models:/MODEL/VERSION`.",
             )
         champion = _before(entries, model) if to is None else _named(entries, to, model)
         if champion.digest == entries[-1].champion.digest:
@@ -236,6 +245,7 @@ class PromotionLog:
                 where=model,
                 remedy="Name an earlier champion with `to`.",
             )
+        check(champion)
         entry = self._append(model, entries[-1], "rollback", champion, None, who, reason)
         if entry is None:
             raise PromotionConflict(

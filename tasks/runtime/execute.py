@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import ArtifactDamaged, BudgetExceeded
 from deepspec.registry.open import tracking_of
-from deepspec.store import Store
+from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden
@@ -35,6 +35,7 @@ from tasks.runtime.run import Run
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
     from deepspec.registry.mlflow.runs import RunWriter
+    from deepspec.registry.mlflow.tracking import RegisteredVersion
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def execute(
                 outcome = run_or_reuse(run, flow, part, stack)
                 start_tracking(run, part)
                 part.outcome, part.status = outcome.artifacts, outcome.status or "no_change"
+                part.version = _version(run, outcome.artifacts)
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
                 run.display.say(further)
@@ -109,6 +111,22 @@ def execute(
         run.fingerprints.save()
         measure()
     return result
+
+
+def _version(run: Run[Any], outcome: "Mapping[str, Reference]") -> "RegisteredVersion | None":
+    """The registered version, as the tracker has it: a registration that was found may be another tracker's.
+
+    Raises:
+        TrackingError: this tracker does not have it.
+    """
+    from deepspec.registry.promotions import DraftReference
+
+    registration, draft = outcome.get("registration"), outcome.get("draft")
+    if run.tracking is None or not isinstance(registration, Artifact) or not isinstance(draft, Artifact):
+        return None
+    said = registration.json("registration.json")
+    reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest, version=said["version"])
+    return run.tracking.version_of(said["name"], reference)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
+    from deepspec.registry.mlflow.tracking import RegisteredVersion
 
 Steps = Sequence[tuple[Flow, Any]]
 """Flows, each with its configuration."""
@@ -30,12 +31,16 @@ class PartResults:
 
 @dataclass
 class RecipeRun:
-    """One recipe of a run, and what came of it; `results` once they have been read from its artifacts."""
+    """One recipe of a run, and what came of it; `results` once they have been read from its artifacts.
+
+    `version` is what the draft is registered as, looked up at the end.
+    """
 
     recipe: "Recipe"
     status: Status = "failed"
     outcome: Mapping[str, Reference] = field(default_factory=dict)
     tracking_run: str | None = None
+    version: "RegisteredVersion | None" = None
     results: PartResults | None = None
 
 

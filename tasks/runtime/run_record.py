@@ -91,7 +91,7 @@ def results_of(result: Result, part: RecipeRun) -> PartResults:
         _read(RecordedEvaluation, evaluation, "evaluation.json") if evaluation is not None else None,
         _read(RecordedCalibration, calibration, "calibration.json").without_nulls() if calibration else None,
         _read(RecordedVerdict, verdict, "verdict.json") if verdict is not None else None,
-        _model(result, outcome),
+        _model(result, part, outcome),
     )
     return part.results
 
@@ -133,15 +133,19 @@ def read_record(home: Path, run_id: str | None = None) -> RunRecord | None:
         return None
 
 
-def _model(result: Result, outcome: Mapping[str, Artifact]) -> RecordedModel | None:
+def _model(result: Result, part: RecipeRun, outcome: Mapping[str, Artifact]) -> RecordedModel | None:
     """The registered version; it has the alias `champion` if the promotion log says so now."""
     registration, draft = outcome.get("registration"), outcome.get("draft")
     if registration is None or draft is None:
         return None
     model = _read(RecordedModel, registration, "registration.json")
+    if part.version is not None:
+        model = model.model_copy(update={"version": part.version.version, "uri": part.version.uri})
+    elif result.run.tracking is not None:
+        return None  # it is not registered there
     champion = PromotionLog(result.run.store.backend).champion(model.name)
     # Equal drafts of two trainings are two versions; one of them serves.
-    serves = champion is not None and (champion.digest, champion.version) == (draft.digest, model.version)
+    serves = champion is not None and (champion.digest, champion.key) == (draft.digest, draft.key)
     return model.model_copy(update={"aliases": (CHAMPION,) if serves else ()})
 
 

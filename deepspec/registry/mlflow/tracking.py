@@ -378,16 +378,40 @@ class Tracking:
         with self._server.named_errors():
             self._server.client.set_registered_model_alias(model_name, alias, version)
 
+    def version_of(self, model_name: str, draft: DraftReference) -> RegisteredVersion:
+        """The version that is this draft: what is said of a registered draft anywhere is looked up here first.
+
+        By content, since versions may get new numbers after a loss; of several the one with the draft's number or key.
+
+        Raises:
+            TrackingError: this MLflow has no such version, whatever the store says.
+        """
+        same = [v for v in self.list_versions(model_name) if v.tags.get(keys.DRAFT_DIGEST) == draft.digest]
+        if not same:
+            number = f" (the store says version {draft.version})" if draft.version else ""
+            raise TrackingError(
+                f"The MLflow at {self._server.shown_uri} has no version of {model_name} with the draft "
+                f"{draft.digest[:12]}{number}.",
+                where=model_name,
+                remedy=f"`deepspec models reconcile {model_name}` registers it there; else set MLFLOW_TRACKING_URI.",
+            )
+
+        def likeness(version: RegisteredVersion) -> tuple[bool, bool, int]:
+            has_key = version.tags.get(keys.DRAFT_KEY) == draft.key
+            return version.version != draft.version, not has_key, int(version.version)
+
+        return min(same, key=likeness)
+
     def reconcile(self, model_name: str, log: PromotionLog) -> Reconciled:
         """Make the alias `champion` say what the promotion log says; nothing else decides who serves.
 
         Raises:
-            TrackingError: the log's champion is not registered here.
+            TrackingError: the log's champion is not registered here; as `version_of`.
         """
         champion = log.champion(model_name)
         versions = self.list_versions(model_name)
         before = next((v.version for v in versions if keys.CHAMPION in v.aliases), None)
-        after = None if champion is None else _version_of(champion, versions, model_name)
+        after = None if champion is None else self.version_of(model_name, champion).version
         if after is None and before is not None:
             with self._server.named_errors():
                 self._server.client.delete_registered_model_alias(model_name, keys.CHAMPION)
@@ -461,19 +485,6 @@ def _registered(version: Any, *, created: bool = False) -> RegisteredVersion:
         tags=dict(version.tags),
         run_id=version.run_id,
         created=created,
-    )
-
-
-def _version_of(champion: DraftReference, versions: Sequence[RegisteredVersion], model_name: str) -> str:
-    """The registered version that is `champion`: by content first, since versions may get new numbers after a loss."""
-    same = [v.version for v in versions if v.tags.get(keys.DRAFT_DIGEST) == champion.digest]
-    if same:
-        return champion.version if champion.version in same else min(same, key=int)
-    raise TrackingError(
-        f"The champion (draft {champion.digest[:12]}) is not registered"
-        + (f" as version {champion.version}." if champion.version else "."),
-        where=model_name,
-        remedy=f"`deepspec models reconcile {model_name}` registers it again, if it is in the store.",
     )
 
 
