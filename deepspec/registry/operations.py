@@ -9,6 +9,8 @@ from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
+from deepspec.registry.draft_names import MODELS, registered_version
+from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow.tracking import RegisteredVersion, Tracking
 from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import DraftReference, PromotionLog
@@ -67,27 +69,74 @@ def reconcile(home: Path, store: Store, model: str) -> str:
     return f"{model}: champion was {done.before or 'none'}, is now {done.after or 'none'}.{again}"
 
 
-def promote(home: Path, store: Store, model: str, version: str, reason: str) -> str:
-    """Promote a registered version under the verdict its gate gave it."""
+def differences(home: Path, store: Store, model: str | None) -> list[str]:
+    """What MLflow lacks, or says otherwise than the promotion log, about champions (of one model), in sentences."""
+    log, tracking = PromotionLog(store.backend), tracking_of(home)
+    found = []
+    for name in [model] if model else log.models():
+        champion = log.champion(name)
+        if champion is None:
+            continue
+        try:
+            version = tracking.version_of(name, champion)
+        except TrackingError as error:
+            found.append(str(error))
+            continue
+        if keys.CHAMPION not in version.aliases:
+            found.append(
+                f"{name}: version {version.version} is champion by the store's promotion log, and has no such alias in "
+                f"MLflow. `deepspec models reconcile {name}` sets it."
+            )
+    return found
+
+
+def promote(home: Path, store: Store, name: str, reason: str) -> str:
+    """Promote a registered version under the verdict its gate gave it; return what was done, in words.
+
+    Args:
+        home, store: where versions and artifacts are.
+        name: the version, as `draft_names` reads it. The champion stays champion, and the log as it is.
+        reason: why.
+    """
     tracking = tracking_of(home)
-    chosen = next((item for item in tracking.list_versions(model) if item.version == version), None)
-    if chosen is None:
-        raise RecipeError(
-            f"{model} has no version {version}.", remedy=f"`deepspec models ls {model}` lists what there is."
-        )
-    draft = reference_of(chosen)
+    chosen = registered_version(name, home, store, where="DRAFT")
+    model, draft = chosen.name, reference_of(chosen)
     log = PromotionLog(store.backend)
+    last = log.last(model)
+    if last is not None and last.champion.digest == draft.digest:
+        tracking.reconcile(model, log)
+        return f"{model}: version {chosen.version} is the champion already (entry {last.number}); nothing was changed."
     entry = log.promote(model, draft, _verdict(store, log, model, draft), who=who(), reason=reason)
     tracking.reconcile(model, log)
     return f"{model}: version {entry.champion.version} is champion (entry {entry.number})."
 
 
-def rollback(home: Path, store: Store, model: str, to: str | None, reason: str) -> str:
-    """Append an earlier champion again."""
-    log = PromotionLog(store.backend)
-    entry = log.rollback(model, to, who=who(), reason=reason)
-    tracking_of(home).reconcile(model, log)
-    return f"{model}: rolled back to version {entry.champion.version} (entry {entry.number})."
+def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -> str:
+    """Append an earlier champion again; return what was done, in words.
+
+    Args:
+        home, store: where versions and artifacts are.
+        name: a model, or the version to go back to (`models:/<name>/<version>`).
+        to: the version to go back to: its number, its draft's key or digest, or a name that `draft_names` reads.
+        reason: why.
+    """
+    tracking, log = tracking_of(home), PromotionLog(store.backend)
+    model = name.removeprefix(MODELS)
+    if "/" in model or "@" in model:
+        model, to = _champion_named(name, home, store, where="MODEL")
+    elif to is not None and "/" in to:
+        named, to = _champion_named(to, home, store, where="--to")
+        if named != model:
+            raise RecipeError(f"it is a version of {named}, not of {model}.", where="--to", remedy="Name one of both.")
+    entry = log.rollback(model, to, check=lambda draft: tracking.version_of(model, draft), who=who(), reason=reason)
+    version = tracking.reconcile(model, log).after
+    return f"{model}: rolled back to version {version} (entry {entry.number})."
+
+
+def _champion_named(name: str, home: Path, store: Store, where: str) -> tuple[str, str]:
+    """Model and digest of a version that a person named."""
+    version = registered_version(name, home, store, where)
+    return version.name, version.tags[keys.DRAFT_DIGEST]
 
 
 def reference_of(version: RegisteredVersion) -> DraftReference:

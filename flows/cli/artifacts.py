@@ -1,6 +1,6 @@
 """The commands `artifacts …`: what is in the store, where it came from, whether it is whole, what can go."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Look at, check and clean the artifact store.\n\nExample: deepspec artifacts ls", no_args_is_help=True
 )
+
+
+_NAMES = (
+    "A key or its first digits, with or without kind (train/1f3a); models:/<name>/<version>, models:/<name>@champion."
+)
+ArtifactName = Annotated[str, typer.Argument(metavar="NAME", help=_NAMES)]
 
 
 @app.command("ls")
@@ -49,31 +55,31 @@ def ls(
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="KIND/KEY", help="A key or its first digits, with or without kind.")],
+    name: ArtifactName,
     as_json: AsJson = False,  # noqa: ARG001  # a manifest is JSON either way
 ) -> None:
     """Print an artifact's manifest: files, ingredients, parents, counts, cost.
 
     Example: deepspec artifacts show train/1f3a
     """
-    print_json(artifact_store().resolve(name).manifest.to_json())
+    print_json(_named(artifact_store(), name).manifest.to_json())
 
 
 @app.command("lineage")
 def lineage(
-    name: Annotated[str, typer.Argument(metavar="KIND/KEY", help="A key or its first digits, with or without kind.")],
+    name: ArtifactName,
     as_json: AsJson = False,
 ) -> None:
-    """Show everything an artifact was made from.
+    """Show everything an artifact was made from, down to the files of conversations.
 
-    Example: deepspec artifacts lineage register/9c2e
+    Example: deepspec artifacts lineage models:/demo@champion
     """
     from deepspec.store.gc import lineage
 
     store = artifact_store()
-    found = lineage(store.resolve(name), store.get)
+    found = lineage(_named(store, name), store.get)
     if as_json:
-        print_json([_brief(item) for item in found])
+        print_json([{**_brief(item), "sources": _sources(item)} for item in found])
         return
     rows = []
     for item in found:
@@ -83,6 +89,22 @@ def lineage(
         )
         rows.append([item.kind, item.key[:12], item.digest[:12], parents])
     show_table(["kind", "key", "digest", "made from"], rows)
+    sources = [(item, source) for item in found for source in _sources(item)]
+    if sources:
+        show_lines("")
+        show_table(
+            ["read by", "rows", "kept", "licence", "source"],
+            [
+                [
+                    f"{item.kind}/{item.key[:12]}",
+                    f"{source['rows']:,}",
+                    "-" if source["conversations"] is None else f"{source['conversations']:,}",
+                    source["licence"] or "none is named",
+                    source["name"],
+                ]
+                for item, source in sources
+            ],
+        )
 
 
 @app.command("gc")
@@ -120,7 +142,7 @@ def gc(
 
 @app.command("verify")
 def verify(
-    name: Annotated[str | None, typer.Argument(metavar="[KIND/KEY]", help="One artifact; default: all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=f"One artifact; default: all. {_NAMES}")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare every file with its SHA-256; what is damaged will be rebuilt by the next run.
@@ -130,7 +152,7 @@ def verify(
     from flows.cli.progress import progress_of
 
     store = artifact_store()
-    chosen = [store.resolve(name)] if name else list(store.artifacts())
+    chosen = [_named(store, name)] if name else list(store.artifacts())
     damaged = {}
     with progress_of(terminal(), "verify") as progress:
         progress.start(len(chosen), "artifacts")
@@ -176,6 +198,23 @@ def _roots(store: "Store") -> list[tuple[str, str]]:
     # By name: a damaged registration is rebuilt from its parents, which must still be there.
     roots = set(store.names("register"))
     return sorted(roots | PromotionLog(store.backend).roots() | made_inputs(home()))
+
+
+def _named(store: "Store", name: str) -> "Artifact":
+    from deepspec.registry.draft_names import artifact_of
+
+    return artifact_of(name, home(), store, where="NAME")
+
+
+def _sources(item: "Artifact") -> list[dict[str, Any]]:
+    """The files that an artifact of conversations was read from, as they were then; empty for any other."""
+    counts = item.manifest.counts
+    names = ("name", "rows", "conversations", "licence")
+    if "sources" in counts:
+        return [{name: source.get(name) for name in names} for source in counts["sources"]]
+    # An earlier deepspec counted rows alone.
+    rows = counts.get("rows_by_source", {})
+    return [dict(zip(names, (name, number, None, None), strict=True)) for name, number in rows.items()]
 
 
 def _brief(item: "Artifact") -> dict[str, str | int]:

@@ -7,14 +7,23 @@ import typer
 
 from deepspec.errors import BadArgument
 from flows.cli.runs import Overrides, RecipeName
-from flows.cli.terminal import AsJson, artifact_store, home, print_json, progress, results, say, show, show_lines
+from flows.cli.terminal import (
+    AsJson,
+    DraftNames,
+    OptionalDraftName,
+    artifact_store,
+    home,
+    print_json,
+    progress,
+    results,
+    say,
+    show,
+    show_lines,
+)
 
 
 def compare(
-    drafts: Annotated[
-        list[str],
-        typer.Argument(metavar="DRAFT…", help="Each a directory, train/<key>, models:/<name>/<version> or …@champion."),
-    ],
+    drafts: DraftNames,
     recipe: Annotated[
         str | None, typer.Option(metavar="RECIPE", help="What they are judged by; default: that of the last run.")
     ] = None,
@@ -44,10 +53,7 @@ def compare(
 
 
 def export(
-    draft: Annotated[
-        str | None,
-        typer.Argument(metavar="[DRAFT]", help="A directory, train/<key>, models:/<name>/<version> or …@champion."),
-    ] = None,
+    draft: OptionalDraftName = None,
     format_name: Annotated[str, typer.Option("--format", help="The format to write or to check.")] = "deepspec",
     out: Annotated[Path | None, typer.Option(help="New directory to write.")] = None,
     check: Annotated[Path | None, typer.Option(help="Check a directory in that format instead.")] = None,

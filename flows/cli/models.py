@@ -1,11 +1,14 @@
 """The commands about registered models: `models …`, `promote`, `rollback`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepspec.errors import BadArgument
-from flows.cli.terminal import AsJson, artifact_store, home, print_json, show_lines, show_table
+from flows.cli.terminal import AsJson, DraftName, artifact_store, home, note, print_json, show_lines, show_table
+
+if TYPE_CHECKING:
+    from deepspec.registry.operations import VersionSummary
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 
@@ -21,27 +24,23 @@ def ls(model: ModelName = None, as_json: AsJson = False) -> None:
     from deepspec.registry import operations
 
     rows = operations.versions(home(), model)
-    if model and not rows:
+    differs = _note_differences(model)
+    if model and not rows and not differs:
         raise BadArgument(
             f"there is no registered model {model}.", where=str(home()), remedy="`deepspec models ls` lists them."
         )
     if as_json:
         print_json([row.to_json() for row in rows])
-        return
-    show_table(
-        ["model", "version", "alias", "draft", "run", "tau"],
-        [
-            [
-                row.name,
-                row.version,
-                ", ".join(row.aliases),
-                row.draft[:12],
-                row.run_id,
-                ", ".join(f"{name} {tau}" for name, tau in row.tau.items()),
-            ]
-            for row in rows
-        ],
-    )
+    else:
+        columns = ["model", "version", "alias", "draft", "run", "tau"]
+        show_table(columns, [_cells(row) for row in rows])
+    if model and differs:
+        raise typer.Exit(1)
+
+
+def _cells(row: "VersionSummary") -> list[str]:
+    taus = ", ".join(f"{name} {tau}" for name, tau in row.tau.items())
+    return [row.name, row.version, ", ".join(row.aliases), row.draft[:12], row.run_id, taus]
 
 
 @app.command("history")
@@ -60,6 +59,7 @@ def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_
             where=backend.location,
             remedy="`deepspec models ls` lists the registered models.",
         )
+    _note_differences(model)
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in entries])
         return
@@ -94,22 +94,24 @@ def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -
 
 
 def promote(
-    model: Annotated[str, typer.Argument(help="Registered model.")],
-    version: Annotated[str, typer.Argument(help="Version to make champion.")],
+    draft: DraftName,
     reason: Annotated[str, typer.Option(help="Why; kept in the promotion log.")] = "",
 ) -> None:
     """Make a registered version champion, if its gate accepted it against the present champion.
 
-    Example: deepspec promote demo 2 --reason "canary was fine"
+    Example: deepspec promote models:/demo/2 --reason "canary was fine"
     """
     from deepspec.registry import operations
 
-    show_lines(operations.promote(home(), artifact_store(), model, version, reason))
+    show_lines(operations.promote(home(), artifact_store(), draft, reason))
 
 
 def rollback(
-    model: Annotated[str, typer.Argument(help="Registered model.")],
-    to: Annotated[str | None, typer.Option(help="Version or draft digest; default: the champion before.")] = None,
+    model: Annotated[str, typer.Argument(help="Registered model; or models:/<name>/<version>, the version to go to.")],
+    to: Annotated[
+        str | None,
+        typer.Option(help="Version, draft digest or models:/<name>/<version>; default: the champion before."),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the promotion log.")] = "",
 ) -> None:
     """Make an earlier champion the champion again, by appending it to the promotion log.
@@ -119,3 +121,13 @@ def rollback(
     from deepspec.registry import operations
 
     show_lines(operations.rollback(home(), artifact_store(), model, to, reason))
+
+
+def _note_differences(model: str | None) -> bool:
+    """Say what MLflow lacks of what the store's promotion logs say; return whether there is anything."""
+    from deepspec.registry import operations
+
+    found = operations.differences(home(), artifact_store(), model)
+    for sentence in found:
+        note(f"deepspec: {sentence}")
+    return bool(found)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from deepspec.store import Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+_DRAFT = "models:/<name>/<version>, models:/<name>@champion, train/<key> or a directory."
+DraftName = Annotated[str, typer.Argument(metavar="DRAFT", help=_DRAFT)]
+DraftNames = Annotated[list[str], typer.Argument(metavar="DRAFT…", help=f"Each {_DRAFT}")]
+OptionalDraftName = Annotated[str | None, typer.Argument(metavar="[DRAFT]", help=_DRAFT)]
 
 _UNLIMITED = 1_000_000
 """Characters of a line in a file or pipe: nothing is folded there, so a row is a line."""

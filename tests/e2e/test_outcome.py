@@ -134,7 +134,7 @@ def test_gate_refuses_accepts_and_rolls_back(warm: Home) -> None:
 
     # A challenger that is its champion's equal is a tie, and a tie refuses.
     warm.run("run", "tiny", "--set", "name=other")
-    warm.run("promote", "tiny", "2", code=3)
+    warm.run("promote", "models:/tiny/2", code=3)
 
     # Accepted: with no champion there is nothing to beat; rolling back needs somebody to go back to.
     assert warm.record()["status"] == "promoted"
@@ -212,6 +212,54 @@ def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Hom
     assert tags["deepspec.key.evaluate"] == evaluated["key"]
     tau = record["evaluation"]["benchmarks"]["code"]["tau"]
     assert float(tags["deepspec.tau.code"]) == pytest.approx(tau, abs=1e-3)
+
+
+def test_what_is_said_of_a_version_is_what_this_mlflow_has(
+    warm: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another, empty MLflow with the same store: nothing calls a draft registered that is not."""
+    monkeypatch.chdir(tmp_path)  # where MLflow puts files that it is told no place for
+    other = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'other.db'}"}
+    log = warm.run("models", "history", "tiny", "--json").out
+    for command in (
+        "run tiny",
+        "models ls tiny",
+        "export models:/tiny/1 --out out",
+        "export models:/tiny@champion --out out",
+        "artifacts lineage models:/tiny/1",
+        "promote models:/tiny/1",
+        "rollback models:/tiny/1",
+    ):
+        done = warm.run(*command.split(), environment=other, code=1)
+        assert str(tmp_path / "other.db") in done.err, command
+        assert "models reconcile tiny" in done.err
+        assert "models:/tiny/1" not in done.out
+    assert warm.record()["status"] == "failed"
+    assert warm.record()["model"] is None
+    said = warm.run("models", "history", "tiny", "--json", environment=other)
+    assert said.out == log  # the store's own word, and a note that this MLflow differs
+    assert "models reconcile tiny" in said.err
+    warm.run("models", "reconcile", "tiny", environment=other)
+    warm.run("run", "tiny", environment=other)
+    assert warm.record()["model"]["aliases"] == ["champion"]
+    assert warm.run("models", "ls", "tiny", environment=other).err == ""
+
+
+def test_a_model_has_one_way_to_be_named(warm: Home, tmp_path: Path) -> None:
+    key = next(stage["key"] for stage in warm.record()["stages"] if stage["name"] == "train")
+    names = ("models:/tiny/1", "models:/tiny@champion", f"train/{key[:12]}")
+    log = warm.run("models", "history", "tiny", "--json").out
+    for place, name in enumerate(names):
+        warm.run("promote", name, "--reason", "again")  # of the champion
+        warm.run("export", name, "--out", str(tmp_path / str(place)))
+        lineage = json.loads(warm.run("artifacts", "lineage", name, "--json").out)
+        assert (lineage[0]["kind"], lineage[0]["key"]) == ("train", key)
+    warm.run("export", str(tmp_path / "0"), "--out", str(tmp_path / "directory"))
+    assert warm.run("models", "history", "tiny", "--json").out == log
+    for name in ("models:/tiny", "models:/tiny/9", "models:/none@champion", "train/none", str(tmp_path / "0")):
+        warm.run("promote", name, code=2)
+    for name in ("models:/tiny/9", "models:/none/1"):
+        warm.run("rollback", name, code=2)
 
 
 def test_changed_inputs_of_the_demo_are_restored_with_a_warning(warm: Home) -> None:

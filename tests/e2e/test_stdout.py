@@ -45,13 +45,20 @@ def stages(document: Any) -> list[list[str]]:
     return [[stage["name"], stage["why"]] for stage in document["stages"]]
 
 
+def origins(document: Any) -> list[list[str]]:
+    files = [source for row in document for source in row["sources"]]
+    assert [source["name"] for source in files] == ["conversations.jsonl"]
+    rows = [[row["kind"], row["key"][:12], row["digest"][:12]] for row in document]
+    return [*rows, *([source["name"], str(source["rows"]), "none is named"] for source in files)]
+
+
 COMMANDS: dict[str, Case | str] = {
     "demo": Case("--dry-run", says="demo_corpus", rows=stages),
     "run": Case("tiny", says="models:/tiny/1"),
     "plan": Case("tiny", says="states", rows=lambda found: [[found["recipe"]], [f"{found['tokens']:,}"]]),
     "explain": Case("", says="promoted", rows=stages),
     "guide": Case("data", says="# data"),
-    "promote": "needs a version that its gate accepted: tests/e2e/test_upgrade.py",
+    "promote": Case("models:/tiny@champion", says="champion already"),
     "rollback": "needs two champions: tests/e2e/test_upgrade.py",
     "compare": "evaluates drafts: tests/e2e/test_compare.py",
     "export": Case("models:/tiny/1 --format deepspec --out {tmp}/out", says="/out"),
@@ -62,9 +69,7 @@ COMMANDS: dict[str, Case | str] = {
         says="kind", rows=lambda found: [[row["kind"], row["key"][:12], row["created_at"]] for row in found]
     ),
     "artifacts show": Case("train/", says='"parents"'),
-    "artifacts lineage": Case(
-        "register/", says="made from", rows=lambda found: [[row["kind"], row["key"][:12]] for row in found]
-    ),
+    "artifacts lineage": Case("models:/tiny@champion", says="made from", rows=origins),
     "artifacts gc": Case("--dry-run", says="bytes would be freed"),
     "artifacts verify": Case("train/", says="1 artifacts checked"),
     "artifacts copy": Case("{tmp}/out", says="artifacts"),
