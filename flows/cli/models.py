@@ -8,7 +8,10 @@ from deepspec.errors import BadArgument
 from flows.cli.terminal import AsJson, DraftName, artifact_store, home, note, print_json, show_lines, show_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deepspec.registry.operations import VersionSummary
+    from deepspec.registry.promotions import Promotion
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 
@@ -59,10 +62,14 @@ def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_
             where=backend.location,
             remedy="`deepspec models ls` lists the registered models.",
         )
-    _note_differences(model)
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in entries])
-        return
+    else:
+        _show_log(entries)
+    _note_differences(model)  # last: MLflow may take long to answer, or not answer
+
+
+def _show_log(entries: "Sequence[Promotion]") -> None:
     show_table(
         ["n", "kind", "version", "draft", "instead of", "who", "when", "why"],
         [

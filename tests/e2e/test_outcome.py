@@ -217,7 +217,10 @@ def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Hom
 def test_what_is_said_of_a_version_is_what_this_mlflow_has(
     warm: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another, empty MLflow with the same store: nothing calls a draft registered that is not."""
+    """Another, empty MLflow with the same store: nothing calls a draft registered that is not.
+
+    Over ten seconds: twelve commands, each of which opens MLflow's database.
+    """
     monkeypatch.chdir(tmp_path)  # where MLflow puts files that it is told no place for
     other = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'other.db'}"}
     log = warm.run("models", "history", "tiny", "--json").out

@@ -137,6 +137,18 @@ def test_stdout_holds_the_result_and_nothing_else(name: str, cold: Home, tmp_pat
     ]
 
 
+def test_a_run_tells_its_progress_apart_from_its_outcome(cold: Home) -> None:
+    """The run from nothing, which is a process as a user's is."""
+    out, err = ((cold.path / name).read_text() for name in ("stdout.txt", "stderr.txt"))
+    record = cold.record()
+    for result in (record["report"], "models:/tiny/1", "macro average", f"{record['run_id']}/run.json"):
+        assert result in out
+        assert result not in err
+    for stage in record["stages"]:
+        assert stage["name"] in err
+    assert not {line.split()[1] for line in out.splitlines() if len(line.split()) > 1} & set(cold.statuses())
+
+
 def _writable(cold: Home, folder: Path) -> Home:
     import shutil
 
