@@ -10,6 +10,7 @@ from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
 from deepspec.record import RunRecord
 from tasks.runtime import execute, run_record
+from tasks.runtime.alive import ended_after
 from tasks.runtime.flow import Flow
 from tasks.runtime.result import Result
 
@@ -42,8 +43,14 @@ def run_recipes(
     result = execute.execute(
         retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
     )
+    with ended_after(result.run):
+        return result, *_leave(result, home, num_seeds=num_seeds if after else 1)
+
+
+def _leave(result: Result, home: Path, *, num_seeds: int) -> tuple[RunRecord, Path]:
+    """Leave a run's record and its report."""
     record = run_record.record_of(result)
-    if after and result.error is None:
+    if num_seeds > 1 and result.error is None:
         from flows.seeds import study
 
         record = record.model_copy(update={"seeds": study(result, num_seeds)})
@@ -57,7 +64,7 @@ def run_recipes(
         same = type(error) is type(result.error)
         logger.log(logging.DEBUG if same else logging.WARNING, "The end of the run could not be recorded: %s", error)
     record = run_record.with_error(record, result)
-    return result, record, run_record.write_record(record, home)
+    return record, run_record.write_record(record, home)
 
 
 def check_names_differ(recipes: Sequence[Recipe]) -> None:

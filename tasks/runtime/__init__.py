@@ -4,6 +4,7 @@
         │             └──────► prefect.flow ──► flow(run)      every stage is found, or made:
         │                                           └──► stage ──► reasons, prefect.pages, prefect.concurrency
         │                                                  └─────► the store, the stage's function (with a Job)
+        ├────────► alive                                       signs of life: who died is ended by the next run
         └────────► run_record, run_report                      what the run leaves behind
 
 `flow.py` is the decorator of flows and what they return, `run.py` what the stages of one run share, `references.py`

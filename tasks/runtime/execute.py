@@ -21,6 +21,7 @@ from deepspec.registry.open import tracking_of
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from deepspec.usage import Usage
+from tasks.runtime.alive import Alive, end_dead, ended_after
 from tasks.runtime.display import Display, Hidden
 from tasks.runtime.flow import Flow, Outcome
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption, prompt_back_soon
@@ -72,6 +73,7 @@ def execute(
     run: Run[Any] = Run(
         recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
     )
+    run.name = name
     usage = Usage()
     result = Result(run, name, [RecipeRun(recipe) for recipe in recipes])
 
@@ -146,6 +148,7 @@ def run_flow(
     try:
         run.begin(recipe)
         with (
+            ended_after(run),
             prompt_back_soon(lambda: None),
             ExitStack() as stack,
             tracked_until_its_end(run, RecipeRun(recipe)) as part,
@@ -207,6 +210,7 @@ def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: 
     """What a run under Prefect needs: its server, the tracker's run; and a lease, if it makes something."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(prefect_server.server(run.home))
+    run.alive = Alive(run)
     if makes_something:
         protect(run, stack)
     start_tracking(run, part)
@@ -215,6 +219,7 @@ def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: 
         for module in ("prefect", "deepspec.decoding.engine"):
             importlib.import_module(module)
         embedded.ready()
+    end_dead(run)
 
 
 def protect(run: Run[Any], stack: ExitStack) -> None:
@@ -237,6 +242,9 @@ def start_tracking(run: Run[Any], part: RecipeRun) -> None:
     tags = {keys.RUN_ID: run.run_id, keys.RECIPE: recipe.name, keys.CODE_VERSION: code}
     run.tracking_run = run.tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
     part.tracking_run = run.tracking_run
+    if run.alive is not None:
+        run.alive.tracking_runs.append(run.tracking_run)
+        run.alive.write()
 
 
 @contextmanager

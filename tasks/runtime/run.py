@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from filelock import Timeout
 from pydantic import BaseModel
@@ -38,6 +38,24 @@ _STAGE_LEASE_SECONDS = 30.0
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
 
 
+class SignsOfLife(Protocol):
+    """What a later run ends this one by, should it die (alive.py).
+
+    Attributes:
+        flow_runs: ids of its flow runs on Prefect's server.
+        tracking_runs: ids of its runs in MLflow.
+    """
+
+    flow_runs: list[str]
+    tracking_runs: list[str]
+
+    def write(self) -> None:
+        """Keep them, and what the run has recorded."""
+
+    def end(self) -> None:
+        """The run has ended, and all that others see of it."""
+
+
 @dataclass
 class Run(Generic[RecipeT]):
     """One run of a flow, or the preview of one.
@@ -60,6 +78,8 @@ class Run(Generic[RecipeT]):
         given: the recipe as a person gave it.
         waited: seconds that it has waited for others.
         making: the stage that is being made or looked up; after an error, the one that it ended.
+        name: what it is called in its record; empty if it leaves none.
+        alive: its signs of life, once it makes something.
     """
 
     recipe: RecipeT
@@ -82,6 +102,8 @@ class Run(Generic[RecipeT]):
     given: RecipeT | None = None
     waited: float = 0.0
     making: str | None = None
+    name: str = ""
+    alive: "SignsOfLife | None" = None
     _fingerprints: Fingerprints | None = None
 
     def __post_init__(self) -> None:
@@ -95,7 +117,7 @@ class Run(Generic[RecipeT]):
     def preview(self) -> "Run[RecipeT]":
         """This run as it only looks: what it finds and resolves is known to both, its records are its own."""
         display = Sayings(self.display)
-        return replace(self, previewing=True, records=[], leased=[], on_lease=None, display=display)
+        return replace(self, previewing=True, records=[], leased=[], on_lease=None, alive=None, display=display)
 
     @property
     def execution(self) -> RunConfig:
@@ -209,6 +231,11 @@ class Run(Generic[RecipeT]):
         A stage that several algorithms share has one line without an algorithm. A stage that this run made stays `ran`
         when it is found again.
         """
+        self._record(record)
+        if self.alive is not None:
+            self.alive.write()
+
+    def _record(self, record: StageRecord) -> None:
         record.algorithm = self.algorithm
         index = self._line_of(record)
         if index is None:

@@ -108,11 +108,11 @@ def _told(result: Result, found: Sequence[Recorded | None]) -> Recorded | tuple[
     )
 
 
-def write_record(record: RunRecord, home: Path) -> Path:
-    """Write `runs/<run id>/run.json` and `last-run.json`; both appear whole or not at all."""
+def write_record(record: RunRecord, home: Path, *, is_last: bool = True) -> Path:
+    """Write `runs/<run id>/run.json` and, of the last run, `last-run.json`; both appear whole or not at all."""
     path = home / "runs" / record.run_id / "run.json"
     content = json.dumps(record.to_json(), indent=1, ensure_ascii=False) + "\n"
-    for target in (path, home / "last-run.json"):
+    for target in (path, home / "last-run.json") if is_last else (path,):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, content)
     return path

@@ -354,7 +354,8 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     saved = deployed.home / "work" / draft / "checkpoints"
     assert not saved.exists(), "what the first training left to resume from"
     worker = psutil.Process(deployed.stack.states()["worker"]["pid"])
-    deployed.flow_run(*LONGER, **store)
+    before = set((deployed.home / "runs").iterdir())
+    lost = deployed.flow_run(*LONGER, **store)
     wait_for("a checkpoint", lambda: any(saved.glob("step-*")))
     killed = [*worker.children(recursive=True), worker]
     for process in killed:
@@ -372,6 +373,16 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     (limit,) = deployed.api("/v2/concurrency_limits/filter", {})
     assert limit["active_slots"] == 0
     assert deployed.api("/variables/filter", {}) == []
+    # The run that died is ended everywhere.
+    assert deployed.api(f"/flow_runs/{lost}")["state"]["type"] == "CRASHED"
+    assert not {"Running", "Pending"} & set(deployed.task_runs(lost).values())
+    records = [json.loads((run / "run.json").read_text()) for run in set((deployed.home / "runs").iterdir()) - before]
+    ends = {record["status"]: record["run_id"] for record in records}
+    assert ends.keys() == {"interrupted", "promoted"}
+    for status, end in (("interrupted", "KILLED"), ("promoted", "FINISHED")):
+        (tracked,) = deployed.tracked(f"tags.`deepspec.run_id` = '{ends[status]}'")
+        parts = deployed.tracked(f"tags.`mlflow.parentRunId` = '{tracked['info']['run_id']}'")
+        assert {run["info"]["status"] for run in (tracked, *parts)} == {end}
     resumed, undisturbed = (drafts(deployed, name)[draft] for name in ("killed", "store"))
     assert resumed["counts"]["resumed_step"] > 0
     assert undisturbed["counts"]["resumed_step"] == 0

@@ -117,6 +117,11 @@ class Tracking:
         return self._server.uri
 
     @property
+    def shown_uri(self) -> str:
+        """The address without credentials."""
+        return self._server.shown_uri
+
+    @property
     def ui_command(self) -> str:
         """How a person opens what was tracked; a server's own address if there is one."""
         database = self._server.database
@@ -209,6 +214,27 @@ class Tracking:
         self._end(self._sender(lambda: run_id), status)
         if not self._outbox.settle(_LAST_SECONDS):
             logger.warning("MLflow does not answer: the end of this run is not tracked there.")
+
+    def end_dead(self, run_id: str, status: Status, recorded: str) -> None:
+        """End a run whose process died, and its child runs; those that have ended stay as they are.
+
+        Args:
+            run_id: of a pipeline run.
+            status: how MLflow shows them.
+            recorded: its status in `run.json`.
+
+        Raises:
+            TrackingError: MLflow does not answer, or does not know the run.
+        """
+        client = self._server.client
+        with self._server.named_errors():
+            run = client.get_run(run_id)
+            children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+            for one in [*children, run]:
+                if one.info.status == "RUNNING":
+                    client.set_terminated(one.info.run_id, status)
+            if keys.STATUS not in run.data.tags:
+                client.set_tag(run_id, keys.STATUS, recorded)
 
     def patiently(
         self,

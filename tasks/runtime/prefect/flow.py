@@ -16,6 +16,7 @@ from tasks.runtime.prefect.server import named
 if TYPE_CHECKING:
     import prefect
     from prefect.client.schemas.objects import State
+    from prefect.context import FlowRunContext
 
     from tasks.runtime.run import Run
 
@@ -25,6 +26,7 @@ STATES: Mapping[Status, tuple[str, str]] = MappingProxyType(
         "refused": ("Refused", "COMPLETED"),
         "no_change": ("NoChange", "COMPLETED"),
         "budget_exhausted": ("BudgetExhausted", "COMPLETED"),
+        "interrupted": ("Crashed", "CRASHED"),
         "failed": ("Failed", "FAILED"),
     }
 )
@@ -63,6 +65,8 @@ class FlowRun:
         around = FlowRunContext.get()
         if around is None:
             _quiet(self._run.home)
+        else:
+            self._note(around)
         if around is not None and around.flow is not None and around.flow.name == self._flow.name:
             self.call = self._call_directly
         else:
@@ -80,12 +84,14 @@ class FlowRun:
     def _as_prefect(self) -> "prefect.Flow[..., State[Any] | None]":
         """The Prefect flow: its parameter is the typed recipe, from whose model Prefect makes its form."""
         from prefect import flow
+        from prefect.context import FlowRunContext
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         run, dag = self._run, self._flow
 
         def body(recipe: Any) -> "State[Any] | None":
             del recipe
+            self._note(FlowRunContext.get())
             try:
                 self._outcome = dag.function(run, **dag.arguments)
                 return None if self._outcome.status is None else state_of(self._outcome.status)
@@ -98,6 +104,12 @@ class FlowRun:
         body.__annotations__["recipe"] = type(run.recipe)
         body.__doc__ = dag.purpose
         return flow(name=dag.name, flow_run_name=run.run_id, validate_parameters=False, log_prints=False)(body)
+
+    def _note(self, context: "FlowRunContext | None") -> None:
+        """Leave the flow run's id where a later run finds it, should this one die."""
+        if self._run.alive is not None and context is not None and context.flow_run is not None:
+            self._run.alive.flow_runs.append(str(context.flow_run.id))
+            self._run.alive.write()
 
     def _call_directly(self, recipe: object) -> None:
         del recipe
