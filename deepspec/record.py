@@ -153,6 +153,8 @@ class RunRecord(JsonRecord):
         stages: in order.
         evaluation, calibration, verdict, model: of the recipe, or of each of several; None: it did not come so far.
         cost: what it used.
+        making_cost: what its draft and all it was made from, measured and shipped by have cost, whichever runs paid for
+            it, those included that were killed; None: it made none, or an earlier deepspec left it out.
         report: path of its page; None: nothing was evaluated.
         target: path of the target.
         store: location of the artifact store.
@@ -175,6 +177,7 @@ class RunRecord(JsonRecord):
     verdict: RecordedVerdict | tuple[RecordedVerdict, ...] | None = None
     model: RecordedModel | tuple[RecordedModel, ...] | None = None
     cost: Cost
+    making_cost: Cost | None = None
     report: str | None
     target: str | None = None
     store: str | None = None

@@ -1,8 +1,21 @@
 """What a run uses of the machine: processor time, peak memory, wall time."""
 
+import contextlib
 import os
 import threading
 import time
+
+
+def cpu_seconds_so_far() -> float:
+    """Processor seconds of this process and of all its children, those that still run included."""
+    import psutil
+
+    total = _cpu_seconds()
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                total += sum(process.cpu_times()[:4])
+    return total
 
 
 class Usage:
@@ -10,7 +23,7 @@ class Usage:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._cpu = self._cpu_seconds()
+        self._cpu = _cpu_seconds()
         self._peak = 0
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="usage", daemon=True)
@@ -22,7 +35,7 @@ class Usage:
 
     def cpu_seconds(self) -> float:
         """Processor seconds so far, ended children included."""
-        return self._cpu_seconds() - self._cpu
+        return _cpu_seconds() - self._cpu
 
     def peak_rss_bytes(self) -> int:
         """Largest resident memory seen, this process and its children added up."""
@@ -52,7 +65,7 @@ class Usage:
             return
         self._peak = max(self._peak, total)
 
-    @staticmethod
-    def _cpu_seconds() -> float:
-        times = os.times()
-        return times.user + times.system + times.children_user + times.children_system
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -43,11 +43,18 @@ from deepspec.store.writing import check, entries
 
 
 class Writing:
-    """An artifact that is being made: fill `directory`, set `counts`; it exists when the `with` block ends."""
+    """An artifact that is being made: fill `directory`, set `counts`; it exists when the `with` block ends.
+
+    Attributes:
+        directory: what is written there becomes the artifact.
+        counts: what was counted.
+        earlier_cost: what attempts that did not finish have cost, for the manifest.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.counts: dict[str, Any] = {}
+        self.earlier_cost: dict[str, float] = {}
         self._artifact: Artifact | None = None
 
     def published(self, artifact: "Artifact") -> None:
@@ -348,6 +355,7 @@ class Store:
                 "seconds": round(time.monotonic() - started, 3),
                 "cpu_seconds": round(_cpu_seconds() - started_cpu, 3),
                 "bytes_written": float(sum(entry.size for entry in files)),
+                **writing.earlier_cost,
             }
             data = self._manifest(prefix, ingredients, parents or {}, files, writing.counts, cost).to_bytes()
             # As readers will see it; what could not be read back is not published.

@@ -81,7 +81,7 @@ class Manifest(_Record):
             left out of it: they say where something came from, and a child must compute nothing from them.
         counts: rows, tokens, bytes and so on, as the stage reported them.
         code: deepspec's version and commit, library versions, Python.
-        cost: seconds, cpu_seconds, bytes_written.
+        cost: seconds, cpu_seconds, bytes_written; with `earlier_` before the name, of attempts that did not finish.
         created_at: ISO 8601, UTC.
     """
 

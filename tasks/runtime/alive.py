@@ -25,6 +25,7 @@ from deepspec.record import Cost, RunRecord
 from deepspec.registry.errors import TrackingLost
 from deepspec.store.backends.s3_location import shown as without_credentials
 from deepspec.store.lease import live
+from tasks.runtime.paid import paid_by
 from tasks.runtime.prefect.ended import end_flow_runs
 from tasks.runtime.run_record import FORMAT, read_record, write_record
 
@@ -123,6 +124,7 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
     record = read_record(run.home, note.stem)
     if record is None and content["record"] is not None:
         record = RunRecord.model_validate(content["record"])
+        record = record.model_copy(update={"cost": _cost(run, record)})
         write_record(record, run.home, is_last=False)
     left: dict[str, Any] = {}
     if content["tracking_runs"]:
@@ -150,6 +152,20 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
     if left:
         left = {"tracking_runs": [], "flow_runs": [], **left}
     return left
+
+
+def _cost(run: "Run[Any]", record: RunRecord) -> Cost:
+    """What a dead run has paid: for what it made, and for what it did not finish."""
+    paid = paid_by(run.home, record.run_id)
+    cpu_seconds, gpu_seconds, written = paid["cpu_seconds"], paid["gpu_seconds"], 0.0
+    if record.store == run.store.backend.location:
+        for stage in record.stages:
+            artifact = run.store.find(stage.kind, stage.key) if stage.status in ("ran", "rebuilt") else None
+            if artifact is not None:
+                cpu_seconds += artifact.manifest.cost.get("cpu_seconds", 0.0)
+                written += artifact.manifest.cost.get("bytes_written", 0.0)
+                gpu_seconds += float(artifact.manifest.counts.get("gpu_seconds") or 0.0)
+    return Cost(cpu_seconds=round(cpu_seconds, 1), gpu_seconds=round(gpu_seconds, 1), bytes_written=int(written))
 
 
 def _is_free(lock: FileLock, held: contextlib.ExitStack) -> bool:

@@ -1,7 +1,7 @@
 """`run.json`: what every run leaves behind, in the form that dashboards and checks rely on, and its report."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -20,9 +20,11 @@ from deepspec.record import (
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
+from deepspec.store.gc import lineage
 from deepspec.store.records import refuse_newer
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption
+from tasks.runtime.paid import EARLIER
 from tasks.runtime.result import PartResults, RecipeRun, Result
 
 FORMAT = 1
@@ -39,9 +41,11 @@ def record_of(result: Result) -> RunRecord:
     run = result.run
     try:
         parts, cost = [results_of(result, part) for part in result.parts], _cost(result)
+        making_cost = _making_cost(result)
     except DeepspecError as error:
         result.error = result.error or error
         parts, cost = [PartResults() for _ in result.parts], Cost(cpu_seconds=round(result.cpu_seconds, 1))
+        making_cost = None
     recipes = tuple(part.recipe.model_dump(mode="json") for part in result.parts)
     record = RunRecord(
         format=FORMAT,
@@ -56,6 +60,7 @@ def record_of(result: Result) -> RunRecord:
         verdict=_told(result, [part.verdict for part in parts]),
         model=_told(result, [part.model for part in parts]),
         cost=cost,
+        making_cost=making_cost,
         report=None,
         # Where what the record speaks of was: later commands (benches, comparisons) find it there.
         target=result.parts[0].recipe.target.path,
@@ -154,33 +159,55 @@ def _read(record: type[Recorded], artifact: Artifact, file: str) -> Recorded:
 
 
 def _cost(result: Result) -> Cost:
-    """What this run used; what it found ready cost nothing.
+    """What this run used; what it found ready cost nothing."""
+    made = [record for record in result.run.records if record.status in ("ran", "rebuilt")]
+    found = (result.run.store.find(record.kind, record.key) for record in made)
+    return _added_up(result, [artifact for artifact in found if artifact is not None], result.cpu_seconds)
 
-    An amount of money stands there where the (first) recipe has prices.
-    """
-    written, tokens, gpu_seconds = 0.0, 0, 0.0
+
+def _making_cost(result: Result) -> Cost | None:
+    """What the making of the run's results has cost, whichever runs paid for it; earlier drafts are left out."""
+    own = {item.key for part in result.parts for name, item in _made(part).items() if name == "draft"}
+
+    def get(kind: str, key: str) -> Artifact | None:
+        return None if kind == "train" and key not in own else result.run.find(kind, key)
+
+    results = [item for part in result.parts for item in _made(part).values()]
+    all_of_it = {(found.kind, found.key): found for item in results for found in lineage(item, get)}
+    if not all_of_it:
+        return None
+    costs = [artifact.manifest.cost for artifact in all_of_it.values()]
+    cpu_seconds = sum(cost.get("cpu_seconds", 0.0) + cost.get(f"{EARLIER}cpu_seconds", 0.0) for cost in costs)
+    earlier = sum(cost.get(f"{EARLIER}gpu_seconds", 0.0) for cost in costs)
+    return _added_up(result, all_of_it.values(), cpu_seconds, earlier)
+
+
+def _made(part: RecipeRun) -> dict[str, Artifact]:
+    return {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
+
+
+def _added_up(
+    result: Result, artifacts: Iterable[Artifact], cpu_seconds: float, earlier_gpu_seconds: float = 0.0
+) -> Cost:
+    """The cost of artifacts; an amount of money stands there where the (first) recipe has prices."""
+    written, tokens, gpu_seconds = 0.0, 0, earlier_gpu_seconds
     states, peak = 0, 0
-    for record in result.run.records:
-        if record.status not in ("ran", "rebuilt"):
-            continue
-        artifact = result.run.store.find(record.kind, record.key)
-        if artifact is None:
-            continue
+    for artifact in artifacts:
         written += artifact.manifest.cost.get("bytes_written", 0.0)
-        counts = StageCounts.from_json(artifact.manifest.counts, where=f"{record.kind}/{record.key[:12]}")
+        counts = StageCounts.from_json(artifact.manifest.counts, where=f"{artifact.kind}/{artifact.key[:12]}")
         gpu_seconds += counts.gpu_seconds or 0.0
-        tokens += counts.tokens or 0 if record.name == "tokens" else 0
-        states += counts.bytes or 0 if record.name == "states" else 0
-        if record.name == "train" and counts.memory_bytes is not None:
+        tokens += counts.tokens or 0 if artifact.kind == "tokens" else 0
+        states += counts.bytes or 0 if artifact.kind == "states" else 0
+        if artifact.kind == "train" and counts.memory_bytes is not None:
             peak = max(peak, counts.memory_bytes.peak)
     prices = result.parts[0].recipe.run
     amounts = {
         "gpu": (gpu_seconds, prices.price_per_gpu_hour),
-        "cpu": (result.cpu_seconds, prices.price_per_cpu_hour),
+        "cpu": (cpu_seconds, prices.price_per_cpu_hour),
     }
     priced = [seconds / 3600 * price for seconds, price in amounts.values() if price is not None]
     cost = Cost(
-        cpu_seconds=round(result.cpu_seconds, 1),
+        cpu_seconds=round(cpu_seconds, 1),
         gpu_seconds=round(gpu_seconds, 1),
         bytes_written=int(written),
         tokens=tokens,

@@ -34,7 +34,8 @@ from deepspec.record import StageStatus
 from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
 from tasks.runtime.counts import StageCounts
-from tasks.runtime.job import Job
+from tasks.runtime.job import Job, device_of
+from tasks.runtime.paid import paid
 from tasks.runtime.prefect import pages
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
 from tasks.runtime.records import StageRecord
@@ -245,7 +246,10 @@ def make(making: Making) -> Any:
     with pages.shown(run, stage.name, computes=computes, workers=stage.workers) as page:
         job = making.job(page)
         parents = _parents(making.inputs)
-        with run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
+        num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
+        on_gpu = computes and device_of(run.execution) == "cuda"
+        account = paid(run.home, making.key, run.run_id, num_gpus=num_gpus if on_gpu else 0)
+        with account as earlier, run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
             started = time.monotonic()
             try:
                 counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
@@ -253,10 +257,9 @@ def make(making: Making) -> Any:
                 _keep_quarantine(run, stage.name, writing.directory, error)
                 raise
             if job.computes_on_gpu or counts.device == "cuda":
-                num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
                 took = round((time.monotonic() - started) * num_gpus, 3)
                 counts = counts.model_copy(update={"gpu_seconds": took})
-            writing.counts = counts.to_json()
+            writing.counts, writing.earlier_cost = counts.to_json(), earlier()
             _check_unchanged(making.inputs)
         making.found = run.known[stage.name, making.key] = writing.artifact
         page.show_table(making.key, counts)

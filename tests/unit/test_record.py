@@ -10,7 +10,7 @@ import pytest
 from deepspec.demo.recipes import ALL
 from deepspec.errors import ArtifactError, DataError, TransientError
 from deepspec.recipe import load_recipe
-from deepspec.store import Artifact, open_store
+from deepspec.store import Artifact, Ingredients, Parent, open_store
 from tasks.runtime.records import StageRecord
 from tasks.runtime.result import RecipeRun, Result, Status
 from tasks.runtime.run import Run
@@ -31,6 +31,7 @@ FIELDS = {
     "stages",
     *PARTS,
     "cost",
+    "making_cost",
     "report",
     "target",
     "store",
@@ -212,3 +213,32 @@ def test_a_run_with_prices_says_what_it_cost(tmp_path: Path) -> None:
     assert (cost["gpu_seconds"], cost["training_peak_bytes"]) == (1000.0, 77)
     assert (cost["amount"], cost["currency"]) == (1.2, "EUR")
     assert "amount" not in record_of(result_of(tmp_path, "demo")).to_json()["cost"]
+
+
+def test_what_making_a_draft_cost_is_told_by_the_run_that_ships_it(tmp_path: Path) -> None:
+    """Whoever paid: this run found all of it ready. What an earlier draft cost is not this one's."""
+    result = result_of(tmp_path, "demo")
+    store = result.run.store
+
+    def made(kind: str, seconds: float, earlier: float = 0.0, **parents: Artifact) -> Artifact:
+        origin = {name: Parent(kind=item.kind, key=item.key, digest=item.digest) for name, item in parents.items()}
+        of = Ingredients(kind, 1, {"seconds": seconds}, {name: item.digest for name, item in parents.items()})
+        with store.write(kind, of, origin) as writing:
+            (writing.directory / "data").write_bytes(b"1")
+            writing.counts = {"gpu_seconds": seconds}
+            writing.earlier_cost = (
+                {"earlier_gpu_seconds": earlier, "earlier_cpu_seconds": 2 * earlier} if earlier else {}
+            )
+        return writing.artifact
+
+    tokens = made("tokens", 1.0)
+    champion = made("train", 500.0, tokens=tokens)
+    draft = made("train", 10.0, 4.0, tokens=tokens, init=champion)
+    result.parts[0].outcome = {"draft": draft, "promotion": made("promote", 100.0, draft=draft, champion=champion)}
+    record = record_of(result)
+    assert record.cost.gpu_seconds == 0.0
+    assert record.making_cost is not None
+    assert record.making_cost.gpu_seconds == 115.0
+    assert record.making_cost.cpu_seconds == pytest.approx(8.0, abs=0.5)
+    assert record.making_cost.bytes_written == 3
+    assert record_of(result_of(tmp_path, "demo")).making_cost is None

@@ -1,5 +1,6 @@
 """The stage decorator: keys, reuse, publishing, and the policy of its Prefect tasks."""
 
+import json
 import os
 import threading
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
+from tasks.runtime.paid import paid, paid_by
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import NoInputs, Pending, Value
 from tasks.runtime.run import Run
@@ -254,6 +256,50 @@ def test_failed_stage_leaves_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         make(run, failing)
     assert run.store.backend.list("failing") == {}
+
+
+def test_what_attempts_that_did_not_finish_have_cost_is_in_the_artifact(tmp_path: Path) -> None:
+    """Those that were killed (which leave what the clock's thread wrote last), and those that failed."""
+    attempts: list[int] = []
+
+    @stage(version=1)
+    def flaky(inputs: NoInputs, config: Toy, out: Path, job: Job) -> StageCounts:
+        attempts.append(1)
+        if len(attempts) < 3:
+            threading.Event().wait(0.2)
+            raise DataError("no")
+        return StageCounts()
+
+    for _ in range(2):
+        with pytest.raises(DataError):
+            make(run_of(tmp_path), flaky)
+    (folder,) = (tmp_path / "paid").iterdir()
+    killed = {"seconds": 70.0, "cpu_seconds": 60.0, "gpu_seconds": 50.0}
+    (folder / "killed-1.json").write_text(json.dumps(killed))
+    (folder / "unreadable-1.json").write_text("{")
+    assert paid_by(tmp_path, "killed") == killed
+    cost = make(run_of(tmp_path), flaky).manifest.cost
+    assert 70.4 <= cost["earlier_seconds"] < 80
+    assert 60.0 <= cost["earlier_cpu_seconds"] < 70
+    assert cost["earlier_gpu_seconds"] == 50.0
+    assert cost["seconds"] < 10
+    assert not folder.exists()
+    assert "earlier_seconds" not in make(run_of(tmp_path), count, source=SOURCE).manifest.cost
+
+
+def test_an_attempt_is_accounted_for_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.runtime.paid._FIRST_SECONDS", 0.05)
+
+    def interrupted() -> None:
+        with paid(tmp_path, "key", "run", num_gpus=2):
+            while not paid_by(tmp_path, "run")["seconds"]:
+                threading.Event().wait(0.02)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    found = paid_by(tmp_path, "run")
+    assert found["gpu_seconds"] == pytest.approx(2 * found["seconds"], abs=0.01)
 
 
 def test_only_what_may_pass_by_itself_is_retried() -> None:
