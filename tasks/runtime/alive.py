@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What a note raises that cannot be read or is another deepspec's."""
+
 
 class Alive:
     """A run's note and lock, until `end`.
@@ -105,18 +108,21 @@ def end_dead(run: "Run[Any]") -> None:
     with contextlib.ExitStack() as held:
         for note in notes:
             lock = FileLock(_lock_of(note))
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(*_UNREADABLE):
                 content = json.loads(note.read_text(encoding="utf-8"))
                 if note.stem == run.run_id or not _is_free(lock, held) or _lives_elsewhere(run, note.stem, content):
                     alive.update(content["flow_runs"])
                 elif note.exists():  # and nobody else has just ended it
                     dead.append((note, lock, content))
         for note, _, content in dead:
-            left = _end(run, note, content, alive)
-            if left:
-                write_text(note, json.dumps({**content, **left}))
-            else:
-                _forget(note)
+            try:
+                left = _end(run, note, content, alive)
+                if left:
+                    write_text(note, json.dumps({**content, **left}))
+                else:
+                    _forget(note)
+            except (DeepspecError, *_UNREADABLE) as error:  # it is no reason for this run to fail
+                logger.warning("Run %s died, and could not be ended: %s", note.stem, error)
 
 
 def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) -> dict[str, Any]:
@@ -126,32 +132,48 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
         record = RunRecord.model_validate(content["record"])
         record = record.model_copy(update={"cost": _cost(run, record)})
         write_record(record, run.home, is_last=False)
-    left: dict[str, Any] = {}
-    if content["tracking_runs"]:
-        ended: TrackedStatus = "KILLED"
-        if record is not None and record.status != "interrupted":
-            ended = "FAILED" if record.status == "failed" else "FINISHED"
-        try:
-            if run.tracking is None or run.tracking.shown_uri != content["mlflow"]:
-                raise TrackingLost("It is another server.")
-            for tracking_run in content["tracking_runs"]:
-                run.tracking.end_dead(tracking_run, ended, "interrupted" if record is None else record.status)
-        except TrackingLost:
-            left["tracking_runs"] = content["tracking_runs"]
-        except DeepspecError as error:
-            logger.warning("Run %s died, and its end could not be tracked: %s", note.stem, error)
-    if content["flow_runs"]:
-        import httpx
+    tracked = _end_tracking(run, note.stem, content, record)
+    shown = _end_flow_runs(run, content, alive)
+    if tracked and shown:
+        return {}
+    return {
+        "tracking_runs": [] if tracked else content["tracking_runs"],
+        "flow_runs": [] if shown else content["flow_runs"],
+    }
 
-        try:
-            if content["prefect"] != _server(run):
-                raise httpx.HTTPError("It is another server.")
-            end_flow_runs(content["flow_runs"], alive)
-        except httpx.HTTPError:
-            left["flow_runs"] = content["flow_runs"]
-    if left:
-        left = {"tracking_runs": [], "flow_runs": [], **left}
-    return left
+
+def _end_tracking(run: "Run[Any]", run_id: str, content: dict[str, Any], record: RunRecord | None) -> bool:
+    """End a dead run's runs in MLflow; whether nothing is left to do there."""
+    if not content["tracking_runs"]:
+        return True
+    if run.tracking is None or run.tracking.shown_uri != content["mlflow"]:
+        return False
+    ended: TrackedStatus = "KILLED"
+    if record is not None and record.status != "interrupted":
+        ended = "FAILED" if record.status == "failed" else "FINISHED"
+    try:
+        for tracking_run in content["tracking_runs"]:
+            run.tracking.end_dead(tracking_run, ended, "interrupted" if record is None else record.status)
+    except TrackingLost:
+        return False
+    except DeepspecError as error:
+        logger.warning("Run %s died, and its end could not be tracked: %s", run_id, error)
+    return True
+
+
+def _end_flow_runs(run: "Run[Any]", content: dict[str, Any], alive: set[str]) -> bool:
+    """End a dead run's flow runs; whether none is left."""
+    if not content["flow_runs"]:
+        return True
+    if content["prefect"] != _server(run):
+        return False
+    import httpx
+
+    try:
+        end_flow_runs(content["flow_runs"], alive)
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 def _cost(run: "Run[Any]", record: RunRecord) -> Cost:

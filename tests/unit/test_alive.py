@@ -170,7 +170,20 @@ def test_a_flow_run_that_a_live_run_has_gone_on_with_is_left_alone(
     living.alive.end()
 
 
-def test_a_note_that_cannot_be_read_ends_no_run(tmp_path: Path) -> None:
-    died(tmp_path).write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"record": {}, "flow_runs": [], "host": "here"}'])
+def test_a_note_that_cannot_be_read_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    died(tmp_path).write_text(content)
     alive.end_dead(run_of(tmp_path))
     assert read_record(tmp_path, "dead") is None
+
+
+def test_a_record_that_cannot_be_written_fails_no_other_run(
+    tmp_path: Path, ended: list[tuple[list[str], set[str]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    note = died(tmp_path)
+    (tmp_path / "runs").write_text("a file, where a folder should be")
+    alive.end_dead(run_of(tmp_path))
+    assert note.exists()
+    assert not ended
+    assert len(caplog.records) == 1

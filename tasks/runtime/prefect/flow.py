@@ -107,9 +107,13 @@ class FlowRun:
 
     def _note(self, context: "FlowRunContext | None") -> None:
         """Leave the flow run's id where a later run finds it, should this one die."""
-        if self._run.alive is not None and context is not None and context.flow_run is not None:
-            self._run.alive.flow_runs.append(str(context.flow_run.id))
-            self._run.alive.write()
+        alive = self._run.alive
+        if alive is None or context is None or context.flow_run is None:
+            return
+        flow_run = str(context.flow_run.id)
+        if flow_run not in alive.flow_runs:
+            alive.flow_runs.append(flow_run)
+            alive.write()
 
     def _call_directly(self, recipe: object) -> None:
         del recipe
