@@ -8,6 +8,7 @@ from deepspec.errors import BadArgument
 from deepspec.units import in_units
 from flows.cli.backup import copy
 from flows.cli.terminal import AsJson, artifact_store, finite, home, print_json, show_lines, show_table
+from flows.cli.terminal import progress as console
 
 if TYPE_CHECKING:
     from deepspec.store import Artifact, Store
@@ -154,7 +155,7 @@ def verify(
     store = artifact_store()
     chosen = [_named(store, name)] if name else list(store.artifacts())
     damaged = {}
-    with progress_of(terminal(), "verify") as progress:
+    with progress_of(console(), "verify") as progress:
         progress.start(len(chosen), "artifacts")
         for item in chosen:
             flaws = item.verify()

@@ -210,7 +210,7 @@ def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: 
     """What a run under Prefect needs: its server, the tracker's run; and a lease, if it makes something."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(prefect_server.server(run.home))
-    run.alive = Alive(run)
+    run.alive = run.alive or Alive(run)  # a flow in which all was found has begun, too
     if makes_something:
         protect(run, stack)
     start_tracking(run, part)

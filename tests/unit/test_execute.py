@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ import pytest
 
 from deepspec.errors import ArtifactDamaged
 from deepspec.store import open_store
+from tasks.runtime import execute
 from tasks.runtime.display import Hidden
 from tasks.runtime.execute import run_or_reuse
 from tasks.runtime.flow import Flow, Outcome, flow
@@ -112,3 +113,20 @@ def test_a_run_that_a_signal_ends_is_interrupted_and_not_failed(tmp_path: Path, 
     record = json.loads((tmp_path / "last-run.json").read_text())
     assert record["status"] == "interrupted"
     assert record["failure"]["error"] == "KeyboardInterrupt"
+
+
+def test_a_run_begins_as_often_as_it_has_flows_and_shows_one_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared server a flow in which all was found begins, too; and then the next one, which makes something."""
+    run: Run[Any] = Run(None, open_store(str(tmp_path / "store")), tmp_path, name="tiny")  # type: ignore[type-var]
+    monkeypatch.setattr(execute.prefect_server, "server", lambda _: nullcontext())
+    monkeypatch.setattr(execute, "start_tracking", lambda *_: None)
+    with ExitStack() as stack:
+        part = RecipeRun(None)  # type: ignore[arg-type]
+        execute.begin(run, part, stack, makes_something=False)
+        execute.begin(run, part, stack, makes_something=True)
+        assert [note.stem for note in (tmp_path / "running").glob("*.json")] == [run.run_id]
+        with execute.ended_after(run):
+            pass
+    assert not list((tmp_path / "running").iterdir())
