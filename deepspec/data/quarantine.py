@@ -45,7 +45,7 @@ class TooManyQuarantined(DataError):
             f" data.max_quarantined_share allows {allowed:.2%}. Commonest reasons: {listed}."
             f" First rows: {'; '.join(samples)}.",
             where=str(quarantine_path),
-            remedy="Correct these rows, or raise data.max_quarantined_share.",
+            remedy="Correct these rows (accepted forms: `deepspec guide data`), or raise data.max_quarantined_share.",
         )
         self.num_quarantined = num_quarantined
         self.num_rows = num_rows

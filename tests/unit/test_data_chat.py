@@ -175,6 +175,13 @@ def test_template_of_another_format_is_refused(tokenizer: Any) -> None:
         renderer.prompt_text(conversation("hi"))
 
 
+def test_a_conversation_with_calls_is_refused_by_a_template_that_writes_none(renderer: Renderer) -> None:
+    call = '[{"id": "call_0", "type": "function", "function": {"name": "add", "arguments": {}}}]'
+    messages: list[Message] = [*conversation("hi"), {"role": "assistant", "content": "", "tool_calls": call}]
+    with pytest.raises(RowRejected, match="no tool calls"):
+        renderer.render(messages, mask="serving")
+
+
 def test_no_template(tokenizer: Any) -> None:
     with refused(UnsupportedTarget, "no chat template"):
         Renderer(with_template(tokenizer, ""), CHATML)

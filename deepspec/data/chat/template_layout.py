@@ -22,6 +22,7 @@ _GAP = re.compile(r"q7gap(\d+)(thought|answer|call)q7")
 _KINDS = ("thought", "answer", "call")
 
 CHANGED = "the chat template changes the contents, so that the answers cannot be located in its text"
+NO_CALLS = "the chat template writes no tool calls"
 MOVED = "the chat template does not keep an answer and its tool calls together"
 
 Apply = Callable[[Sequence[Mapping[str, Any]]], str]
@@ -125,7 +126,7 @@ def skeleton_of(text: str, forms: Sequence[MessageForm], chat: "ChatFormat") -> 
     """The skeleton in a rendering with placeholders, those of calls among them.
 
     Raises:
-        RowRejected: the template pulls an answer and its calls apart.
+        RowRejected: the template pulls an answer and its calls apart, or writes no calls.
         UnsupportedTarget: it does not write an assistant's turn as the format says.
     """
     literals, gaps = split(text)
@@ -150,8 +151,10 @@ def _turn(
     kinds = [gaps[position][1] for position in own]
     if own and (own != list(range(own[0], own[-1] + 1)) or kinds != sorted(kinds, key=_KINDS.index)):
         raise RowRejected(MOVED)
+    if form.calls and "call" not in kinds:
+        raise RowRejected(NO_CALLS)
     expected = {"answer"} if not form.is_empty else set()
-    if not own or not expected <= set(kinds) or (form.calls and "call" not in kinds):
+    if not own or not expected <= set(kinds):
         raise _unsupported(chat)
     before, after = literals[own[0]], literals[own[-1] + 1]
     header_end = max(_end_of(before, header) for header in chat.turn_starts)
