@@ -17,8 +17,9 @@ from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.build import write_conversations
 from deepspec.data.conversations.decontamination import BenchmarkPrompt, Benchmarks
+from deepspec.data.sources.forms import FORMS, ROLES, read_conversation
 from deepspec.data.sources.parsing import prompt_hash
-from deepspec.data.sources.rows import Message
+from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.data.tokens.encode import mask_to_runs, runs_to_mask
 from tests.fixtures.chat_templates import readable_tokenizer
 
@@ -42,6 +43,50 @@ CONTENTS = st.one_of(
     st.lists(PIECES, min_size=1, max_size=5).map("".join),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12),
 ).filter(lambda text: bool(text.strip()))
+
+
+_SAID = st.sampled_from(
+    ["", "hi", '<tool_call>{"name": "a"}</tool_call>', "<tool_call>{</tool_call>", "<tool_response>x</tool_response>",
+     "[]", '{"name": "a", "arguments": "{}"}', "\ud800", "\0"]
+)  # fmt: skip
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _SAID,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "text", "name", "arguments", "function", "id"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+_MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(list(ROLES)), "content": _SAID | _ANY},
+    optional=dict.fromkeys(("from", "tool_calls", "function_call", "tool_call_id", "weight", "name", "other"), _ANY),
+)
+_COLUMN = {
+    "messages": st.lists(_MESSAGE | _ANY, max_size=4),
+    "texts": st.lists(_SAID, max_size=3) | _ANY,
+    "text": _SAID | _ANY,
+    "prompt": _SAID | st.lists(_MESSAGE, max_size=3),
+}
+_ROWS = st.sampled_from(FORMS).flatmap(
+    lambda form: st.fixed_dictionaries(
+        {form.column: _COLUMN[form.holds]}, optional=dict.fromkeys((*form.fields[1:], "other"), _ANY)
+    )
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(row=_ROWS | _ANY)
+def test_a_row_is_a_conversation_or_is_refused(row: Any) -> None:
+    """Whatever stands in it: no other error, and a conversation has texts only, which can be written."""
+    try:
+        found = read_conversation(row, thoughts=True)
+    except RowRejected:
+        return
+    assert all(isinstance(text, str) and text.encode() is not None for one in found.messages for text in one.values())
+    assert isinstance(row, dict)
+    held = {name for name, value in row.items() if value not in (None, "", [], {})}
+    read = {name for form in FORMS if form.column in row for name in form.fields}
+    assert held - read <= found.unread
 
 
 @given(st.lists(st.booleans(), max_size=200))
