@@ -8,6 +8,8 @@ import typer
 from deepspec.errors import BadArgument
 from flows.cli.terminal import print_text, results, show
 
+_PAGE_WIDTH = 80  # longer lines of prose are hard to read
+
 
 def guide(
     topic: Annotated[
@@ -35,6 +37,6 @@ def guide(
     if console.is_terminal:
         # Links between topics become what a reader types; other links keep their text.
         text = re.sub(r"\[(\w+)\]\(\1\.md\)", r"`deepspec guide \1`", read(topic))
-        show(console, Markdown(text, code_theme="ansi_dark"))
+        show(console, Markdown(text, code_theme="ansi_dark"), width=_PAGE_WIDTH)
     else:
         print_text(read(topic))

@@ -82,9 +82,9 @@ def say(console: "Console", *lines: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def show(console: "Console", renderable: "RenderableType") -> None:
-    """Print a table, or several things; what has no room runs over the terminal's edge and is not cut."""
-    console.print(renderable, crop=False)
+def show(console: "Console", renderable: "RenderableType", width: int | None = None) -> None:
+    """Print a table, or several things, in `width` columns at most; what has no room runs over and is not cut."""
+    console.print(renderable, crop=False, width=width)
 
 
 def show_lines(*lines: str) -> None:
