@@ -127,7 +127,7 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
     elif to is not None and "/" in to:
         named, to = _champion_named(to, home, store, where="--to")
         if named != model:
-            raise RecipeError(f"it is a version of {named}, not of {model}.", where="--to", remedy="Name one of both.")
+            raise RecipeError(f"this is a version of {named}.", where="--to", remedy=f"Name a version of {model}.")
     entry = log.rollback(model, to, check=lambda draft: tracking.version_of(model, draft), who=who(), reason=reason)
     version = tracking.reconcile(model, log).after
     return f"{model}: rolled back to version {version} (entry {entry.number})."

@@ -419,7 +419,7 @@ class Tracking:
                 f"The MLflow at {self._server.shown_uri} has no version of {model_name} with the draft "
                 f"{draft.digest[:12]}{number}.",
                 where=model_name,
-                remedy=f"`deepspec models reconcile {model_name}` registers it there; else set MLFLOW_TRACKING_URI.",
+                remedy=f"`deepspec models reconcile {model_name}` registers it there; or correct MLFLOW_TRACKING_URI.",
             )
 
         def likeness(version: RegisteredVersion) -> tuple[bool, bool, int]:
