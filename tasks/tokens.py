@@ -20,7 +20,7 @@ class Inputs:
 
 
 @stage(
-    version=1,
+    version=2,
     reads=(
         "data.mask",
         "data.thinking",
