@@ -37,16 +37,16 @@ class Sizes:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sizes of this bench."""
-    for name, default, text in (
-        ("context", 2048, "tokens of each document"),
-        ("documents", 1, "documents of the pack"),
-        ("anchors", 64, "blocks of each document"),
-        ("positions", 7, "positions of a block"),
-        ("heads", 32, "query heads"),
-        ("kv-heads", 8, "key/value heads"),
-        ("head-dim", 128, "numbers per head"),
+    for names, default, text in (
+        (["--context"], 2048, "tokens of each document"),
+        (["--documents"], 1, "documents of the pack"),
+        (["--anchors"], 64, "blocks of each document"),
+        (["--positions", "--slots"], 7, "positions of a block"),
+        (["--heads"], 32, "query heads"),
+        (["--kv-heads"], 8, "key/value heads"),
+        (["--head-dim"], 128, "numbers per head"),
     ):
-        parser.add_argument(f"--{name}", type=measuring.positive, default=default, help=f"{text} (%(default)s)")
+        parser.add_argument(*names, type=measuring.positive, default=default, help=f"{text} (%(default)s)")
     parser.add_argument("--dtype", choices=tuple(measuring.DTYPES), help="float32; bfloat16 on a GPU")
 
 

@@ -124,7 +124,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hidden", type=measuring.positive, default=1024, help="the target's hidden size (%(default)s)"
     )
     parser.add_argument("--anchors", type=measuring.positive, default=64, help="blocks (%(default)s)")
-    parser.add_argument("--positions", type=measuring.positive, default=7, help="positions per block (%(default)s)")
+    parser.add_argument(
+        "--positions", "--slots", type=measuring.positive, default=7, help="positions per block (%(default)s)"
+    )
     parser.add_argument("--algorithm", choices=tuple(LOSSES), default="dspark", help="whose loss (%(default)s)")
     parser.add_argument(
         "--rank", type=measuring.positive, default=256, help="of the sequential head, if there is one (%(default)s)"

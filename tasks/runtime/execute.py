@@ -119,16 +119,16 @@ def _version(run: Run[Any], outcome: "Mapping[str, Reference]") -> "RegisteredVe
     """The registered version, as the tracker has it: a registration that was found may be another tracker's.
 
     Raises:
-        TrackingError: this tracker does not have it.
+        TrackingError: this tracker does not have it, or does not answer for ten minutes.
     """
     from deepspec.registry.promotions import DraftReference
 
-    registration, draft = outcome.get("registration"), outcome.get("draft")
-    if run.tracking is None or not isinstance(registration, Artifact) or not isinstance(draft, Artifact):
+    registration, draft, tracking = outcome.get("registration"), outcome.get("draft"), run.tracking
+    if tracking is None or not isinstance(registration, Artifact) or not isinstance(draft, Artifact):
         return None
     said = registration.json("registration.json")
     reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest, version=said["version"])
-    return run.tracking.version_of(said["name"], reference)
+    return tracking.patiently(lambda: tracking.version_of(said["name"], reference), run.display.say, run.waiting)
 
 
 @contextmanager

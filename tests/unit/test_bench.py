@@ -14,7 +14,7 @@ from deepspec.errors import DeepspecError
 from tests.fixtures.command import call
 from tests.fixtures.refused import refused
 
-SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--positions", "3", "--rank", "4", "--repeat", "1"]
+SIZES = ["--vocab", "700", "--hidden", "16", "--anchors", "5", "--slots", "3", "--rank", "4", "--repeat", "1"]
 
 
 @pytest.fixture
