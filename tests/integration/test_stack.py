@@ -372,7 +372,8 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     assert (states["states"], states["train"]) == ("Cached", "Completed")
     (limit,) = deployed.api("/v2/concurrency_limits/filter", {})
     assert limit["active_slots"] == 0
-    assert deployed.api("/variables/filter", {}) == []
+    # The dead holder's note stays for some minutes, and is then looked at by whoever takes a concurrency slot.
+    assert {note["value"]["flow_run"] for note in deployed.api("/variables/filter", {})} <= {lost}
     # The run that died is ended everywhere.
     assert deployed.api(f"/flow_runs/{lost}")["state"]["type"] == "CRASHED"
     assert not {"Running", "Pending"} & set(deployed.task_runs(lost).values())
