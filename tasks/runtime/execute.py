@@ -99,8 +99,9 @@ def execute(
                     run.display.say(run.algorithm)
                 outcome = run_or_reuse(run, flow, part, stack)
                 start_tracking(run, part)
-                part.outcome, part.status = outcome.artifacts, outcome.status or "no_change"
+                part.outcome = outcome.artifacts
                 part.version = _version(run, outcome.artifacts)
+                part.status = outcome.status or "no_change"
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
                 run.display.say(further)

@@ -99,14 +99,16 @@ def test_too_many_bad_rows_fail_with_reasons_and_keep_the_rows(warm: Home, tmp_p
     assert len({row["reason"] for row in rows}) == len(bad)
     assert not list((warm.path / "store" / "conversations").glob("*/*/quarantine.parquet"))[1:]
     assert warm.record()["status"] == "failed"
-    assert (warm.record()["failure"]["error"], warm.record()["failure"]["stage"]) == ("DataError", "conversations")
+    assert (warm.record()["failure"]["error"], warm.record()["failure"]["stage"]) == (
+        "TooManyQuarantined",
+        "conversations",
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         pytest.param("utf16.jsonl", "\ufeff{}".encode("utf-16-le"), ["utf16.jsonl", "UTF-16"], marks=pytest.mark.full),
-        pytest.param("array.jsonl", b'[{"messages": []}]', ["array.jsonl", "JSON array"], marks=pytest.mark.full),
         ("cut.parquet", b"PAR1 and no more", ["cut.parquet", "Parquet"]),
         pytest.param("empty.jsonl", b"", ["empty.jsonl", "no source holds a row"], marks=pytest.mark.full),
     ],

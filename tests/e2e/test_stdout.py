@@ -70,7 +70,7 @@ COMMANDS: dict[str, Case | str] = {
     ),
     "artifacts show": Case("train/", says='"parents"'),
     "artifacts lineage": Case("models:/tiny@champion", says="made from", rows=origins),
-    "artifacts gc": Case("--dry-run", says="bytes would be freed"),
+    "artifacts gc": Case("--dry-run", says=" would be freed"),
     "artifacts verify": Case("train/", says="1 artifacts checked"),
     "artifacts copy": Case("{tmp}/out", says="artifacts"),
     "models ls": Case(says="champion", rows=versions),

@@ -476,8 +476,11 @@ def test_servers_that_fail_in_the_middle_lose_nothing(deployed: Deployed) -> Non
         record = deployed.json(*RUN, code=3, once="= states", act=hang, **HASTY)
     finally:
         back.join()
-    (flow_run,) = deployed.api("/flow_runs/filter", {"flow_runs": {"name": {"any_": [record["run_id"]]}}})
+    wanted = {"flow_runs": {"name": {"any_": [record["run_id"]]}}, "sort": "START_TIME_ASC"}
+    # The inputs' flow is one, too.
+    *before, flow_run = deployed.api("/flow_runs/filter", wanted)
     assert flow_run["state_name"] == "Refused"
+    assert {run["state_type"] for run in before} <= {"COMPLETED"}
     statuses = {stage["name"]: stage["status"] for stage in record["stages"]}
     assert [statuses[stage] for stage in STAGES[:4]] == ["hit"] * 4
     # A training may have ended before its run heard that a server does not answer.

@@ -105,6 +105,7 @@ for steps in (2, 7):
     outcome = fit(Toy(num_steps=steps, rank=rank, world_size=2), config, checkpoints=checkpoints, metrics=NoMetrics())
     print(count - before, outcome.num_tokens)
 dist.barrier()
+dist.destroy_process_group()
 """
 
 
