@@ -35,7 +35,7 @@ def store_of_last_run(home: Path) -> Store:
 def last_store(home: Path) -> Mapping[str, Any]:
     """The section `store` of the last run's recipe; empty where there is none, or the home is a backup.
 
-    A folder is told as the run found it: the recipe may have named it from another current folder.
+    A folder is named as the run found it: the recipe may have named it from another current folder.
     """
     if (home / BACKUP_MARKER).exists():
         return {}

@@ -1,13 +1,13 @@
 """Renders a chat template as transformers does, within bounds of steps, sizes and depth.
 
 A template is a program that came with a model: it may loop for ever, recurse, or write gigabytes. It is compiled in
-transformers' own environment (its filters, functions and sandbox), with a budget that every rendering starts anew:
+transformers' own environment (its filters, functions and sandbox), with a budget of its own for every rendering:
 
 * loops and calls pay by the nodes of what they run, texts by their lengths; the processor time is looked at, too;
 * what takes much in one step (a product, a power, padding, joining, replacing) is looked at before it is done;
 * lists within lists are looked at before they are written out.
 
-Whatever else goes wrong in a template is told with its file and line. Not here: what a template must write
+Every other error of a template names its file and line. Not here: what a template must write
 (template_layout.py). Imports transformers for its environment only.
 """
 
@@ -64,7 +64,7 @@ class _Budget:
         self.start(0)
 
     def start(self, num_characters: int) -> None:
-        """Begin a rendering of a conversation with so many characters."""
+        """Begin the rendering of a conversation of that many characters."""
         self.most_characters = max(_LEAST_CHARACTERS, _OUTPUT_RATIO * num_characters)
         self._steps_left = _MOST_STEPS + num_characters
         self._look_at = self._steps_left - _LOOK_EVERY

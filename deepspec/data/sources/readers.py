@@ -37,7 +37,7 @@ def read_rows(
         source: from `find_sources`.
         max_row_bytes: longer lines of JSON, and rows of Parquet that are much longer, are rejected unread.
         columns: read of a table that has no column of conversations; without them such a table is an error.
-        account: is told the splits of a data set.
+        account: gets the splits of a data set.
 
     Raises:
         DataError: the source as a whole cannot be read.

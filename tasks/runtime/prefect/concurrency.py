@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _LEASE_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 24 * 3600.0
-"""Who has not come to compute within a day is told: the next night is waiting, too."""
+"""A run that could not compute within a day ends with an error: the next night is waiting, too."""
 _ENDED_SECONDS = 180.0
 """Later than this after its holder's end Prefect will not free a concurrency slot by itself."""
 

@@ -97,7 +97,7 @@ class FlowRun:
                 return None if self._outcome.status is None else state_of(self._outcome.status)
             except Exception as error:
                 if named(error) is not None:
-                    # The engine is about to tell the server of it.
+                    # The engine reports it to the server next.
                     self._patience.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
                 raise
 
