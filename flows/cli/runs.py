@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from deepspec.errors import BadArgument
-from flows.cli import heartbeat
 from flows.cli.terminal import AsJson, finite, home, note, print_json, progress, results, show_lines
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")]
@@ -118,7 +117,6 @@ def _say_at_once(names: Sequence[str], *, dry_run: bool) -> None:
     """Print the first line before the imports, which take a second or two."""
     if not dry_run:
         note(f"Running {', '.join(names)} in {home()}; what is there already is reused.")
-        heartbeat.said()
 
 
 def _end(code: int) -> None:

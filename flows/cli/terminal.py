@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from flows.cli import heartbeat
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -80,11 +82,13 @@ def say(console: "Console", *lines: str, style: str | None = None) -> None:
     """Print lines as they are: no markup, no highlighting, and never broken or cut by us."""
     for line in lines:
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    heartbeat.said()
 
 
 def show(console: "Console", renderable: "RenderableType", width: int | None = None) -> None:
     """Print a table, or several things, in `width` columns at most; what has no room runs over and is not cut."""
     console.print(renderable, crop=False, width=width)
+    heartbeat.said()
 
 
 def show_lines(*lines: str) -> None:
@@ -107,6 +111,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_text(text: str) -> None:
     """Print a text, as a result, exactly as it is."""
+    heartbeat.said()
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -123,6 +128,7 @@ def note(text: str) -> None:
     """Print a line to stderr at once; for where a console would take too long to import."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+    heartbeat.said()
 
 
 def flush() -> None:

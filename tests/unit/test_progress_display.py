@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.cli import heartbeat, progress
+from flows.cli import heartbeat, progress, terminal
 from tasks.runtime.records import StageRecord
 
 
@@ -170,6 +170,22 @@ def test_a_heartbeat_leaves_a_display_alone_and_goes_on_after_it() -> None:
     ended = beating.clock.now
     beating.wait(20)
     assert 0 < beating.times[1] - ended <= 5.0
+
+
+def test_what_the_terminal_prints_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    beating = Beating()
+    monkeypatch.setattr(heartbeat, "_current", beating.heart)
+    for say in (
+        lambda: terminal.note("a line"),
+        lambda: terminal.show_lines("a line"),
+        lambda: terminal.show_table(("a",), (("b",),)),
+        lambda: terminal.print_text("a text"),
+    ):
+        beating.wait(10)
+        spoken = len(beating.times)
+        say()
+        beating.wait(3)
+        assert len(beating.times) == spoken
 
 
 @pytest.mark.parametrize("slow", ["at the start", "at the end"])
