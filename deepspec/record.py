@@ -1,10 +1,10 @@
 """The record of a run, `run.json`, as values: what dashboards, checks, reports and later commands read.
 
-    tasks.runtime.run_record ──► record ◄── reports, registry.keys, flows.cli
+    tasks.runtime.record ──► record ◄── reports, registry.keys, flows.cli
 
 Of a run with several recipes each of `evaluation`, `calibration`, `verdict` and `model` is a tuple: one item, with its
 `algorithm`, for every recipe that reached it. Fields without a default stand in the records of every version. Not
-here: making, writing and finding records (tasks/runtime/run_record.py).
+here: making, writing and finding records (tasks/runtime/record/).
 """
 
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -144,7 +144,7 @@ class RunRecord(JsonRecord):
     """What a run leaves behind.
 
     Attributes:
-        format: of the record; see `tasks.runtime.run_record.FORMAT`.
+        format: of the record; see `tasks.runtime.record.run_record.FORMAT`.
         run_id: sorts by time.
         recipe: the recipe's name, or what several are called together.
         status: how it ended.

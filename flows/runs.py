@@ -9,10 +9,11 @@ from deepspec.errors import DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
 from deepspec.record import RunRecord
-from tasks.runtime import execute, run_record
-from tasks.runtime.alive import ended_after
+from tasks.runtime import execute
 from tasks.runtime.flow import Flow
-from tasks.runtime.result import Result
+from tasks.runtime.record import run_record
+from tasks.runtime.record.alive import ended_after
+from tasks.runtime.record.result import Result
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,6 @@ def inputs_of(recipe: Recipe) -> list[tuple[Flow, Any]]:
 
 
 def _report(result: Result, record: RunRecord) -> str | None:
-    from tasks.runtime.run_report import write
+    from tasks.runtime.record.run_report import write
 
     return write(result, record)

@@ -16,8 +16,8 @@ from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from flows.retrain import retrain
 from tasks.runtime.flow import Flow
+from tasks.runtime.record.result import Result
 from tasks.runtime.references import Reference
-from tasks.runtime.result import Result
 
 _COLUMNS = ["benchmark", "prompt", "committed"]
 

@@ -1,10 +1,10 @@
 """How results are shown: self-contained pages, terminal tables, figures. Measures nothing.
 
-    tasks.runtime.run_report ──► run_page ─────────┐
-                            └──► overview_page     │
-    deepspec compare ──────────► comparison_page ──┴──► sections ──► plots      text, tables, figures
-                                       │                   │           │
-                                       └───────────────────┴──► rendering ──► plots.drawing
+    tasks.runtime.record ──► run_page ─────────┐
+                    └──────► overview_page     │
+    deepspec compare ──────► comparison_page ──┴──► sections ──► plots          text, tables, figures
+                                   │                   │           │
+                                   └───────────────────┴──► rendering ──► plots.drawing
     flows.cli ──► run_terminal, comparison_terminal     the same in 80 columns
 
 Pages are written from values: `RunReport` (run_page.py), `Comparison` (evaluation/compare) and `RunRecord`

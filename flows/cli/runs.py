@@ -92,8 +92,8 @@ def explain(
 
     Example: deepspec explain
     """
+    from tasks.runtime.record.run_record import read_record
     from tasks.runtime.records import StageRecord, lines_of
-    from tasks.runtime.run_record import read_record
 
     record = read_record(home(), run_id)
     if record is None:

@@ -21,16 +21,16 @@ from deepspec.registry.open import tracking_of
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from deepspec.usage import Usage
-from tasks.runtime.alive import Alive, end_dead, ended_after
 from tasks.runtime.display import Display, Hidden
 from tasks.runtime.flow import Flow, Outcome
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption, prompt_back_soon
 from tasks.runtime.prefect import flow as prefect_flow
 from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
+from tasks.runtime.record.alive import Alive, end_dead, ended_after
+from tasks.runtime.record.result import RecipeRun, Result, Steps
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Reference
-from tasks.runtime.result import RecipeRun, Result, Steps
 from tasks.runtime.run import Run
 
 if TYPE_CHECKING:

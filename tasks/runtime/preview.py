@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.store import Store
 from tasks.runtime.flow import Flow, Outcome
+from tasks.runtime.record.result import Steps
 from tasks.runtime.records import StageRecord
-from tasks.runtime.result import Steps
 from tasks.runtime.run import Run
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ RecipeT = TypeVar("RecipeT", bound=BaseModel)
 
 
 class SignsOfLife(Protocol):
-    """What a later run ends this one by, should it die (alive.py).
+    """What a later run ends this one by, should it die (record/alive.py).
 
     Attributes:
         flow_runs: ids of its flow runs on Prefect's server.

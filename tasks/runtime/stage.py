@@ -35,9 +35,9 @@ from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job, device_of
-from tasks.runtime.paid import paid
 from tasks.runtime.prefect import pages
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
+from tasks.runtime.record.paid import paid
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Pending, Reference, Value
 from tasks.runtime.run import Run

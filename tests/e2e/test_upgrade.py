@@ -93,7 +93,7 @@ def test_its_results_are_read_as_values_and_written_again_as_they_were(unpacked:
     from deepspec.data.tables import write_summary
     from deepspec.evaluation.calibration.results import CalibrationResult
     from deepspec.evaluation.results import Evaluation
-    from tasks.runtime.run_record import read_record
+    from tasks.runtime.record.run_record import read_record
 
     files = [
         *((Evaluation, path) for path in (unpacked.path / "store" / "evaluate").glob("*/*/evaluation.json")),

@@ -13,16 +13,16 @@ from deepspec.registry import keys
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.store import open_store
 from deepspec.store.lease import leased
-from tasks.runtime import alive
+from tasks.runtime.record import alive
+from tasks.runtime.record.run_record import read_record, write_record
 from tasks.runtime.records import StageRecord
 from tasks.runtime.run import Run
-from tasks.runtime.run_record import read_record, write_record
 
 DIES = """
 import sys, time
 from pathlib import Path
 from deepspec.store import open_store
-from tasks.runtime.alive import Alive
+from tasks.runtime.record.alive import Alive
 from tasks.runtime.records import StageRecord
 from tasks.runtime.run import Run
 

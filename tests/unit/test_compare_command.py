@@ -11,7 +11,7 @@ from deepspec.recipe import Recipe, load_recipe
 from deepspec.store.fingerprint import Fingerprints
 from flows.cli.commands import compare as compare_command
 from flows.compare import naming
-from tasks.runtime.run_record import write_record
+from tasks.runtime.record.run_record import write_record
 from tests.fixtures import reports
 from tests.fixtures.refused import refused
 

@@ -16,8 +16,8 @@ from tasks.runtime.display import Hidden
 from tasks.runtime.execute import run_or_reuse
 from tasks.runtime.flow import Flow, Outcome, flow
 from tasks.runtime.prefect import flow as prefect_flow
+from tasks.runtime.record.result import RecipeRun
 from tasks.runtime.records import StageRecord
-from tasks.runtime.result import RecipeRun
 from tasks.runtime.run import Run
 from tests.fixtures.store import KEY, ingredients, put
 
@@ -85,7 +85,7 @@ from deepspec.recipe import load_recipe
 from deepspec.store import open_store
 from tasks.runtime.execute import execute
 from tasks.runtime.flow import flow
-from tasks.runtime.run_record import record_of, write_record
+from tasks.runtime.record.run_record import record_of, write_record
 
 home = Path(sys.argv[1])
 

@@ -11,11 +11,11 @@ from deepspec.demo.recipes import ALL
 from deepspec.errors import ArtifactError, DataError, TransientError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, Ingredients, Parent, open_store
+from tasks.runtime.record.result import RecipeRun, Result, Status
+from tasks.runtime.record.run_record import read_record, record_of, write_record
+from tasks.runtime.record.run_report import _earlier, _ends
 from tasks.runtime.records import StageRecord
-from tasks.runtime.result import RecipeRun, Result, Status
 from tasks.runtime.run import Run
-from tasks.runtime.run_record import read_record, record_of, write_record
-from tasks.runtime.run_report import _earlier, _ends
 from tests.fixtures import reports
 from tests.fixtures.refused import refused
 from tests.fixtures.store import ingredients, put

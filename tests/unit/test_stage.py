@@ -16,7 +16,7 @@ from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
-from tasks.runtime.paid import paid, paid_by
+from tasks.runtime.record.paid import paid, paid_by
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import NoInputs, Pending, Value
 from tasks.runtime.run import Run
@@ -288,7 +288,7 @@ def test_what_attempts_that_did_not_finish_have_cost_is_in_the_artifact(tmp_path
 
 
 def test_an_attempt_is_accounted_for_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.runtime.paid._FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("tasks.runtime.record.paid._FIRST_SECONDS", 0.05)
 
     def interrupted() -> None:
         with paid(tmp_path, "key", "run", num_gpus=2):

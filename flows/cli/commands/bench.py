@@ -11,7 +11,7 @@ from pathlib import Path
 from deepspec.errors import RecipeError
 from deepspec.record import RunRecord
 from deepspec.store.records import JsonRecord
-from tasks.runtime.run_record import read_record
+from tasks.runtime.record.run_record import read_record
 
 
 class WarmSizes(JsonRecord):

@@ -23,9 +23,9 @@ from deepspec.targets.directory import read_target
 from flows.compare import compare as comparison
 from flows.compare import naming
 from tasks.runtime import execute
+from tasks.runtime.record.run_record import read_record
+from tasks.runtime.record.run_report import samples_of
 from tasks.runtime.references import Reference
-from tasks.runtime.run_record import read_record
-from tasks.runtime.run_report import samples_of
 
 if TYPE_CHECKING:
     from tasks.runtime.display import Display

@@ -15,7 +15,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.recipe import Recipe, load_recipe
 from flows.cli.terminal import say
 from flows.cli.terminal import show as show_whole
-from tasks.runtime.run_record import read_record
+from tasks.runtime.record.run_record import read_record
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,8 +17,8 @@ from flows.cli.terminal import print_json, say, show
 from flows.runs import check_names_differ, inputs_of, run_recipes
 from tasks.runtime import interrupt
 from tasks.runtime.preview import preview_all
+from tasks.runtime.record.result import Result
 from tasks.runtime.records import lines_of
-from tasks.runtime.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console

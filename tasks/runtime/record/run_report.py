@@ -14,9 +14,9 @@ from deepspec.registry.mlflow.tracking import Status
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
+from tasks.runtime.record.result import RecipeRun, Result
+from tasks.runtime.record.run_record import read_record, results_of
 from tasks.runtime.references import Reference
-from tasks.runtime.result import RecipeRun, Result
-from tasks.runtime.run_record import read_record, results_of
 
 if TYPE_CHECKING:
     from deepspec.reports.run_page import Ancestor, Champion, RunReport, TrainingMetric
