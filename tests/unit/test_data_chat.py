@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from deepspec.data.chat.formats import CHATML, ChatFormat
-from deepspec.data.chat.renderer import RenderedConversation, Renderer
+from deepspec.data.chat.renderer import Renderer
+from deepspec.data.chat.supervision import RenderedConversation
 from deepspec.data.sources.rows import Message, RowRejected
 from deepspec.errors import UnsupportedTarget
 from tests.fixtures.refused import refused

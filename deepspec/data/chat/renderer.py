@@ -4,12 +4,7 @@ The text always comes from the tokenizer's own chat template, which runs in tran
 `ChatFormat` (formats.py) only says what that text's markers are, so that the assistant's part of it can be found.
 It is found by rendering the same sequence of roles once with placeholders (template_layout.py): a conversation that
 *contains* markers cannot shift the mask. The mask then comes from the character offsets of ONE tokenisation of the
-whole text; prefixes are never tokenised.
-
-Masks (spec/algorithms.md, "Decoding, caches and positions"): "serving" supervises what the target generates when it
-serves: the answer, its tool calls and the token that ends them, not what the template puts into the prompt, and never
-a tool's result. "deepspec" is the mask of DeepSpec's own data: from the assistant header on, with the newline after the
-end of the turn.
+whole text; prefixes are never tokenised. What is supervised by which of the two masks: supervision.py.
 
 Thinking (`data.thinking`):
 
@@ -28,7 +23,6 @@ Thinking (`data.thinking`):
 Not here: where conversations come from, generation, and files. Imports neither torch nor transformers.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,13 +31,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.chat.formats import ChatFormat
+from deepspec.data.chat.prepared import Prepared, prepare, thought_and_answer
+from deepspec.data.chat.supervision import MaskKind, RenderedConversation, Supervision
 from deepspec.data.chat.template import ChatTemplate, template_of
 from deepspec.data.chat.template_layout import (
     CHANGED,
     MessageForm,
     Skeleton,
-    Turn,
-    TurnBounds,
     locate,
     placeholder,
     skeleton_of,
@@ -57,25 +51,9 @@ from deepspec.errors import UnsupportedTarget
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MaskKind = Literal["serving", "deepspec"]
 Thinking = Literal["off", "on", "keep"]
 
 _MOST_SKELETONS = 4096  # conversations differ in few ways, but names of tools may be many
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedConversation:
-    """A conversation as text.
-
-    Attributes:
-        text: all of it.
-        spans: the supervised [start, end) characters, ascending and disjoint.
-        added: those which the template left out and which were put in, as the target sees them; ascending.
-    """
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    added: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +62,6 @@ class EncodedConversation:
 
     input_ids: npt.NDArray[np.int32]
     mask: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A conversation on its way to the template.
-
-    Attributes:
-        messages: as the template is given them.
-        thoughts: of each message, or None.
-        answers: of each message: its text without its thought.
-        calls: of each message: its tool calls, as the template is given them.
-        tools: what may be called, or None.
-        thinking: whether the target is asked to think.
-        weighted: of each message: whether it is supervised if it is an answer.
-        primed: of each message: whether it came with the empty thought that its prompt ends with.
-    """
-
-    messages: tuple[dict[str, Any], ...]
-    thoughts: tuple[str | None, ...]
-    answers: tuple[str, ...]
-    calls: tuple[tuple[Any, ...], ...]
-    tools: list[Any] | None
-    thinking: bool
-    weighted: tuple[bool, ...]
-    primed: tuple[bool, ...] = ()
 
 
 class Renderer:
@@ -134,11 +87,12 @@ class Renderer:
         self._skeletons: dict[tuple[bool, tuple[MessageForm, ...]], Skeleton] = {}
         self._supplied: dict[tuple[bool, bool], str] = {}
         self._templates: dict[str, ChatTemplate] = {}
+        self._supervision = Supervision(chat, self._supplied_behind)
 
     def thinks(self, messages: Sequence[Message]) -> bool:
         """Whether the target is asked to think in this conversation."""
         if self.thinking == "keep":
-            return any(self._thought_and_answer(message)[0] is not None for message in messages)
+            return any(thought_and_answer(message, self.chat)[0] is not None for message in messages)
         return self.thinking == "on"
 
     def prompt_text(self, messages: Sequence[Message], *, tools: str | None = None, thinks: bool | None = None) -> str:
@@ -154,7 +108,7 @@ class Renderer:
             UnsupportedTarget: the template's generation prompt is not the format's.
         """
         thinks = self.thinks(messages) if thinks is None else thinks
-        prepared = self._prepared(messages, tools, thinks=thinks)
+        prepared = prepare(messages, tools, self.chat, thinks=thinks)
         text = self._apply(prepared.messages, prepared.tools, thinking=thinks, add_generation_prompt=True)
         self._supplied_in(text, thinking=thinks)
         return text
@@ -201,7 +155,7 @@ class Renderer:
         if text.lstrip().startswith(self.chat.thought_open) and self.chat.thought_close not in text:
             thought = text.lstrip().removeprefix(self.chat.thought_open)
             return {"role": "assistant", "content": "", "reasoning_content": thought.lstrip("\n")}
-        found, rest = self._thought_and_answer({"role": "assistant", "content": text})
+        found, rest = thought_and_answer({"role": "assistant", "content": text}, self.chat)
         message = {"role": "assistant", "content": rest}
         return message if found is None else message | {"reasoning_content": found}
 
@@ -231,7 +185,7 @@ class Renderer:
         """
         thinks = self.thinks(messages)
         messages, primed = self._without_primers(messages, thinks=thinks)
-        prepared = replace(self._prepared(messages, tools, thinks=thinks), primed=primed)
+        prepared = replace(prepare(messages, tools, self.chat, thinks=thinks), primed=primed)
         if not complete and messages[-1].get("reasoning_content") and not messages[-1]["content"]:
             raise RowRejected("the answer was cut off within its thought")
         text = self._apply(prepared.messages, prepared.tools, thinking=prepared.thinking, add_generation_prompt=False)
@@ -247,7 +201,9 @@ class Renderer:
                 bounds = [turn_bounds(turn, text, found, self.chat) for turn in skeleton.turns]
                 if not complete:
                     text = text[: bounds[-1].last]
-                return self._marked(text, list(zip(skeleton.turns, bounds, strict=True)), prepared, mask, complete)
+                return self._supervision.marked(
+                    text, list(zip(skeleton.turns, bounds, strict=True)), prepared, mask, complete=complete
+                )
         raise RowRejected(CHANGED)
 
     def encode(self, rendered: Sequence[RenderedConversation]) -> list[EncodedConversation]:
@@ -288,20 +244,6 @@ class Renderer:
         vocabulary = self.tokenizer.get_vocab()
         return [int(vocabulary[token]) for token in tokens if token in vocabulary]
 
-    def _thought_and_answer(self, message: Message) -> tuple[str | None, str]:
-        """A message's thought, or None, and its answer."""
-        content = message["content"]
-        if message["role"] != "assistant" or not self.chat.thought_close:
-            return None, content
-        if message.get("reasoning_content"):
-            return message["reasoning_content"], content
-        inside, close, answer = content.partition(self.chat.thought_close)
-        if not close or not inside.lstrip().startswith(self.chat.thought_open):
-            return None, content
-        thought = inside.lstrip().removeprefix(self.chat.thought_open).strip("\n")
-        # Between a thought and its answer a format may have empty lines; they are the format's.
-        return thought, answer.lstrip("\n") if self.chat.thoughts_in_content else answer
-
     def _without_primers(
         self, messages: Sequence[Message], *, thinks: bool
     ) -> tuple[Sequence[Message], tuple[bool, ...]]:
@@ -316,32 +258,7 @@ class Renderer:
             given.append(message if answer == message["content"] else {**message, "content": answer})
         return given, tuple(one is not message for one, message in zip(given, messages, strict=True))
 
-    def _prepared(self, messages: Sequence[Message], tools: str | None, *, thinks: bool) -> _Prepared:
-        """Messages as the template is given them."""
-        given, thoughts, answers, calls = [], [], [], []
-        names: dict[str, str] = {}
-        for message in messages:
-            thought, answer = self._thought_and_answer(message) if thinks else (None, message["content"])
-            one: dict[str, Any] = {"role": message["role"], "content": answer}
-            if thought is not None and self.chat.thoughts_in_content:
-                one["content"] = self.chat.written_thought(thought) + answer
-            elif thought is not None:
-                one["reasoning_content"] = thought
-            own = json.loads(message["tool_calls"]) if message.get("tool_calls") else []
-            if own:
-                one["tool_calls"] = own
-                names |= {call["id"]: call["function"]["name"] for call in own}
-            if message["role"] == "tool":
-                one |= {"tool_call_id": message["tool_call_id"], "name": names.get(message["tool_call_id"], "")}
-            given.append(one)
-            thoughts.append(thought)
-            answers.append(answer)
-            calls.append(tuple(own))
-        declared = json.loads(tools) if tools is not None else None
-        weighted = tuple(message.get("weight") != "0" for message in messages)
-        return _Prepared(tuple(given), tuple(thoughts), tuple(answers), tuple(calls), declared, thinks, weighted)
-
-    def _forms(self, messages: Sequence[Message], prepared: _Prepared) -> list[tuple[MessageForm, ...]]:
+    def _forms(self, messages: Sequence[Message], prepared: Prepared) -> list[tuple[MessageForm, ...]]:
         """Variants of the messages' forms: the template may take a thought apart that no message declares."""
         close = self.chat.thought_close
 
@@ -357,7 +274,7 @@ class Renderer:
         variants = [tuple(form(index, divided=divided) for index in range(len(messages))) for divided in (False, True)]
         return variants[:1] if variants[0] == variants[1] else variants
 
-    def _contents(self, message: Message, prepared: _Prepared, index: int, *, has_thought: bool) -> dict[str, str]:
+    def _contents(self, message: Message, prepared: Prepared, index: int, *, has_thought: bool) -> dict[str, str]:
         """What may stand in a message's gaps."""
         thought = prepared.thoughts[index]
         if thought is not None:
@@ -386,7 +303,7 @@ class Renderer:
         self._skeletons[thinking, forms] = skeleton
         return skeleton
 
-    def _literals(self, skeleton: Skeleton, forms: tuple[MessageForm, ...], prepared: _Prepared) -> tuple[str, ...]:
+    def _literals(self, skeleton: Skeleton, forms: tuple[MessageForm, ...], prepared: Prepared) -> tuple[str, ...]:
         """The texts around the gaps, with the conversation's own calls and tools in them."""
         if prepared.tools is None and not any(prepared.calls):
             return skeleton.literals
@@ -450,72 +367,6 @@ class Renderer:
             known = self._supplied_in(prompt, thinking=thinking)
             self._supplied[thinking, after_result] = known
         return known
-
-    def _marked(
-        self,
-        text: str,
-        turns: Sequence[tuple[Turn, TurnBounds]],
-        prepared: _Prepared,
-        mask: MaskKind,
-        complete: bool,  # noqa: FBT001
-    ) -> RenderedConversation:
-        """The text with what the template left out of it put in, and its spans."""
-        last_user = max(index for index, message in enumerate(prepared.messages) if message["role"] == "user")
-        pieces: list[str] = []
-        spans: list[tuple[int, int]] = []
-        put_in: list[tuple[int, int]] = []
-        done = shift = 0
-        for turn, bounds in turns:
-            added, is_generated = self._added(turn, bounds, prepared, is_past=turn.message < last_user)
-            if added:
-                pieces += (text[done : bounds.header_end], added)
-                done = bounds.header_end
-                put_in.append((done + shift, done + shift + len(added)))
-            start, end = self._span(turn, bounds, prepared, mask)
-            if not complete and turn is turns[-1][0]:
-                end = bounds.last
-            moved = bounds.header_end if is_generated else start + len(added)
-            if not self._is_context(turn, bounds, prepared, mask, is_generated=is_generated):
-                spans.append((moved + shift, end + len(added) + shift))
-            shift += len(added)
-        return RenderedConversation("".join((*pieces, text[done:])), tuple(spans), tuple(put_in))
-
-    def _added(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, *, is_past: bool) -> tuple[str, bool]:
-        """What is put in behind a turn's header, and whether the target generates it."""
-        thought = prepared.thoughts[turn.message]
-        if thought is not None:
-            if bounds.thought is not None or is_past or self.chat.thoughts_in_content:
-                return "", False
-            return self.chat.written_thought(thought), True
-        is_primed = self.chat.primed_turns or (prepared.primed[turn.message] and not is_past)
-        if not is_primed or bounds.thought is not None or (prepared.thinking and is_past):
-            return "", False
-        after_result = turn.message > 0 and prepared.messages[turn.message - 1]["role"] == "tool"
-        supplied = self._supplied_behind(thinking=prepared.thinking, after_result=after_result)
-        return ("", False) if turn.lead_text.startswith(supplied) else (supplied, False)
-
-    def _is_context(
-        self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind, *, is_generated: bool
-    ) -> bool:
-        """Whether an answer is not supervised: the row says so, or the target would not have answered so without a
-        thought that is gone."""
-        if not prepared.weighted[turn.message]:
-            return True
-        is_gone = prepared.thoughts[turn.message] is not None and bounds.thought is None and not is_generated
-        return is_gone and mask == "serving"
-
-    def _span(self, turn: Turn, bounds: TurnBounds, prepared: _Prepared, mask: MaskKind) -> tuple[int, int]:
-        """The supervised characters of one of the assistant's turns."""
-        end = bounds.end + len(turn.marker)
-        has_thought = bounds.thought is not None and bool(bounds.thought.strip())
-        if mask == "deepspec":
-            covered = has_thought or self.chat.deepspec_supervises_empty_thought
-            return (bounds.header_end if covered else bounds.answer), end + turn.newline
-        if prepared.thinking:
-            supplied = self._supplied_behind(thinking=True, after_result=False)
-            skipped = len(supplied) if supplied and turn.lead_text.startswith(supplied) else 0
-            return bounds.header_end + skipped, end
-        return (bounds.header_end if has_thought else bounds.answer), end
 
 
 def _offsets_mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,7 @@ The text around the placeholders, which the template wrote, is thereby known, an
 (markers, say) cannot shift what is found. Tool calls are written by the template from structured arguments: a second
 rendering, with the conversation's own calls and tools but placeholders for its contents, gives that text as it is.
 
-Not here: how messages reach the template, and masks (renderer.py).
+Not here: how messages reach the template (prepared.py, renderer.py), and masks (supervision.py).
 """
 
 import re

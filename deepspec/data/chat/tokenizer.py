@@ -1,7 +1,7 @@
 """Loads a target's tokenizer from its directory and says which one it is.
 
 Only `tokenizer.json` is used (character offsets are needed), never code that came with a model. Not here: markers
-(formats.py) and masks (renderer.py).
+(formats.py) and masks (supervision.py).
 """
 
 import hashlib

@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from deepspec.data.chat.formats import ChatFormat
-from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
+from deepspec.data.chat.renderer import EncodedConversation, Renderer
+from deepspec.data.chat.supervision import RenderedConversation
 from deepspec.data.chat.tokenizer import tokenizer_fingerprint
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.provenance import Positions

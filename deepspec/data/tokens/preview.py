@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.chat.formats import ChatFormat
-from deepspec.data.chat.renderer import EncodedConversation, RenderedConversation, Renderer
+from deepspec.data.chat.renderer import EncodedConversation, Renderer
+from deepspec.data.chat.supervision import RenderedConversation
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.provenance import Positions
 from deepspec.data.sources.rows import Position, RowRejected
