@@ -34,8 +34,9 @@ from deepspec.states.format.layout import (
 )
 from deepspec.states.order import WINDOW_ROW_GROUPS, DataOrder
 from deepspec.states.prefetch import ReadAhead
-from deepspec.store.reading.files import ParquetTable, open_files
+from deepspec.store.reading.files import open_files
 from deepspec.store.reading.piece_cache import PieceCache
+from deepspec.store.reading.tables import ParquetTable
 
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 
