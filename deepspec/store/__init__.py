@@ -9,7 +9,7 @@
 
     tasks.runtime.stage ──► keys                  what a result is known by
                         └─► artifacts ──► writing, manifest      checked, then recorded
-                                │   └───► reading                checksums of files, piece by piece
+                                │   └───► artifact ──► reading   one artifact's files, checked piece by piece
                                 └───────► backends               a folder, or a bucket
     states.reader ────────► reading                              a piece at a time, where the files are
     tasks.runtime.execute ► lease                                what a live run protects from collectors
@@ -19,7 +19,8 @@
 inputs from outside enter. Nothing here knows of flows, models or tracking servers.
 """
 
-from deepspec.store.artifacts import Artifact, LookUp, Store, Writing, open_store
+from deepspec.store.artifact import Artifact
+from deepspec.store.artifacts import LookUp, Store, Writing, open_store
 from deepspec.store.backends.contract import Backend
 from deepspec.store.keys import Ingredients, artifact_key, canonical, digest_of
 from deepspec.store.layout import Stat

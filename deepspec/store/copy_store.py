@@ -17,7 +17,8 @@ from pathlib import Path
 from deepspec.errors import ArtifactError, DeepspecError
 from deepspec.progress import SILENT, Progress
 from deepspec.store import layout
-from deepspec.store.artifacts import Artifact, Store
+from deepspec.store.artifact import Artifact
+from deepspec.store.artifacts import Store
 from deepspec.store.backends.contract import Backend, created, full_disk
 from deepspec.store.lease import leased
 from deepspec.store.manifest import FileEntry

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from deepspec.errors import ArtifactError
 from deepspec.store import layout, lease
-from deepspec.store.artifacts import Artifact, Store
+from deepspec.store.artifact import Artifact
+from deepspec.store.artifacts import Store
 from deepspec.store.layout import Stat
 from deepspec.store.manifest import Manifest
 
