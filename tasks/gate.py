@@ -42,7 +42,7 @@ def _needs_a_device(inputs: Inputs, recipe: Recipe) -> bool:
 
 
 @stage(
-    version=4,
+    version=5,
     reads=(
         "gates",
         "evaluate.sampling",

@@ -1,14 +1,17 @@
 """Which of the gate's prompts a draft has met before: a draft that was made from other data may have trained on them.
 
 A run's own splits keep its challenger from them. The champion, and what either was started from, were made from
-conversations of their own, whose splits may have been drawn otherwise.
+conversations of their own, whose splits may have been drawn otherwise. Met is what a run keeps apart in its own splits:
+the same question, or one in nearly the same words. Of a gate prompt only the first turn is asked, so only that counts;
+a draft may have met it in any turn.
 """
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from deepspec.data.config import SPLITS
-from deepspec.data.conversations.words import plain
+from deepspec.data.conversations.near_duplicates import KnownTurns
+from deepspec.data.conversations.splits import SIMILAR
 from deepspec.data.tables import read_conversations
 from deepspec.evaluation.prompts.selection import select_split
 from deepspec.evaluation.results import GateResult
@@ -20,12 +23,12 @@ _USED = tuple(split for split in SPLITS if split != "gate")
 
 
 def seen_prompts(file: Path, prompts: Collection[str], conversations: Iterable[Path]) -> frozenset[str]:
-    """Those of the gate's prompts that stand in other conversations, case, spacing and punctuation aside.
+    """Those of the gate's prompts that stand in other conversations, as they are or in nearly the same words.
 
     Args:
         file: the gate split, `gate.parquet`.
         prompts: ids of those that were asked.
-        conversations: folders of the splits that a draft was made from.
+        conversations: folders of the splits that a draft was made from; each is read once, row by row.
 
     Raises:
         ArtifactError: a file cannot be read.
@@ -33,16 +36,15 @@ def seen_prompts(file: Path, prompts: Collection[str], conversations: Iterable[P
     folders = list(conversations)
     if not folders or not prompts:
         return frozenset()
-    asked = {
-        prompt.id: plain(prompt.messages[-1]["content"])
-        for prompt in select_split(file, num_prompts=None, seed=0)
-        if prompt.id in prompts
-    }
-    wanted, found = set(asked.values()), set()
+    asked = [prompt for prompt in select_split(file, num_prompts=None, seed=0) if prompt.id in prompts]
+    known = KnownTurns((prompt.messages[-1]["content"] for prompt in asked), SIMILAR)
+    found: set[int] = set()
     for path in (folder / f"{split}.parquet" for folder in folders for split in _USED):
         for row in read_conversations(path, ("messages",)) if path.exists() else ():
-            found |= {plain(turn["content"]) for turn in row["messages"] if turn["role"] == "user"} & wanted
-    return frozenset(name for name, text in asked.items() if text in found)
+            found.update(
+                index for turn in row["messages"] if turn["role"] == "user" for index in known.like(turn["content"])
+            )
+    return frozenset(asked[index].id for index in found)
 
 
 def without(measured: GateResult, prompts: Collection[str]) -> GateResult:
@@ -63,7 +65,9 @@ def reason(asked: int, seen: int) -> Reason | None:
     """
     if not seen:
         return None
-    said = f"{seen} of {asked} gate prompts are left out: a draft was trained or chosen on them."
+    said = (
+        f"{seen} of {asked} gate prompts are left out: a draft was trained or chosen on them, or nearly the same ones."
+    )
     if seen == asked:
         said = (
             f"All {asked} gate prompts were trained or chosen on by the champion, or by what a draft was started from."

@@ -11,11 +11,14 @@ result is therefore a function of the set of prompts, and no prompt is left out 
 Memory: about 24 bytes a prompt, and what two prompts or more have in common; a file of 512 bytes and 8 a different
 triple of words for each prompt lies in the temporary folder. (datasketch's own index is a table of Python objects in
 memory: 3.5 kB a prompt, measured.) This module keeps no text: the caller drops the prompts that it names.
+
+`KnownTurns` compares any number of turns with a few that it holds in memory; it misses none.
 """
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -170,6 +173,34 @@ class NearDuplicates:
         self._shingles.close()
 
 
+class KnownTurns:
+    """Turns of the user that many others are compared with: which of them are nearly the same.
+
+    Memory: about 200 bytes a word of the turns that are known; the others leave none.
+
+    Args:
+        texts: the turns that are known.
+        threshold: least Jaccard similarity, in (0, 1], of the sets of three words in a row.
+    """
+
+    def __init__(self, texts: Iterable[str], threshold: float) -> None:
+        self._threshold = threshold
+        self._sizes: list[int] = []
+        self._turns: dict[str, list[int]] = {}  # piece -> turns that have it
+        for index, text in enumerate(texts):
+            pieces = _pieces(text)
+            self._sizes.append(len(pieces))
+            for piece in pieces:
+                self._turns.setdefault(piece, []).append(index)
+
+    def like(self, text: str) -> list[int]:
+        """Indices of the known turns that are nearly the same as this one, ascending."""
+        pieces = _pieces(text)
+        shared = Counter(index for piece in pieces for index in self._turns.get(piece, ()))
+        sizes = {index: len(pieces) + self._sizes[index] - count for index, count in shared.items()}
+        return sorted(index for index, count in shared.items() if count / sizes[index] >= self._threshold)
+
+
 def shingles_of(messages: Sequence[Message]) -> npt.NDArray[np.uint64]:
     """Hashes of the different triples of words in the user's turns, ascending; never empty.
 
@@ -178,11 +209,15 @@ def shingles_of(messages: Sequence[Message]) -> npt.NDArray[np.uint64]:
     pieces: set[str] = set()
     for message in messages:
         if message["role"] == "user":
-            words = words_of(message["content"]) or [message["content"].strip()]
-            last = max(1, len(words) - SHINGLE_WORDS + 1)
-            pieces.update(" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last))
+            pieces |= _pieces(message["content"])
     hashes = (hashlib.blake2b(piece.encode(), digest_size=8).digest() for piece in pieces)
     return np.unique(np.frombuffer(b"".join(hashes), dtype="<u8").astype(np.uint64))
+
+
+def _pieces(text: str) -> set[str]:
+    words = words_of(text) or [text.strip()]
+    last = max(1, len(words) - SHINGLE_WORDS + 1)
+    return {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last)}
 
 
 def rows_of_a_band(threshold: float) -> int:
