@@ -106,6 +106,10 @@ class StoreFull(ArtifactError):
     """No room left where artifacts are written."""
 
 
+class RecordTooLarge(ArtifactError):
+    """A record in the store is larger than any that deepspec writes."""
+
+
 class LeaseHeld(ArtifactError):
     """Another live run holds the lease on this work."""
 

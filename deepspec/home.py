@@ -40,7 +40,8 @@ def last_store(home: Path) -> Mapping[str, Any]:
     if (home / BACKUP_MARKER).exists():
         return {}
     try:
-        record = parse((home / "last-run.json").read_bytes(), _RECORD_BYTES)
+        with (home / "last-run.json").open("rb") as file:
+            record = parse(file.read(_RECORD_BYTES + 1), _RECORD_BYTES)
         recipe = record["resolved_recipe"]
         section = dict((recipe[0] if isinstance(recipe, list) else recipe)["store"])
     except (OSError, ValueError, LookupError, TypeError):  # none yet, or of an older deepspec

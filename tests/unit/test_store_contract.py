@@ -18,9 +18,17 @@ from typing import Any
 
 import pytest
 
-from deepspec.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, ArtifactUnknown, StoreFull, TransientError
+from deepspec.errors import (
+    ArtifactDamaged,
+    ArtifactError,
+    ArtifactMissing,
+    ArtifactUnknown,
+    RecordTooLarge,
+    StoreFull,
+    TransientError,
+)
 from deepspec.store import Backend, Ingredients, Parent, Store, artifact_key
-from deepspec.store.backends.contract import created
+from deepspec.store.backends.contract import MAX_RECORD_BYTES, created
 from deepspec.store.gc import collect
 from deepspec.store.layout import Stat
 from deepspec.store.records import seal
@@ -107,6 +115,33 @@ def test_reading_what_is_no_file_says_that_nothing_is_there(backend: Backend, pa
     backend.create("registry/a", b"")
     with pytest.raises(FileNotFoundError):
         backend.read(path)
+
+
+def test_no_more_of_a_record_is_read_than_a_record_may_have(place: Place) -> None:
+    backend = place.store().backend
+    for size in (100, 101, 3 << 20):
+        backend.create(f"registry/{size}.json", b"")
+        place.overwrite(f"registry/{size}.json", b"x" * size)
+    assert len(backend.read("registry/100.json", max_bytes=100)) == 100
+    for size in (101, 3 << 20):
+        with refused(RecordTooLarge, "100", where=f"{backend.location}/registry/{size}.json"):
+            backend.read(f"registry/{size}.json", max_bytes=100)
+    assert len(backend.read(f"registry/{3 << 20}.json")) == 3 << 20
+
+
+def test_a_record_that_could_not_be_read_back_is_not_written(backend: Backend) -> None:
+    too_large = bytes(MAX_RECORD_BYTES + 1)
+    for write in (backend.create, backend.put):
+        with refused(RecordTooLarge, f"{len(too_large):,}", where="registry/a.json"):
+            write("registry/a.json", too_large)
+    assert not backend.list("registry")
+
+
+def test_a_manifest_that_is_too_large_is_no_artifact_and_is_named(place: Place) -> None:
+    artifact = put(place.store(), ingredients())
+    place.overwrite(manifest_path(artifact), b" " * (MAX_RECORD_BYTES + 1))
+    with refused(RecordTooLarge, f"{MAX_RECORD_BYTES:,}", where=manifest_path(artifact)):
+        place.store().find(KIND, KEY)
 
 
 def test_list_names_every_file_under_a_folder_and_no_other(backend: Backend) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.errors import ArtifactError, RecipeError, StoreFull
+from deepspec.errors import ArtifactError, RecipeError, RecordTooLarge, StoreFull
 from deepspec.store import Store, open_store
 from deepspec.store.reading import pieces
 from deepspec.store.records import seal, unseal
@@ -53,6 +53,13 @@ def test_file_systems_without_hard_links_create_exclusively(store: Store, monkey
     assert not store.backend.create("registry/a", b"second")
     assert store.backend.read("registry/a") == b"first"
     assert put(store, ingredients()).verify() == []
+
+
+def test_a_huge_record_is_refused_before_it_is_read(store: Store) -> None:
+    store.backend.create("registry/a.json", b"")
+    os.truncate(Path(store.backend.location) / "registry/a.json", 1 << 40)  # more than any memory
+    with refused(RecordTooLarge, f"{1 << 40:,}", where="registry/a.json"):
+        store.backend.read("registry/a.json")
 
 
 def test_temporary_files_of_killed_writers_are_swept_after_the_grace_period(store: Store) -> None:

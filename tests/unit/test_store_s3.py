@@ -9,7 +9,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,16 +23,25 @@ import torch
 from botocore.exceptions import ClientError
 from safetensors.torch import save_file
 
-from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, RecipeError, StoreFull, TransientError
+from deepspec.errors import (
+    ArtifactDamaged,
+    ArtifactError,
+    DeepspecError,
+    RecipeError,
+    RecordTooLarge,
+    StoreFull,
+    TransientError,
+)
 from deepspec.store import Artifact, Store, open_store
 from deepspec.store.backends import s3, s3_errors
 from deepspec.store.gc import collect
 from deepspec.store.lease import leased
+from deepspec.store.reading import files
 from deepspec.store.reading.files import LocalFiles, StreamedFiles, open_files
 from tests.fixtures.faulty_proxy import CORRUPTED, Faults, FaultyProxy
 from tests.fixtures.refused import refused
 from tests.fixtures.s3 import S3Server
-from tests.fixtures.store import KEY, PLACES, BucketPlace, fill, ingredients, put
+from tests.fixtures.store import KEY, PLACES, BucketPlace, fill, ingredients, manifest_path, put
 
 CANARIES = {"AWS_ACCESS_KEY_ID": "AKCANARYIDAAAAAAA", "AWS_SECRET_ACCESS_KEY": "canary/secret+key"}
 
@@ -543,6 +552,44 @@ def test_missing_credentials_are_named(moto: S3Server, monkeypatch: pytest.Monke
     with refused(ArtifactError, "no credentials", where="s3://some-bucket") as caught:
         open_store("s3://some-bucket", cache=tmp_path).find("tokens", KEY)
     assert "AWS_ACCESS_KEY_ID" in str(caught.value.remedy)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers every question with a body that says no length and does not end."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"0"')
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(ConnectionError):
+            while True:
+                self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_record_that_says_no_length_is_read_within_bounds(canaries: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        try:
+            with refused(RecordTooLarge, f"{3 << 20:,}", where="s3://some-bucket/registry/a.json"):
+                open_store("s3://some-bucket").backend.read("registry/a.json", max_bytes=3 << 20)
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_a_manifest_that_is_too_large_is_not_streamed(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = put(place.store(), ingredients())
+    monkeypatch.setattr(files, "MAX_RECORD_BYTES", 100)
+    with refused(RecordTooLarge, "100", where=manifest_path(artifact)):
+        open_files(artifact.location())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from deepspec.errors import ArtifactError, DeepspecError, StoreFull, TransientError
+from deepspec.errors import ArtifactError, DeepspecError, RecordTooLarge, StoreFull, TransientError
 from deepspec.file_system import is_out_of_room
 from deepspec.store.layout import Stat
+
+MAX_RECORD_BYTES = 64 << 20
+"""Most bytes of a record (a manifest, a lease, an entry of the log): what a reader holds in memory, whoever wrote it.
+
+The largest is the manifest of states, with 92 bytes a piece: in pieces of 16 MB, that of 11 TB.
+"""
 
 
 class Backend(Protocol):
@@ -32,18 +38,28 @@ class Backend(Protocol):
 
         Raises:
             StoreFull: no room left; nothing was created, or will be.
+            RecordTooLarge: it could not be read back; nothing was created, or will be.
             ArtifactError: the place cannot be written; nothing was created, or will be.
             TransientError: no answer; it may have been created, or may yet be.
         """
 
     def put(self, path: str, data: bytes) -> None:
-        """Write or overwrite a small record whose loss is harmless (a heartbeat); never seen half-written."""
+        """Write or overwrite a small record whose loss is harmless (a heartbeat); never seen half-written.
 
-    def read(self, path: str) -> bytes:
+        Raises:
+            RecordTooLarge: it could not be read back; nothing was written.
+        """
+
+    def read(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         """The whole content of `path`.
+
+        Args:
+            path: of a record.
+            max_bytes: most of them; of what is larger no more is taken into memory.
 
         Raises:
             FileNotFoundError: nothing is there.
+            RecordTooLarge: what is there is larger.
         """
 
     def list(self, prefix: str) -> dict[str, Stat]:
@@ -102,6 +118,26 @@ def created(backend: Backend, path: str, data: bytes) -> bool:
             if _holds(backend, path, data):
                 return True
         raise
+
+
+def refuse_large(size: int, path: str, where: str, max_bytes: int = MAX_RECORD_BYTES) -> None:
+    """Refuse a record that is too large to be one.
+
+    Args:
+        size: its bytes; of one whose size is unknown, as many as have come.
+        path: its name in the store.
+        where: the store.
+        max_bytes: most bytes of it.
+
+    Raises:
+        RecordTooLarge: it has more.
+    """
+    if size > max_bytes:
+        raise RecordTooLarge(
+            f"A record of {size:,} bytes or more is refused: at most {max_bytes:,} are read.",
+            where=f"{where}/{path}",
+            remedy="Look at what wrote it. If it is no record of deepspec's, remove it.",
+        )
 
 
 def full_disk(error: BaseException, where: str) -> StoreFull | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError
 from deepspec.file_system import link, readable_as_its_folder
-from deepspec.store.backends.contract import full_disk
+from deepspec.store.backends.contract import MAX_RECORD_BYTES, full_disk, refuse_large
 from deepspec.store.layout import KIND, Stat, inside, is_plain, listing
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
@@ -36,6 +36,7 @@ class LocalBackend:
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` durably if nothing is at `path`; return whether this call created it."""
+        refuse_large(len(data), path, self.location)
         target = self._at(path)
         with _named_errors(self.root, "written"), _temporary(target.parent, data) as temporary:
             if not _link(temporary, target, data):
@@ -45,16 +46,21 @@ class LocalBackend:
 
     def put(self, path: str, data: bytes) -> None:
         """Write or overwrite a small record."""
+        refuse_large(len(data), path, self.location)
         target = self._at(path)
         with _named_errors(self.root, "written"), _temporary(target.parent, data) as temporary:
             temporary.replace(target)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         """The whole content of `path`; FileNotFoundError if no file is there."""
         target = self._at(path)
         missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
         with _named_errors(self.root, "read"), contextlib.suppress(*missing):
-            return target.read_bytes()
+            with target.open("rb") as file:
+                refuse_large(os.fstat(file.fileno()).st_size, path, self.location, max_bytes)
+                data = file.read(max_bytes + 1)  # it may grow meanwhile, and a device has no size
+            refuse_large(len(data), path, self.location, max_bytes)
+            return data
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target))
 
     def list(self, prefix: str) -> dict[str, Stat]:

@@ -36,7 +36,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from deepspec.atomic_write import replacing
 from deepspec.errors import ArtifactError, RecipeError, TransientError
 from deepspec.file_system import readable_as_its_folder
-from deepspec.store.backends.contract import full_disk
+from deepspec.store.backends.contract import MAX_RECORD_BYTES, full_disk, refuse_large
 from deepspec.store.backends.local import unpruned
 from deepspec.store.backends.s3_errors import (
     MISSING,
@@ -63,6 +63,7 @@ _DESCRIPTIONS = create_loader()
 PART_BYTES = 64 << 20
 """Larger files go up and come down in parts of this size."""
 
+_CHUNK_BYTES = 1 << 20
 _PARALLEL_PARTS = 4
 _PARALLEL_FILES = 4
 _CONNECT_SECONDS = 10
@@ -96,20 +97,22 @@ class S3Backend:
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` if nothing is at `path`; return whether this call created it."""
+        refuse_large(len(data), path, self.location)
         self._probe()
         return self._create(path, data)
 
     def put(self, path: str, data: bytes) -> None:
         """Write or overwrite a small record."""
+        refuse_large(len(data), path, self.location)
         with self._named_errors("written"):
             self._client.put_object(Bucket=self._at.bucket, Key=self._key(path), Body=data)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         """The whole content of `path`; FileNotFoundError if nothing is there."""
 
         def get() -> tuple[bytes, bool]:
             answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(path))
-            data = bytes(answer["Body"].read())
+            data = self._body(answer, path, max_bytes)
             return data, hashlib.md5(data, usedforsecurity=False).hexdigest() == answer["ETag"].strip('"')
 
         def checked() -> bytes:
@@ -124,6 +127,17 @@ class S3Backend:
 
         with self._named_errors("read"):
             return _repeated(checked)
+
+    def _body(self, answer: dict[str, Any], path: str, max_bytes: int) -> bytes:
+        """The bytes of an answer; no more of them are read than one too many."""
+        chunks, size = [], 0
+        with contextlib.closing(answer["Body"]) as body:
+            refuse_large(answer.get("ContentLength", 0), path, self.location, max_bytes)
+            for chunk in body.iter_chunks(_CHUNK_BYTES):  # a proxy may send on a body without its length
+                size += len(chunk)
+                refuse_large(size, path, self.location, max_bytes)
+                chunks.append(chunk)
+        return b"".join(chunks)
 
     def list(self, prefix: str) -> dict[str, Stat]:
         """Every object under the folder `prefix`, by path relative to the store."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from deepspec.errors import ArtifactDamaged, ArtifactError, DeepspecError, TransientError
+from deepspec.store.backends.contract import MAX_RECORD_BYTES, refuse_large
 from deepspec.store.backends.s3_location import SCHEME, Location, endpoint_url, region, shown
 from deepspec.store.manifest import FileEntry, Manifest
 from deepspec.store.reading.attempts import tried
@@ -134,7 +135,9 @@ class StreamedFiles:
         self._fs = _filesystem()
 
         def manifest() -> Manifest:
-            data = self._range(f"{at.bucket}/{at.prefix}", 0, None)
+            with self._fs.open_input_file(f"{at.bucket}/{at.prefix}") as file:
+                refuse_large(file.size(), at.prefix, f"s3://{at.bucket}", MAX_RECORD_BYTES)
+                data = file.read(MAX_RECORD_BYTES)
             try:
                 return Manifest.from_bytes(data, where=url)
             except ValueError as error:
@@ -186,10 +189,10 @@ class StreamedFiles:
     def _tried(self, name: str, ask: Callable[[], T]) -> T:
         return tried(ask, _ATTEMPTS, self._named(name))
 
-    def _range(self, path: str, start: int, end: int | None) -> bytes:
+    def _range(self, path: str, start: int, end: int) -> bytes:
         with self._fs.open_input_file(path) as file:
-            data = file.read() if end is None else file.read_at(end - start, start)
-        if end is not None and len(data) != end - start:
+            data = file.read_at(end - start, start)
+        if len(data) != end - start:
             raise OSError(f"{len(data)} bytes came instead of {end - start}")
         return bytes(data)
 
