@@ -5,14 +5,16 @@ A struct of a table has every field of its column: a field that is null is one t
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from deepspec.data.sources.forms import COLUMNS, FORMS, Form
 from deepspec.data.sources.opening import as_file, is_bomb
+from deepspec.data.sources.parquet_pages import pages
 from deepspec.data.sources.rows import TOO_LONG, Position, RawRow, RowRejected
 from deepspec.errors import DataError
 
@@ -46,6 +48,7 @@ def opened_table(path: str) -> Iterator[Any]:
         with as_file(path) as found, pq.ParquetFile(found) as plain:
             metadata = plain.metadata
             _check_sizes(metadata, path)
+            _check_pages(found, metadata, path)
             columns = range(metadata.num_columns)
             texts = [plain.schema.column(i).path for i in columns if plain.schema.column(i).physical_type == _TEXT]
             with pq.ParquetFile(found, metadata=metadata, read_dictionary=texts) as file:
@@ -78,6 +81,42 @@ def _check_sizes(metadata: Any, path: str) -> None:
                     where=where,
                     remedy=_WRITE_AGAIN,
                 )
+
+
+def _check_pages(found: Any, metadata: Any, path: str) -> None:
+    """Refuse a file whose pages stand for more than its footer says: by that, batches of rows are cut.
+
+    Raises:
+        DataError: naming file and row group.
+        pa.ArrowInvalid: it is damaged.
+    """
+    import pyarrow as pa
+
+    with Path(found).open("rb") if isinstance(found, str) else nullcontext(found) as file:
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group)
+            for column in (rows.column(index) for index in range(rows.num_columns)):
+                try:
+                    flaw = _flaw_of_pages(file, column)
+                except (ValueError, OverflowError, OSError) as error:
+                    raise pa.ArrowInvalid(str(error)) from error
+                if flaw is not None:
+                    where = f"{path}, row group {group}"
+                    raise DataError(f"{flaw} in the column {column.path_in_schema}.", where=where, remedy=_WRITE_AGAIN)
+
+
+def _flaw_of_pages(file: BinaryIO, column: Any) -> str | None:
+    start, dictionary = column.data_page_offset, column.dictionary_page_offset
+    if dictionary is not None and 0 < dictionary < start:
+        start = dictionary
+    said, unpacked = column.total_uncompressed_size, 0
+    for page in pages(file, start, column.total_compressed_size, column.num_values):
+        unpacked += page.unpacked
+        if page.num_values > _MOST_VALUES:
+            return f"has a page of {page.num_values:,} values"
+        if unpacked > max(_BATCH_BYTES, 2 * said):
+            return f"has pages that unpack to {unpacked:,} bytes or more, where its footer says {said:,},"
+    return None
 
 
 def count_parquet(path: str) -> tuple[int, int]:
@@ -123,7 +162,8 @@ def table_rows(
     metadata = file.metadata
     for group in range(metadata.num_row_groups) if row_groups is None else row_groups:
         found = metadata.row_group(group)
-        mean = max(1, found.total_byte_size // max(found.num_rows, 1))
+        total = sum(found.column(index).total_uncompressed_size for index in range(found.num_columns))
+        mean = max(1, total // max(found.num_rows, 1))
         batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // mean))
         for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=list(columns)):
             yield from _few_by_few(batch, max_row_bytes)
@@ -158,6 +198,8 @@ def _sizes(array: Any) -> npt.NDArray[np.int64]:
     if arrow.is_dictionary(kind):
         values = _sizes(array.dictionary)
         indices = pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy()
+        if len(indices) and not 0 <= indices.min() <= indices.max() <= len(values):
+            raise pa.ArrowInvalid("a value is not in the dictionary of its column")
         found: npt.NDArray[np.int64] = np.append(values, 0)[indices]
         return found
     if arrow.is_map(kind):
