@@ -354,6 +354,28 @@ def test_of_two_makers_in_one_home_one_waits_for_the_other(tmp_path: Path) -> No
     assert (first.waited, second.waited >= 0.4) == (0.0, True)
 
 
+def test_a_stage_that_waited_for_its_maker_finds_what_that_has_made(tmp_path: Path) -> None:
+    first, second = (
+        Making(run_of(tmp_path), count, {"source": SOURCE}),
+        Making(run_of(tmp_path), count, {"source": SOURCE}),
+    )
+    found: list[Artifact | None] = []
+
+    def wait() -> None:
+        with second.alone():
+            found.append(second.found)
+
+    waiting = threading.Thread(target=wait)
+    with first.alone():
+        waiting.start()
+        waiting.join(0.3)
+        assert found == []
+        make_one(first)
+    waiting.join(10)
+    assert [artifact and artifact.manifest for artifact in found] == [first.artifact.manifest]
+    assert second.reason.status == "hit"
+
+
 def test_what_a_stage_waited_for_others_is_not_its_time(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     with Making(run, count, {"source": SOURCE}).recorded(), run.waiting():
