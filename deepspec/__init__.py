@@ -7,10 +7,10 @@ below its own line:
     planning                 what a run will take, and what refuses it
     inputs                   a recipe's inputs as local paths
     recipe                   the one typed configuration of a run
-    registry                 registered drafts, the promotion log, MLflow
+    registry  reports        registered drafts, the promotion log, MLflow; pages, terminal tables, figures
+    record                   the record of a run, `run.json`, as values
     gates                    is this challenger better than the champion?
     export                   drafts in the formats that other systems read
-    reports                  pages, terminal tables, figures
     evaluation               what a draft is worth, measured
     training                 one loop for every model, in processes of its own
     decoding                 lossless speculative decoding
@@ -20,7 +20,8 @@ below its own line:
     data                     from sources to token ids
     home                     which store is used, and which code version writes to it
     store                    content-addressed artifacts
-    account  config  guide  progress  usage  yaml  errors  the ground
+    the ground               account  atomic_write  config  file_lock  foreign_json  guide  keyed_random  network
+                             progress  units  usage  yaml; below them file_system, and errors
 
 Read `recipe.py` for what a run is made of, `store/` for where results live, `drafts/algorithm.py` and
 `targets/family.py` for the two extension points.

@@ -6,5 +6,5 @@
     deepspec compare ─────► cli ──► compare                 several drafts, one recipe's own stages
 
 Every call in a flow is a cached stage of `tasks`: found in the store by its key, or made now. `infra/prefect.yaml`
-names `nightly.py`.
+names `nightly.py`; `deployed.py` is the name that older deployments know it by.
 """

@@ -6,6 +6,6 @@
                       ├───► draws ──► verify, sampling, random     what is accepted, what is drawn
                       └───► contexts              the drafter's context of each row
 
-Read `verify.py` first: it is why the output is exactly the target's. `completion.py` is what goes in and comes out;
-`profiling.py` measures the costs that the scheduler uses.
+Read `verify.py` first: it is why the output is exactly the target's. `config.py` says how answers are drawn,
+`completion.py` what goes in and comes out; `profiling.py` measures the costs that the scheduler uses.
 """

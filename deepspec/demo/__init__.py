@@ -7,7 +7,7 @@
     tasks.demo ──► corpus ──► arithmetic, chat, code ──► draws
               ├──► tokenizer ──► corpus
               └──► target ──► network     trained by the library's own loop
-    flows.demo_inputs ──► inputs          copies in the home folder, where the recipe finds them
+    flows.demo_inputs ──► inputs          copies in the home folder, where the recipes of recipes.py find them
 
 The pipeline then runs on the results as on a user's own model and conversations; it knows nothing of this package.
 """

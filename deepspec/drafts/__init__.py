@@ -5,11 +5,13 @@
               └──► eagle3 ───► unrolled       one token a step: module, supervision, drafter
                                   │
            block and unrolled ────┴──► layers ──► attention     the body, of the target's own family
-                                 └───► files, initialization    config.json and weights; NaN until set
+                                 ├───► files, initialization    config.json and weights; NaN until set
+                                 └───► metrics                  what training logs of any draft
 
 `algorithm.py` is the contract, an abstract class: what an algorithm captures, builds, supervises, its loss, drafter,
 cost and files. Training asks for `supervise` and `loss`, decoding for `drafter`, planning for `cost`; nothing asks
-which algorithm it has. To add one: one file with a class, and one line in the table below.
+which algorithm it has. What a recipe leaves open, the target answers (`layer_choice.py`). To add one: one file with a
+class, and one line in the table below.
 """
 
 from collections.abc import Mapping

@@ -7,6 +7,6 @@
     deepspec backup ─► backup ──► promotions       a copy of the home folder
                           open ──► mlflow          the tracker of MLFLOW_TRACKING_URI, or of the home folder
 
-`keys.py` lists every parameter, tag and metric that is written, `card.py` writes a draft's card. Only the room
-`mlflow/` imports MLflow.
+`keys.py` lists every parameter, tag and metric that is written, `card.py` writes a draft's card, `errors.py` says what
+can go wrong between a trained draft and a served one. Only the room `mlflow/` imports MLflow.
 """

@@ -1,12 +1,14 @@
 """Target families: the one table of them.
 
     read_spec(directory) ──► FAMILIES ──► qwen3, gemma4       directory.py: a target's shape, without torch
-                                └───────► family              what a `Family` and a `TargetSpec` are
+             │                  └───────► family              what a `Family` and a `TargetSpec` are
+             └─────► layer_tensors ──► weight_files           the tensors it must have; those that its files hold
     Target.load(directory) ─► weights, layers, rotary, cache  model.py: the loaded model, its body (body.py) fused
                            └► hugging_face                    or Hugging Face's module, where layers differ
     capture(target, …) ─────► model                           states of whole documents
 
-To add a family: one file with one `Family` value, and one line in the table below.
+`published.py` has the shapes of published targets, to estimate with before a download. To add a family: one file with
+one `Family` value, and one line in the table below.
 """
 
 from collections.abc import Mapping

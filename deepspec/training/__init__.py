@@ -10,5 +10,6 @@
                                                 │                └──► memory.peak, metric_stream
                                                 └──► draft_objective ──► drafts, states, decoding
 
-The loop knows nothing of models, files of states, or trackers. Read `objective.py` first, then `loop.py`.
+`job.py` is what goes to the processes, `failure.py` an error that comes back, `config.py` the section `train` of a
+recipe. The loop knows nothing of models, files of states, or trackers. Read `objective.py` first, then `loop.py`.
 """

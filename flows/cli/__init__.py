@@ -8,7 +8,7 @@
        ├───► bench       bench … ──► commands.bench
        ├───► backup      backup ──► registry.backup
        └───► guide       guide ──► deepspec.guide
-                └──► terminal, progress     options, tables and bars that all of them share
+                └──► terminal, progress ──► heartbeat     options, tables and bars; no silence longer than five seconds
 
 Everything heavy is imported by the command that needs it: `deepspec --help` answers in under half a second.
 """

@@ -10,6 +10,7 @@
        ├──► supervision              which characters are supervised: the two masks
        │        └────────► formats   what a template writes around the assistant's turns, a value per family; all use it
        └──► tokenizer                loads the target's tokenizer, and says which one it is
+                └──► tokenizer_files     what its files say of it, without loading it
 
 The target's own template, in jinja's sandbox, writes the text; a format only finds the answers in it.
 """

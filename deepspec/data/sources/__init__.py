@@ -4,8 +4,10 @@
         for row in read_rows(source, max_row_bytes=…):           readers.py
             found = parse_conversation(row.value, config)        parsing.py
 
-    readers ──► json_rows, parquet, hub     formats; a data set on the hub: which part is meant, and its commit
-       └──────► finding ──► opening         files, plain or packed
+    readers ──► json_rows, hub              formats; a data set on the hub: which part is meant, and its commit
+       ├──────► parquet ──► parquet_pages   what a page unpacks to, by its own header
+       ├──────► finding ──► opening         files, plain or packed
+       └──────► account                     rows and fields that were read, and those that were not
     parsing ──► forms ──► tool_calls        the forms of a row, and the fields that each reads; tools, calls, results
 
     All stand on rows.py: what one row is, its position, its value, why it is refused.

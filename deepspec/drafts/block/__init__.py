@@ -5,5 +5,6 @@
                 │         └────────► drafter ─► module       the same weights inside decoding
                 └──► heads                                   previous token, confidence
 
-`BlockAlgorithm` is a whole algorithm but for the weights of its loss terms; what one adds, it overrides.
+`config.py` holds the recipe fields of every block draft. `BlockAlgorithm` is a whole algorithm but for the weights of
+its loss terms; what one adds, it overrides.
 """

@@ -5,6 +5,7 @@
     stage ────► concurrency                   concurrency slots of a shared server
        └──────► pages                         progress and results on Prefect's pages
     states ───► fan_out                       parts of a stage at once: threads, processes, Dask, Ray
+    record.alive ──► ended                    flow runs whose process has died
 
 The stage's own task is in `runtime/stage.py`: its cache key is the store's key, and its result a reference.
 """
