@@ -76,6 +76,14 @@ def test_a_page_that_claims_an_absurd_size_gets_no_memory(tmp_path: Path, field:
         read(path)
 
 
+@pytest.mark.parametrize("kind", [1, 3, 5, 7, 8, 9, 12])
+def test_a_long_list_in_a_header_takes_no_time(kind: int) -> None:
+    """A field of a header, a list of 2^60 items of each kind: bytes could be skipped for years."""
+    length = b"\x80" * 8 + b"\x10"
+    with pytest.raises(ValueError, match="header"):
+        list(pages(io.BytesIO(b"\x19" + bytes([0xF0 | kind]) + length + b"\x01" * 50), 0, 100, 1))
+
+
 def test_a_parquet_value_outside_its_dictionary_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     plain_table(path, [["hello"], ["you"]] * 300, use_dictionary=True)

@@ -13,10 +13,12 @@ from typing import BinaryIO
 
 _MOST_DEPTH = 8
 _MOST_BITS = 63
+_MOST_SKIPPED = 1 << 31
 _DATA_HEADERS = (5, 8)
 _DICTIONARY_HEADER = 7
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 _INTEGERS = (4, 5, 6)
+_WIDTHS = {_BYTE: 1, _DOUBLE: 8}
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,35 @@ def _value(file: BinaryIO, kind: int, depth: int) -> object:
         return _integer(file)
     if kind == _STRUCT:
         return _struct(file, depth - 1)
-    if kind in (_BYTE, _DOUBLE):
-        file.seek(1 if kind == _BYTE else 8, 1)
+    if kind in _WIDTHS:
+        _skip(file, _WIDTHS[kind])
     elif kind == _BINARY:
-        file.seek(_unsigned(file), 1)
+        _skip(file, _unsigned(file))
     elif kind in (_LIST, _SET):
-        head = _byte(file)
-        length = head >> 4 if head >> 4 < 15 else _unsigned(file)
-        for _ in range(length):
-            if head & 15 in (_TRUE, _FALSE):
-                _byte(file)
-            else:
-                _value(file, head & 15, depth - 1)
+        _skip_list(file, depth)
     elif kind not in (_TRUE, _FALSE):
         raise ValueError("a page's header is damaged")
     return None
+
+
+def _skip_list(file: BinaryIO, depth: int) -> None:
+    """Move over a list, in time that is bounded by the bytes that are there and not by its length."""
+    head = _byte(file)
+    length, kind = head >> 4 if head >> 4 < 15 else _unsigned(file), head & 15
+    if kind in _WIDTHS:
+        _skip(file, length * _WIDTHS[kind])
+        return
+    for _ in range(length):  # each of these takes a byte at least
+        if kind in (_TRUE, _FALSE):
+            _byte(file)
+        else:
+            _value(file, kind, depth - 1)
+
+
+def _skip(file: BinaryIO, num_bytes: int) -> None:
+    if num_bytes > _MOST_SKIPPED:
+        raise ValueError("a page's header is damaged")
+    file.seek(num_bytes, 1)
 
 
 def _byte(file: BinaryIO) -> int:
