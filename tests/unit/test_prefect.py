@@ -1,7 +1,10 @@
 """What an error says of Prefect's server: one sentence that names the variable, or nothing; and what is deployed."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 from uuid import UUID, uuid4
 
@@ -196,7 +199,9 @@ def test_a_concurrency_slot_is_freed_once_its_holder_has_ended(holder: dict[str,
 
 
 def test_a_flow_run_waits_for_a_limit_and_says_for_whom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from contextlib import ExitStack
+    from contextlib import ExitStack, contextmanager
+
+    from prefect.client import orchestration
 
     from deepspec.recipe import load_recipe
     from deepspec.store import open_store
@@ -213,8 +218,24 @@ def test_a_flow_run_waits_for_a_limit_and_says_for_whom(monkeypatch: pytest.Monk
 
     full = Server(active=2)
     full.holder(slots=2)
+    open_clients = 0
+
+    @contextmanager
+    def client(*, sync_client: bool) -> Iterator[Server]:
+        nonlocal open_clients
+        assert sync_client
+        open_clients += 1
+        yield full
+        open_clients -= 1
+
+    def sleep(seconds: float) -> None:
+        assert seconds == concurrency._LOOK_AGAIN_SECONDS
+        assert not open_clients  # else the server closes the connection meanwhile, and the next look meets that
+
+    monkeypatch.setattr(orchestration, "get_client", client)
+    monkeypatch.setattr(concurrency, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     run = Run(load_recipe("tiny"), open_store(str(tmp_path)), tmp_path, display=Listening())
     with refused(LaunchError, LIMIT, "run r (train)"), ExitStack() as held:
-        concurrency._take(run, full, held, "evaluate", LIMIT, 1)  # type: ignore[arg-type]
+        concurrency._take(run, held, "evaluate", LIMIT, 1)
     assert len(said) == 1
     assert "run r (train)" in said[0]

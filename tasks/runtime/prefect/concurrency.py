@@ -55,28 +55,32 @@ def concurrency_slots(run: Run[Any], stage: str, *, computes: bool, workers: str
     name = f"deepspec-{device}"
     wanted = int(getattr(run.execution, workers)) if device == "cuda" and workers else 1
     with ExitStack() as held:
-        with get_client(sync_client=True) as client, run.waiting():
-            _make_limit(client, name, device)
-            limit, _ = _limit(client, name)
+        with run.waiting():
+            with get_client(sync_client=True) as client:
+                _make_limit(client, name, device)
+                limit, _ = _limit(client, name)
             if wanted > limit:
                 raise RecipeError(
                     f"{stage} needs {wanted} concurrency slots of Prefect's limit {name!r}, which has {limit}.",
                     where=f"run.{workers}",
                     remedy=f"Use fewer processes, or `prefect gcl update {name} --limit {wanted}`.",
                 )
-            _take(run, client, held, stage, name, wanted)
+            _take(run, held, stage, name, wanted)
         yield
 
 
-def _take(run: Run[Any], client: "SyncPrefectClient", held: ExitStack, stage: str, name: str, wanted: int) -> None:
+def _take(run: Run[Any], held: ExitStack, stage: str, name: str, wanted: int) -> None:
     """Take concurrency slots as soon as there are any; `held` gives them back."""
+    from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
 
     note = held.enter_context(_noted(run, stage, name, wanted))
     said, deadline = "", time.monotonic() + _LONGEST_WAIT_SECONDS
     while True:
-        holders = free_ended(client, name)
-        limit, taken = _limit(client, name)
+        # A client for each look: a server closes a connection that was idle for as long as is waited here.
+        with get_client(sync_client=True) as client:
+            holders = free_ended(client, name)
+            limit, taken = _limit(client, name)
         if taken + wanted > limit:
             by = ", ".join(f"run {holder['run']} ({holder['stage']})" for holder in holders)
             text = f"{name}: {taken} of {limit} are taken" + (f" by {by}." if by else ".")
