@@ -15,8 +15,12 @@ from tests.e2e.conftest import Home
 @pytest.fixture
 def worse(warm: Home, tmp_path: Path) -> Path:
     """The run's draft as a directory of its own, its weights disturbed."""
-    folder = tmp_path / "worse"
-    shutil.copytree(warm.artifact_file("train", "draft"), folder)
+    return disturbed(warm, tmp_path / "worse")
+
+
+def disturbed(home: Home, folder: Path) -> Path:
+    """Copy the draft of a home's run to `folder`, and disturb its weights."""
+    shutil.copytree(home.artifact_file("train", "draft"), folder)
     generator = torch.Generator().manual_seed(0)
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():

@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 import pytest
 import typer.main
 
+from deepspec.gates.verdict import Reason, Verdict
+from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.store import open_store
 from flows.cli import main as cli
 from tests.e2e.conftest import Finished, Home
+from tests.e2e.test_compare import disturbed
+from tests.fixtures.openai_server import openai_server
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"COLUMNS": "80", "LINES": "24", "FORCE_COLOR": "", "TERM": "xterm-256color"}
-SMALL_LOSS = "--vocab 300 --hidden 8 --anchors 3 --positions 2 --repeat 1 --threads 1"
+ONCE = "--repeat 1 --threads 1"
+Words = dict[str, str]
 
 
 @dataclass
@@ -23,18 +30,22 @@ class Case:
     """How a command is called, and what its result must say.
 
     Attributes:
-        arguments: after the command's name; `{tmp}` is a new folder.
+        arguments: after the command's name; `{tmp}` is a new folder, other such words are what `around` gave.
         says: text of the result.
         rows: of the JSON document, the texts that stand together on one line for people.
         code: its exit code.
-        before: commands that are called first.
+        around: what has to be there meanwhile, made in a home and a folder; returns words for the arguments.
+        writes: whether the home is changed: it is a copy then.
+        slow: whether it takes seconds, and is called in `make test-full` only.
     """
 
     arguments: str = ""
     says: str = ""
     rows: Callable[[Any], list[list[str]]] = field(default=lambda _: [])
     code: int = 0
-    before: tuple[str, ...] = ()
+    around: Callable[[Home, Path], AbstractContextManager[Words]] = lambda _home, _folder: nullcontext({})
+    writes: bool = False
+    slow: bool = False
 
 
 def versions(document: Any) -> list[list[str]]:
@@ -52,17 +63,56 @@ def origins(document: Any) -> list[list[str]]:
     return [*rows, *([source["name"], str(source["rows"]), "none is named"] for source in files)]
 
 
-COMMANDS: dict[str, Case | str] = {
+@contextmanager
+def another_champion(home: Home, _folder: Path) -> Iterator[Words]:
+    """The log says that another draft was promoted since."""
+    log = PromotionLog(open_store(str(home.path / "store")).backend)
+    [first] = log.history("tiny")
+    other = DraftReference(kind="train", key="0" * 64, digest="0" * 64)
+    reason = Reason(gate="tau_gain", passed=True, measured=2.0, required=1.0, sentence="It is better.")
+    log.promote("tiny", other, Verdict(accepted=True, reasons=(reason,), champion=first.champion.digest), who="test")
+    yield {}
+
+
+@contextmanager
+def another_draft(home: Home, folder: Path) -> Iterator[Words]:
+    yield {"other": str(disturbed(home, folder / "other"))}
+
+
+@contextmanager
+def engine(home: Home, folder: Path) -> Iterator[Words]:
+    """A server that decodes the tiny target, and says how much of what a draft proposed it accepted."""
+    target = home.path / "tiny" / "target"
+    with openai_server(target, folder / "log", model="target", metrics="vllm") as server:
+        yield {"url": server.url}
+
+
+COMMANDS: dict[str, Case] = {
     "demo": Case("--dry-run", says="demo_corpus", rows=stages),
-    "run": Case("tiny", says="models:/tiny/1"),
+    "run": Case("tiny", says="models:/tiny/1", writes=True),
     "plan": Case("tiny", says="states", rows=lambda found: [[found["recipe"]], [f"{found['tokens']:,}"]]),
     "explain": Case("", says="promoted", rows=stages),
     "guide": Case("data", says="# data"),
-    "promote": Case("models:/tiny@champion", says="champion already"),
-    "rollback": "needs two champions: tests/e2e/test_upgrade.py",
-    "compare": "evaluates drafts: tests/e2e/test_compare.py",
+    "promote": Case("models:/tiny@champion", says="champion already", writes=True),
+    "rollback": Case("tiny --reason slower", says="rolled back to version 1", around=another_champion, writes=True),
+    "compare": Case(
+        "models:/tiny@champion {other} --recipe tiny",
+        says="report.html",
+        rows=lambda found: [
+            [name, f"{part['tau']:.2f}"] for name, part in found["drafts"][0]["evaluation"]["benchmarks"].items()
+        ],
+        around=another_draft,
+        writes=True,
+        slow=True,
+    ),
     "export": Case("models:/tiny/1 --format deepspec --out {tmp}/out", says="/out"),
-    "measure": "needs a server that speculates: tests/e2e/test_measure.py",
+    "measure": Case(
+        "tiny --endpoint {url}",
+        says="vllm 0.10.2",
+        rows=lambda found: [[name, f"{part['tau']:.3f}"] for name, part in found["benchmarks"].items()],
+        around=engine,
+        slow=True,
+    ),
     "backup": Case("{tmp}/out", says="artifacts"),
     "data preview": Case("tiny --rows 1", says="tokens are supervised"),
     "artifacts ls": Case(
@@ -83,14 +133,20 @@ COMMANDS: dict[str, Case | str] = {
         ],
     ),
     "models reconcile": Case("tiny", says="tiny"),
-    "bench loss": Case(SMALL_LOSS, says="reference"),
-    **dict.fromkeys(
-        (f"bench {name}" for name in ("attention", "decode", "sps", "states", "tokens", "train-step")),
-        "prints as `bench loss` does, after more work",
+    "bench attention": Case(f"--context 40 --documents 2 --anchors 5 --slots 3 {ONCE}", says="reference", slow=True),
+    "bench decode": Case(f"--batch 2 --requests 1 --max-new-tokens 4 {ONCE}", says="batch=2", slow=True),
+    "bench loss": Case(f"--vocab 300 --hidden 8 --anchors 3 --slots 2 {ONCE}", says="reference"),
+    "bench sps": Case(f"--rows 2 {ONCE}", says="rows=2", slow=True),
+    "bench states": Case(
+        f"--tokens 600 --hidden 16 --layers 2 --capture-tokens 100 {ONCE}", says="tokens=600", slow=True
     ),
-    "bench warm": "starts whole runs and prints their time",
+    "bench tokens": Case(f"--rows 10 --words 10 {ONCE}", says="rows=10", slow=True),
+    "bench train-step": Case(
+        f"--recipe tiny --documents 2 --length 24 --num-anchors 3 {ONCE}", says="recipe=tiny", slow=True
+    ),
+    "bench warm": Case("tiny --repeat 1", says="median of 1", writes=True, slow=True),
 }
-"""Command -> how it is called; or why it is not."""
+"""Command -> how it is called."""
 
 
 def _sentences(row: Any) -> list[str]:
@@ -112,24 +168,32 @@ def test_every_command_is_looked_at() -> None:
     assert set(COMMANDS) == set(every_command())
 
 
-@pytest.mark.parametrize("name", [name for name, case in COMMANDS.items() if isinstance(case, Case)])
+def cases() -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.full if case.slow else ()) for name, case in COMMANDS.items()]
+
+
+@pytest.mark.parametrize("name", cases())
 def test_stdout_holds_the_result_and_nothing_else(name: str, cold: Home, tmp_path: Path) -> None:
-    """Twenty commands, each for people and for scripts: ten seconds together."""
+    """Every command, for people and for scripts: ten seconds together, and forty for those that compute."""
     case = COMMANDS[name]
-    assert isinstance(case, Case)
-    home = _writable(cold, tmp_path) if name in ("promote", "run") else cold
+    home = _writable(cold, tmp_path) if case.writes else cold
+    with case.around(home, tmp_path) as words:
+        _check(name, case, home, tmp_path, words)
+
+
+def _check(name: str, case: Case, home: Home, folder: Path, words: Words) -> None:
     options = {option for parameter in every_command()[name].params for option in parameter.opts}
     document = None
     if "--json" in options or name.startswith("bench "):
-        done = _call(home, name, case, tmp_path / "json", "--json")
+        done = _call(home, name, case, folder / "json", words, "--json")
         assert done.out.isascii()
         document = json.loads(done.out)
-    done = _call(home, name, case, tmp_path / "text")
+    done = _call(home, name, case, folder / "text", words)
     lines = done.out.splitlines()
     assert case.says in done.out
     assert not [letter for letter in done.out if not letter.isprintable() and letter not in "\n\t"]
-    for words in case.rows(document):
-        assert any(all(word in line for word in words) for line in lines), (words, done.out)
+    for row in case.rows(document):
+        assert any(all(word in line for word in row) for line in lines), (row, done.out)
     for said in done.err.splitlines():
         assert not said.strip() or said not in lines, said
     assert not [
@@ -156,10 +220,10 @@ def _writable(cold: Home, folder: Path) -> Home:
     return Home(folder / "home")
 
 
-def _call(home: Home, name: str, case: Case, folder: Path, *more: str) -> Finished:
+def _call(home: Home, name: str, case: Case, folder: Path, given: Words, *more: str) -> Finished:
     folder.mkdir()
     keys = {stage["kind"]: stage["key"] for stage in home.record()["stages"]}
-    words = [word.format(tmp=folder) for word in case.arguments.split()]
+    words = [word.format(tmp=folder, **given) for word in case.arguments.split()]
     words = [word + keys[word[:-1]] if word in ("train/", "register/") else word for word in words]
     return home.run(*name.split(), *words, *more, code=case.code, environment=PLAIN)
 
