@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepspec.data.chat.formats import CHATML, GEMMA4
+from deepspec.data.chat.formats import CHATML, GEMMA4, ChatFormat
 from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SPLITS, Config
 from deepspec.data.conversations.build import write_conversations
 from deepspec.data.responses.regenerate import write_responses
 from deepspec.data.sources.account import Account, lines
 from deepspec.data.tokens.encode import write_tokens
-from deepspec.data.tokens.preview import rendered, stored
+from deepspec.data.tokens.preview import rendered, stored, with_put_in
 from deepspec.errors import DataError
 from flows.cli.commands import preview as preview_command
 from flows.cli.commands.preview import PreviewDocument
@@ -56,14 +56,14 @@ def shown_of(config: Config, split: str, num_rows: int, folder: Path, tokenizer:
     return rendered(config, split, num_rows, conversations=folder / "made", tokenizer=tokenizer, chat=CHATML)
 
 
-def made(config: Config, tmp_path: Path, tokenizer: Any) -> Path:
+def made(config: Config, tmp_path: Path, tokenizer: Any, chat: ChatFormat = CHATML) -> Path:
     """The folder of the tokens that the stages make."""
     for name in ("conversations", "responses", "tokens"):
         (tmp_path / name).mkdir()
     write_conversations(config, config.source, tmp_path / "conversations")
     folders = (tmp_path / "conversations", tmp_path / "responses")
-    write_responses(config, *folders, generate=None, tokenizer=tokenizer, chat=CHATML)
-    write_tokens(config, tmp_path / "responses", tmp_path / "tokens", tokenizer=tokenizer, chat=CHATML)
+    write_responses(config, *folders, generate=None, tokenizer=tokenizer, chat=chat)
+    write_tokens(config, tmp_path / "responses", tmp_path / "tokens", tokenizer=tokenizer, chat=chat)
     return tmp_path / "tokens"
 
 
@@ -295,3 +295,29 @@ def test_it_says_where_an_empty_thought_was_put_in(tmp_path: Path) -> None:
     ((token, text),) = row.put_in
     assert text == GEMMA4.empty_thought
     assert tokenizer.decode(row.input_ids[token:]).startswith(GEMMA4.empty_thought)
+
+
+def test_it_says_of_stored_tokens_where_an_empty_thought_was_put_in(tmp_path: Path) -> None:
+    """As of rendered rows: also in several turns, behind a row that is not kept, and where the row is cut."""
+    tokenizer = load_tokenizer(tiny_gemma4_tokenizer(tmp_path / "tokenizer"))
+    short = {"messages": [{"role": "user", "content": "short"}, {"role": "assistant", "content": "x"}]}
+    long = {"messages": [turn for row in ROWS[:12] for turn in row["messages"]]}
+    config = config_of(
+        source(tmp_path, [short, *ROWS, long]),
+        splits={"validation": 0, "calibration": 0, "gate": 0},
+        min_supervised_tokens=4,
+        max_length_tokens=120,
+        near_duplicates=None,
+    )
+    tokens = made(config, tmp_path, tokenizer, GEMMA4)
+    given = {"tokenizer": tokenizer, "chat": GEMMA4}
+    wanted, passed = rendered(config, "train", 99, conversations=tmp_path / "conversations", **given)
+    assert sum(passed.values()) == 1
+    documents = stored(tokens / "train.parquet", 99)
+    assert not any(document.put_in for document in documents)
+    found = with_put_in(config, documents, tmp_path / "responses" / "train.parquet", **given)
+    assert {row.id: row.put_in for row in found} == {row.id: row.put_in for row in wanted}
+    assert all(row.put_in for row in found)
+    (cut,) = (row for row in found if len(row.input_ids) == 120)
+    assert 1 < len(cut.put_in) < 12
+    assert all(tokenizer.decode(cut.input_ids[at:]).startswith(text) for at, text in cut.put_in)

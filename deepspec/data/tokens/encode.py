@@ -45,7 +45,8 @@ TOKENS_SCHEMA = pa.schema(
     ]
 )
 
-_COLUMNS = ("id", "prompt_id", "messages", "prompt_ids", "output_ids", "finish_reason")
+COLUMNS = ("id", "prompt_id", "messages", "prompt_ids", "output_ids", "finish_reason")
+"""What is read of the answers."""
 _BATCH_ROWS = 256  # texts that are handed to the tokenizer at once: it works on them in parallel
 
 
@@ -88,7 +89,7 @@ def write_tokens(
         for split in SPLITS:
             writer = stack.enter_context(TableWriter(out / f"{split}.parquet", TOKENS_SCHEMA))
             splits[split] = Counter({"rows": 0, "tokens": 0, "supervised_tokens": 0, "longest_tokens": 0})
-            rows = read_conversations(responses_dir / f"{split}.parquet", _COLUMNS)
+            rows = read_conversations(responses_dir / f"{split}.parquet", COLUMNS)
             for row_number, (row, encoded) in enumerate(_encoded(config, rows, renderer), start=1):
                 progress.advance()
                 index = answers[row["prompt_id"]]

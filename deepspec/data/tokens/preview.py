@@ -5,8 +5,8 @@ Not here: how it is shown, and where the rows come from (flows).
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from deepspec.data.config import SPLITS, Config
 from deepspec.data.provenance import Positions
 from deepspec.data.sources.rows import Position, RowRejected
 from deepspec.data.tables import TOOLS, read_conversations, read_table
-from deepspec.data.tokens.encode import cut_to_length, generated_or_rendered, runs_to_mask
+from deepspec.data.tokens.encode import COLUMNS, cut_to_length, generated_or_rendered, runs_to_mask
 from deepspec.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -101,6 +101,46 @@ def stored(file: Path, num_rows: int) -> list[ShownDocument]:
         )
         for row_number, row in enumerate(rows, start=1)
     ]
+
+
+def with_put_in(
+    config: Config,
+    documents: Sequence[ShownDocument],
+    answers: Path,
+    *,
+    tokenizer: "PreTrainedTokenizerFast",
+    chat: ChatFormat,
+) -> list[ShownDocument]:
+    """Rows of a tokens file with what was put in, which their tokens do not tell: they are rendered once more.
+
+    Args:
+        config: the recipe's data section.
+        documents: the first rows, from `stored`.
+        answers: the file of the same split that `write_tokens` read.
+        tokenizer: the target's.
+        chat: the target family's chat format.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    renderer = Renderer(tokenizer, chat, thinking=config.thinking)
+    rows = iter(read_conversations(answers, COLUMNS))  # those that have tokens, in the same order, and others
+    return [_with_put_in(config, document, rows, renderer) for document in documents]
+
+
+def _with_put_in(
+    config: Config, document: ShownDocument, rows: Iterator[dict[str, Any]], renderer: Renderer
+) -> ShownDocument:
+    """A document with what was put in, if one of the rows from here on is the one that it was made of."""
+    for row in (row for row in rows if row["id"] == document.id):
+        found = generated_or_rendered(config, row, renderer)
+        if isinstance(found, RenderedConversation):
+            (encoded,) = renderer.encode([found])
+            if np.array_equal(encoded.input_ids[: config.max_length_tokens], document.input_ids):
+                return replace(document, put_in=_put_in(found, renderer, len(document.input_ids)))
+        elif isinstance(found, EncodedConversation):  # the target's own tokens: nothing was left out of them
+            return document
+    return document
 
 
 def rendered(

@@ -146,6 +146,11 @@ def document(
         rows = preview.stored(artifact.path(f"{split}.parquet"), num_rows)
         if not rows:
             raise RecipeError(f"the split {split} has no rows.", where=f"tokens/{key[:12]}", remedy="Name another.")
+        if "responses" in keys:
+            answers = store.get("responses", keys["responses"]).path(f"{split}.parquet")
+            rows = preview.with_put_in(recipe.data, rows, answers, tokenizer=tokenizer, chat=chat)
+        elif chat.empty_thought:
+            notes = ("Where an empty thought was put in is unknown: the answers are no longer in the store.",)
         if "conversations" in keys:
             made = store.get("conversations", keys["conversations"])
             passed, sources = preview.left_out(made.json("summary.json")), _sources(made.json("about/statistics.json"))
