@@ -248,7 +248,7 @@ def make(making: Making) -> Any:
         parents = _parents(making.inputs)
         num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
         on_gpu = computes and device_of(run.execution) == "cuda"
-        account = paid(run.home, making.key, run.run_id, num_gpus=num_gpus if on_gpu else 0)
+        account = paid(run.store.backend, run.home, making.key, run.run_id, num_gpus=num_gpus if on_gpu else 0)
         with account as earlier, run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
             started = time.monotonic()
             try:

@@ -73,9 +73,8 @@ def test_a_killed_run_is_ended_by_the_next_one_and_a_live_one_is_not(
         assert read_record(tmp_path, "dies") is None
         assert not ended
         process.kill()
-    (tmp_path / "paid" / "key").mkdir(parents=True)
     unfinished = {"seconds": 70.0, "cpu_seconds": 60.0, "gpu_seconds": 0.0}
-    (tmp_path / "paid" / "key" / "dies-1.json").write_text(json.dumps(unfinished))
+    following.store.backend.put("leases/paid/key/dies-1.json", json.dumps(unfinished).encode())
     alive.end_dead(following)
     record = read_record(tmp_path, "dies")
     assert record is not None

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from deepspec.config import Section, later_field, location_field, renamed_field
 from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
+from deepspec.store.lease import leased
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.record.paid import paid, paid_by
@@ -273,33 +275,61 @@ def test_what_attempts_that_did_not_finish_have_cost_is_in_the_artifact(tmp_path
     for _ in range(2):
         with pytest.raises(DataError):
             make(run_of(tmp_path), flaky)
-    (folder,) = (tmp_path / "paid").iterdir()
+    backend = run_of(tmp_path).store.backend
+    key = next(iter(backend.list("leases/paid"))).split("/")[2]
     killed = {"seconds": 70.0, "cpu_seconds": 60.0, "gpu_seconds": 50.0}
-    (folder / "killed-1.json").write_text(json.dumps(killed))
-    (folder / "unreadable-1.json").write_text("{")
-    assert paid_by(tmp_path, "killed") == killed
+    backend.put(f"leases/paid/{key}/killed-1.json", json.dumps(killed).encode())
+    endless = json.dumps({**killed, "seconds": float("inf")}).encode()
+    for number, content in enumerate((b"{", b"[1]", b'{"seconds": 1}', endless)):
+        backend.put(f"leases/paid/{key}/unreadable-{number}.json", content)
+    assert paid_by(backend, "killed") == killed
     cost = make(run_of(tmp_path), flaky).manifest.cost
     assert 70.4 <= cost["earlier_seconds"] < 80
     assert 60.0 <= cost["earlier_cpu_seconds"] < 70
     assert cost["earlier_gpu_seconds"] == 50.0
     assert cost["seconds"] < 10
-    assert not folder.exists()
+    assert [path for path in backend.list("leases/paid") if "unreadable" not in path] == []
     assert "earlier_seconds" not in make(run_of(tmp_path), count, source=SOURCE).manifest.cost
 
 
 def test_an_attempt_is_accounted_for_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.runtime.record.paid._FIRST_SECONDS", 0.05)
 
+    backend = run_of(tmp_path).store.backend
+
     def interrupted() -> None:
-        with paid(tmp_path, "key", "run", num_gpus=2):
-            while not paid_by(tmp_path, "run")["seconds"]:
+        with paid(backend, tmp_path, "key", "run", num_gpus=2):
+            while not paid_by(backend, "run")["seconds"]:
                 threading.Event().wait(0.02)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    found = paid_by(tmp_path, "run")
+    found = paid_by(backend, "run")
     assert found["gpu_seconds"] == pytest.approx(2 * found["seconds"], abs=0.01)
+
+
+def test_what_was_paid_in_another_home_is_in_the_artifact_once_its_run_is_over(tmp_path: Path) -> None:
+    """Two homes, one store: a killed attempt counts wherever the artifact is made; one that goes on does not."""
+    backend = run_of(tmp_path / "first").store.backend
+    costs = []
+
+    def interrupted(run_id: str) -> None:
+        with paid(backend, tmp_path / "first", "key", run_id, num_gpus=1):
+            threading.Event().wait(0.05)
+            raise KeyboardInterrupt
+
+    for run_id, is_live in (("lives", True), ("dead", False)):
+        with leased(backend, f"runs/{run_id}", keys=[]) if is_live else nullcontext():
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(run_id)
+            with paid(backend, tmp_path / "second", "key", "other", num_gpus=0) as earlier:
+                costs.append(earlier())
+            left = {path.rpartition("/")[2].rpartition("-")[0] for path in backend.list("leases/paid/key")}
+            assert left == ({"lives"} if is_live else set())
+    assert costs[0] == {}
+    assert costs[1]["earlier_gpu_seconds"] == pytest.approx(costs[1]["earlier_seconds"], abs=0.01)
+    assert costs[1]["earlier_seconds"] >= 0.1, "both are over by now"
 
 
 def test_only_what_may_pass_by_itself_is_retried() -> None:

@@ -178,9 +178,10 @@ def _end_flow_runs(run: "Run[Any]", content: dict[str, Any], alive: set[str]) ->
 
 def _cost(run: "Run[Any]", record: RunRecord) -> Cost:
     """What a dead run has paid: for what it made, and for what it did not finish."""
-    paid = paid_by(run.home, record.run_id)
-    cpu_seconds, gpu_seconds, written = paid["cpu_seconds"], paid["gpu_seconds"], 0.0
+    cpu_seconds, gpu_seconds, written = 0.0, 0.0, 0.0
     if record.store == run.store.backend.location:
+        paid = paid_by(run.store.backend, record.run_id)
+        cpu_seconds, gpu_seconds = paid["cpu_seconds"], paid["gpu_seconds"]
         for stage in record.stages:
             artifact = run.store.find(stage.kind, stage.key) if stage.status in ("ran", "rebuilt") else None
             if artifact is not None:

@@ -1,55 +1,67 @@
 """What attempts at an artifact have cost that did not finish it: the one that does adds them up in its manifest.
 
-An attempt keeps the file `<home>/paid/<key>/<run id>-<attempt>.json` while it lasts. One that is killed leaves it, and
-so does one that fails. The artifact that is made in the end takes them over, and the folder goes.
+An attempt keeps the record `leases/paid/<key>/<run id>-<attempt>.json` in the store while it lasts. One that is killed
+leaves it, and so does one that fails. The artifact that is made in the end takes them over, in whichever home that is,
+and the records go. They have no format of their own: what cannot be read counts nothing.
 """
 
 import contextlib
+import hashlib
 import json
-import shutil
+import math
+import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from deepspec.atomic_write import write_text
+from deepspec.errors import DeepspecError, TransientError
+from deepspec.store import Backend
+from deepspec.store.lease import live
 from deepspec.usage import cpu_seconds_so_far
 
 FIELDS = ("seconds", "cpu_seconds", "gpu_seconds")
 EARLIER = "earlier_"
 """Before a field's name in a manifest's `cost`: of earlier attempts, which did not finish."""
 
+_FOLDER = "leases/paid"
 _FIRST_SECONDS = 1.0
 _EVERY_SECONDS = 10.0
+_JOIN_SECONDS = 5.0
 
 
 @contextmanager
-def paid(home: Path, key: str, run_id: str, *, num_gpus: int) -> Iterator[Callable[[], dict[str, float]]]:
+def paid(
+    backend: Backend, home: Path, key: str, run_id: str, *, num_gpus: int
+) -> Iterator[Callable[[], dict[str, float]]]:
     """Account for one attempt at the artifact `key` while the block runs; if it raises, the account stays.
 
     Args:
-        home: of the user.
-        key: of the artifact, which no other process of the home is making.
+        backend: where the artifact will be.
+        home: of the user; no other process in it is making this artifact.
+        key: of the artifact.
         run_id: of the run that makes it.
         num_gpus: that it computes on.
 
     Yields:
-        a function: what earlier attempts have cost, as fields of a manifest's `cost`; empty if there were none.
+        a function: what attempts that are over have cost, as fields of a manifest's `cost`; empty if there were none.
     """
-    folder = home / "paid" / key
-    earlier = added_up(folder.glob("*.json"))
-    own = folder / f"{run_id}-{uuid.uuid4().hex[:6]}.json"
+    own = f"{_FOLDER}/{key}/{run_id}-{uuid.uuid4().hex[:6]}.json"
+    place = _name_of(home)
     started, started_cpu = time.monotonic(), cpu_seconds_so_far()
     ended = threading.Event()
+    gone: set[str] = set()
 
     def write() -> None:
         seconds, cpu_seconds = time.monotonic() - started, cpu_seconds_so_far() - started_cpu
         values = dict(zip(FIELDS, (seconds, cpu_seconds, seconds * num_gpus), strict=True))
-        with contextlib.suppress(OSError):  # without room for it the stage is none the worse
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(own, json.dumps({name: round(value, 3) for name, value in values.items()}))
+        content = {**{name: round(value, 3) for name, value in values.items()}, "home": place}
+        gone.add(own)
+        with contextlib.suppress(DeepspecError):  # without it the stage is none the worse
+            backend.put(own, json.dumps(content).encode())
 
     def keep_writing() -> None:
         pause = _FIRST_SECONDS
@@ -57,32 +69,73 @@ def paid(home: Path, key: str, run_id: str, *, num_gpus: int) -> Iterator[Callab
             write()
             pause = _EVERY_SECONDS
 
+    def earlier() -> dict[str, float]:
+        over: dict[str, Mapping[str, Any]] = {}
+        with contextlib.suppress(DeepspecError):
+            for path, account in _accounts(backend, key):
+                mine = path != own and (account.get("home") == place or _run_of(path) == run_id)
+                if mine or (path != own and not _may_live(backend, _run_of(path))):
+                    over[path] = account
+        gone.update(over)
+        return {f"{EARLIER}{name}": value for name, value in _added_up(over.values()).items() if value}
+
     writing = threading.Thread(target=keep_writing, name="paid", daemon=True)
     writing.start()
-    finished = False
+    finished = waits = False
     try:
-        yield lambda: {f"{EARLIER}{name}": value for name, value in earlier.items() if value}
+        yield earlier
         finished = True
+    except TransientError:
+        waits = True  # the store may not answer: what was written last has to do
+        raise
     finally:
         ended.set()
-        writing.join()
+        writing.join(_JOIN_SECONDS)
         if finished:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
+            for path in gone:
+                with contextlib.suppress(DeepspecError):
+                    backend.delete(path)
+        elif not waits:
             write()
 
 
-def paid_by(home: Path, run_id: str) -> dict[str, float]:
-    """What a run has paid for artifacts that are not finished yet."""
-    return added_up((home / "paid").glob(f"*/{run_id}-*.json"))
+def paid_by(backend: Backend, run_id: str) -> dict[str, float]:
+    """What a run has paid for artifacts that are not finished yet.
+
+    Raises:
+        ArtifactError, TransientError: the store cannot be listed.
+    """
+    return _added_up(account for path, account in _accounts(backend) if _run_of(path) == run_id)
 
 
-def added_up(files: Iterator[Path]) -> dict[str, float]:
-    """Sums of accounts; one that cannot be read counts nothing."""
+def _accounts(backend: Backend, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and content of the accounts in the store (of one artifact); not of those that cannot be read."""
+    for path in backend.list(f"{_FOLDER}/{key}".rstrip("/")):
+        with contextlib.suppress(DeepspecError, FileNotFoundError, ValueError, KeyError, TypeError):
+            content = json.loads(backend.read(path))
+            values = {name: float(content[name]) for name in FIELDS}
+            if all(0 <= value < math.inf for value in values.values()):
+                yield path, {**content, **values}
+
+
+def _added_up(accounts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     sums = dict.fromkeys(FIELDS, 0.0)
-    for file in files:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(file.read_text(encoding="utf-8"))
-            values = {name: float(found[name]) for name in FIELDS}
-            sums = {name: round(sums[name] + value, 3) for name, value in values.items()}
+    for account in accounts:
+        sums = {name: round(value + account[name], 3) for name, value in sums.items()}
     return sums
+
+
+def _run_of(path: str) -> str:
+    return path.rpartition("/")[2].rpartition("-")[0]
+
+
+def _may_live(backend: Backend, run_id: str) -> bool:
+    try:
+        return any(True for _ in live(backend, f"runs/{run_id}"))
+    except DeepspecError:
+        return True
+
+
+def _name_of(home: Path) -> str:
+    """A home among those that share a store; it says neither where it is nor whose."""
+    return hashlib.sha256(f"{socket.gethostname()}:{home.absolute()}".encode()).hexdigest()[:16]
