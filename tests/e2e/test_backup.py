@@ -14,6 +14,7 @@ def copied(home: Home, *command: str, code: int = 0) -> dict[str, object]:
     return dict(json.loads(home.run(*command, "--json", code=code).out))
 
 
+@pytest.mark.full  # eight commands, a run of hits among them
 def test_backup_loss_and_restore(warm: Home, tmp_path: Path) -> None:
     before = warm.record()
     history = warm.run("models", "history", "tiny", "--json").out

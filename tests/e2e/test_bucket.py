@@ -32,6 +32,7 @@ def upload(moto: S3Server, folder: Path, prefix: str) -> None:
             client.upload_file(str(path), moto.bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
+@pytest.mark.full  # a training and an evaluation
 def test_a_moved_store_is_hit_and_another_machine_goes_on_with_it(
     warm: Home, bucket: dict[str, str], tmp_path: Path
 ) -> None:

@@ -248,6 +248,7 @@ def test_what_is_said_of_a_version_is_what_this_mlflow_has(
     assert warm.run("models", "ls", "tiny", environment=other).err == ""
 
 
+@pytest.mark.full  # twenty commands
 def test_a_model_has_one_way_to_be_named(warm: Home, tmp_path: Path) -> None:
     key = next(stage["key"] for stage in warm.record()["stages"] if stage["name"] == "train")
     names = ("models:/tiny/1", "models:/tiny@champion", f"train/{key[:12]}")

@@ -151,6 +151,7 @@ def test_served_acceptance_is_that_in_process(engine: str, pair: Path, inputs: P
     assert served.endpoint == engine.removeprefix("http://")
 
 
+@pytest.mark.full  # two measurements of an engine
 def test_sampled_answers_have_the_same_seeds(engine: str, pair: Path, inputs: Path) -> None:
     config = config_of(inputs, sampling={"temperature": 1.0, "top_k": 5, "seed": 7}, num_warmup_prompts=0)
     tokenizer = load_tokenizer(pair / "tiny")
