@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deepspec.errors import ArtifactUnknown, RecipeError
 from deepspec.registry.keys import CHAMPION, DRAFT_KEY, DRAFT_KIND
-from deepspec.registry.mlflow.tracking import RegisteredVersion, Tracking
+from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.registry.mlflow.versions import RegisteredVersion
 from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact, Store

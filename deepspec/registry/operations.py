@@ -11,7 +11,8 @@ from deepspec.registry import keys
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
 from deepspec.registry.draft_names import MODELS, registered_version
 from deepspec.registry.errors import TrackingError
-from deepspec.registry.mlflow.tracking import RegisteredVersion, Tracking
+from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.registry.mlflow.versions import RegisteredVersion
 from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import DraftReference, PromotionLog
 from deepspec.store import Artifact, Store

@@ -36,8 +36,8 @@ from tasks.runtime.run import Run
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
     from deepspec.registry.mlflow.runs import RunWriter
-    from deepspec.registry.mlflow.tracking import RegisteredVersion
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
+    from deepspec.registry.mlflow.versions import RegisteredVersion
 
 logger = logging.getLogger(__name__)
 

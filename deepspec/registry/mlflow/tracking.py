@@ -1,35 +1,27 @@
-"""MLflow, for the rest of deepspec: runs, metrics, data set inputs, registered versions, the champion's alias.
+"""MLflow, for the rest of deepspec: runs, metrics, data set inputs; registered versions are in `versions.py`.
 
 MLflow is imported when it is first needed (connection.py, runs.py): that takes 2 to 3 s of processor time, and a fresh
 SQLite database 1 s more (MLflow runs all its schema migrations), so `Tracking.warm_up` can pay for both in a thread
 while other work goes on. Nothing here decides anything: the store and the promotion log are the truth, MLflow shows it.
-
-The draft's directory itself is the registered model: it is logged file by file as an MLflow "logged model", so that
-`mlflow.artifacts.download_artifacts("models:/name/version")` returns exactly the directory that was registered, with
-the card as README.md.
 """
 
 import contextlib
 import logging
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from deepspec.errors import DeepspecError
 from deepspec.registry import keys
-from deepspec.registry.card import CARD_FILE
-from deepspec.registry.errors import TrackingError, TrackingLost
-from deepspec.registry.mlflow.connection import SQLITE, Connection, mlflow_errors, refuse_home
+from deepspec.registry.errors import TrackingLost
+from deepspec.registry.mlflow.connection import SQLITE, Connection, refuse_home
 from deepspec.registry.mlflow.outbox import AGAIN_SECONDS, Outbox
 from deepspec.registry.mlflow.runs import RunWriter, Send, flushed
-from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.mlflow.versions import Versions
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -43,49 +35,8 @@ _SAY_SECONDS = 60.0
 _LAST_SECONDS = 30.0
 """So long the end of a run waits for MLflow to hear of it."""
 
-_LOGGED_MODEL = "models:/"
-_LONGEST_DESCRIPTION = 5000
-"""Characters that MLflow's databases hold of a description."""
 
-
-@dataclass(frozen=True)
-class RegisteredVersion:
-    """A version of a registered model.
-
-    Attributes:
-        name: model name.
-        version: "1", "2", …
-        uri: `models:/name/version`, for MLflow's own functions.
-        tags: everything in `keys.KEYS` that was known at registration.
-        aliases: e.g. ("champion",).
-        run_id: the MLflow run that registered it.
-        created: whether the call that returned this made it (False: it was there).
-    """
-
-    name: str
-    version: str
-    uri: str
-    tags: Mapping[str, str]
-    aliases: tuple[str, ...] = ()
-    run_id: str | None = None
-    created: bool = False
-
-
-@dataclass(frozen=True)
-class Reconciled:
-    """What `reconcile` found and did: the alias's version before and after (None: no alias)."""
-
-    model: str
-    before: str | None
-    after: str | None
-
-    @property
-    def changed(self) -> bool:
-        """Whether the alias had to be repaired."""
-        return self.before != self.after
-
-
-class Tracking:
+class Tracking(Versions):
     """An MLflow tracking server or database, and one experiment in it.
 
     Args:
@@ -96,7 +47,7 @@ class Tracking:
 
     def __init__(self, uri: str, artifact_root: str | Path | None, experiment: str = "deepspec") -> None:
         root = None if artifact_root is None else str(artifact_root)
-        self._server = Connection(uri, root, experiment)
+        super().__init__(Connection(uri, root, experiment))
         self._outbox = Outbox(self._server.ask_again)
         self._writers: dict[str, RunWriter] = {}
 
@@ -110,16 +61,6 @@ class Tracking:
         home = home.absolute()
         refuse_home(home)
         return cls(f"{SQLITE}{home / 'mlflow.db'}", home / "mlartifacts", experiment)
-
-    @property
-    def uri(self) -> str:
-        """The address it was made with."""
-        return self._server.uri
-
-    @property
-    def shown_uri(self) -> str:
-        """The address without credentials."""
-        return self._server.shown_uri
 
     @property
     def ui_command(self) -> str:
@@ -273,178 +214,6 @@ class Tracking:
             with waiting():
                 time.sleep(AGAIN_SECONDS)
 
-    def register(
-        self,
-        draft_dir: Path,
-        model_name: str,
-        run_id: str,
-        tags: Mapping[str, str],
-        *,
-        draft: DraftReference,
-        card: str | None = None,
-        notes: Mapping[str, str] = MappingProxyType({}),
-    ) -> RegisteredVersion:
-        """Register a draft's directory as a new version of `model_name`.
-
-        The same draft (key and digest) is registered once: a second call returns the existing version with new tags and
-        a new card (of another evaluation, say).
-
-        Args:
-            draft_dir: the directory (`config.json`, `model.safetensors`, …); every file in it becomes the model.
-            model_name: registered model; made when it is new.
-            run_id: the pipeline run.
-            tags: of the version (`keys.version_tags`).
-            draft: the artifact that `draft_dir` is.
-            card: about the draft (Markdown): README.md among the model's files, and the version's description.
-            notes: further files about it, name -> text, among the model's; replaced like the card.
-
-        Raises:
-            TrackingError: MLflow refuses; nothing half-registered is visible as a version.
-        """
-        found = self.find_version(model_name, draft)
-        if found is not None:
-            self._retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
-            self._replace_card(found, card, notes)
-            return found
-        client = self._server.client
-        identity = {keys.DRAFT_KIND: draft.kind, keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
-        full = {**tags, **identity}
-        with self._server.named_errors():
-            model = client.create_logged_model(
-                self._server.experiment_id,
-                name=model_name.replace(".", "-"),  # MLflow allows dots in a registered model's name, but not here
-                source_run_id=run_id,
-                model_type="draft",
-                tags=full,
-            )
-            with self._server.transferring():
-                client.log_model_artifacts(model.model_id, str(draft_dir))
-                self._log_texts(model.model_id, _with_card(notes, card))
-            client.finalize_logged_model(model.model_id, "READY")
-            try:
-                client.create_registered_model(model_name)
-            except mlflow_errors():
-                if model_name not in self._model_names():
-                    raise
-            with self._server.as_global_uri():
-                version = client.create_model_version(
-                    model_name,
-                    source=f"{_LOGGED_MODEL}{model.model_id}",
-                    run_id=run_id,
-                    tags=full,
-                    description=_description(card),
-                    model_id=model.model_id,
-                )
-        return _registered(version, created=True)
-
-    def _retag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
-        """Make a version's tags say what `tags` say; what they do not name stays."""
-        client = self._server.client
-        with self._server.named_errors():
-            written = client.get_model_version(version.name, version.version).tags
-            for name, value in tags.items():
-                if written.get(name) != value:
-                    client.set_model_version_tag(version.name, version.version, name, value)
-
-    def _replace_card(self, version: RegisteredVersion, card: str | None, notes: Mapping[str, str]) -> None:
-        if card is None and not notes:
-            return
-        client = self._server.client
-        with self._server.named_errors():
-            written = client.get_model_version(version.name, version.version)
-            # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
-            with self._server.transferring():
-                self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(notes, card))
-            if card is not None and written.description != _description(card):
-                client.update_model_version(version.name, version.version, _description(card))
-
-    def _log_texts(self, model_id: str, texts: Mapping[str, str]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, text in texts.items():
-                file = Path(folder) / name
-                file.write_text(text, encoding="utf-8", newline="\n")
-                self._server.client.log_model_artifact(model_id, str(file))
-
-    def find_version(self, model_name: str, draft: DraftReference) -> RegisteredVersion | None:
-        """The version that is this draft (its key and digest), or None."""
-        wanted = {keys.DRAFT_KEY: draft.key, keys.DRAFT_DIGEST: draft.digest}
-        clauses = [f"name = {_quoted(model_name)}", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())]
-        with self._server.named_errors():
-            versions = self._server.client.search_model_versions(" and ".join(clauses))
-        found = sorted((_registered(version) for version in versions), key=lambda v: int(v.version))
-        return self._with_aliases(found[:1])[0] if found else None
-
-    def list_versions(self, model_name: str) -> tuple[RegisteredVersion, ...]:
-        """All versions of a model, newest first; empty if there is no such model."""
-        with self._server.named_errors():
-            found = [
-                _registered(version)
-                for version in _pages(self._server.client.search_model_versions, f"name = {_quoted(model_name)}")
-            ]
-        return tuple(self._with_aliases(sorted(found, key=lambda v: -int(v.version))))
-
-    def list_models(self) -> tuple[str, ...]:
-        """Names of all registered models, sorted."""
-        with self._server.named_errors():
-            return tuple(sorted(self._model_names()))
-
-    def download(self, version: RegisteredVersion, out: Path) -> Path:
-        """The registered directory's files, copied into `out` (made if missing)."""
-        self._server.open()
-        from mlflow.artifacts import download_artifacts
-
-        out.mkdir(parents=True, exist_ok=True)
-        with self._server.named_errors(), self._server.as_global_uri(), self._server.transferring():
-            return Path(
-                download_artifacts(version.uri, dst_path=str(out), tracking_uri=self.uri, registry_uri=self.uri)
-            )
-
-    def set_alias(self, model_name: str, alias: str, version: str) -> None:
-        """Point `alias` of a model at a version."""
-        with self._server.named_errors():
-            self._server.client.set_registered_model_alias(model_name, alias, version)
-
-    def version_of(self, model_name: str, draft: DraftReference) -> RegisteredVersion:
-        """The version that is this draft: what is said of a registered draft anywhere is looked up here first.
-
-        By content, since versions may get new numbers after a loss; of several the one with the draft's number or key.
-
-        Raises:
-            TrackingError: this MLflow has no such version, whatever the store says.
-        """
-        same = [v for v in self.list_versions(model_name) if v.tags.get(keys.DRAFT_DIGEST) == draft.digest]
-        if not same:
-            number = f" (the store says version {draft.version})" if draft.version else ""
-            raise TrackingError(
-                f"The MLflow at {self._server.shown_uri} has no version of {model_name} with the draft "
-                f"{draft.digest[:12]}{number}.",
-                where=model_name,
-                remedy=f"`deepspec models reconcile {model_name}` registers it there; or correct MLFLOW_TRACKING_URI.",
-            )
-
-        def likeness(version: RegisteredVersion) -> tuple[bool, bool, int]:
-            has_key = version.tags.get(keys.DRAFT_KEY) == draft.key
-            return version.version != draft.version, not has_key, int(version.version)
-
-        return min(same, key=likeness)
-
-    def reconcile(self, model_name: str, log: PromotionLog) -> Reconciled:
-        """Make the alias `champion` say what the promotion log says; nothing else decides who serves.
-
-        Raises:
-            TrackingError: the log's champion is not registered here; as `version_of`.
-        """
-        champion = log.champion(model_name)
-        versions = self.list_versions(model_name)
-        before = next((v.version for v in versions if keys.CHAMPION in v.aliases), None)
-        after = None if champion is None else self.version_of(model_name, champion).version
-        if after is None and before is not None:
-            with self._server.named_errors():
-                self._server.client.delete_registered_model_alias(model_name, keys.CHAMPION)
-        elif after is not None and after != before:
-            self.set_alias(model_name, keys.CHAMPION, after)
-        return Reconciled(model_name, before, after)
-
     def _end(self, send: Send, status: str) -> None:
         ended = _milliseconds()
         send(lambda client, run_id: client.set_terminated(run_id, status, end_time=ended))
@@ -456,63 +225,11 @@ class Tracking:
             )
         return str(run.info.run_id)
 
-    def _model_names(self) -> set[str]:
-        return {str(model.name) for model in _pages(self._server.client.search_registered_models, None)}
-
-    def _with_aliases(self, versions: list[RegisteredVersion]) -> list[RegisteredVersion]:
-        # A search leaves aliases out; the model's own record has them all.
-        if not versions:
-            return []
-        with self._server.named_errors():
-            aliases = self._server.client.get_registered_model(versions[0].name).aliases
-        by_version: dict[str, list[str]] = {}
-        for alias, version in sorted(dict(aliases).items()):
-            by_version.setdefault(str(version), []).append(alias)
-        return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
-
 
 def _milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _with_card(notes: Mapping[str, str], card: str | None) -> dict[str, str]:
-    return {**notes, **({CARD_FILE: card} if card is not None else {})}
-
-
-def _description(card: str | None) -> str | None:
-    """The card as MLflow can hold it: whole lines of it, and where the rest is."""
-    if card is None or len(card) <= _LONGEST_DESCRIPTION:
-        return card
-    rest = f"\n… the rest is in {CARD_FILE}."
-    head = card[: _LONGEST_DESCRIPTION - len(rest)]
-    return head[: head.rfind("\n")] + rest
-
-
 def _from_here(path: Path) -> Path:
     """`path` as a person in the current folder would write it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _pages(search: Callable[..., Any], query: str | None) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(filter_string=query, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _registered(version: Any, *, created: bool = False) -> RegisteredVersion:
-    return RegisteredVersion(
-        name=str(version.name),
-        version=str(version.version),
-        uri=f"models:/{version.name}/{version.version}",
-        tags=dict(version.tags),
-        run_id=version.run_id,
-        created=created,
-    )
-
-
-def _quoted(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"

@@ -13,7 +13,7 @@ from tasks.runtime.run import Run
 
 if TYPE_CHECKING:
     from deepspec.recipe import Recipe
-    from deepspec.registry.mlflow.tracking import RegisteredVersion
+    from deepspec.registry.mlflow.versions import RegisteredVersion
 
 Steps = Sequence[tuple[Flow, Any]]
 """Flows, each with its configuration."""
