@@ -25,7 +25,7 @@ import deepspec.gates.config
 import deepspec.states.config
 import deepspec.targets.config
 import deepspec.training.config
-from deepspec.config import EXPANDING, ExecutionSection, Section, location_field, other_name, renamed_field
+from deepspec.config import EXPANDING, ExecutionSection, Section, later_field, location_field, other_name, renamed_field
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.yaml import NotYaml, dumps, loads
@@ -97,6 +97,17 @@ class RunConfig(deepspec.training.config.TrainingExecution, deepspec.data.config
         return self.num_shard_workers or self.num_processes
 
 
+class RegistryConfig(Section):
+    """As what a draft is registered, and against whom it competes."""
+
+    model: str | None = later_field(
+        None,
+        key_absent=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the registered model; recipes with the same one compete. None: the recipe's name.",
+    )
+
+
 class BudgetConfig(ExecutionSection):
     """What a run may take; one whose estimate is larger is refused before it starts."""
 
@@ -108,7 +119,7 @@ class BudgetConfig(ExecutionSection):
 class Recipe(Section):
     """Everything that a retraining run is made of."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the registered model.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the recipe.")
     target: deepspec.targets.config.Config
     data: deepspec.data.config.Config
     states: deepspec.states.config.Config = deepspec.states.config.Config()
@@ -116,6 +127,7 @@ class Recipe(Section):
     train: deepspec.training.config.Config = deepspec.training.config.Config()
     evaluate: deepspec.evaluation.config.Config = deepspec.evaluation.config.Config()
     gates: deepspec.gates.config.Config = deepspec.gates.config.Config()
+    registry: RegistryConfig = RegistryConfig()
     store: StoreConfig = StoreConfig()
     run: RunConfig = RunConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -124,6 +136,11 @@ class Recipe(Section):
         description="Shipped description of the inputs that `run` makes first if they are missing (demo-inputs).",
         json_schema_extra={"location": True},
     )
+
+    @property
+    def registered_model(self) -> str:
+        """What its drafts are versions of."""
+        return self.registry.model or self.name
 
     @model_validator(mode="after")
     def _reckonable_budget(self) -> "Recipe":

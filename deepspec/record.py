@@ -158,6 +158,7 @@ class RunRecord(JsonRecord):
         report: path of its page; None: nothing was evaluated.
         target: path of the target.
         store: location of the artifact store.
+        notes: what a person has to know of how it ended: why a draft is blocked, what was repaired in MLflow.
         error: what ended it early, in words.
         failure: the same with its class, stage and time; None: nothing did, or an earlier deepspec left it out.
         seeds: the study over training seeds.
@@ -181,6 +182,7 @@ class RunRecord(JsonRecord):
     report: str | None
     target: str | None = None
     store: str | None = None
+    notes: tuple[str, ...] = ()
     error: str | None = None
     failure: Failure | None = None
     seeds: SeedStudy | None = None

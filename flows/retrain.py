@@ -7,6 +7,7 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 """
 
 from deepspec.recipe import Recipe
+from deepspec.registry.errors import PromotionConflict
 from tasks.calibrate import calibrate
 from tasks.conversations import conversations
 from tasks.evaluate import evaluate
@@ -24,6 +25,7 @@ from tasks.resolve import (
     source_of,
     target_of,
     warm_start,
+    why_blocked,
 )
 from tasks.responses import responses
 from tasks.runtime.flow import Outcome, flow
@@ -32,6 +34,9 @@ from tasks.runtime.run import Run
 from tasks.states import states
 from tasks.tokens import tokens
 from tasks.train import train
+
+NUM_RACES = 3
+"""So often a challenger is judged against a new champion while others promote theirs."""
 
 
 @flow
@@ -63,16 +68,28 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
     evaluation = evaluate(
         run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
     )
-    made = {"draft": draft, "calibration": calibration, "evaluation": evaluation}
+    made: dict[str, Reference] = {"draft": draft, "calibration": calibration, "evaluation": evaluation}
     if not ship:
         return Outcome(made)
 
-    registration = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
-    champion = champion_to_beat(run, draft)
-    verdict = gate(run, evaluation=evaluation, champion=champion, draft=draft, responses=answered, target=target)
-    made |= {"registration": registration, "verdict": verdict}
-    if refused(verdict):
-        run.skip(promote.name, "the gate refused")
-        return Outcome(made, "refused")
-    promotion = promote(run, registration=registration, verdict=verdict, draft=draft)
-    return Outcome({**made, "promotion": promotion}, "promoted" if promoted(run, promotion) else "no_change")
+    made["registration"] = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
+    blocked = why_blocked(run, draft)
+    if blocked is not None:
+        run.skip(gate.name, "the draft is blocked")
+        run.skip(promote.name, "the draft is blocked")
+        return Outcome(made, "refused", (blocked,))
+    judged = {"evaluation": evaluation, "draft": draft, "responses": answered, "target": target}
+    for race_is_last in (*[False] * (NUM_RACES - 1), True):
+        verdict = gate(run, champion=champion_to_beat(run, draft), **judged)
+        made["verdict"] = verdict
+        if refused(verdict):
+            run.skip(promote.name, "the gate refused")
+            return Outcome(made, "refused")
+        try:
+            made["promotion"] = promote(run, registration=made["registration"], verdict=verdict, draft=draft)
+            break
+        except PromotionConflict as lost:
+            if race_is_last:
+                raise
+            run.display.say(f"{lost.what} The gate is asked again.")
+    return Outcome(made, "promoted" if promoted(run, made["promotion"]) else "no_change")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec.account import who
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from tasks.runtime.counts import StageCounts
@@ -34,7 +33,10 @@ class Counts(StageCounts):
 def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # noqa: ARG001
     """Append to the promotion log, then let the registry's alias follow it."""
     from deepspec.gates.verdict import Verdict
-    from deepspec.registry.promotions import DraftReference, PromotionLog, reason_of
+    from deepspec.registry.asker import asker
+    from deepspec.registry.entries import DraftReference
+    from deepspec.registry.identity import identity_of
+    from deepspec.registry.promotions import PromotionLog, reason_of
 
     draft, version = inputs.draft, inputs.registration.json("registration.json")
     challenger = DraftReference(
@@ -49,7 +51,8 @@ def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # n
         version["name"],
         challenger,
         Verdict.from_json(inputs.verdict.json("verdict.json")),
-        who=who(),
+        identity=identity_of(job.store, draft),
+        who=job.with_tracker(lambda tracking: asker(tracking, job.store.backend)),
         reason=reason_of(job.run_id),
     )
     job.with_tracker(lambda tracking: tracking.reconcile(version["name"], log))

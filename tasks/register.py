@@ -38,14 +38,14 @@ class Counts(StageCounts):
     uri: str
 
 
-@stage(version=3, reads=("name", "data.source"))
+@stage(version=3, reads=("name", "registry.model", "data.source"))
 def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Register the draft's directory with its card and calibration; a draft that is registered gets the new card."""
     from deepspec.evaluation.calibration.results import rewritten
     from deepspec.evaluation.results import Evaluation
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
+    from deepspec.registry.entries import DraftReference
     from deepspec.registry.keys import version_tags
-    from deepspec.registry.promotions import DraftReference
     from deepspec.store.manifest import ABOUT
 
     _, tracking_run = job.tracker()
@@ -71,7 +71,7 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     version = job.with_tracker(
         lambda tracking: tracking.register(
             folder,
-            config.name,
+            config.registered_model,
             tracking_run,
             tags,
             draft=DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest),
@@ -96,7 +96,7 @@ def _card(
     config = read_draft_config(folder)
     parents = draft.manifest.parents
     return model_card(
-        name=recipe.name,
+        name=recipe.registered_model,
         recipe=recipe.name,
         draft=CardDraft(
             algorithm=algorithm.name,

@@ -13,7 +13,9 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.errors import DataError
 from deepspec.evaluation.known_benchmarks import VARIABLE
+from deepspec.registry.blocks import block_of, blocks
 from deepspec.registry.draft_names import draft_of
+from deepspec.registry.identity import identity_of
 from deepspec.registry.promotions import PromotionLog, reason_of
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
@@ -236,7 +238,7 @@ def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
     wanted = run.recipe.train.init_from
     if wanted is None:
         return {}
-    found = draft_of(wanted, run.home, run.store, model=run.recipe.name, where="train.init_from")
+    found = draft_of(wanted, run.home, run.store, model=run.recipe.registered_model, where="train.init_from")
     if isinstance(found, Artifact):
         return {"init": found}
     files = model_files(found)
@@ -252,7 +254,7 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     if not isinstance(draft, Artifact):
         return Pending("train")
     log = PromotionLog(run.store.backend)
-    history = log.history(run.recipe.name)
+    history = log.history(run.recipe.registered_model)
     champion = history[-1].champion if history else None
     if champion is not None and champion.digest == draft.digest:
         promotion = next(
@@ -262,6 +264,20 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     if champion is None:
         return Value(None)
     return run.artifact(champion.kind, champion.key)
+
+
+def why_blocked(run: "Run[Recipe]", draft: Reference) -> str | None:
+    """Why no run may promote this draft: it, or one like it, was rolled back; None: it may, or a preview cannot say.
+
+    The champion is never blocked, whatever it is like.
+    """
+    if not isinstance(draft, Artifact):
+        return None
+    entries = PromotionLog(run.store.backend).history(run.recipe.registered_model)
+    if not blocks(entries) or entries[-1].champion.digest == draft.digest:
+        return None
+    found = block_of(entries, identity_of(run.store, draft))
+    return None if found is None else found[0].sentence(found[1])
 
 
 def promoted(run: "Run[Recipe]", promotion: Reference) -> bool:

@@ -1,10 +1,14 @@
 """What can go wrong between a trained draft and a served one."""
 
-from deepspec.errors import ArtifactError, DeepspecError
+from deepspec.errors import ArtifactError, DeepspecError, GateFailed
 
 
 class PromotionConflict(DeepspecError):
     """The champion changed since the verdict was measured: the challenger has to be judged against the new one."""
+
+
+class DraftBlocked(GateFailed):
+    """The draft, or one like it, was rolled back: only a person may let it be promoted again."""
 
 
 class PromotionLogDamaged(ArtifactError):

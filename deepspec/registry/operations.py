@@ -2,19 +2,21 @@
 
 from pathlib import Path
 
-from deepspec.account import who
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.evaluation.calibration.results import rewritten
 from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
+from deepspec.registry.asker import asker
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
 from deepspec.registry.draft_names import MODELS, registered_version
+from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import TrackingError
+from deepspec.registry.identity import identity_of
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.mlflow.versions import RegisteredVersion
 from deepspec.registry.open import tracking_of
-from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact, Store
 from deepspec.store.gc import lineage
 from deepspec.store.manifest import ABOUT
@@ -91,25 +93,44 @@ def differences(home: Path, store: Store, model: str | None) -> list[str]:
     return found
 
 
-def promote(home: Path, store: Store, name: str, reason: str) -> str:
+def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool = False) -> list[str]:
     """Promote a registered version under the verdict its gate gave it; return what was done, in words.
 
     Args:
         home, store: where versions and artifacts are.
         name: the version, as `draft_names` reads it. The champion stays champion, and the log as it is.
         reason: why.
+        unblock: first let a draft that was rolled back be promoted again, by this and by any later run.
+
+    Raises:
+        RecipeError: it is to be unblocked without a reason.
+        GateFailed: its verdict refuses it, or none was measured against the present champion.
+        DraftBlocked: it was rolled back, and is not to be unblocked.
     """
+    if unblock and not reason:
+        raise RecipeError(
+            "a draft that was rolled back is unblocked for a reason.", where="--unblock", remedy="Add --reason …."
+        )
     tracking = tracking_of(home)
     chosen = registered_version(name, home, store, where="DRAFT")
     model, draft = chosen.name, reference_of(chosen)
-    log = PromotionLog(store.backend)
+    log, identity = PromotionLog(store.backend), identity_of(store, draft)
+    who = asker(tracking, store.backend)
+    lifted = log.unblock(model, identity, who=who, reason=reason) if unblock else None
+    done = [f"{model}: version {chosen.version} is unblocked (entry {lifted.number})."] if lifted else []
     last = log.last(model)
     if last is not None and last.champion.digest == draft.digest:
         tracking.reconcile(model, log)
-        return f"{model}: version {chosen.version} is the champion already (entry {last.number}); nothing was changed."
-    entry = log.promote(model, draft, _verdict(store, log, model, draft), who=who(), reason=reason)
+        return [*done, f"{model}: version {chosen.version} is the champion already; nothing was promoted."]
+    try:
+        verdict = verdict_on(store, log, model, draft)
+    except GateFailed as error:
+        if lifted is None:
+            raise
+        return [*done, str(error)]
+    entry = log.promote(model, draft, verdict, identity=identity, who=who, reason=reason)
     tracking.reconcile(model, log)
-    return f"{model}: version {entry.champion.version} is champion (entry {entry.number})."
+    return [*done, f"{model}: version {entry.champion.version} is champion (entry {entry.number})."]
 
 
 def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -> str:
@@ -129,7 +150,18 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
         named, to = _champion_named(to, home, store, where="--to")
         if named != model:
             raise RecipeError(f"this is a version of {named}.", where="--to", remedy=f"Name a version of {model}.")
-    entry = log.rollback(model, to, check=lambda draft: tracking.version_of(model, draft), who=who(), reason=reason)
+
+    def check(draft: DraftReference) -> None:
+        tracking.version_of(model, draft)
+
+    entry = log.rollback(
+        model,
+        to,
+        check=check,
+        identify=lambda draft: identity_of(store, draft),
+        who=asker(tracking, store.backend),
+        reason=reason,
+    )
     version = tracking.reconcile(model, log).after
     return f"{model}: rolled back to version {version} (entry {entry.number})."
 
@@ -220,7 +252,7 @@ def _registered_as(registration: Artifact) -> tuple[str, int, str]:
     return str(record["name"]), int(record["version"]), registration.manifest.created_at
 
 
-def _verdict(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> Verdict:
+def verdict_on(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> Verdict:
     """The newest verdict about `draft` that was measured against the present champion."""
     champion = log.champion(model)
     serving = champion.digest if champion else None

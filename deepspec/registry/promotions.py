@@ -9,20 +9,17 @@ It knows drafts by artifact key and content digest, and MLflow only as a version
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from deepspec.account import Actor
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
-from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
-from deepspec.store.records import refuse_newer, seal, unseal
-
-FORMAT = 1
-"""Raised when an entry is written that an older deepspec could not read."""
+from deepspec.registry.blocks import block_of
+from deepspec.registry.entries import FORMAT, DraftIdentity, DraftReference, Kind, Promotion, damaged
+from deepspec.registry.errors import DraftBlocked, NothingToRollBackTo, PromotionConflict
 
 ROOT = "registry"
 _ENTRY = re.compile(r"([1-9][0-9]{0,8})\.json")
@@ -41,80 +38,6 @@ class Records(Protocol):
 
     def list(self, prefix: str) -> Mapping[str, Any]:
         """Everything under the folder `prefix`, by full path."""
-
-
-class DraftReference(BaseModel):
-    """A draft: where it lies in the store, its content, and its registered version.
-
-    Attributes:
-        kind, key: the artifact's name in the store.
-        digest: SHA-256 over the artifact's file list: the draft's identity here.
-        version: registered model version, None if it is not registered.
-        uri: where the registry hands it out (`models:/name/version`).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    kind: str
-    key: str = Field(min_length=1)
-    digest: str = Field(min_length=1)
-    version: str | None = None
-    uri: str | None = None
-
-
-class Promotion(BaseModel):
-    """One entry of the log.
-
-    Attributes:
-        format: version of this record.
-        model: registered model name.
-        number: its place in the log, from 1.
-        kind: "promote" (a challenger won) or "rollback" (an earlier champion again).
-        champion: who serves from here on.
-        previous: who served before; None in the first entry.
-        verdict: what the gates said; None for a roll back.
-        who: the person or machine account that asked.
-        when: ISO 8601, UTC.
-        reason: why, in the asker's words; may be empty.
-        attempt: unique to the call that wrote it, so that a writer whose answer was lost knows its own entry.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    format: int = 1
-    model: str
-    number: int = Field(ge=1)
-    kind: Literal["promote", "rollback"]
-    champion: DraftReference
-    previous: DraftReference | None
-    verdict: Verdict | None
-    who: str
-    when: datetime
-    reason: str = ""
-    attempt: str
-
-    def to_bytes(self) -> bytes:
-        """The entry as JSON with its own checksum."""
-        return seal(self.model_dump(mode="json"))
-
-    @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> "Promotion":
-        """Read an entry back.
-
-        Raises:
-            PromotionLogDamaged: it is not an intact entry.
-            ArtifactError: a newer deepspec wrote it.
-        """
-        try:
-            record = unseal(data)
-            refuse_newer(record, FORMAT, what="This promotion", where=where, otherwise="use another store")
-            return cls.model_validate(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            flaw = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-            raise _damaged(where, flaw) from error
-        except ValueError as error:
-            raise _damaged(where, str(error)) from error
 
 
 class PromotionLog:
@@ -146,7 +69,7 @@ class PromotionLog:
             entry = self._entry(model, number)
             before = entries[-1].champion if entries else None
             if entry.previous != before:
-                raise _damaged(_path(model, number), "it does not continue the entry before it")
+                raise damaged(_path(model, number), "it does not continue the entry before it")
             entries.append(entry)
         return tuple(entries)
 
@@ -165,18 +88,34 @@ class PromotionLog:
         return {(entry.champion.kind, entry.champion.key) for model in self.models() for entry in self.history(model)}
 
     def promote(
-        self, model: str, challenger: DraftReference, verdict: Verdict, *, who: str, reason: str = ""
+        self,
+        model: str,
+        challenger: DraftReference,
+        verdict: Verdict,
+        *,
+        identity: DraftIdentity | None = None,
+        who: Actor | str,
+        reason: str = "",
     ) -> Promotion:
         """Make `challenger` the champion, if the champion is still the one `verdict` was measured against.
 
         Promoting the present champion again appends nothing and returns the entry that made it champion: so a run
         that was interrupted after this call can repeat it.
 
+        Args:
+            model: registered model name.
+            challenger: the draft.
+            verdict: what the gates said of it.
+            identity: the draft's; None: its digest alone.
+            who: the person or machine account that asks; a text is a name that nothing has authenticated.
+            reason: why.
+
         Returns:
             The entry.
 
         Raises:
             GateFailed: the verdict refuses.
+            DraftBlocked: it, or a draft like it, was rolled back.
             PromotionConflict: another champion than the verdict's serves now, or the verdict is another draft's.
             PromotionLogDamaged: the log cannot be read.
         """
@@ -189,9 +128,11 @@ class PromotionLog:
                 remedy="Judge this draft.",
             )
         for _ in range(_ATTEMPTS):
-            last = self.last(model)
+            entries = self.history(model)
+            last = entries[-1] if entries else None
             if last is not None and last.champion.digest == challenger.digest:
-                return last
+                return next(entry for entry in reversed(entries) if entry.kind != "unblock")
+            refuse_blocked(entries, identity or DraftIdentity(digest=challenger.digest), model)
             serving = None if last is None else last.champion.digest
             if serving != verdict.champion:
                 raise PromotionConflict(
@@ -200,7 +141,7 @@ class PromotionLog:
                     where=model,
                     remedy="Run the recipe again: the challenger will be judged against the new champion.",
                 )
-            entry = self._append(model, last, "promote", challenger, verdict, who, reason)
+            entry = self._append(model, last, "promote", challenger, verdict=verdict, who=who, reason=reason)
             if entry is not None:
                 return entry
         raise PromotionConflict(
@@ -213,17 +154,19 @@ class PromotionLog:
         to: str | None = None,
         *,
         check: Callable[[DraftReference], object] = lambda _: None,
-        who: str,
+        identify: Callable[[DraftReference], DraftIdentity] = lambda draft: DraftIdentity(digest=draft.digest),
+        who: Actor | str,
         reason: str = "",
     ) -> Promotion:
-        """Append an earlier champion again.
+        """Append an earlier champion again; the one that it replaces is blocked from then on (blocks.py).
 
         Args:
             model: registered model name.
             to: model version, key or digest (or at least six leading digits of either) of a draft that was champion
                 before; None: the one that served before the present champion. Repeated, that walks further back.
             check: called with the earlier champion before anything is written; raises if it cannot serve.
-            who: the person or machine account that asks.
+            identify: what is blocked of the present champion.
+            who: the person or machine account that asks; a text is a name that nothing has authenticated.
             reason: why.
 
         Raises:
@@ -246,7 +189,8 @@ class PromotionLog:
                 remedy="Name an earlier champion with `to`.",
             )
         check(champion)
-        entry = self._append(model, entries[-1], "rollback", champion, None, who, reason)
+        blocked = identify(entries[-1].champion)
+        entry = self._append(model, entries[-1], "rollback", champion, about=blocked, who=who, reason=reason)
         if entry is None:
             raise PromotionConflict(
                 "Another champion was promoted during the roll back.",
@@ -255,27 +199,61 @@ class PromotionLog:
             )
         return entry
 
+    def unblock(self, model: str, draft: DraftIdentity, *, who: Actor | str, reason: str) -> Promotion | None:
+        """Let a draft that was rolled back be promoted again; the champion stays.
+
+        Args:
+            model: registered model name.
+            draft: what every block that it is like ends for.
+            who: the person that asks; a text is a name that nothing has authenticated.
+            reason: why.
+
+        Returns:
+            the entry; None if nothing blocks the draft, and nothing was written.
+
+        Raises:
+            PromotionConflict: other processes wrote to the log all the time.
+            PromotionLogDamaged: the log cannot be read.
+        """
+        for _ in range(_ATTEMPTS):
+            entries = self.history(model)
+            if block_of(entries, draft) is None:
+                return None
+            last = entries[-1]
+            entry = self._append(model, last, "unblock", last.champion, about=draft, who=who, reason=reason)
+            if entry is not None:
+                return entry
+        raise PromotionConflict(
+            f"Other processes wrote to the promotion log {_ATTEMPTS} times in a row.", where=model, remedy="Try again."
+        )
+
     def _append(
         self,
         model: str,
         last: Promotion | None,
-        kind: Literal["promote", "rollback"],
+        kind: Kind,
         champion: DraftReference,
-        verdict: Verdict | None,
-        who: str,
+        *,
+        verdict: Verdict | None = None,
+        about: DraftIdentity | None = None,
+        who: Actor | str,
         reason: str,
     ) -> Promotion | None:
         """The entry after `last`, or None if another writer was first."""
         number = 1 if last is None else last.number + 1
+        before = 1 if last is None else last.format
         entry = Promotion(
-            format=FORMAT,
+            # An older deepspec that reads only the last entry must refuse it, too, once anything was blocked.
+            format=max(before, 1 if kind == "promote" else FORMAT),
             model=model,
             number=number,
             kind=kind,
             champion=champion,
             previous=None if last is None else last.champion,
             verdict=verdict,
-            who=who,
+            about=about,
+            who=str(who),
+            actor=who if isinstance(who, Actor) else None,
             when=self._clock(),
             reason=reason,
             attempt=uuid.uuid4().hex,
@@ -293,7 +271,7 @@ class PromotionLog:
         # Not a range up to the highest: a single name may claim any number.
         missing = next(number for number in count(1) if number not in numbers)
         if missing <= len(numbers):
-            raise _damaged(_path(model, missing), "it is missing, but later entries are there")
+            raise damaged(_path(model, missing), "it is missing, but later entries are there")
         return len(numbers)
 
     def _entry(self, model: str, number: int) -> Promotion:
@@ -301,10 +279,10 @@ class PromotionLog:
         try:
             data = self._records.read(path)
         except FileNotFoundError as error:
-            raise _damaged(path, "it was listed but cannot be found") from error
+            raise damaged(path, "it was listed but cannot be found") from error
         entry = Promotion.from_bytes(data, path)
         if (entry.model, entry.number) != (model, number):
-            raise _damaged(path, f"it says it is entry {entry.number} of {entry.model}")
+            raise damaged(path, f"it says it is entry {entry.number} of {entry.model}")
         return entry
 
 
@@ -313,10 +291,28 @@ def reason_of(run_id: str) -> str:
     return f"run {run_id}"
 
 
+def refuse_blocked(entries: Sequence[Promotion], draft: DraftIdentity, model: str) -> None:
+    """Refuse a draft that was rolled back, or is like one that was.
+
+    Raises:
+        DraftBlocked: it is.
+    """
+    found = block_of(entries, draft)
+    if found is not None:
+        block, likeness = found
+        raise DraftBlocked(
+            block.sentence(likeness),
+            where=model,
+            remedy="To allow it again: `deepspec promote DRAFT --unblock --reason …`.",
+        )
+
+
 def _before(entries: tuple[Promotion, ...], model: str) -> DraftReference:
     """The champion before the present one: a promotion pushes onto a stack, a roll back pops down to its champion."""
     stack: list[DraftReference] = []
     for entry in entries:
+        if entry.kind == "unblock":
+            continue
         digests = [draft.digest for draft in stack]
         if entry.kind == "rollback" and entry.champion.digest in digests:
             # The topmost one: a draft may have been promoted twice.
@@ -362,14 +358,6 @@ def _folder(model: str) -> str:
 
 def _path(model: str, number: int) -> str:
     return f"{_folder(model)}/{number}.json"
-
-
-def _damaged(where: str, flaw: str) -> PromotionLogDamaged:
-    return PromotionLogDamaged(
-        f"The promotion log is damaged: {flaw}.",
-        where=where,
-        remedy="Restore this entry from a backup; nothing is promoted or rolled back until then.",
-    )
 
 
 def _now() -> datetime:

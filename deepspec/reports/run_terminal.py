@@ -133,8 +133,12 @@ def _outcome(record: RunRecord) -> list[Text]:
     if len(verdicts) <= 1:
         for verdict in verdicts:
             status.append(f": {_sentences(verdict)}", style="not bold")
-        return [status]
-    return [status, *(Text(f"{verdict.algorithm}: {_sentences(verdict)}") for verdict in verdicts)]
+        return [status, *map(Text, record.notes)]
+    return [
+        status,
+        *map(Text, record.notes),
+        *(Text(f"{verdict.algorithm}: {_sentences(verdict)}") for verdict in verdicts),
+    ]
 
 
 def _sentences(verdict: Verdict) -> str:

@@ -10,8 +10,8 @@ from flows.cli.terminal import AsJson, DraftName, artifact_store, home, note, pr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from deepspec.registry.entries import Promotion
     from deepspec.registry.operations import VersionSummary
-    from deepspec.registry.promotions import Promotion
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 
@@ -103,6 +103,9 @@ def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -
 def promote(
     draft: DraftName,
     reason: Annotated[str, typer.Option(help="Why; kept in the promotion log.")] = "",
+    unblock: Annotated[
+        bool, typer.Option("--unblock", help="Let a draft that was rolled back be promoted again, by runs too.")
+    ] = False,
 ) -> None:
     """Make a registered version champion, if its gate accepted it against the present champion.
 
@@ -110,7 +113,7 @@ def promote(
     """
     from deepspec.registry import operations
 
-    show_lines(operations.promote(home(), artifact_store(), draft, reason))
+    show_lines(*operations.promote(home(), artifact_store(), draft, reason, unblock=unblock))
 
 
 def rollback(

@@ -100,6 +100,7 @@ def execute(
                 outcome = run_or_reuse(run, flow, part, stack)
                 start_tracking(run, part)
                 part.outcome = outcome.artifacts
+                part.notes = outcome.notes
                 part.version = _version(run, outcome.artifacts)
                 part.status = outcome.status or "no_change"
             for further, (later, recipe) in after.items():
@@ -122,7 +123,7 @@ def _version(run: Run[Any], outcome: "Mapping[str, Reference]") -> "RegisteredVe
     Raises:
         TrackingError: this tracker does not have it, or does not answer for ten minutes.
     """
-    from deepspec.registry.promotions import DraftReference
+    from deepspec.registry.entries import DraftReference
 
     registration, draft, tracking = outcome.get("registration"), outcome.get("draft"), run.tracking
     if tracking is None or not isinstance(registration, Artifact) or not isinstance(draft, Artifact):

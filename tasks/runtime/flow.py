@@ -31,10 +31,12 @@ class Outcome:
     Attributes:
         artifacts: what it is reported by, by name; in a preview some are pending.
         status: how it ended, for a flow that can end in several ways.
+        notes: what a person has to know of it that no artifact says, in sentences.
     """
 
     artifacts: Mapping[str, Reference]
     status: Status | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Flow:

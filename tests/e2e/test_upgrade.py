@@ -64,7 +64,9 @@ def test_its_versions_and_its_promotion_log_go_on(old: Home) -> None:
     assert all(float(row["tau"]["macro"]) > 1 for row in versions)
     before = json.loads(old.run("models", "history", "tiny", "--json").out)
     assert [(entry["number"], entry["kind"]) for entry in before] == [(1, "promote"), (2, "promote"), (3, "rollback")]
-    old.run("promote", "models:/tiny/2", "--reason", "by the present code")  # under the verdict that the old gate gave
+    old.run("promote", "models:/tiny/2", code=3)  # its roll back is as sticky as one of today
+    # Under the verdict that the old gate gave.
+    old.run("promote", "models:/tiny/2", "--unblock", "--reason", "by the present code")
     old.run("rollback", "tiny", "--reason", "and back")
     after = json.loads(old.run("models", "history", "tiny", "--json").out)
     assert after[:3] == before
@@ -74,6 +76,7 @@ def test_its_versions_and_its_promotion_log_go_on(old: Home) -> None:
         [line] = [line for line in shown.splitlines() if line.startswith(f"{entry['number']} ")]
         assert 0 < line.find(entry["reason"]) <= line.rfind(sentence)
     assert [(entry["kind"], entry["champion"]["version"]) for entry in after[3:]] == [
+        ("unblock", "1"),
         ("promote", "2"),
         ("rollback", "1"),
     ]

@@ -10,8 +10,9 @@ import pytest
 
 from deepspec.errors import ArtifactError, GateFailed, RecipeError
 from deepspec.gates import Config, Verdict, judge
+from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
-from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.promotions import PromotionLog
 from deepspec.store.backends.local import LocalBackend
 from tests.fixtures import results
 from tests.fixtures.refused import refused
@@ -290,7 +291,7 @@ def test_an_entry_with_a_field_of_another_type_is_named(log: PromotionLog, backe
         return json.dumps({"checksum": checksum, **body}).encode()
 
     damage(backend, 1, forged)
-    with refused(PromotionLogDamaged, "kind", "'promote' or 'rollback'", where="promotions/1.json"):
+    with refused(PromotionLogDamaged, "kind", "'promote', 'rollback' or 'unblock'", where="promotions/1.json"):
         log.champion(MODEL)
 
 
@@ -322,13 +323,13 @@ def test_a_newer_format_is_refused_and_not_called_damaged(log: PromotionLog, bac
     def newer(data: bytes) -> bytes:
         import hashlib
 
-        body = json.loads(data) | {"format": 2, "something": "new"}
+        body = json.loads(data) | {"format": 3, "something": "new"}
         del body["checksum"]
         checksum = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
         return json.dumps({"checksum": checksum, **body}).encode()
 
     damage(backend, 1, newer)
-    with refused(ArtifactError, "format 2", where="promotions/1.json"):
+    with refused(ArtifactError, "format 3", where="promotions/1.json"):
         log.champion(MODEL)
 
 

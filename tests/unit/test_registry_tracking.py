@@ -19,11 +19,12 @@ from deepspec.gates import Config, judge
 from deepspec.progress import SILENT
 from deepspec.registry import keys
 from deepspec.registry.backup import backup
+from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow import outbox
 from deepspec.registry.mlflow.connection import Connection
 from deepspec.registry.mlflow.tracking import Tracking
-from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.promotions import PromotionLog
 from deepspec.store.backends.local import LocalBackend
 from tests.fixtures import results
 from tests.fixtures.refused import refused

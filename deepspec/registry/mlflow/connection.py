@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from deepspec.account import Actor
 from deepspec.errors import RecipeError
 from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow import database, schema
@@ -35,6 +36,7 @@ _PATIENCE = {
 _TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _FILE_SECONDS = "120"
 """A server answers once it has passed the file on to where it keeps artifacts."""
+_FOUND = 200
 _GLOBAL_URI = threading.Lock()
 _GLOBAL_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -170,6 +172,23 @@ class Connection:
         return TrackingLost(
             what, where=self.where, remedy="Start it, and run again: what was finished is kept, and goes on from there."
         )
+
+    def current_user(self) -> Actor | None:
+        """Whom the server has let in; None: it asks for no name, or this is no server."""
+        if self.database is not None:
+            return None
+        self.open()
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        with self.named_errors():
+            answer = http_request(get_default_host_creds(self.uri), "/api/2.0/mlflow/users/current", "GET")
+        if answer.status_code != _FOUND:
+            return None  # a server without users has no such page
+        try:
+            return Actor(name=str(answer.json()["user"]["username"]), known_by="MLflow user")
+        except (ValueError, LookupError, TypeError):
+            return None
 
     @contextlib.contextmanager
     def transferring(self) -> Iterator[None]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from deepspec.account import Actor
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
+from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow.connection import Connection, mlflow_errors
-from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.registry.promotions import PromotionLog
 
 _LOGGED_MODEL = "models:/"
 _LONGEST_DESCRIPTION = 5000
@@ -79,6 +81,10 @@ class Versions:
     def shown_uri(self) -> str:
         """The address without credentials."""
         return self._server.shown_uri
+
+    def current_user(self) -> Actor | None:
+        """Whom MLflow's server has let in; None: it asks for no name, or there is no server."""
+        return self._server.current_user()
 
     def register(
         self,

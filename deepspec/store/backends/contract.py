@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from deepspec.account import Actor
 from deepspec.errors import ArtifactError, DeepspecError, RecordTooLarge, StoreFull, TransientError
 from deepspec.file_system import is_out_of_room
 from deepspec.store.layout import Stat
@@ -29,6 +30,9 @@ class Backend(Protocol):
     @property
     def location(self) -> str:
         """Where it is, for people (a path, or a URL without credentials)."""
+
+    def actor(self) -> Actor:
+        """Whom this place has let in: who writes to it."""
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` durably if nothing is at `path`; return whether this call created it.

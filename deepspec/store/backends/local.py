@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from deepspec.account import Actor, local_user
 from deepspec.atomic_write import sync_folder, write_durably
 from deepspec.errors import ArtifactError
 from deepspec.file_system import link, readable_as_its_folder
@@ -33,6 +34,10 @@ class LocalBackend:
     def location(self) -> str:
         """The folder's path."""
         return str(self.root)
+
+    def actor(self) -> Actor:
+        """The account that the operating system runs this process as."""
+        return local_user()
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` durably if nothing is at `path`; return whether this call created it."""

@@ -33,6 +33,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from deepspec.account import Actor
 from deepspec.atomic_write import replacing
 from deepspec.errors import ArtifactError, RecipeError, TransientError
 from deepspec.file_system import readable_as_its_folder
@@ -68,6 +69,7 @@ _PARALLEL_PARTS = 4
 _PARALLEL_FILES = 4
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
+_WHO_SECONDS = 5
 _LONGEST_WAIT_SECONDS = 20
 
 
@@ -94,6 +96,17 @@ class S3Backend:
     def location(self) -> str:
         """The URL."""
         return self._at.url
+
+    def actor(self) -> Actor:
+        """Whose credentials sign its requests: at AWS the caller's name there, elsewhere the access key's id.
+
+        Without credentials it is nobody. At AWS this costs a request.
+        """
+        credentials = botocore.session.Session().get_credentials()
+        if credentials is None:
+            return Actor()
+        caller = _aws_caller() if self._endpoint is None else None
+        return caller or Actor(name=str(credentials.access_key), known_by="access key")
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` if nothing is at `path`; return whether this call created it."""
@@ -353,6 +366,17 @@ def download(bucket: str, key: str, target: Path, where: str) -> None:
     """Copy an object to a local file; errors as for `listed`."""
     with _named(where, bucket):
         _repeated(lambda: client().download_file(bucket, key, str(target), Config=_transfer()))
+
+
+def _aws_caller() -> Actor | None:
+    """Who AWS says that these credentials are; None: it does not answer, or they may not ask."""
+    once = Config(connect_timeout=_WHO_SECONDS, read_timeout=_WHO_SECONDS, retries={"total_max_attempts": 1})
+    try:
+        sts = boto3.session.Session().client("sts", config=once, region_name=region() or "us-east-1")
+        return Actor(name=str(sts.get_caller_identity()["Arn"]), known_by="AWS caller")
+    except (failures.ClientError, failures.BotoCoreError) as error:
+        logger.debug("AWS does not say who this is: %s", type(error).__name__)
+        return None
 
 
 def client() -> Any:

@@ -113,7 +113,7 @@ def _drafts(
         label = _DIGEST.sub(lambda found: found[0][:12], name)
         if label in drafts:
             raise RecipeError("this draft is named twice.", where=name, remedy="Name each draft once.")
-        found = draft_of(name, home, store, model=recipe.name, where="DRAFT")
+        found = draft_of(name, home, store, model=recipe.registered_model, where="DRAFT")
         directory = draft_directory(found)
         with naming(name):
             algorithm_of(directory)

@@ -33,7 +33,7 @@ class PartResults:
 class RecipeRun:
     """One recipe of a run, and what came of it; `results` once they have been read from its artifacts.
 
-    `version` is what the draft is registered as, looked up at the end.
+    `version` is what the draft is registered as, looked up at the end; `notes` what a person has to know besides.
     """
 
     recipe: "Recipe"
@@ -42,6 +42,7 @@ class RecipeRun:
     tracking_run: str | None = None
     version: "RegisteredVersion | None" = None
     results: PartResults | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

@@ -65,6 +65,7 @@ def record_of(result: Result) -> RunRecord:
         # Where what the record speaks of was: later commands (benches, comparisons) find it there.
         target=result.parts[0].recipe.target.path,
         store=run.store.backend.location,
+        notes=tuple(note for part in result.parts for note in part.notes),
         resolved_recipe=recipes[0] if len(recipes) == 1 else recipes,
     )
     return with_error(record, result)

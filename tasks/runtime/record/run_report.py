@@ -134,7 +134,7 @@ def _champion(result: Result, part: RecipeRun, verdict: RecordedVerdict | None) 
 
     if verdict is None or verdict.champion is None:
         return None
-    name = part.recipe.name
+    name = part.recipe.registered_model
     entries = PromotionLog(result.run.store.backend).history(name)
     version = next((entry.champion.version for entry in entries if entry.champion.digest == verdict.champion), None)
     return Champion(name=name, version=version, digest=verdict.champion)

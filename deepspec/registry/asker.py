@@ -1,0 +1,16 @@
+"""Who asks for a promotion or a roll back: whoever a server has let in, not whoever a variable names."""
+
+from deepspec.account import Actor
+from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.store.backends.contract import Backend
+
+
+def asker(tracking: Tracking, backend: Backend) -> Actor:
+    """MLflow's user where its server has users; else whom the store has let in: an access key, or the local user.
+
+    Costs one request where MLflow has a server, and one where the store is at AWS.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    return (tracking.current_user() or backend.actor()).with_claim()
