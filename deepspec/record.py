@@ -85,7 +85,7 @@ class RecordedModel(JsonRecord):
 
     Attributes:
         name, version, uri: in the registry.
-        aliases: `champion`, if the promotion log says so.
+        aliases: `champion`, `previous` or `challenger`, as the promotion log says.
         algorithm: whose it is, in a run of several.
     """
 

@@ -18,6 +18,7 @@ from tasks.resolve import (
     benchmarks_of,
     captured_files,
     champion_to_beat,
+    check_contest,
     layer_ids,
     live_states,
     promoted,
@@ -53,6 +54,8 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
         sources named by the recipe.
     """
     target, source, benchmarks = target_of(run), source_of(run), benchmarks_of(run)
+    if ship:
+        check_contest(run, target)
 
     asked = conversations(run, source=source, benchmarks=benchmarks)
     answered = responses(run, conversations=asked, target=target)

@@ -31,7 +31,7 @@ class Counts(StageCounts):
 
 @stage(version=1, reads=("name",))
 def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # noqa: ARG001
-    """Append to the promotion log, then let the registry's alias follow it."""
+    """Append to the promotion log; the registry's aliases follow it at the end of the run."""
     from deepspec.gates.verdict import Verdict
     from deepspec.registry.asker import asker
     from deepspec.registry.entries import DraftReference
@@ -55,6 +55,5 @@ def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # n
         who=job.with_tracker(lambda tracking: asker(tracking, job.store.backend)),
         reason=reason_of(job.run_id),
     )
-    job.with_tracker(lambda tracking: tracking.reconcile(version["name"], log))
     (out / "promotion.json").write_text(entry.model_dump_json(indent=1))
     return Counts(number=entry.number)

@@ -46,6 +46,7 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
     from deepspec.registry.entries import DraftReference
     from deepspec.registry.keys import version_tags
+    from deepspec.registry.reconciling import REGISTRY_FILE
     from deepspec.store.manifest import ABOUT
 
     _, tracking_run = job.tracker()
@@ -79,6 +80,8 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
             notes={CALIBRATION_FILE: fitted},
         )
     )
+    where = job.with_tracker(lambda tracking: tracking.shown_uri)
+    (out / ABOUT / REGISTRY_FILE).write_text(json.dumps({"uri": where}), encoding="utf-8")
     counts = Counts(name=version.name, version=version.version, uri=version.uri)
     (out / "registration.json").write_text(json.dumps(counts.to_json()))
     return counts

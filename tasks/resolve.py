@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.config import left_out_of_key
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.errors import DataError
+from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.blocks import block_of, blocks
 from deepspec.registry.draft_names import draft_of
@@ -264,6 +264,26 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     if champion is None:
         return Value(None)
     return run.artifact(champion.kind, champion.key)
+
+
+def check_contest(run: "Run[Recipe]", target: Reference) -> None:
+    """See that the model's champion is a draft for this target: others cannot be compared, or served in its place.
+
+    Raises:
+        IncompatibleDraft: it was made for another target or tokenizer.
+    """
+    model = run.recipe.registered_model
+    champion = PromotionLog(run.store.backend).champion(model)
+    made = None if champion is None else run.store.find(champion.kind, champion.key)
+    of = made.manifest.parents.get("target") if made is not None else None
+    if champion is None or of is None or not isinstance(target, External) or of.digest == target.fingerprint:
+        return
+    raise IncompatibleDraft(
+        f"The champion of {model}, version {champion.version}, is a draft for another target or tokenizer (content "
+        f"{of.digest[:12]}) than this recipe's (content {target.fingerprint[:12]}): the two cannot compete.",
+        where=f"target.path {target.location}",
+        remedy="Let drafts for another target compete under a name of their own: --set registry.model=….",
+    )
 
 
 def why_blocked(run: "Run[Recipe]", draft: Reference) -> str | None:

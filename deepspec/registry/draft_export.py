@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deepspec.errors import RecipeError
 from deepspec.registry.draft_names import draft_directory, draft_of
-from deepspec.registry.operations import about
+from deepspec.registry.reconciling import about
 from deepspec.store import Artifact, Store
 
 

@@ -15,6 +15,10 @@ class PromotionLogDamaged(ArtifactError):
     """An entry of the promotion log cannot be read, or does not follow from the one before it."""
 
 
+class DraftDamaged(ArtifactError):
+    """A registered draft's bytes are not what was registered: it cannot serve."""
+
+
 class NothingToRollBackTo(DeepspecError):
     """The model has no earlier champion, or the one asked for never was champion."""
 

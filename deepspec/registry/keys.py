@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from deepspec.evaluation.results import Evaluation
+from deepspec.gates.verdict import Verdict
 from deepspec.record import Cost
 
 
@@ -76,6 +77,8 @@ MACRO = "macro"
 GATE = "gate"
 CURRENCY = "deepspec.currency"
 COST = "cost/{what}"
+_LONGEST_TAG = 5000
+"""Characters that every MLflow holds of a version's tag."""
 LONG_VALUES = "long-values.json"
 
 KEYS: tuple[Entry, ...] = (
@@ -132,6 +135,8 @@ KEYS: tuple[Entry, ...] = (
         TAU,
         "acceptance length τ per benchmark; `macro` is the mean over them, `gate` the gate split's",
     ),
+    Entry(Entity.VERSION, Sort.TAG, VERDICT, "what the gates said of it last: accepted or refused"),
+    Entry(Entity.VERSION, Sort.TAG, VERDICT_SENTENCE, "the same with every reason, in words"),
     Entry(Entity.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
     Entry(Entity.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
     Entry(Entity.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
@@ -139,8 +144,10 @@ KEYS: tuple[Entry, ...] = (
         Entity.MODEL,
         Sort.ALIAS,
         CHAMPION,
-        "who serves: the projection of the promotion log, repaired by `models reconcile`",
+        "who serves: the projection of the promotion log, repaired by every run and by `models reconcile`",
     ),
+    Entry(Entity.MODEL, Sort.ALIAS, PREVIOUS, "the champion before: where a plain `rollback` goes"),
+    Entry(Entity.MODEL, Sort.ALIAS, CHALLENGER, "the newest version that was judged and never promoted"),
 )
 
 
@@ -181,6 +188,11 @@ def version_tags(
     for benchmark, tau in (taus(evaluation) if evaluation is not None else {}).items():
         tags[mlflow_name(TAU.format(benchmark=benchmark))] = f"{tau:.4f}"
     return tags
+
+
+def verdict_tags(verdict: Verdict) -> dict[str, str]:
+    """What is said of a version that was judged."""
+    return {VERDICT: "accepted" if verdict.accepted else "refused", VERDICT_SENTENCE: verdict.sentence[:_LONGEST_TAG]}
 
 
 def artifact_tags(artifacts: Mapping[str, tuple[str, str]]) -> dict[str, str]:

@@ -3,23 +3,19 @@
 from pathlib import Path
 
 from deepspec.errors import GateFailed, RecipeError
-from deepspec.evaluation.calibration.results import rewritten
-from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.asker import asker
-from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
 from deepspec.registry.draft_names import MODELS, registered_version
 from deepspec.registry.entries import DraftReference
-from deepspec.registry.errors import TrackingError
+from deepspec.registry.errors import DraftDamaged, TrackingError
 from deepspec.registry.identity import identity_of
-from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.mlflow.versions import RegisteredVersion
 from deepspec.registry.open import tracking_of
-from deepspec.registry.promotions import PromotionLog
-from deepspec.store import Artifact, Store
-from deepspec.store.gc import lineage
-from deepspec.store.manifest import ABOUT
+from deepspec.registry.promotions import PromotionLog, earlier_of
+from deepspec.registry.reconciling import register_again, say_verdicts
+from deepspec.registry.verdicts import verdicts_about
+from deepspec.store import Store
 from deepspec.store.records import JsonRecord
 
 
@@ -62,14 +58,20 @@ def versions(home: Path, model: str | None) -> list[VersionSummary]:
 
 
 def reconcile(home: Path, store: Store, model: str) -> str:
-    """Register again what MLflow has lost, and repair the alias; return what was done, in words."""
+    """Register again what MLflow has lost, and repair the aliases; return what was done, in words."""
     tracking = tracking_of(home)
-    restored = _register_again(store, tracking, model)
+    restored = register_again(store, tracking, model)
     again = f" Registered again: version {', '.join(restored)}." if restored else ""
+    say_verdicts(store, tracking, model)
     done = tracking.reconcile(model, PromotionLog(store.backend))
+    others = "".join(
+        f" {alias} was {before or 'none'}, is now {after or 'none'}."
+        for alias, (before, after) in done.aliases.items()
+        if alias != keys.CHAMPION and before != after
+    )
     if not done.changed:
-        return f"{model}: the alias already says {done.after or 'nothing'}.{again}"
-    return f"{model}: champion was {done.before or 'none'}, is now {done.after or 'none'}.{again}"
+        return f"{model}: the alias already says {done.after or 'nothing'}.{others}{again}"
+    return f"{model}: champion was {done.before or 'none'}, is now {done.after or 'none'}.{others}{again}"
 
 
 def differences(home: Path, store: Store, model: str | None) -> list[str]:
@@ -106,6 +108,7 @@ def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool =
         RecipeError: it is to be unblocked without a reason.
         GateFailed: its verdict refuses it, or none was measured against the present champion.
         DraftBlocked: it was rolled back, and is not to be unblocked.
+        DraftDamaged: its bytes are not what was registered.
     """
     if unblock and not reason:
         raise RecipeError(
@@ -128,6 +131,11 @@ def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool =
         if lifted is None:
             raise
         return [*done, str(error)]
+    flaw = _flaw(store, draft)
+    if flaw is not None:
+        raise DraftDamaged(
+            f"Version {draft.version} is damaged: {flaw}.", where=model, remedy="Run its recipe: it is made again."
+        )
     entry = log.promote(model, draft, verdict, identity=identity, who=who, reason=reason)
     tracking.reconcile(model, log)
     return [*done, f"{model}: version {entry.champion.version} is champion (entry {entry.number})."]
@@ -141,6 +149,11 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
         name: a model, or the version to go back to (`models:/<name>/<version>`).
         to: the version to go back to: its number, its draft's key or digest, or a name that `draft_names` reads.
         reason: why.
+
+    Raises:
+        NothingToRollBackTo: there is no such earlier champion.
+        DraftDamaged: its bytes are not what was registered.
+        TrackingError: this MLflow does not have it.
     """
     tracking, log = tracking_of(home), PromotionLog(store.backend)
     model = name.removeprefix(MODELS)
@@ -152,6 +165,7 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
             raise RecipeError(f"this is a version of {named}.", where="--to", remedy=f"Name a version of {model}.")
 
     def check(draft: DraftReference) -> None:
+        _refuse_damaged(store, log, model, draft)
         tracking.version_of(model, draft)
 
     entry = log.rollback(
@@ -164,6 +178,35 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
     )
     version = tracking.reconcile(model, log).after
     return f"{model}: rolled back to version {version} (entry {entry.number})."
+
+
+def _refuse_damaged(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> None:
+    """See that a draft's bytes are what was registered, by reading all of them.
+
+    Raises:
+        DraftDamaged: they are not; it names the next earlier champion that is whole.
+    """
+    flaw = _flaw(store, draft)
+    if flaw is None:
+        return
+    others = (one for one in earlier_of(log.history(model)) if one.digest != draft.digest)
+    whole = next((one for one in others if _flaw(store, one) is None), None)
+    remedy = (
+        "No other earlier champion is whole: restore the artifact from a backup."
+        if whole is None
+        else f"Whole is version {whole.version}: `deepspec rollback {model} --to {whole.version or whole.digest[:12]}`."
+    )
+    raise DraftDamaged(f"Version {draft.version} is damaged: {flaw}.", where=model, remedy=remedy)
+
+
+def _flaw(store: Store, draft: DraftReference) -> str | None:
+    """What is wrong with a draft's artifact; None: nothing is."""
+    artifact = store.find(draft.kind, draft.key)
+    if artifact is None:
+        return f"{draft.kind}/{draft.key[:12]} is gone, or not whole"
+    if artifact.digest != draft.digest:
+        return f"{draft.kind}/{draft.key[:12]} was made again, with other bytes"
+    return next(iter(artifact.verify()), None)
 
 
 def _champion_named(name: str, home: Path, store: Store, where: str) -> tuple[str, str]:
@@ -183,85 +226,15 @@ def reference_of(version: RegisteredVersion) -> DraftReference:
     )
 
 
-def _register_again(store: Store, tracking: Tracking, model: str) -> list[str]:
-    """Register every version that the store knows and MLflow does not: a database restored from before them, or lost.
-
-    In the order in which they were registered first, so that they get the numbers they had where MLflow has lost none
-    but the last ones.
-
-    Returns:
-        the numbers of the versions made.
-    """
-    known = {version.tags.get(keys.DRAFT_DIGEST) for version in tracking.list_versions(model)}
-    run_id = None
-    made = []
-    for registration in sorted(store.artifacts("register"), key=_registered_as):
-        parents = registration.manifest.parents
-        if registration.json("registration.json")["name"] != model or parents["draft"].digest in known:
-            continue
-        ancestors = {item.kind: item for item in lineage(registration, store.get)[1:]}
-        draft = ancestors[parents["draft"].kind]
-        code = registration.manifest.code
-        tags = keys.version_tags(
-            recipe=model,
-            code_version=str(code.get("commit") or code.get("deepspec", "")),
-            run_id="",
-            artifacts={kind: (item.key, item.digest) for kind, item in ancestors.items()},
-            evaluation=_evaluation(ancestors[parents["evaluation"].kind]),
-        )
-        del tags[keys.RUN_ID]  # the store does not know it
-        run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
-        reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
-        # A draft that was measured again has several registrations: the last one's tags and card stay.
-        said = about(registration)
-        card = said.pop(CARD_FILE, None)
-        version = tracking.register(
-            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card, notes=said
-        )
-        made += [version.version] if version.created else []
-    if run_id is not None:
-        tracking.finish(run_id)
-    return made
-
-
-def _evaluation(artifact: Artifact) -> Evaluation:
-    return Evaluation.from_json(artifact.json("evaluation.json"), where=f"{artifact.kind}/{artifact.key[:12]}")
-
-
-def about(registration: Artifact) -> dict[str, str]:
-    """What was registered about a draft, by file: its card and its calibration.
-
-    Earlier versions of deepspec wrote no calibration, the first ones no card either; and calibrations with nulls in
-    their lists, which serving engines do not read.
-    """
-    written = {entry.path for entry in registration.manifest.files}
-    said = {
-        name: registration.path(f"{ABOUT}{name}").read_text(encoding="utf-8")
-        for name in (CARD_FILE, CALIBRATION_FILE)
-        if f"{ABOUT}{name}" in written
-    }
-    if CALIBRATION_FILE in said:
-        where = f"{registration.kind}/{registration.key[:12]}"
-        said[CALIBRATION_FILE] = rewritten(said[CALIBRATION_FILE], where=where)
-    return said
-
-
-def _registered_as(registration: Artifact) -> tuple[str, int, str]:
-    """Sorts registrations by model, version and time."""
-    record = registration.json("registration.json")
-    return str(record["name"]), int(record["version"]), registration.manifest.created_at
-
-
 def verdict_on(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> Verdict:
-    """The newest verdict about `draft` that was measured against the present champion."""
+    """The newest verdict about `draft` that was measured against the present champion.
+
+    Raises:
+        GateFailed: there is none.
+    """
     champion = log.champion(model)
     serving = champion.digest if champion else None
-    verdicts = [
-        Verdict.from_json(artifact.json("verdict.json"), where=f"gate/{artifact.key[:12]}")
-        for artifact in sorted(store.artifacts("gate"), key=lambda item: item.manifest.created_at, reverse=True)
-    ]
-    about = [verdict for verdict in verdicts if verdict.challenger == draft.digest]
-    fitting = [verdict for verdict in about if verdict.champion == serving]
+    fitting = [verdict for verdict in verdicts_about(store, draft.digest) if verdict.champion == serving]
     if fitting:
         return fitting[0]
     raise GateFailed(

@@ -181,7 +181,11 @@ class PromotionLog:
                 where=model,
                 remedy="Promote a version first: `deepspec promote models:/MODEL/VERSION`.",
             )
-        champion = _before(entries, model) if to is None else _named(entries, to, model)
+        champion = previous_of(entries) if to is None else _named(entries, to, model)
+        if champion is None:
+            raise NothingToRollBackTo(
+                "There is no champion before the present one.", where=model, remedy="Name one with `to`, or promote."
+            )
         if champion.digest == entries[-1].champion.digest:
             raise NothingToRollBackTo(
                 f"{_name(champion.digest)} is the champion already.",
@@ -307,8 +311,14 @@ def refuse_blocked(entries: Sequence[Promotion], draft: DraftIdentity, model: st
         )
 
 
-def _before(entries: tuple[Promotion, ...], model: str) -> DraftReference:
+def previous_of(entries: Sequence[Promotion]) -> DraftReference | None:
     """The champion before the present one: a promotion pushes onto a stack, a roll back pops down to its champion."""
+    earlier = earlier_of(entries)
+    return earlier[0] if earlier else None
+
+
+def earlier_of(entries: Sequence[Promotion]) -> list[DraftReference]:
+    """The champions that repeated roll backs lead to, one after the other."""
     stack: list[DraftReference] = []
     for entry in entries:
         if entry.kind == "unblock":
@@ -319,11 +329,7 @@ def _before(entries: tuple[Promotion, ...], model: str) -> DraftReference:
             del stack[len(digests) - digests[::-1].index(entry.champion.digest) :]
         else:
             stack.append(entry.champion)
-    if len(stack) < 2:
-        raise NothingToRollBackTo(
-            "There is no champion before the present one.", where=model, remedy="Name one with `to`, or promote."
-        )
-    return stack[-2]
+    return stack[-2::-1]
 
 
 def _named(entries: tuple[Promotion, ...], to: str, model: str) -> DraftReference:

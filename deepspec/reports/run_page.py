@@ -78,6 +78,7 @@ class RunReport(JsonRecord):
         stages: of this recipe, and those that recipes share.
         lineage: of the registered version.
         cost: of the whole run.
+        notes: why a draft is blocked, what was repaired in MLflow.
     """
 
     run_id: str
@@ -93,6 +94,7 @@ class RunReport(JsonRecord):
     stages: tuple[StageEntry, ...] = ()
     lineage: tuple[Ancestor, ...] = ()
     cost: Cost | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _Page:
     stages: Sequence[_Stage]
     cost: Sequence[_Quantity]
     lineage: Sequence[Ancestor]
+    notes: Sequence[str]
 
 
 def write_report(out_dir: Path, report: RunReport, *, earlier: Path | None = None) -> Path:
@@ -173,6 +176,7 @@ def _page(report: RunReport, figures: Figures) -> _Page:
         stages=[_Stage(stage.name, stage.status, number(stage.seconds, 1), stage.why) for stage in report.stages],
         cost=[_Quantity(spelled(name), quantity(name, value)) for name, value in used.items()],
         lineage=report.lineage,
+        notes=report.notes,
     )
 
 

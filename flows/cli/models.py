@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from deepspec.registry.entries import Promotion
     from deepspec.registry.operations import VersionSummary
+    from deepspec.registry.show import VersionPage
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
 
@@ -48,7 +49,7 @@ def _cells(row: "VersionSummary") -> list[str]:
 
 @app.command("history")
 def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_json: AsJson = False) -> None:
-    """Show the promotion log: who became champion, instead of whom, when and why.
+    """Show the promotion log: who made what champion, instead of what, when and why; what is blocked is marked.
 
     Example: deepspec models history demo
     """
@@ -70,16 +71,20 @@ def history(model: Annotated[str, typer.Argument(help="Registered model.")], as_
 
 
 def _show_log(entries: "Sequence[Promotion]") -> None:
+    from deepspec.registry.blocks import blocked_entries
+
+    blocked = blocked_entries(entries)
     show_table(
-        ["n", "kind", "version", "draft", "instead of", "who", "when", "why"],
+        ["n", "kind", "version", "draft", "instead of", "blocked", "who", "when", "why"],
         [
             [
                 str(entry.number),
                 entry.kind,
-                entry.champion.version or "",
-                entry.champion.digest[:12],
-                entry.previous.digest[:12] if entry.previous else "-",
-                entry.who,
+                (entry.champion.version or "") if entry.kind != "unblock" else "",
+                _about(entry)[:12],
+                entry.previous.digest[:12] if entry.previous and entry.kind != "unblock" else "-",
+                f"by {blocked[_about(entry)]}" if _about(entry) in blocked else "",
+                entry.asked_by,
                 entry.when.isoformat(timespec="seconds"),
                 # What a person said first.
                 "; ".join(filter(None, (entry.reason, entry.verdict.sentence if entry.verdict else ""))),
@@ -87,6 +92,59 @@ def _show_log(entries: "Sequence[Promotion]") -> None:
             for entry in entries
         ],
     )
+
+
+def _about(entry: "Promotion") -> str:
+    """Digest of the draft that an entry is about: that it made champion, or unblocked."""
+    return entry.about.digest if entry.kind == "unblock" and entry.about else entry.champion.digest
+
+
+@app.command("show")
+def show_version(
+    name: Annotated[str, typer.Argument(metavar="MODEL|DRAFT", help="A model: its champion; or models:/NAME/VERSION.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of a version: its verdict with every reason, acceptance, speed, and what it was made from.
+
+    Example: deepspec models show models:/demo/2
+    """
+    from deepspec.registry import show
+
+    page = show.show(home(), artifact_store(), name)
+    if as_json:
+        print_json(page.to_json())
+    else:
+        _show_page(page)
+
+
+def _show_page(page: "VersionPage") -> None:
+    aliases = f" ({', '.join(page.aliases)})" if page.aliases else ""
+    show_lines(f"{page.name} version {page.version}{aliases}", f"draft: {page.kind}/{page.key} ({page.digest[:12]})")
+    if page.blocked is not None:
+        show_lines(f"blocked: {page.blocked}")
+    if page.verdict is None:
+        show_lines("verdict: it was never judged.")
+    else:
+        show_lines(f"verdict: {'accepted' if page.verdict['accepted'] else 'refused'}")
+        show_lines(*(f"  {reason['gate']}: {reason['sentence']}" for reason in page.verdict["reasons"]))
+    show_table(
+        ["benchmark", "tau", "95 %", "speedup"],
+        [
+            [
+                name,
+                _number(part.tau),
+                " … ".join(map(_number, part.tau_ci95)) if part.tau_ci95 else "",
+                _number(page.speed[name].speedup) if name in page.speed else "",
+            ]
+            for name, part in page.tau.items()
+        ],
+    )
+    show_lines("made from:")
+    show_table(["kind", "key", "digest"], [[item.kind, item.key[:12], item.digest[:12]] for item in page.lineage])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 @app.command("reconcile")

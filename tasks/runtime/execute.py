@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from deepspec.recipe import Recipe
     from deepspec.registry.mlflow.runs import RunWriter
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
-    from deepspec.registry.mlflow.versions import RegisteredVersion
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def execute(
                 start_tracking(run, part)
                 part.outcome = outcome.artifacts
                 part.notes = outcome.notes
-                part.version = _version(run, outcome.artifacts)
+                _reconcile(run, part)
                 part.status = outcome.status or "no_change"
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
@@ -117,20 +116,37 @@ def execute(
     return result
 
 
-def _version(run: Run[Any], outcome: "Mapping[str, Reference]") -> "RegisteredVersion | None":
-    """The registered version, as the tracker has it: a registration that was found may be another tracker's.
+def _reconcile(run: Run[Any], part: RecipeRun) -> None:
+    """Let the tracker follow the store: the part's registered version, its verdict, and the model's aliases.
+
+    A registration that was found may be another tracker's.
 
     Raises:
-        TrackingError: this tracker does not have it, or does not answer for ten minutes.
+        TrackingError: this tracker is not the one where the draft was registered, or does not answer for ten minutes.
     """
+    from deepspec.gates.verdict import Verdict
     from deepspec.registry.entries import DraftReference
+    from deepspec.registry.reconciling import reconcile_after, registered_at
 
-    registration, draft, tracking = outcome.get("registration"), outcome.get("draft"), run.tracking
+    registration, draft, verdict = (part.outcome.get(name) for name in ("registration", "draft", "verdict"))
+    tracking = run.tracking
     if tracking is None or not isinstance(registration, Artifact) or not isinstance(draft, Artifact):
-        return None
+        return
     said = registration.json("registration.json")
     reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest, version=said["version"])
-    return tracking.patiently(lambda: tracking.version_of(said["name"], reference), run.display.say, run.waiting)
+    judged = Verdict.from_json(verdict.json("verdict.json")) if isinstance(verdict, Artifact) else None
+    where = registered_at(registration)
+    done = tracking.patiently(
+        lambda: reconcile_after(
+            run.store, tracking, said["name"], reference, verdict=judged, run_id=run.run_id, registered_at=where
+        ),
+        run.display.say,
+        run.waiting,
+    )
+    part.version = done.version
+    part.notes += done.notes
+    for note in done.notes:
+        run.display.say(note)
 
 
 @contextmanager

@@ -128,9 +128,9 @@ def test_gate_refuses_accepts_and_rolls_back(warm: Home) -> None:
     refused = warm.record()
     assert refused["status"] == "refused"
     assert refused["verdict"]["accepted"] is False
-    assert refused["model"]["aliases"] == []
+    assert refused["model"]["aliases"] == ["challenger"]
     versions = json.loads(warm.run("models", "ls", "tiny", "--json").out)
-    assert {row["version"]: row["aliases"] for row in versions} == {"2": [], "1": ["champion"]}
+    assert {row["version"]: row["aliases"] for row in versions} == {"2": ["challenger"], "1": ["champion"]}
 
     # A challenger that is its champion's equal is a tie, and a tie refuses.
     warm.run("run", "tiny", "--set", "name=other")

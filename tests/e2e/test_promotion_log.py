@@ -1,6 +1,10 @@
 """The promotion log, as runs and commands meet it: roll backs that stay, drafts that contend for one model."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import Home
@@ -19,7 +23,7 @@ def stage(home: Home, name: str) -> dict[str, Any]:
 def test_what_was_rolled_back_stays_so_until_a_person_unblocks_it(warm: Home) -> None:
     """Two recipes contend for a model; then the better one is rolled back, and comes back by no run.
 
-    Over ten seconds: two trainings, and six runs.
+    Over ten seconds: two trainings, and eight runs.
     """
     beginner = ("--set", "name=beginner", "--set", "train.num_steps=1")
     warm.run("run", "tiny", *CONTEST, *beginner)
@@ -42,6 +46,14 @@ def test_what_was_rolled_back_stays_so_until_a_person_unblocks_it(warm: Home) ->
     assert stage(warm, "train")["status"] == "ran"
     assert [entry["kind"] for entry in history(warm)] == ["promote", "promote", "rollback"]
 
+    page = json.loads(warm.run("models", "show", "models:/contest/2", "--json").out)
+    assert "slower in production" in page["blocked"]
+    assert page["verdict"]["accepted"] is True
+    assert page["speed"]["macro"]["speedup"] > 0
+    assert {"train", "tokens", "conversations"} <= {item["kind"] for item in page["lineage"]}
+    shown = warm.run("models", "history", "contest").out.splitlines()
+    assert "by 3" in next(line for line in shown if line.startswith("2 "))
+
     warm.run("promote", "models:/contest/2", "--unblock", code=2)  # without a reason
     warm.run("promote", "models:/contest/2", "--unblock", "--reason", "it was the host")
     kinds = ["promote", "promote", "rollback", "unblock", "promote"]
@@ -49,6 +61,93 @@ def test_what_was_rolled_back_stays_so_until_a_person_unblocks_it(warm: Home) ->
     assert history(warm)[-1]["champion"]["version"] == "2"
     warm.run("run", "tiny", *CONTEST)
     assert warm.record()["status"] == "no_change"
+    assert warm.record()["model"]["aliases"] == ["champion"]
+
+    raced = subprocess.run(
+        [sys.executable, "-c", RACE], env=warm.environment(), capture_output=True, text=True, check=False
+    )
+    assert raced.returncode == 0, raced.stderr
+    entries = json.loads(warm.run("models", "history", "race", "--json").out)
+    rival, winner = (entry["champion"]["digest"] for entry in entries)
+    assert rival == entries[1]["verdict"]["champion"] != winner
+    assert json.loads(raced.stdout.splitlines()[-1]) == ["promoted", 1]
+
+
+RACE = """
+import json, os
+from pathlib import Path
+
+from deepspec.gates.verdict import Reason, Verdict
+from deepspec.recipe import load_recipe
+from deepspec.registry.entries import DraftReference
+from deepspec.registry.promotions import PromotionLog
+from deepspec.store import open_store
+from flows.retrain import retrain
+from tasks.runtime.display import Hidden
+from tasks.runtime.execute import execute
+
+home = Path(os.environ["DEEPSPEC_HOME"])
+store = open_store(str(home / "store"))
+log = PromotionLog(store.backend)
+beginner = log.history("contest")[0].champion
+
+
+class Rival(Hidden):
+    said = 0
+
+    def done(self, record):
+        if record.name == "gate" and log.last("race") is None:  # between the verdict and the promotion
+            easy = Reason(gate="tau", passed=True, measured=1.0, sentence="First.")
+            verdict = Verdict(accepted=True, reasons=(easy,), challenger=beginner.digest)
+            log.promote("race", beginner, verdict, who="rival")
+
+    def say(self, text):
+        self.said += "asked again" in text
+
+
+display = Rival()
+recipe = load_recipe("tiny", ["registry.model=race"])
+result = execute(retrain, [recipe], store, home, name="race", display=display)
+if result.error:
+    raise result.error
+print(json.dumps([result.status, display.said]))
+"""
+
+
+def test_what_was_moved_or_deleted_in_mlflow_is_repaired_and_said(warm: Home) -> None:
+    """Every stage is a hit each time."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{warm.path / 'mlflow.db'}")
+    warm.run("run", "tiny")
+    assert "notes" not in warm.record() or warm.record()["notes"] == []
+    client.delete_registered_model_alias("tiny", "champion")
+    done = warm.run("run", "tiny")
+    assert "alias champion pointed to no version" in " ".join(done.err.split())
+    assert "alias champion" in warm.record()["notes"][0]
+    client.delete_model_version("tiny", "1")
+    done = warm.run("run", "tiny")
+    assert "registered again as version 2" in " ".join(done.err.split())
+    assert warm.record()["model"] == {"name": "tiny", "version": "2", "uri": "models:/tiny/2", "aliases": ["champion"]}
+    assert "registered again" in Path(warm.record()["report"]).read_text()
+    assert warm.ran() == []
+    warm.run("run", "tiny")
+    assert not warm.record()["notes"]
+
+
+def test_a_draft_for_another_target_does_not_compete(warm: Home, tmp_path: Path) -> None:
+    other = tmp_path / "target"
+    shutil.copytree(warm.path / "tiny" / "target", other)
+    config = (
+        json.loads((other / "generation_config.json").read_text())
+        if (other / "generation_config.json").exists()
+        else {}
+    )
+    (other / "generation_config.json").write_text(json.dumps({**config, "temperature": 0.5, "do_sample": True}))
+    done = warm.run("run", "tiny", "--set", f"target.path={other}", code=2)
+    assert "another target" in done.err
+    assert "registry.model" in done.err
+    assert "train" not in warm.statuses()
 
 
 def steps_of(home: Home, key: str) -> int:

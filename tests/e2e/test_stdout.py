@@ -132,6 +132,9 @@ COMMANDS: dict[str, Case] = {
             for row in found
         ],
     ),
+    "models show": Case(
+        "tiny", says="made from", rows=lambda found: [[item["kind"], item["key"][:12]] for item in found["lineage"]]
+    ),
     "models reconcile": Case("tiny", says="tiny"),
     "bench attention": Case(f"--context 40 --documents 2 --anchors 5 --slots 3 {ONCE}", says="reference", slow=True),
     "bench decode": Case(f"--batch 2 --requests 1 --max-new-tokens 4 {ONCE}", says="batch=2", slow=True),

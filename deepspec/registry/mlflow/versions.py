@@ -5,8 +5,9 @@ The draft's directory itself is the registered model: it is logged file by file 
 the card as README.md.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +19,9 @@ from deepspec.registry.card import CARD_FILE
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow.connection import Connection, mlflow_errors
-from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.promotions import PromotionLog, previous_of
 
+_OTHER_ALIASES = (keys.PREVIOUS, keys.CHALLENGER)
 _LOGGED_MODEL = "models:/"
 _LONGEST_DESCRIPTION = 5000
 """Characters that MLflow's databases hold of a description."""
@@ -50,16 +52,34 @@ class RegisteredVersion:
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What `reconcile` found and did: the alias's version before and after (None: no alias)."""
+    """What `reconcile` found and did.
+
+    Attributes:
+        model: its name.
+        aliases: alias -> the versions that it pointed to before and after; None: there is no such alias.
+    """
 
     model: str
-    before: str | None
-    after: str | None
+    aliases: Mapping[str, tuple[str | None, str | None]]
+
+    @property
+    def before(self) -> str | None:
+        """The version that was champion in MLflow."""
+        return self.aliases[keys.CHAMPION][0]
+
+    @property
+    def after(self) -> str | None:
+        """The version that is champion."""
+        return self.aliases[keys.CHAMPION][1]
 
     @property
     def changed(self) -> bool:
-        """Whether the alias had to be repaired."""
+        """Whether the champion's alias had to be repaired."""
         return self.before != self.after
+
+    def of_version(self, version: str) -> tuple[str, ...]:
+        """The aliases that point to a version now."""
+        return tuple(alias for alias, (_, now) in self.aliases.items() if now == version)
 
 
 class Versions:
@@ -116,7 +136,7 @@ class Versions:
         """
         found = self.find_version(model_name, draft)
         if found is not None:
-            self._retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
+            self.retag(found, {name: value for name, value in tags.items() if name != keys.RUN_ID})
             self._replace_card(found, card, notes)
             return found
         client = self._server.client
@@ -150,8 +170,10 @@ class Versions:
                 )
         return _registered(version, created=True)
 
-    def _retag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
+    def retag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
         """Make a version's tags say what `tags` say; what they do not name stays."""
+        if all(version.tags.get(name) == value for name, value in tags.items()):
+            return
         client = self._server.client
         with self._server.named_errors():
             written = client.get_model_version(version.name, version.version).tags
@@ -225,7 +247,11 @@ class Versions:
         Raises:
             TrackingError: this MLflow has no such version, whatever the store says.
         """
-        same = [v for v in self.list_versions(model_name) if v.tags.get(keys.DRAFT_DIGEST) == draft.digest]
+        return self._like(model_name, self.list_versions(model_name), draft)
+
+    def _like(self, model_name: str, versions: Sequence[RegisteredVersion], draft: DraftReference) -> RegisteredVersion:
+        """The one of `versions` that is this draft; TrackingError if none is."""
+        same = [v for v in versions if v.tags.get(keys.DRAFT_DIGEST) == draft.digest]
         if not same:
             number = f" (the store says version {draft.version})" if draft.version else ""
             raise TrackingError(
@@ -242,21 +268,38 @@ class Versions:
         return min(same, key=likeness)
 
     def reconcile(self, model_name: str, log: PromotionLog) -> Reconciled:
-        """Make the alias `champion` say what the promotion log says; nothing else decides who serves.
+        """Make the aliases say what the promotion log says; nothing else decides who serves.
+
+        Versions that were judged have a tag that says so; the newest of them that never was champion is the challenger.
 
         Raises:
             TrackingError: the log's champion is not registered here; as `version_of`.
         """
-        champion = log.champion(model_name)
+        entries = log.history(model_name)
         versions = self.list_versions(model_name)
-        before = next((v.version for v in versions if keys.CHAMPION in v.aliases), None)
-        after = None if champion is None else self.version_of(model_name, champion).version
-        if after is None and before is not None:
-            with self._server.named_errors():
-                self._server.client.delete_registered_model_alias(model_name, keys.CHAMPION)
-        elif after is not None and after != before:
-            self.set_alias(model_name, keys.CHAMPION, after)
-        return Reconciled(model_name, before, after)
+        before = {alias: version.version for version in versions for alias in version.aliases}
+        after: dict[str, str] = {}
+        if entries:
+            after[keys.CHAMPION] = self._like(model_name, versions, entries[-1].champion).version
+        previous = previous_of(entries)
+        with contextlib.suppress(TrackingError):  # it is needed when somebody rolls back, who will hear of it
+            if previous is not None:
+                after[keys.PREVIOUS] = self._like(model_name, versions, previous).version
+        promoted = {entry.champion.digest for entry in entries}
+        judged = (version for version in versions if keys.VERDICT in version.tags)
+        challenger = next((one for one in judged if one.tags.get(keys.DRAFT_DIGEST) not in promoted), None)
+        if challenger is not None:
+            after[keys.CHALLENGER] = challenger.version
+        found = Reconciled(
+            model_name, {alias: (before.get(alias), after.get(alias)) for alias in (keys.CHAMPION, *_OTHER_ALIASES)}
+        )
+        for alias, (was, now) in found.aliases.items():
+            if now is None and was is not None:
+                with self._server.named_errors():
+                    self._server.client.delete_registered_model_alias(model_name, alias)
+            elif now is not None and now != was:
+                self.set_alias(model_name, alias, now)
+        return found
 
     def _model_names(self) -> set[str]:
         return {str(model.name) for model in _pages(self._server.client.search_registered_models, None)}

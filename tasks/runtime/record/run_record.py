@@ -149,6 +149,8 @@ def _model(result: Result, part: RecipeRun, outcome: Mapping[str, Artifact]) -> 
         model = model.model_copy(update={"version": part.version.version, "uri": part.version.uri})
     elif result.run.tracking is not None:
         return None  # it is not registered there
+    if part.version is not None:
+        return model.model_copy(update={"aliases": part.version.aliases})
     champion = PromotionLog(result.run.store.backend).champion(model.name)
     # Equal drafts of two trainings are two versions; one of them serves.
     serves = champion is not None and (champion.digest, champion.key) == (draft.digest, draft.key)

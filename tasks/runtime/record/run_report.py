@@ -117,6 +117,7 @@ def _report(result: Result, part: RecipeRun, record: RunRecord) -> "RunReport":
         stages=tuple(stage for stage in record.stages if stage.algorithm in whose),
         lineage=_lineage(result, part),
         cost=record.cost,
+        notes=part.notes,
     )
 
 

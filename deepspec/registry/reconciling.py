@@ -1,0 +1,204 @@
+"""Making MLflow say what the store says: versions that it has lost, verdicts, and aliases.
+
+The store and its promotion log are the truth. What a person moves or deletes in MLflow is repaired by the next run, and
+said: an alias there decides nothing.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from deepspec.evaluation.calibration.results import rewritten
+from deepspec.evaluation.results import Evaluation
+from deepspec.gates.verdict import Verdict
+from deepspec.registry import keys
+from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
+from deepspec.registry.entries import DraftReference, Promotion
+from deepspec.registry.errors import TrackingError
+from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.registry.mlflow.versions import Reconciled, RegisteredVersion
+from deepspec.registry.promotions import PromotionLog, previous_of, reason_of
+from deepspec.registry.verdicts import verdicts
+from deepspec.store import Artifact, Store
+from deepspec.store.gc import lineage
+from deepspec.store.manifest import ABOUT
+
+REGISTRY_FILE = "registry.json"
+"""Where a draft was registered, among what is said about a registration."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """How a run left MLflow.
+
+    Attributes:
+        version: of the run's draft, with its aliases.
+        notes: what differed from the store and was repaired, in sentences.
+    """
+
+    version: RegisteredVersion
+    notes: tuple[str, ...]
+
+
+def reconcile_after(
+    store: Store,
+    tracking: Tracking,
+    model: str,
+    draft: DraftReference,
+    *,
+    verdict: Verdict | None,
+    run_id: str,
+    registered_at: str | None,
+) -> Repaired:
+    """End a run: its version and the champions are there, the version says its verdict, the aliases follow the log.
+
+    Costs three requests to MLflow, and one small read for each entry of the log, where nothing has to be repaired.
+
+    Args:
+        store, tracking: what is true, and what shows it.
+        model: registered model name.
+        draft: the run's.
+        verdict: on it; None: it was not judged.
+        run_id: of the run, whose own promotion is no repair.
+        registered_at: address of the MLflow where the draft was registered first; None: not known.
+
+    Raises:
+        TrackingError: this MLflow knows nothing of the model, and is not where it was registered; or it refuses.
+    """
+    log = PromotionLog(store.backend)
+    entries = log.history(model)
+    wanted = [draft, *([entries[-1].champion] if entries else []), *filter(None, [previous_of(entries)])]
+    notes = _restored(store, tracking, model, wanted, registered_at)
+    version = tracking.version_of(model, draft)
+    if verdict is not None:
+        tracking.retag(version, keys.verdict_tags(verdict))
+    done = tracking.reconcile(model, log)
+    notes += _moved(done, entries, reason_of(run_id))
+    return Repaired(replace(version, aliases=done.of_version(version.version)), tuple(notes))
+
+
+def _restored(
+    store: Store, tracking: Tracking, model: str, wanted: Sequence[DraftReference], registered_at: str | None
+) -> list[str]:
+    """Register again those of `wanted` that this MLflow has lost; return what was done, in sentences."""
+    there = {version.tags.get(keys.DRAFT_DIGEST) for version in tracking.list_versions(model)}
+    lost = {draft.digest: draft for draft in wanted if draft.digest not in there}
+    if not lost:
+        return []
+    known = f" It was registered at {registered_at}." if registered_at not in (None, tracking.shown_uri) else ""
+    if not there and registered_at != tracking.shown_uri and model not in tracking.list_models():
+        try:
+            tracking.version_of(model, wanted[0])
+        except TrackingError as error:
+            error.what += known
+            raise
+    made = register_again(store, tracking, model, only=lost)
+    names = ", ".join(f"version {draft.version or '?'} ({digest[:12]})" for digest, draft in lost.items())
+    where = f"in the MLflow at {tracking.shown_uri}"
+    return [f"{model}: {names} was missing {where}; registered again as version {', '.join(made)}.{known}"]
+
+
+def _moved(done: Reconciled, entries: Sequence[Promotion], own: str) -> list[str]:
+    """What was said otherwise than by the log, in sentences; what this run itself promoted is no difference."""
+    if not entries:
+        return []
+    last = entries[-1]
+    was, now = done.aliases[keys.CHAMPION]
+    ours = last.kind == "promote" and last.reason == own
+    expected = (last.previous.version if last.previous else None) if ours else now
+    if was in (expected, now):
+        return []
+    pointed = f"version {was}" if was else "no version"
+    said = f"{done.model}: MLflow's alias {keys.CHAMPION} pointed to {pointed}"
+    return [f"{said}; by the promotion log version {now} is champion, and the alias points there again."]
+
+
+def say_verdicts(store: Store, tracking: Tracking, model: str) -> None:
+    """Make every version of a model say what the gates said of it last."""
+    newest = {verdict.challenger: verdict for verdict in reversed(verdicts(store)) if verdict.challenger}
+    for version in tracking.list_versions(model):
+        verdict = newest.get(version.tags.get(keys.DRAFT_DIGEST, ""))
+        if verdict is not None:
+            tracking.retag(version, keys.verdict_tags(verdict))
+
+
+def register_again(store: Store, tracking: Tracking, model: str, *, only: Collection[str] | None = None) -> list[str]:
+    """Register every version that the store knows and MLflow does not: a database restored from before them, or lost.
+
+    In the order in which they were registered first, so that they get the numbers they had where MLflow has lost none
+    but the last ones.
+
+    Args:
+        store, tracking: that know versions, and that may not.
+        model: whose versions.
+        only: digests of the drafts that are wanted; None: all.
+
+    Returns:
+        the numbers of the versions made.
+    """
+    known = {version.tags.get(keys.DRAFT_DIGEST) for version in tracking.list_versions(model)}
+    run_id = None
+    made = []
+    for registration in sorted(store.artifacts("register"), key=_registered_as):
+        parents = registration.manifest.parents
+        if only is not None and parents["draft"].digest not in only:
+            continue
+        if registration.json("registration.json")["name"] != model or parents["draft"].digest in known:
+            continue
+        ancestors = {item.kind: item for item in lineage(registration, store.get)[1:]}
+        draft = ancestors[parents["draft"].kind]
+        code = registration.manifest.code
+        tags = keys.version_tags(
+            recipe=str(registration.manifest.ingredients["sections"].get("name", model)),
+            code_version=str(code.get("commit") or code.get("deepspec", "")),
+            run_id="",
+            artifacts={kind: (item.key, item.digest) for kind, item in ancestors.items()},
+            evaluation=_evaluation(ancestors[parents["evaluation"].kind]),
+        )
+        del tags[keys.RUN_ID]  # the store does not know it
+        run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
+        reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
+        # A draft that was measured again has several registrations: the last one's tags and card stay.
+        said = about(registration)
+        card = said.pop(CARD_FILE, None)
+        version = tracking.register(
+            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card, notes=said
+        )
+        made += [version.version] if version.created else []
+    if run_id is not None:
+        tracking.finish(run_id)
+    return made
+
+
+def _evaluation(artifact: Artifact) -> Evaluation:
+    return Evaluation.from_json(artifact.json("evaluation.json"), where=f"{artifact.kind}/{artifact.key[:12]}")
+
+
+def about(registration: Artifact) -> dict[str, str]:
+    """What was registered about a draft, by file: its card and its calibration.
+
+    Earlier versions of deepspec wrote no calibration, the first ones no card either; and calibrations with nulls in
+    their lists, which serving engines do not read.
+    """
+    written = {entry.path for entry in registration.manifest.files}
+    said = {
+        name: registration.path(f"{ABOUT}{name}").read_text(encoding="utf-8")
+        for name in (CARD_FILE, CALIBRATION_FILE)
+        if f"{ABOUT}{name}" in written
+    }
+    if CALIBRATION_FILE in said:
+        where = f"{registration.kind}/{registration.key[:12]}"
+        said[CALIBRATION_FILE] = rewritten(said[CALIBRATION_FILE], where=where)
+    return said
+
+
+def _registered_as(registration: Artifact) -> tuple[str, int, str]:
+    """Sorts registrations by model, version and time."""
+    record = registration.json("registration.json")
+    return str(record["name"]), int(record["version"]), registration.manifest.created_at
+
+
+def registered_at(registration: Artifact) -> str | None:
+    """The address of the MLflow that a draft was registered at; None: an earlier deepspec left it out."""
+    if all(entry.path != f"{ABOUT}{REGISTRY_FILE}" for entry in registration.manifest.files):
+        return None
+    return str(registration.json(f"{ABOUT}{REGISTRY_FILE}")["uri"])

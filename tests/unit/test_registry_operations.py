@@ -1,0 +1,213 @@
+"""Roll back and reconcile as commands do them: on a real store and a real MLflow database, with three champions."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from deepspec.gates.verdict import Reason, Verdict
+from deepspec.registry import keys, operations
+from deepspec.registry.entries import DraftReference
+from deepspec.registry.errors import DraftBlocked, DraftDamaged, TrackingError
+from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.reconciling import Repaired, reconcile_after
+from deepspec.store import Artifact, Store, open_store
+from tests.fixtures.refused import refused
+from tests.fixtures.store import ingredients, put
+
+MODEL = "demo"
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    """One database for all tests: making one takes seconds; each test has models of its own."""
+    return Tracking.embedded(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"\W", "-", request.node.name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def home(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def champions(tracking: Tracking, store: Store, model: str, home: Path) -> list[DraftReference]:
+    """Three versions; each was promoted over the one before."""
+    del home
+    return [promoted(tracking, store, model, registered(tracking, store, model, number)) for number in (1, 2, 3)]
+
+
+def registered(tracking: Tracking, store: Store, model: str, number: int) -> DraftReference:
+    weights = save({"weight": np.full(8, number, dtype=np.float32)})
+    made = put(store, ingredients("train", train=number), {"draft/model.safetensors": weights})
+    run = tracking.start_pipeline_run("registers", {})
+    draft = DraftReference(kind=made.kind, key=made.key, digest=made.digest)
+    version = tracking.register(made.directory() / "draft", model, run, {}, draft=draft)
+    tracking.finish(run)
+    return draft.model_copy(update={"version": version.version, "uri": version.uri})
+
+
+def promoted(tracking: Tracking, store: Store, model: str, draft: DraftReference) -> DraftReference:
+    log = PromotionLog(store.backend)
+    champion = log.champion(model)
+    reason = Reason(gate="tau", passed=True, measured=4.0, sentence="Better.")
+    against = None if champion is None else champion.digest
+    verdict = Verdict(accepted=True, reasons=(reason,), challenger=draft.digest, champion=against)
+    log.promote(model, draft, verdict, who="nightly", reason="run of the night")
+    tracking.reconcile(model, log)
+    return draft
+
+
+def flip_a_bit(store: Store, draft: DraftReference) -> None:
+    path = artifact(store, draft).directory() / "draft" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def artifact(store: Store, draft: DraftReference) -> Artifact:
+    return store.get(draft.kind, draft.key)
+
+
+def remake(store: Store, draft: DraftReference) -> None:
+    """Its artifact is condemned, and made again with other bytes."""
+    found = artifact(store, draft)
+    found.condemn("a flipped bit")
+    put(store, ingredients("train", train=2), {"draft/model.safetensors": save({"weight": np.zeros(3)})})
+
+
+def aliases(tracking: Tracking, model: str) -> dict[str, str]:
+    return {alias: version.version for version in tracking.list_versions(model) for alias in version.aliases}
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, remake])
+def test_a_roll_back_to_a_damaged_version_is_refused_and_names_the_next(
+    harm: Callable[[Store, DraftReference], None],
+    champions: list[DraftReference],
+    store: Store,
+    home: Path,
+    model: str,
+    tracking: Tracking,
+) -> None:
+    harm(store, champions[1])
+    before = PromotionLog(store.backend).history(model)
+    with refused(DraftDamaged, "Version 2", where=model) as caught:
+        operations.rollback(home, store, model, None, "slower")
+    assert f"deepspec rollback {model} --to 1" in str(caught.value.remedy)
+    assert PromotionLog(store.backend).history(model) == before
+    operations.rollback(home, store, model, "1", "slower")
+    assert aliases(tracking, model) == {"champion": "1"}
+    flip_a_bit(store, champions[2])
+    with refused(DraftDamaged, "Version 3", where=model):
+        operations.rollback(home, store, model, "3", "and back")
+
+
+def test_aliases_follow_the_log(tracking: Tracking, champions: list[DraftReference], store: Store, model: str) -> None:
+    assert aliases(tracking, model) == {"champion": "3", "previous": "2"}
+    log = PromotionLog(store.backend)
+    for number, verdict in (("4", "refused"), ("5", "accepted"), ("6", None)):
+        draft = registered(tracking, store, model, int(number))
+        if verdict is not None:
+            tracking.retag(tracking.version_of(model, draft), {keys.VERDICT: verdict})
+    tracking.reconcile(model, log)
+    assert aliases(tracking, model) == {"champion": "3", "previous": "2", "challenger": "5"}
+    log.rollback(model, who="me")
+    tracking.set_alias(model, "challenger", "1")
+    tracking.reconcile(model, log)
+    assert aliases(tracking, model) == {"champion": "2", "previous": "1", "challenger": "5"}
+    assert log.rollback(model, who="me").champion == champions[0]  # where `previous` pointed
+    tracking.reconcile(model, log)
+    assert aliases(tracking, model) == {"champion": "1", "challenger": "5"}
+
+
+def after_a_run(tracking: Tracking, store: Store, model: str, draft: DraftReference, **changed: Any) -> Repaired:
+    arguments = {"verdict": None, "run_id": "a run", "registered_at": tracking.shown_uri, **changed}
+    return reconcile_after(store, tracking, model, draft, **arguments)
+
+
+def test_an_alias_moved_by_hand_is_set_back_and_said(
+    tracking: Tracking, champions: list[DraftReference], store: Store, model: str
+) -> None:
+    assert after_a_run(tracking, store, model, champions[2]).notes == ()
+    tracking.set_alias(model, "champion", "1")
+    repaired = after_a_run(tracking, store, model, champions[2])
+    (note,) = repaired.notes
+    assert "champion pointed to version 1" in note
+    assert "version 3 is champion" in note
+    assert repaired.version.aliases == ("champion",)
+    assert after_a_run(tracking, store, model, champions[2]).notes == ()
+
+
+def test_what_the_run_itself_promoted_is_no_repair(
+    tracking: Tracking, champions: list[DraftReference], store: Store, model: str
+) -> None:
+    tracking.set_alias(model, "champion", "2")  # as it was before the run of the night appended its entry
+    log = PromotionLog(store.backend)
+    assert log.history(model)[-1].reason == "run of the night"
+    own = after_a_run(tracking, store, model, champions[2], run_id="of the night")
+    assert own.notes == ()
+    assert aliases(tracking, model)["champion"] == "3"
+    tracking.set_alias(model, "champion", "1")
+    assert after_a_run(tracking, store, model, champions[2], run_id="of the night").notes != ()
+
+
+def test_another_mlflow_is_noticed_and_not_filled(
+    tracking: Tracking, champions: list[DraftReference], store: Store
+) -> None:
+    """One that knows nothing of the model, and has another address than that where the draft was registered."""
+    with refused(TrackingError, "http://first", tracking.shown_uri, where="elsewhere"):
+        after_a_run(tracking, store, "elsewhere", champions[2], registered_at="http://first")
+    assert "elsewhere" not in tracking.list_models()
+
+
+def test_a_version_that_was_rolled_back_is_promoted_by_a_person_with_a_reason(
+    champions: list[DraftReference], store: Store, home: Path, model: str, tracking: Tracking
+) -> None:
+    name = f"models:/{model}/3"
+    operations.rollback(home, store, model, None, "slower")
+    put_verdict(store, champions[2], champions[1])
+    with refused(DraftBlocked, "slower", where=model):
+        operations.promote(home, store, name, "it was the host")
+    said = operations.promote(home, store, name, "it was the host", unblock=True)
+    assert len(said) == 2
+    entry = PromotionLog(store.backend).history(model)[-1]
+    assert (entry.kind, entry.reason, entry.champion.version) == ("promote", "it was the host", "3")
+    assert entry.actor is not None
+    assert entry.actor.known_by == "local user"
+    assert aliases(tracking, model) == {"champion": "3", "previous": "2"}
+
+
+def put_verdict(store: Store, challenger: DraftReference, champion: DraftReference) -> None:
+    reason = Reason(gate="tau", passed=True, measured=4.0, sentence="Better.")
+    verdict = Verdict(accepted=True, reasons=(reason,), challenger=challenger.digest, champion=champion.digest)
+    put(store, ingredients("gate", draft=challenger.digest), {"verdict.json": json.dumps(verdict.to_json()).encode()})
+
+
+def test_an_unblocked_version_without_a_verdict_waits_for_the_next_run(
+    champions: list[DraftReference], store: Store, home: Path, model: str
+) -> None:
+    operations.rollback(home, store, model, None, "slower")
+    said = operations.promote(home, store, f"models:/{model}/3", "it was the host", unblock=True)
+    assert "unblocked" in said[0]
+    assert "never judged" in said[1]
+    log = PromotionLog(store.backend)
+    assert [entry.kind for entry in log.history(model)][-2:] == ["rollback", "unblock"]
+    assert log.champion(model) == champions[1]
