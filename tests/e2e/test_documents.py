@@ -51,6 +51,7 @@ def test_the_readme_ends_with_the_second_draft_as_champion(reader: Path) -> None
         ("promote", "1"),
         ("promote", "2"),
         ("rollback", "1"),
+        ("unblock", "1"),
         ("promote", "2"),
     ]
     assert (reader / "exported" / "model.safetensors").is_file()

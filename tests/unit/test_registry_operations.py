@@ -1,8 +1,11 @@
 """Roll back and reconcile as commands do them: on a real store and a real MLflow database, with three champions."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from deepspec.account import local_user
+from deepspec.errors import BadArgument
 from deepspec.gates.verdict import Reason, Verdict
 from deepspec.registry import keys, operations
+from deepspec.registry.asker import asker
 from deepspec.registry.entries import DraftReference
-from deepspec.registry.errors import DraftBlocked, DraftDamaged, TrackingError
+from deepspec.registry.errors import DraftBlocked, DraftDamaged, TrackingError, TrackingLost
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.reconciling import Repaired, reconcile_after
+from deepspec.registry.show import show
 from deepspec.store import Artifact, Store, open_store
+from tasks import promote
+from tasks.runtime.job import Job
 from tests.fixtures.refused import refused
 from tests.fixtures.store import ingredients, put
 
@@ -195,10 +204,11 @@ def test_a_version_that_was_rolled_back_is_promoted_by_a_person_with_a_reason(
     assert aliases(tracking, model) == {"champion": "3", "previous": "2"}
 
 
-def put_verdict(store: Store, challenger: DraftReference, champion: DraftReference) -> None:
+def put_verdict(store: Store, challenger: DraftReference, champion: DraftReference) -> Artifact:
     reason = Reason(gate="tau", passed=True, measured=4.0, sentence="Better.")
     verdict = Verdict(accepted=True, reasons=(reason,), challenger=challenger.digest, champion=champion.digest)
-    put(store, ingredients("gate", draft=challenger.digest), {"verdict.json": json.dumps(verdict.to_json()).encode()})
+    made = ingredients("gate", draft=challenger.digest)
+    return put(store, made, {"verdict.json": json.dumps(verdict.to_json()).encode()})
 
 
 def test_an_unblocked_version_without_a_verdict_waits_for_the_next_run(
@@ -211,3 +221,89 @@ def test_an_unblocked_version_without_a_verdict_waits_for_the_next_run(
     log = PromotionLog(store.backend)
     assert [entry.kind for entry in log.history(model)][-2:] == ["rollback", "unblock"]
     assert log.champion(model) == champions[1]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepspec.registry.mlflow.tracking.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_mlflow_the_champion_stays_and_a_retry_completes_it(
+    tracking: Tracking, champions: list[DraftReference], store: Store, home: Path, model: str
+) -> None:
+    challenger = registered(tracking, store, model, 4)
+    verdict = put_verdict(store, challenger, champions[2])
+    said = {"name": model, "version": "4", "uri": challenger.uri}
+    registration = put(store, ingredients("register", name=model), {"registration.json": json.dumps(said).encode()})
+    inputs = promote.Inputs(registration=registration, verdict=verdict, draft=artifact(store, challenger))
+    out = home / "out"
+    out.mkdir()
+
+    def run(through: Tracking) -> None:
+        job = Job("promote", "k", "r1", home, store, store.get, tracking=through, tracking_run="any")
+        promote.promote.function(inputs, None, out, job)
+
+    log = PromotionLog(store.backend)
+    with pytest.raises(TrackingLost):
+        run(Tracking("http://127.0.0.1:9", None))
+    assert log.champion(model) == champions[2]
+    run(tracking)
+    assert log.champion(model) == challenger
+    run(tracking)  # it was cut off after the entry was written
+    assert len(log.history(model)) == 4
+
+
+@contextlib.contextmanager
+def mlflow_server(user: str | None) -> Iterator[str]:
+    """An MLflow server that knows one experiment, and its current user if there is one."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path.endswith("/users/current")
+            body: dict[str, Any] = {
+                "experiment": {"experiment_id": "1", "lifecycle_stage": "active", "name": "deepspec"}
+            }
+            self.send_response(404 if known and user is None else 200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps({"user": {"username": user}} if known else body).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing on the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_who_asked_is_whom_mlflow_let_in(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSPEC_USER", "the boss")
+    with mlflow_server("ann") as address:
+        assert str(asker(Tracking(address, None), store.backend)) == "ann (MLflow user), claimed: the boss"
+    with mlflow_server(None) as address:
+        assert str(asker(Tracking(address, None), store.backend)) == f"{local_user()}, claimed: the boss"
+
+
+def test_show_says_what_is_known(
+    tracking: Tracking, champions: list[DraftReference], store: Store, home: Path, model: str
+) -> None:
+    put_verdict(store, champions[2], champions[1])
+    operations.rollback(home, store, model, None, "slower")
+    page = show(home, store, f"models:/{model}/3")
+    assert page.verdict is not None
+    assert (page.verdict["accepted"], page.verdict["sentence"]) == (True, "Accepted: Better.")
+    assert "slower" in str(page.blocked)
+    assert page.entries == (3,)
+    assert [item.kind for item in page.lineage] == ["train"]
+    served = show(home, store, model)
+    assert (served.version, served.aliases, served.blocked) == ("2", ("champion",), None)
+    with refused(BadArgument, "nothing", where=str(home)):
+        show(home, store, "nothing")
+    assert tracking.list_versions("nothing") == ()
