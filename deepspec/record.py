@@ -158,7 +158,8 @@ class RunRecord(JsonRecord):
         report: path of its page; None: nothing was evaluated.
         target: path of the target.
         store: location of the artifact store.
-        notes: what a person has to know of how it ended: why a draft is blocked, what was repaired in MLflow.
+        notes: what a person has to know of how it ended: why a draft is blocked, what was repaired in MLflow;
+            left out where there is nothing.
         error: what ended it early, in words.
         failure: the same with its class, stage and time; None: nothing did, or an earlier deepspec left it out.
         seeds: the study over training seeds.

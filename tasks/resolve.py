@@ -279,10 +279,10 @@ def check_contest(run: "Run[Recipe]", target: Reference) -> None:
     if champion is None or of is None or not isinstance(target, External) or of.digest == target.fingerprint:
         return
     raise IncompatibleDraft(
-        f"The champion of {model}, version {champion.version}, is a draft for another target or tokenizer (content "
-        f"{of.digest[:12]}) than this recipe's (content {target.fingerprint[:12]}): the two cannot compete.",
+        f"The champion {model}/{champion.version} is a draft for another target or tokenizer ({of.digest[:12]}) than "
+        f"this one ({target.fingerprint[:12]}).",
         where=f"target.path {target.location}",
-        remedy="Let drafts for another target compete under a name of their own: --set registry.model=….",
+        remedy="Register drafts for it under another name: --set registry.model=….",
     )
 
 

@@ -120,7 +120,7 @@ def test_what_was_moved_or_deleted_in_mlflow_is_repaired_and_said(warm: Home) ->
 
     client = MlflowClient(f"sqlite:///{warm.path / 'mlflow.db'}")
     warm.run("run", "tiny")
-    assert "notes" not in warm.record() or warm.record()["notes"] == []
+    assert "notes" not in warm.record()
     client.delete_registered_model_alias("tiny", "champion")
     done = warm.run("run", "tiny")
     assert "alias champion pointed to no version" in " ".join(done.err.split())
@@ -132,7 +132,7 @@ def test_what_was_moved_or_deleted_in_mlflow_is_repaired_and_said(warm: Home) ->
     assert "registered again" in Path(warm.record()["report"]).read_text()
     assert warm.ran() == []
     warm.run("run", "tiny")
-    assert not warm.record()["notes"]
+    assert "notes" not in warm.record()
 
 
 def test_a_draft_for_another_target_does_not_compete(warm: Home, tmp_path: Path) -> None:

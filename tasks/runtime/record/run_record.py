@@ -65,9 +65,10 @@ def record_of(result: Result) -> RunRecord:
         # Where what the record speaks of was: later commands (benches, comparisons) find it there.
         target=result.parts[0].recipe.target.path,
         store=run.store.backend.location,
-        notes=tuple(note for part in result.parts for note in part.notes),
         resolved_recipe=recipes[0] if len(recipes) == 1 else recipes,
     )
+    notes = tuple(note for part in result.parts for note in part.notes)
+    record = record.model_copy(update={"notes": notes}) if notes else record  # only what was given is written
     return with_error(record, result)
 
 
