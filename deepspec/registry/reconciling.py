@@ -71,8 +71,9 @@ def reconcile_after(
     version = tracking.version_of(model, draft)
     if verdict is not None:
         tracking.retag(version, keys.verdict_tags(verdict))
+    expected = _expected(tracking, model, entries, reason_of(run_id))
     done = tracking.reconcile(model, log)
-    notes += _moved(done, entries, reason_of(run_id))
+    notes += _moved(done, expected)
     return Repaired(replace(version, aliases=done.of_version(version.version)), tuple(notes))
 
 
@@ -97,18 +98,36 @@ def _restored(
     return [f"{model}: {names} was missing {where}; registered again as version {', '.join(made)}.{known}"]
 
 
-def _moved(done: Reconciled, entries: Sequence[Promotion], own: str) -> list[str]:
-    """What was said otherwise than by the log, in sentences; what this run itself promoted is no difference."""
-    if not entries:
-        return []
-    last = entries[-1]
+def _expected(tracking: Tracking, model: str, entries: Sequence[Promotion], own: str) -> tuple[str | None, ...]:
+    """Where the champion's alias may still point: to the one before, if this run has promoted; None: to no version.
+
+    By content: a version that was registered again has another number than the log says.
+    """
+    last = entries[-1] if entries else None
+    if last is None or (last.kind, last.reason) != ("promote", own):
+        return ()
+    if last.previous is None:
+        return (None,)
+    try:
+        return (tracking.version_of(model, last.previous).version,)
+    except TrackingError:  # somebody deleted it, and its aliases with it
+        return (None,)
+
+
+def _moved(done: Reconciled, expected: Sequence[str | None]) -> list[str]:
+    """What MLflow said otherwise than the log, in sentences.
+
+    Args:
+        done: what was found, and done.
+        expected: where the alias may have pointed, besides to the present champion.
+    """
     was, now = done.aliases[keys.CHAMPION]
-    ours = last.kind == "promote" and last.reason == own
-    expected = (last.previous.version if last.previous else None) if ours else now
-    if was in (expected, now):
+    if was in (*expected, now):
         return []
     pointed = f"version {was}" if was else "no version"
     said = f"{done.model}: MLflow's alias {keys.CHAMPION} pointed to {pointed}"
+    if now is None:
+        return [f"{said}; by the promotion log nothing was ever promoted, and the alias is removed."]
     return [f"{said}; by the promotion log version {now} is champion, and the alias points there again."]
 
 

@@ -165,6 +165,18 @@ def test_an_alias_moved_by_hand_is_set_back_and_said(
     assert after_a_run(tracking, store, model, champions[2]).notes == ()
 
 
+def test_an_alias_of_a_model_without_a_champion_is_removed_and_said(
+    tracking: Tracking, store: Store, model: str, home: Path
+) -> None:
+    del home
+    draft = registered(tracking, store, model, 1)
+    assert after_a_run(tracking, store, model, draft).notes == ()
+    tracking.set_alias(model, "champion", "1")
+    (note,) = after_a_run(tracking, store, model, draft).notes
+    assert "nothing was ever promoted" in note
+    assert aliases(tracking, model) == {}
+
+
 def test_what_the_run_itself_promoted_is_no_repair(
     tracking: Tracking, champions: list[DraftReference], store: Store, model: str
 ) -> None:
