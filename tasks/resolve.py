@@ -16,7 +16,7 @@ from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.blocks import block_of, blocks
 from deepspec.registry.draft_names import draft_of
 from deepspec.registry.identity import identity_of
-from deepspec.registry.promotions import PromotionLog, reason_of
+from deepspec.registry.promotions import reason_of
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
@@ -253,8 +253,7 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     """
     if not isinstance(draft, Artifact):
         return Pending("train")
-    log = PromotionLog(run.store.backend)
-    history = log.history(run.recipe.registered_model)
+    history = run.history(run.recipe.registered_model)
     champion = history[-1].champion if history else None
     if champion is not None and champion.digest == draft.digest:
         promotion = next(
@@ -273,8 +272,9 @@ def check_contest(run: "Run[Recipe]", target: Reference) -> None:
         IncompatibleDraft: it was made for another target or tokenizer.
     """
     model = run.recipe.registered_model
-    champion = PromotionLog(run.store.backend).champion(model)
-    made = None if champion is None else run.store.find(champion.kind, champion.key)
+    entries = run.history(model)
+    champion = entries[-1].champion if entries else None
+    made = None if champion is None else run.find(champion.kind, champion.key)
     of = made.manifest.parents.get("target") if made is not None else None
     if champion is None or of is None or not isinstance(target, External) or of.digest == target.fingerprint:
         return
@@ -293,7 +293,7 @@ def why_blocked(run: "Run[Recipe]", draft: Reference) -> str | None:
     """
     if not isinstance(draft, Artifact):
         return None
-    entries = PromotionLog(run.store.backend).history(run.recipe.registered_model)
+    entries = run.history(run.recipe.registered_model)
     if not blocks(entries) or entries[-1].champion.digest == draft.digest:
         return None
     found = block_of(entries, identity_of(run.store, draft))

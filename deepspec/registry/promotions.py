@@ -43,6 +43,8 @@ class Records(Protocol):
 class PromotionLog:
     """The logs of all models on one backend.
 
+    An entry never changes: it is read once, and known from then on. Which entries there are is asked each time.
+
     Args:
         records: where entries lie; a store's backend.
         clock: now, in UTC; for tests.
@@ -51,6 +53,7 @@ class PromotionLog:
     def __init__(self, records: Records, clock: Callable[[], datetime] | None = None) -> None:
         self._records = records
         self._clock = clock or _now
+        self._known: dict[str, Promotion] = {}
 
     def models(self) -> tuple[str, ...]:
         """Names of all models that have a log, sorted."""
@@ -59,7 +62,7 @@ class PromotionLog:
         return tuple(sorted(name for name in names if _MODEL.fullmatch(name)))
 
     def history(self, model: str) -> tuple[Promotion, ...]:
-        """Every entry, oldest first.
+        """Every entry, oldest first; costs one listing, and a read of each entry that is not known yet.
 
         Raises:
             PromotionLogDamaged: an entry is missing, altered, or does not follow from the one before it.
@@ -280,6 +283,8 @@ class PromotionLog:
 
     def _entry(self, model: str, number: int) -> Promotion:
         path = _path(model, number)
+        if path in self._known:
+            return self._known[path]
         try:
             data = self._records.read(path)
         except FileNotFoundError as error:
@@ -287,6 +292,7 @@ class PromotionLog:
         entry = Promotion.from_bytes(data, path)
         if (entry.model, entry.number) != (model, number):
             raise damaged(path, f"it says it is entry {entry.number} of {entry.model}")
+        self._known[path] = entry
         return entry
 
 

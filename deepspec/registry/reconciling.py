@@ -41,6 +41,7 @@ class Repaired:
 
 def reconcile_after(
     store: Store,
+    log: PromotionLog,
     tracking: Tracking,
     model: str,
     draft: DraftReference,
@@ -51,10 +52,10 @@ def reconcile_after(
 ) -> Repaired:
     """End a run: its version and the champions are there, the version says its verdict, the aliases follow the log.
 
-    Costs three requests to MLflow, and one small read for each entry of the log, where nothing has to be repaired.
+    Costs three requests to MLflow and two listings of the log where nothing has to be repaired.
 
     Args:
-        store, tracking: what is true, and what shows it.
+        store, log, tracking: what is true, and what shows it.
         model: registered model name.
         draft: the run's.
         verdict: on it; None: it was not judged.
@@ -64,7 +65,6 @@ def reconcile_after(
     Raises:
         TrackingError: this MLflow knows nothing of the model, and is not where it was registered; or it refuses.
     """
-    log = PromotionLog(store.backend)
     entries = log.history(model)
     wanted = [draft, *([entries[-1].champion] if entries else []), *filter(None, [previous_of(entries)])]
     notes = _restored(store, tracking, model, wanted, registered_at)

@@ -138,7 +138,14 @@ def _reconcile(run: Run[Any], part: RecipeRun) -> None:
     where = registered_at(registration)
     done = tracking.patiently(
         lambda: reconcile_after(
-            run.store, tracking, said["name"], reference, verdict=judged, run_id=run.run_id, registered_at=where
+            run.store,
+            run.promotions,
+            tracking,
+            said["name"],
+            reference,
+            verdict=judged,
+            run_id=run.run_id,
+            registered_at=where,
         ),
         run.display.say,
         run.waiting,

@@ -18,6 +18,8 @@ from deepspec.errors import LeaseHeld
 from deepspec.file_lock import FileLock
 from deepspec.inputs import local
 from deepspec.recipe import Recipe, RunConfig
+from deepspec.registry.entries import Promotion
+from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints
 from deepspec.store.lease import Lease
@@ -105,6 +107,8 @@ class Run(Generic[RecipeT]):
     name: str = ""
     alive: "SignsOfLife | None" = None
     _fingerprints: Fingerprints | None = None
+    _promotions: PromotionLog | None = None
+    _histories: dict[str, tuple[Promotion, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.run_id = self.run_id or new_run_id()
@@ -116,8 +120,17 @@ class Run(Generic[RecipeT]):
 
     def preview(self) -> "Run[RecipeT]":
         """This run as it only looks: what it finds and resolves is known to both, its records are its own."""
-        display = Sayings(self.display)
-        return replace(self, previewing=True, records=[], leased=[], on_lease=None, alive=None, display=display)
+        return replace(
+            self,
+            previewing=True,
+            records=[],
+            leased=[],
+            on_lease=None,
+            alive=None,
+            display=Sayings(self.display),
+            _promotions=self.promotions,
+            _histories={},
+        )
 
     @property
     def execution(self) -> RunConfig:
@@ -130,6 +143,25 @@ class Run(Generic[RecipeT]):
         if self._fingerprints is None:
             self._fingerprints = Fingerprints(self.home / "fingerprints.json")
         return self._fingerprints
+
+    @property
+    def promotions(self) -> PromotionLog:
+        """The promotion logs in the store; entries that the run has read are known to it."""
+        if self._promotions is None:
+            self._promotions = PromotionLog(self.store.backend)
+        return self._promotions
+
+    def history(self, model: str) -> tuple[Promotion, ...]:
+        """A model's promotion log: in a preview as it was when first asked for, in a run as it is now.
+
+        Raises:
+            PromotionLogDamaged: as `PromotionLog.history`.
+        """
+        if not self.previewing:
+            return self.promotions.history(model)
+        if model not in self._histories:
+            self._histories[model] = self.promotions.history(model)
+        return self._histories[model]
 
     @property
     def folder(self) -> Path:

@@ -149,7 +149,7 @@ def test_aliases_follow_the_log(tracking: Tracking, champions: list[DraftReferen
 
 def after_a_run(tracking: Tracking, store: Store, model: str, draft: DraftReference, **changed: Any) -> Repaired:
     arguments = {"verdict": None, "run_id": "a run", "registered_at": tracking.shown_uri, **changed}
-    return reconcile_after(store, tracking, model, draft, **arguments)
+    return reconcile_after(store, PromotionLog(store.backend), tracking, model, draft, **arguments)
 
 
 def test_an_alias_moved_by_hand_is_set_back_and_said(

@@ -13,6 +13,7 @@ from deepspec.gates import Config, Verdict, judge
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
 from deepspec.registry.promotions import PromotionLog
+from deepspec.store.backends.contract import MAX_RECORD_BYTES
 from deepspec.store.backends.local import LocalBackend
 from tests.fixtures import results
 from tests.fixtures.refused import refused
@@ -314,7 +315,25 @@ def test_a_rewritten_past_does_not_continue(tmp_path: Path, log: PromotionLog, b
     forged = (tmp_path / f"elsewhere/registry/{MODEL}/promotions/1.json").read_bytes()
     damage(backend, 1, lambda _: forged)
     with refused(PromotionLogDamaged, "continue", where="promotions/2.json"):
-        log.history(MODEL)
+        PromotionLog(backend).history(MODEL)
+
+
+def test_an_entry_is_read_once_and_what_came_later_is_seen(tmp_path: Path) -> None:
+    class Counting(LocalBackend):
+        reads = 0
+
+        def read(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
+            self.reads += 1
+            return super().read(path, max_bytes=max_bytes)
+
+    backend = Counting(tmp_path / "store")
+    writer, reader = PromotionLog(LocalBackend(tmp_path / "store")), PromotionLog(backend)
+    promote(writer, "a")
+    promote(writer, "b")
+    assert [reader.history(MODEL), backend.reads] == [reader.history(MODEL), 2]
+    promote(writer, "c")
+    assert reader.champion(MODEL) == writer.champion(MODEL)
+    assert (len(reader.history(MODEL)), backend.reads) == (3, 3)
 
 
 def test_a_newer_format_is_refused_and_not_called_damaged(log: PromotionLog, backend: LocalBackend) -> None:

@@ -18,7 +18,6 @@ from deepspec.record import (
     RunRecord,
 )
 from deepspec.registry.keys import CHAMPION
-from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from deepspec.store.records import refuse_newer
@@ -152,7 +151,7 @@ def _model(result: Result, part: RecipeRun, outcome: Mapping[str, Artifact]) -> 
         return None  # it is not registered there
     if part.version is not None:
         return model.model_copy(update={"aliases": part.version.aliases})
-    champion = PromotionLog(result.run.store.backend).champion(model.name)
+    champion = result.run.promotions.champion(model.name)
     # Equal drafts of two trainings are two versions; one of them serves.
     serves = champion is not None and (champion.digest, champion.key) == (draft.digest, draft.key)
     return model.model_copy(update={"aliases": (CHAMPION,) if serves else ()})

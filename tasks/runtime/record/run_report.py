@@ -11,7 +11,6 @@ from deepspec.evaluation.results import Sample
 from deepspec.record import RecordedVerdict, RunRecord
 from deepspec.registry import keys
 from deepspec.registry.mlflow.tracking import Status
-from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from tasks.runtime.record.result import RecipeRun, Result
@@ -136,7 +135,7 @@ def _champion(result: Result, part: RecipeRun, verdict: RecordedVerdict | None) 
     if verdict is None or verdict.champion is None:
         return None
     name = part.recipe.registered_model
-    entries = PromotionLog(result.run.store.backend).history(name)
+    entries = result.run.promotions.history(name)
     version = next((entry.champion.version for entry in entries if entry.champion.digest == verdict.champion), None)
     return Champion(name=name, version=version, digest=verdict.champion)
 
