@@ -8,7 +8,7 @@
     deepspec backup ─► backup ──► promotions                 a copy of the home folder
                           open ──► mlflow                    the tracker of MLFLOW_TRACKING_URI, or of the home folder
 
-`keys.py` lists every parameter, tag, metric and alias that is written, `card.py` writes a draft's card, `errors.py` says
-what can go wrong between a trained draft and a served one, `identity.py` when two drafts are the same for a roll back,
-`asker.py` who asks. Only the room `mlflow/` imports MLflow.
+`keys.py` lists every parameter, tag, metric and alias that is written, `card.py` writes a draft's card, `errors.py`
+says what can go wrong between a trained draft and a served one, `identity.py` when two drafts are the same for a roll
+back, `asker.py` who asks. Only the room `mlflow/` imports MLflow.
 """
