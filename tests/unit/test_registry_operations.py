@@ -18,9 +18,10 @@ from deepspec.errors import BadArgument
 from deepspec.gates.verdict import Reason, Verdict
 from deepspec.registry import keys, operations
 from deepspec.registry.asker import asker
-from deepspec.registry.entries import DraftReference
+from deepspec.registry.entries import DraftReference, Promotion
 from deepspec.registry.errors import DraftBlocked, DraftDamaged, TrackingError, TrackingLost
 from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.reconciling import Repaired, reconcile_after
 from deepspec.registry.show import show
@@ -145,6 +146,63 @@ def test_aliases_follow_the_log(tracking: Tracking, champions: list[DraftReferen
     assert log.rollback(model, who="me").champion == champions[0]  # where `previous` pointed
     tracking.reconcile(model, log)
     assert aliases(tracking, model) == {"champion": "1", "challenger": "5"}
+
+
+def test_runs_that_end_at_once_all_follow_the_log(
+    tracking: Tracking, champions: list[DraftReference], store: Store, model: str, home: Path
+) -> None:
+    """MLflow looks for a row and inserts it in two steps, and refuses one of two writers."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.uri)
+    others = [tracking_of(home) for _ in range(2)]
+    for other in others:
+        other.list_models()  # connected before they start
+    log, failed = PromotionLog(store.backend), []
+
+    def end(other: Tracking, value: str) -> None:
+        together.wait()
+        try:
+            other.reconcile(model, log)
+            other.retag(other.version_of(model, champions[0]), {"said": value})
+        except TrackingError as error:
+            failed.append(error)
+
+    for value in "12345":
+        for alias in (keys.CHAMPION, keys.PREVIOUS):
+            client.delete_registered_model_alias(model, alias)
+        together = threading.Barrier(len(others))
+        threads = [threading.Thread(target=end, args=(other, value)) for other in others]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert aliases(tracking, model) == {"champion": "3", "previous": "2"}
+    assert failed == []
+
+
+def test_a_promotion_while_the_aliases_are_set_wins(
+    tracking: Tracking, champions: list[DraftReference], store: Store, model: str
+) -> None:
+    log = PromotionLog(store.backend)
+    tracking.set_alias(model, "champion", "1")
+
+    class Overtaken(PromotionLog):
+        """A log that another run appends to, and projects, right after it was read for the first time."""
+
+        asked = 0
+
+        def history(self, model: str) -> tuple[Promotion, ...]:
+            read = super().history(model)
+            self.asked += 1
+            if self.asked == 1:
+                log.rollback(model, who="somebody else")
+                tracking.reconcile(model, log)
+            return read
+
+    done = tracking.reconcile(model, Overtaken(store.backend))
+    assert aliases(tracking, model) == {"champion": "2", "previous": "1"}
+    assert (done.model, done.after, champions[1].version) == (model, "2", "2")
 
 
 def after_a_run(tracking: Tracking, store: Store, model: str, draft: DraftReference, **changed: Any) -> Repaired:

@@ -7,8 +7,10 @@ the card as README.md.
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +18,15 @@ from typing import Any
 from deepspec.account import Actor
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
-from deepspec.registry.entries import DraftReference
-from deepspec.registry.errors import TrackingError
+from deepspec.registry.entries import DraftReference, Promotion
+from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow.connection import Connection, mlflow_errors
 from deepspec.registry.promotions import PromotionLog, previous_of
 
 _OTHER_ALIASES = (keys.PREVIOUS, keys.CHALLENGER)
 _LOGGED_MODEL = "models:/"
+_ATTEMPTS = 5
+_AGAIN_SECONDS = 0.05
 _LONGEST_DESCRIPTION = 5000
 """Characters that MLflow's databases hold of a description."""
 
@@ -76,6 +80,17 @@ class Reconciled:
     def changed(self) -> bool:
         """Whether the champion's alias had to be repaired."""
         return self.before != self.after
+
+    @property
+    def wrote(self) -> bool:
+        """Whether any alias had to be repaired."""
+        return any(was != now for was, now in self.aliases.values())
+
+    def then(self, later: "Reconciled") -> "Reconciled":
+        """This one and a later one as one: what was found first, and what is so at last."""
+        return Reconciled(
+            self.model, {alias: (was, later.aliases[alias][1]) for alias, (was, _) in self.aliases.items()}
+        )
 
     def of_version(self, version: str) -> tuple[str, ...]:
         """The aliases that point to a version now."""
@@ -177,9 +192,9 @@ class Versions:
         client = self._server.client
         with self._server.named_errors():
             written = client.get_model_version(version.name, version.version).tags
-            for name, value in tags.items():
-                if written.get(name) != value:
-                    client.set_model_version_tag(version.name, version.version, name, value)
+        for name, value in tags.items():
+            if written.get(name) != value:
+                self._write(partial(client.set_model_version_tag, version.name, version.version, name, value))
 
     def _replace_card(self, version: RegisteredVersion, card: str | None, notes: Mapping[str, str]) -> None:
         if card is None and not notes:
@@ -236,8 +251,25 @@ class Versions:
 
     def set_alias(self, model_name: str, alias: str, version: str) -> None:
         """Point `alias` of a model at a version."""
-        with self._server.named_errors():
-            self._server.client.set_registered_model_alias(model_name, alias, version)
+        self._write(partial(self._server.client.set_registered_model_alias, model_name, alias, version))
+
+    def _write(self, write: Callable[[], object]) -> None:
+        """Write what another run may write at the same moment: MLflow then refuses one of the two, and is asked again.
+
+        It looks for a row and inserts it in two steps; the second time it finds the other's and changes it.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._server.named_errors():
+                    write()
+            except TrackingLost:
+                raise
+            except TrackingError:
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(_AGAIN_SECONDS * attempt)
+            else:
+                return
 
     def version_of(self, model_name: str, draft: DraftReference) -> RegisteredVersion:
         """The version that is this draft: what is said of a registered draft anywhere is looked up here first.
@@ -271,13 +303,39 @@ class Versions:
         """Make the aliases say what the promotion log says; nothing else decides who serves.
 
         Versions that were judged have a tag that says so; the newest of them that never was champion is the challenger.
+        If the log has grown meanwhile, all is done again: its writer may have set the aliases first.
 
         Raises:
             TrackingError: the log's champion is not registered here; as `version_of`.
         """
-        entries = log.history(model_name)
+        entries, first = log.history(model_name), None
+        while True:
+            found = self._follow(model_name, entries)
+            first = first or found
+            seen, entries = entries, log.history(model_name) if found.wrote else entries
+            if len(entries) == len(seen):
+                return first.then(found)
+
+    def _follow(self, model_name: str, entries: Sequence[Promotion]) -> Reconciled:
+        """Make the aliases say what these entries say."""
         versions = self.list_versions(model_name)
         before = {alias: version.version for version in versions for alias in version.aliases}
+        after = self._by_log(model_name, versions, entries)
+        found = Reconciled(
+            model_name, {alias: (before.get(alias), after.get(alias)) for alias in (keys.CHAMPION, *_OTHER_ALIASES)}
+        )
+        client = self._server.client
+        for alias, (was, now) in found.aliases.items():
+            if now is None and was is not None:
+                self._write(partial(client.delete_registered_model_alias, model_name, alias))
+            elif now is not None and now != was:
+                self.set_alias(model_name, alias, now)
+        return found
+
+    def _by_log(
+        self, model_name: str, versions: Sequence[RegisteredVersion], entries: Sequence[Promotion]
+    ) -> dict[str, str]:
+        """Alias -> the version that it has to point to."""
         after: dict[str, str] = {}
         if entries:
             after[keys.CHAMPION] = self._like(model_name, versions, entries[-1].champion).version
@@ -290,16 +348,7 @@ class Versions:
         challenger = next((one for one in judged if one.tags.get(keys.DRAFT_DIGEST) not in promoted), None)
         if challenger is not None:
             after[keys.CHALLENGER] = challenger.version
-        found = Reconciled(
-            model_name, {alias: (before.get(alias), after.get(alias)) for alias in (keys.CHAMPION, *_OTHER_ALIASES)}
-        )
-        for alias, (was, now) in found.aliases.items():
-            if now is None and was is not None:
-                with self._server.named_errors():
-                    self._server.client.delete_registered_model_alias(model_name, alias)
-            elif now is not None and now != was:
-                self.set_alias(model_name, alias, now)
-        return found
+        return after
 
     def _model_names(self) -> set[str]:
         return {str(model.name) for model in _pages(self._server.client.search_registered_models, None)}
