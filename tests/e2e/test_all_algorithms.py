@@ -107,5 +107,5 @@ def test_three_drafts_in_one_run(warm: Home) -> None:
     versions = json.loads(home.run("models", "ls", "--json").out)
     assert {(row["name"], row["version"]): row["aliases"] for row in versions if row["name"] in MODELS} == {
         **{(name, "1"): ["champion"] for name in MODELS},
-        **{(name, "2"): [] for name in MODELS},
+        **{(name, "2"): ["challenger"] for name in MODELS},
     }
