@@ -16,7 +16,7 @@ from deepspec.registry.entries import FORMAT, DraftIdentity, DraftReference, Pro
 from deepspec.registry.errors import DraftBlocked
 from deepspec.registry.identity import identity_of
 from deepspec.registry.promotions import PromotionLog
-from deepspec.store import Artifact, Ingredients, Store, artifact_key
+from deepspec.store import Artifact, Ingredients, Store, artifact_key, open_store
 from deepspec.store.records import seal, unseal
 from tests.fixtures.refused import refused
 from tests.fixtures.store import EVERY_PLACE, PLACES, ingredients, put
@@ -240,3 +240,11 @@ def test_a_bucket_knows_whose_key_signs(store: Store, monkeypatch: pytest.Monkey
     assert actor.claimed is None
     assert actor.known_by == ("access key" if store.shared else "local user")
     assert actor.name not in (None, "", "the boss")
+
+
+def test_of_an_access_key_only_the_ends_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    for key, shown in (("AKIAIOSFODNN7EXAMPLE", "AKIA…MPLE"), ("minioadmin", "mi…in"), ("key", "…")):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        assert open_store("s3://bucket/prefix", cache=tmp_path).backend.actor().name == shown

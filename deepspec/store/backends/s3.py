@@ -98,15 +98,16 @@ class S3Backend:
         return self._at.url
 
     def actor(self) -> Actor:
-        """Whose credentials sign its requests: at AWS the caller's name there, elsewhere the access key's id.
+        """Whose credentials sign its requests: at AWS the caller's name there, elsewhere the access key.
 
+        Of the key only its ends, by which its owner knows it: what is recorded must not help anyone to sign.
         Without credentials it is nobody. At AWS this costs a request.
         """
         credentials = botocore.session.Session().get_credentials()
         if credentials is None:
             return Actor()
         caller = _aws_caller() if self._endpoint is None else None
-        return caller or Actor(name=str(credentials.access_key), known_by="access key")
+        return caller or Actor(name=_ends(str(credentials.access_key)), known_by="access key")
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` if nothing is at `path`; return whether this call created it."""
@@ -366,6 +367,12 @@ def download(bucket: str, key: str, target: Path, where: str) -> None:
     """Copy an object to a local file; errors as for `listed`."""
     with _named(where, bucket):
         _repeated(lambda: client().download_file(bucket, key, str(target), Config=_transfer()))
+
+
+def _ends(key: str) -> str:
+    """The first and last characters of an access key, at most half of it."""
+    shown = min(4, len(key) // 4)
+    return f"{key[:shown]}…{key[len(key) - shown :]}"
 
 
 def _aws_caller() -> Actor | None:
