@@ -3,7 +3,7 @@
 A section is an immutable pydantic model that refuses unknown fields. Identity and execution are apart by structure:
 a `Section` is part of artifact keys, an `ExecutionSection` (devices, workers, endpoints) can never be. A single field
 of one that changes rounding is a `later_field`: stages that name it have it in their keys where it is not neutral.
-A `renamed_field` is read under its old name, too, and keeps that name in keys.
+A `renamed_field` is read under its old name, too, and keeps that name in keys; a `RETIRED` one is read and left out.
 """
 
 import logging
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
@@ -31,6 +31,9 @@ RecipeValue: TypeAlias = BaseModel | str | float | bool | tuple["RecipeValue", .
 class Section(BaseModel):
     """Part of a recipe that says *what* is computed: hashed into the keys of the stages that read it."""
 
+    RETIRED: ClassVar[Mapping[str, str]] = {}
+    """Fields of earlier versions that nothing reads any more -> why; a recipe that gives one is read with a warning."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
     )
@@ -45,6 +48,7 @@ class Section(BaseModel):
         if not isinstance(values, Mapping):
             return values
         values = _under_new_names(cls, values)
+        values = _without_retired(cls, values)
         if info.context == EXPANDING:
             values = {name: _expanded(cls.model_fields.get(name), value) for name, value in values.items()}
         for name, value in values.items():
@@ -115,6 +119,19 @@ def _warn(section: type[BaseModel], old: str, new: str) -> None:
     """Warn of an old name, once: a recipe is read several times in a run."""
     del section
     logger.warning("The recipe's field %s is now called %s; please rename it.", old, new)
+
+
+def _without_retired(section: "type[Section]", values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of a section but for those of fields that are no more."""
+    present = [name for name in section.RETIRED if name in values]
+    for name in present:
+        _warn_retired(section, name)
+    return {name: value for name, value in values.items() if name not in present} if present else values
+
+
+@cache
+def _warn_retired(section: "type[Section]", name: str) -> None:
+    logger.warning("The recipe's field %s is not used any more (%s); please remove it.", name, section.RETIRED[name])
 
 
 def _old_names(section: type[BaseModel]) -> dict[str, str]:

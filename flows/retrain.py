@@ -21,6 +21,7 @@ from tasks.resolve import (
     check_contest,
     layer_ids,
     live_states,
+    look_at,
     promoted,
     refused,
     source_of,
@@ -81,9 +82,11 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
         run.skip(gate.name, "the draft is blocked")
         run.skip(promote.name, "the draft is blocked")
         return Outcome(made, "refused", (blocked,))
-    judged = {"evaluation": evaluation, "draft": draft, "responses": answered, "target": target}
+    judged = {"responses": answered, "target": target, "benchmarks": benchmarks}
+    judged |= {"evaluation": evaluation, "calibration": calibration, "draft": draft}
     for race_is_last in (*[False] * (NUM_RACES - 1), True):
-        verdict = gate(run, champion=champion_to_beat(run, draft), **judged)
+        champion = champion_to_beat(run, draft)
+        verdict = gate(run, champion=champion, look=look_at(run, champion, draft, answered), **judged)
         made["verdict"] = verdict
         if refused(verdict):
             run.skip(promote.name, "the gate refused")

@@ -53,7 +53,7 @@ def study(result: Result, num_seeds: int) -> SeedStudy:
             cpu_seconds=tuple(_cpu_seconds(draft) for draft in drafts),
         )
     first = result.parts[0].recipe
-    compared = side_by_side(counts, num_samples=first.evaluate.num_bootstrap_samples, seed=first.evaluate.seed)
+    compared = side_by_side(counts)
     return SeedStudy(seeds=tuple(_seeds(first, num_seeds)), budget=budget, **dict(compared))
 
 

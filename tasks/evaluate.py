@@ -33,7 +33,7 @@ class Counts(StageCounts):
     rounds: int
 
 
-@stage(version=4, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
+@stage(version=5, reads=("evaluate", "data.system_prompt", "data.thinking", "target.dtype"), computes=True)
 def evaluate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Decode every prompt plainly and speculatively in the same run, under load too; keep every round."""
     from deepspec.evaluation.evaluate import evaluate as measure

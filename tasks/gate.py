@@ -1,10 +1,12 @@
-"""gate: is this challenger better than the champion, on prompts that neither was trained or chosen on?"""
+"""gate: may this challenger serve instead of the champion, by all that was measured of both?"""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deepspec.errors import ArtifactError, ArtifactMissing
+from deepspec.errors import ArtifactError, ArtifactMissing, IncompatibleDraft
 from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
@@ -14,16 +16,27 @@ from tasks.runtime.job import Job, device_of
 from tasks.runtime.loading import load_pair
 from tasks.runtime.stage import stage
 
+if TYPE_CHECKING:
+    from deepspec.evaluation.results import GateResult
+    from deepspec.gates.evidence import Evidence
+
 
 @dataclass(frozen=True)
 class Inputs:
-    """The challenger's draft and evaluation, the champion's draft (if there is one), and what both have to answer."""
+    """What is known of the challenger, the champion's draft (if there is one), and what both have to answer.
+
+    Attributes:
+        look: which look at this champion it is; None without one.
+    """
 
     evaluation: Artifact
+    calibration: Artifact
     champion: Artifact | None
     draft: Artifact
     responses: Artifact
     target: External
+    benchmarks: External
+    look: int | None = None
 
 
 class Counts(StageCounts):
@@ -41,47 +54,27 @@ def _needs_a_device(inputs: Inputs, recipe: Recipe) -> bool:
     return inputs.champion is not None and device_of(recipe.run) == "cuda"
 
 
-@stage(
-    version=5,
-    reads=(
-        "gates",
-        "evaluate.sampling",
-        "evaluate.seed",
-        "evaluate.max_new_tokens",
-        "evaluate.max_skipped_share",
-        "evaluate.num_gate_prompts",
-        "evaluate.num_bootstrap_samples",
-        "data.thinking",
-        "target.dtype",
-    ),
-    computes=_needs_a_device,
+MEASURED_BY = (
+    "evaluate.benchmarks",
+    "evaluate.sampling",
+    "evaluate.seed",
+    "evaluate.max_new_tokens",
+    "evaluate.max_skipped_share",
+    "evaluate.num_gate_prompts",
+    "data.system_prompt",
+    "data.thinking",
+    "target.dtype",
 )
+"""What the champion is measured by: as the challenger was, in its evaluation."""
+
+
+@stage(version=6, reads=("gates", *MEASURED_BY), computes=_needs_a_device)
 def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
-    """Judge the challenger against the champion on the same gate prompts; the verdict is bound to that champion."""
-    from deepspec.evaluation.evaluate import evaluate_gate
-    from deepspec.evaluation.results import Evaluation
+    """Judge the challenger against the champion on the same prompts; the verdict is bound to that champion."""
     from deepspec.gates.judge import judge
     from deepspec.gates.unseen import seen_prompts
 
-    measured = None
-    if inputs.champion is not None:
-        pair = load_pair(inputs.target.directory(), inputs.champion.directory() / "draft", config, job)
-        folder = out / "champion"
-        folder.mkdir()
-        measured = evaluate_gate(
-            config.evaluate,
-            target=pair.target,
-            drafter=pair.drafter,
-            renderer=pair.renderer,
-            conversations=inputs.responses.directory(),
-            out=folder,
-            rows=job.execution.num_evaluation_rows,
-            progress=job.progress,
-        )
-    where = f"{inputs.evaluation.kind}/{inputs.evaluation.key[:12]}"
-    ours = Evaluation.from_json(inputs.evaluation.json("evaluation.json"), where=where).gate
-    if ours is None:
-        raise ArtifactError("The evaluation has no gate split.", where=where, remedy="Run the recipe again.")
+    evidence = _evidence(inputs, config, out, job)
     seen: frozenset[str] = frozenset()
     missing = None
     try:
@@ -90,10 +83,9 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
         missing = error.where
     else:
         file = inputs.responses.path("gate.parquet")
-        seen = seen_prompts(file, ours.per_prompt, (found.directory() for found in others))
+        seen = seen_prompts(file, evidence.challenger.per_prompt, (found.directory() for found in others))
     verdict = judge(
-        ours,
-        measured,
+        evidence,
         config.gates,
         challenger_digest=inputs.draft.digest,
         champion_digest=None if inputs.champion is None else inputs.champion.digest,
@@ -102,6 +94,79 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
     return Counts(accepted=verdict.accepted)
+
+
+def _evidence(inputs: Inputs, config: Recipe, out: Path, job: Job) -> "Evidence":
+    """All that the gates look at; the champion is measured now."""
+    import pyarrow.parquet as pq
+
+    from deepspec.evaluation.calibration.results import CalibrationResult
+    from deepspec.evaluation.compare.drafts import counts_by_prompt
+    from deepspec.evaluation.config import GATE, domains_of
+    from deepspec.evaluation.results import Evaluation
+    from deepspec.gates.evidence import Evidence
+    from deepspec.gates.looks import FIRST
+
+    where, calibrated = (f"{item.kind}/{item.key[:12]}" for item in (inputs.evaluation, inputs.calibration))
+    evaluation = Evaluation.from_json(inputs.evaluation.json("evaluation.json"), where=where)
+    if evaluation.gate is None:
+        raise ArtifactError("The evaluation has no gate split.", where=where, remedy="Run the recipe again.")
+    calibration = CalibrationResult.from_json(inputs.calibration.json("calibration.json"), where=calibrated)
+    columns = ["benchmark", "prompt", "committed"]
+    ours = counts_by_prompt(pq.read_table(inputs.evaluation.path("rounds.parquet"), columns=columns))
+    champion, theirs = None, {}
+    if inputs.champion is not None:
+        folder = out / "champion"
+        champion = _champion(inputs, config, inputs.champion, folder, job)
+        theirs = counts_by_prompt(pq.read_table(folder / "rounds.parquet", columns=columns))
+    return Evidence(
+        challenger=evaluation.gate,
+        champion=champion,
+        evaluation=evaluation,
+        calibration=calibration,
+        benchmarks={name: counts for name, counts in ours.items() if name != GATE},
+        champion_benchmarks={name: counts for name, counts in theirs.items() if name != GATE},
+        domains=domains_of(config.evaluate.benchmarks),
+        flaws=_flaws(inputs, config, job),
+        look=inputs.look or FIRST,
+    )
+
+
+def _flaws(inputs: Inputs, config: Recipe, job: Job) -> tuple[str, ...]:
+    """What is wrong with the draft and its calibration in any format that they are exported in."""
+    from deepspec.export import FORMATS
+
+    found: list[str] = []
+    for name, form in sorted(FORMATS.items()):
+        out = job.work_folder / name
+        shutil.rmtree(out, ignore_errors=True)  # of an attempt that was interrupted
+        try:
+            form.write(inputs.draft.directory() / "draft", out, Path(config.target.path).name)
+        except IncompatibleDraft as error:
+            found.append(str(error))
+        else:
+            shutil.copyfile(inputs.calibration.path("calibration.json"), out / "calibration.json")
+            found += form.check(out)
+    return tuple(found)
+
+
+def _champion(inputs: Inputs, config: Recipe, champion: Artifact, folder: Path, job: Job) -> "GateResult":
+    """The champion's acceptance on the challenger's prompts; its rounds go into `folder`."""
+    from deepspec.evaluation.evaluate import evaluate_acceptance
+
+    pair = load_pair(inputs.target.directory(), champion.directory() / "draft", config, job)
+    folder.mkdir()
+    return evaluate_acceptance(
+        config.evaluate,
+        target=pair.target,
+        drafter=pair.drafter,
+        renderer=pair.renderer,
+        conversations=inputs.responses.directory(),
+        out=folder,
+        system_prompt=config.data.system_prompt,
+        rows=job.execution.num_evaluation_rows,
+        progress=job.progress,
+    )
 
 
 def _other_conversations(inputs: Inputs, job: Job) -> list[Artifact]:

@@ -16,6 +16,7 @@ from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.blocks import block_of, blocks
 from deepspec.registry.draft_names import draft_of
 from deepspec.registry.identity import identity_of
+from deepspec.registry.looks import Looks
 from deepspec.registry.promotions import reason_of
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
@@ -263,6 +264,35 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     if champion is None:
         return Value(None)
     return run.artifact(champion.kind, champion.key)
+
+
+_LOOKED_AT = (
+    "evaluate.sampling",
+    "evaluate.seed",
+    "evaluate.max_new_tokens",
+    "evaluate.num_gate_prompts",
+    "data.thinking",
+    "target.dtype",
+)
+"""What changes the measurement on the gate split, besides draft and answers."""
+
+
+def look_at(run: "Run[Recipe]", champion: Reference, draft: Reference, responses: Reference) -> Value | Pending:
+    """Which look at the champion this challenger is; None where there is no champion to look at.
+
+    It is written down before it is taken, so that one that ends badly counts, too; a preview only says what it would
+    be.
+    """
+    if not isinstance(draft, Artifact) or not isinstance(responses, Artifact):
+        return Pending("train")
+    if not isinstance(champion, Artifact):
+        return champion if isinstance(champion, Pending) else Value(None)
+    settings = {path: run.section(path) for path in _LOOKED_AT}
+    subject = digest_of([draft.digest, responses.digest, settings])
+    looks, model = Looks(run.store.backend), run.recipe.registered_model
+    if run.previewing:
+        return Value(looks.number(model, champion.digest, subject))
+    return Value(looks.reserve(model, champion.digest, subject, draft.digest))
 
 
 def check_contest(run: "Run[Recipe]", target: Reference) -> None:

@@ -5,7 +5,7 @@
     tasks.gate ───────────┘  ├─────► answering      plays them through an engine, turn by turn
                              ├─────► rounds, samples             files that keep what was decoded
                              ├─────► speed, threshold_sweep, load_test
-                             └─────► metrics ──► intervals     owns acceptance length and rates; bootstrap, Student's
+                             └─────► metrics ──► intervals     owns acceptance length and rates; jackknife, Student's
     deepspec measure ─► server.measure              the same prompts through a server
     deepspec compare ─► compare                     paired differences between drafts
 

@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def prompt_id(self) -> str:
-        """The prompt that it is a turn of: what intervals resample."""
+        """The prompt that it is a turn of: what intervals are over."""
         return self.turn.asked.id if self.turn.asked is not None else self.turn.id
 
 

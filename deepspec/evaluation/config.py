@@ -1,7 +1,7 @@
 """What a draft is judged on, and how; the section `evaluate` of a recipe. Torch-free."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -71,6 +71,16 @@ class Benchmark(Section):
         return self.domain or (known.domain if known is not None else None)
 
 
+def domains_of(benchmarks: Mapping[str, Benchmark]) -> dict[str, list[str]]:
+    """Domain -> names of its benchmarks."""
+    found: dict[str, list[str]] = {}
+    for name, benchmark in benchmarks.items():
+        domain = benchmark.domain_of(name)
+        if domain is not None:
+            found.setdefault(domain, []).append(name)
+    return found
+
+
 class Calibration(Section):
     """How the confidence head's temperatures are fitted and judged (Sequential Temperature Scaling)."""
 
@@ -109,12 +119,21 @@ class LoadExperiment(Section):
 class Config(Section):
     """Benchmarks, splits, sampling and sizes of an evaluation."""
 
-    seed: int = Field(0, ge=0, description="of held-out shares, of the choice of prompts and of resampling")
+    RETIRED: ClassVar[Mapping[str, str]] = {
+        "num_bootstrap_samples": "intervals are no longer resampled",
+    }
+
+    seed: int = Field(0, ge=0, description="of held-out shares and of the choice of prompts")
     benchmarks: dict[str, Benchmark] = Field({}, description="name -> prompts; or a list of known benchmarks' names")
     num_gate_prompts: int = Field(64, ge=1, description="prompts of the gate split that decide about promotion")
     num_calibration_prompts: int = Field(128, ge=2, description="prompts of the calibration split that are decoded")
     num_speed_prompts: int = Field(
         8, ge=1, description="prompts of each benchmark that are also decoded one at a time, both ways, for the speedup"
+    )
+    num_lossless_prompts: int = Field(
+        2,
+        ge=0,
+        description="prompts of each benchmark that are answered greedily with and without the draft, to compare",
     )
     num_warmup_prompts: int = Field(2, ge=0, description="decoded first, both ways, and not counted")
     max_new_tokens: int = Field(2048, ge=1, description="limit of one answer in tokens")
@@ -126,7 +145,6 @@ class Config(Section):
         le=1.0,
         description="share of a benchmark's prompts that may be too long for the target",
     )
-    num_bootstrap_samples: int = Field(1000, ge=100, description="resamples of prompts behind each interval")
     calibration: Calibration = Calibration()
     thresholds: tuple[float, ...] = Field(
         (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),

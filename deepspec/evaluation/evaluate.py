@@ -20,12 +20,13 @@ from deepspec.drafts.algorithm import Drafter
 from deepspec.evaluation.answering import Answers, answer
 from deepspec.evaluation.config import GATE, Config
 from deepspec.evaluation.load_test import Calibrated, load_experiment
-from deepspec.evaluation.metrics import macro_interval, mean, summary
+from deepspec.evaluation.lossless import lossless_probe
+from deepspec.evaluation.metrics import acceptance_length_interval, mean, speedup_interval, summary
 from deepspec.evaluation.prompts.selection import EncodedPrompts, encode, select, select_split
 from deepspec.evaluation.results import Answered, BenchmarkResult, DomainResult, Evaluation, GateResult, MeanResult
 from deepspec.evaluation.rounds import table_of, write_answers
 from deepspec.evaluation.samples import samples
-from deepspec.evaluation.speed import decode_twice, mean_entropy, speed, warm_up
+from deepspec.evaluation.speed import BothWays, decode_twice, mean_entropy, speed, timed, warm_up
 from deepspec.evaluation.threshold_sweep import threshold_sweep
 from deepspec.progress import SILENT, Progress
 from deepspec.targets.model import Target
@@ -69,37 +70,39 @@ def evaluate(
         IncompatibleDraft: the draft does not fit the target, or gives NaN.
     """
     context = target.spec.max_position_embeddings
-    prompts = {}
-    for name, benchmark in sorted(config.benchmarks.items()):
-        selected = select(name, benchmark, seed=config.seed, system_prompt=system_prompt)
-        prompts[name] = encode(name, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
+    prompts = _benchmark_prompts(config, renderer, context, system_prompt)
     gate = _gate_prompts(config, renderer, conversations, context)
     engines = _Engines(config, target, drafter, rows, [*prompts.values(), gate])
     chosen = {name: encoded.prompts[: config.num_speed_prompts] for name, encoded in prompts.items()}
     swept = [prompt for encoded in prompts.values() for prompt in encoded.prompts[: config.num_sweep_prompts]]
     first_turns = [prompt for encoded in prompts.values() for prompt in encoded.prompts]
+    probed = [prompt for encoded in prompts.values() for prompt in encoded.prompts[: config.num_lossless_prompts]]
+    timed_prompts = sum(map(len, chosen.values()))
     progress.start(
-        len(first_turns) + len(gate.prompts) + sum(map(len, chosen.values())) + len(swept) * len(config.thresholds),
+        len(first_turns) + len(gate.prompts) + timed_prompts + len(probed) + len(swept) * len(config.thresholds),
         "prompts",
     )
     warm_up(config, engines.plain_alone, engines.alone, first_turns)
     answered = {name: engines.answer(name, encoded, renderer, progress) for name, encoded in prompts.items()}
-    timed = {name: decode_twice(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts}
+    both_ways = {
+        name: decode_twice(config, engines.plain_alone, engines.alone, chosen[name], progress) for name in prompts
+    }
     judged_on = engines.answer(GATE, gate, None, progress)
     benchmarks = {
         name: BenchmarkResult(
             domain=config.benchmarks[name].domain_of(name),
-            target_entropy_nats=mean_entropy(target, timed[name]),
-            **dict(_answered(config, answered[name], drafter.num_draft_tokens)),
-            **dict(speed(timed[name], config.num_bootstrap_samples, config.seed)),
+            target_entropy_nats=mean_entropy(target, both_ways[name]),
+            **dict(_answered(answered[name], drafter.num_draft_tokens)),
+            **dict(speed(both_ways[name])),
         )
         for name in prompts
     }
     evaluation = Evaluation(
         benchmarks=benchmarks,
-        domains=_domains(config, benchmarks, answered),
-        macro=_mean(config, benchmarks, answered),
-        gate=_gate(config, judged_on, drafter.num_draft_tokens),
+        domains=_domains(benchmarks, answered, both_ways),
+        macro=_mean(benchmarks, answered, both_ways),
+        gate=_gate(judged_on, drafter.num_draft_tokens),
+        lossless=lossless_probe(config, target=target, drafter=drafter, prompts=probed, rows=rows, progress=progress),
         threshold_sweep=threshold_sweep(
             config, target=target, drafter=drafter, prompts=swept, rows=rows, progress=progress
         ),
@@ -107,7 +110,7 @@ def evaluate(
             config, target=target, drafter=drafter, prompts=swept, calibrated=calibrated, progress=progress
         ),
     )
-    undrafted = {(name, pair.prompt.id): pair.plain for name, pairs in timed.items() for pair in pairs}
+    undrafted = {(name, pair.prompt.id): pair.plain for name, pairs in both_ways.items() for pair in pairs}
     write_answers(out, {name: one.answers for name, one in {**answered, GATE: judged_on}.items()}, undrafted)
     shown = [one.to_json() for one in samples({name: one.answers for name, one in answered.items()}, renderer)]
     (out / "samples.json").write_text(json.dumps(shown, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -115,7 +118,7 @@ def evaluate(
     return evaluation
 
 
-def evaluate_gate(
+def evaluate_acceptance(
     config: Config,
     *,
     target: Target,
@@ -123,15 +126,24 @@ def evaluate_gate(
     renderer: "Renderer",
     conversations: Path,
     out: Path,
+    system_prompt: str | None = None,
     rows: int = ROWS,
     progress: Progress = SILENT,
 ) -> GateResult:
-    """The gate's part of `evaluate`, alone: what a champion is measured by. Arguments as there; files as there."""
-    gate = _gate_prompts(config, renderer, conversations, target.spec.max_position_embeddings)
-    progress.start(len(gate.prompts), "prompts")
-    answered = _Engines(config, target, drafter, rows, [gate]).answer(GATE, gate, None, progress)
-    measured = _gate(config, answered, drafter.num_draft_tokens)
-    write_answers(out, {GATE: answered.answers}, {})
+    """Acceptance alone, on the gate split and on the benchmarks: what a champion is measured by.
+
+    Arguments as of `evaluate`. Files: `rounds.parquet` and `answers.parquet` as there; `evaluation.json` has the gate
+    split alone, which is returned.
+    """
+    context = target.spec.max_position_embeddings
+    prompts = _benchmark_prompts(config, renderer, context, system_prompt)
+    gate = _gate_prompts(config, renderer, conversations, context)
+    engines = _Engines(config, target, drafter, rows, [*prompts.values(), gate])
+    progress.start(sum(len(encoded.prompts) for encoded in [*prompts.values(), gate]), "prompts")
+    answered = {name: engines.answer(name, encoded, renderer, progress) for name, encoded in prompts.items()}
+    judged_on = engines.answer(GATE, gate, None, progress)
+    measured = _gate(judged_on, drafter.num_draft_tokens)
+    write_answers(out, {name: one.answers for name, one in {**answered, GATE: judged_on}.items()}, {})
     write_summary(out / "evaluation.json", Evaluation(benchmarks={}, gate=measured).to_json())
     return measured
 
@@ -173,14 +185,24 @@ class _Engines:
         )
 
 
+def _benchmark_prompts(
+    config: Config, renderer: "Renderer", context: int, system_prompt: str | None
+) -> dict[str, EncodedPrompts]:
+    prompts = {}
+    for name, benchmark in sorted(config.benchmarks.items()):
+        selected = select(name, benchmark, seed=config.seed, system_prompt=system_prompt)
+        prompts[name] = encode(name, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
+    return prompts
+
+
 def _gate_prompts(config: Config, renderer: "Renderer", conversations: Path, context: int) -> EncodedPrompts:
     file = conversations / f"{GATE}.parquet"
     selected = select_split(file, num_prompts=config.num_gate_prompts, seed=config.seed, thinks=renderer.thinks)
     return encode(GATE, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
 
 
-def _answered(config: Config, answered: Answers, num_draft_tokens: int) -> Answered:
-    measured = summary(table_of(answered.answers), num_draft_tokens, config.num_bootstrap_samples, config.seed)
+def _answered(answered: Answers, num_draft_tokens: int) -> Answered:
+    measured = summary(table_of(answered.answers), num_draft_tokens)
     return Answered(
         turns=len(answered.answers),
         tokens=sum(len(answer.completion.output_ids) for answer in answered.answers),
@@ -191,16 +213,18 @@ def _answered(config: Config, answered: Answers, num_draft_tokens: int) -> Answe
     )
 
 
-def _gate(config: Config, answered: Answers, num_draft_tokens: int) -> GateResult:
+def _gate(answered: Answers, num_draft_tokens: int) -> GateResult:
     per_prompt = {
         answer.prompt_id: (sum(one.committed for one in answer.completion.rounds), len(answer.completion.rounds))
         for answer in answered.answers
     }
-    return GateResult(per_prompt=per_prompt, **dict(_answered(config, answered, num_draft_tokens)))
+    return GateResult(per_prompt=per_prompt, **dict(_answered(answered, num_draft_tokens)))
 
 
 def _domains(
-    config: Config, benchmarks: Mapping[str, BenchmarkResult], answered: Mapping[str, Answers]
+    benchmarks: Mapping[str, BenchmarkResult],
+    answered: Mapping[str, Answers],
+    both_ways: Mapping[str, Sequence[BothWays]],
 ) -> dict[str, DomainResult]:
     names: dict[str, list[str]] = {}
     for name, part in benchmarks.items():
@@ -208,17 +232,20 @@ def _domains(
             names.setdefault(part.domain, []).append(name)
     found = {}
     for domain, own in sorted(names.items()):
-        mean_of = _mean(config, {name: benchmarks[name] for name in own}, answered)
+        mean_of = _mean({name: benchmarks[name] for name in own}, answered, both_ways)
         found[domain] = DomainResult(benchmarks=tuple(own), **dict(mean_of))
     return found
 
 
-def _mean(config: Config, benchmarks: Mapping[str, BenchmarkResult], answered: Mapping[str, Answers]) -> MeanResult:
+def _mean(
+    benchmarks: Mapping[str, BenchmarkResult],
+    answered: Mapping[str, Answers],
+    both_ways: Mapping[str, Sequence[BothWays]],
+) -> MeanResult:
     """The plain mean over benchmarks."""
     return MeanResult(
         tau=mean([part.tau for part in benchmarks.values()]),
-        tau_ci95=macro_interval(
-            [table_of(answered[name].answers) for name in benchmarks], config.num_bootstrap_samples, config.seed
-        ),
+        tau_ci95=acceptance_length_interval([table_of(answered[name].answers) for name in benchmarks]),
         speedup=mean([part.speedup for part in benchmarks.values()]),
+        speedup_ci95=speedup_interval([timed(both_ways[name]) for name in benchmarks]),
     )

@@ -2,18 +2,23 @@
 
 Everything is computed from rounds, pooled: sums over rounds first, one division at the end (never a mean of means).
 The prefill and its token are in no round. Prefix and conditional acceptance answer different questions and are never
-mixed. Not here: decoding, timing, confidences (calibration/fit.py), how prompts are resampled (intervals.py).
+mixed. Not here: decoding, timing, confidences (calibration/fit.py), how an interval comes of a table of prompts
+(intervals.py).
 
 Legend: N rounds, P prompts, K draft positions. Rates at k are at 1-based position k, list index k-1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from deepspec.evaluation.intervals import Floats, Ints, mean_interval, ratio
+from deepspec.evaluation.intervals import Estimate, Floats, Ints, mean_estimate, ratio
 from deepspec.evaluation.results import Acceptance, Interval
+
+Timed: TypeAlias = tuple[float, float, float, float]
+"""Tokens and seconds of one prompt answered speculatively, then the same answered plainly."""
 
 
 @dataclass(frozen=True)
@@ -86,63 +91,50 @@ def conditional_acceptance(rounds: RoundTable, num_draft_tokens: int) -> tuple[l
     return _ratios(successes, trials), trials
 
 
-def acceptance_length_interval(rounds: RoundTable, num_samples: int, seed: int) -> Interval | None:
-    """95 % bootstrap interval of τ.
+def acceptance_length_interval(tables: Sequence[RoundTable]) -> Interval | None:
+    """95 % interval of τ, or of the plain mean of several benchmarks' τ.
 
     Args:
-        rounds: at least one round, else None is returned.
-        num_samples: resamples.
-        seed: of the resampling.
-    """
-    return macro_interval([rounds], num_samples, seed)
+        tables: of the benchmarks; those without a round are left out.
 
-
-def macro_interval(tables: Sequence[RoundTable], num_samples: int, seed: int) -> Interval | None:
-    """95 % bootstrap interval of the plain mean of several benchmarks' τ.
-
-    Args:
-        tables: of the benchmarks; those without a round are left out, and None is returned if none has one.
-        num_samples: resamples.
-        seed: of the resampling.
+    Returns:
+        None if no benchmark has a round, or one of them too few prompts for an interval.
     """
     measured = [table.per_prompt() for table in tables if len(table.committed_N)]
-    return mean_interval(measured, lambda sums_S2: ratio(*sums_S2.T), num_samples, seed)
+    found = _interval(mean_estimate(measured, lambda sums_S2: ratio(*sums_S2.T)))
+    return None if found is None else (max(found[0], 1.0), found[1])  # a round commits at least one token
 
 
-def speedup_interval(
-    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, num_samples: int, seed: int
-) -> Interval | None:
-    """95 % bootstrap interval of (Σ tokens / Σ seconds of ours) over that of theirs.
+def speedup_interval(benchmarks: Sequence[Sequence[Timed]]) -> Interval | None:
+    """95 % interval of a speedup, or of the plain mean of several benchmarks' speedups.
 
     Args:
-        ours: (tokens, seconds) of each prompt.
-        theirs: of the same prompts, in the same order; both are resampled together.
-        num_samples: resamples.
-        seed: of the resampling.
+        benchmarks: of each, what every prompt took; those without a prompt are left out.
+
+    Returns:
+        None if no prompt was timed, or a benchmark has too few of them for an interval.
     """
 
     def speedup(sums_S4: Floats) -> Floats:
-        tokens_S, seconds_S, their_tokens_S, their_seconds_S = sums_S4.T
-        return ratio(ratio(tokens_S, seconds_S), ratio(their_tokens_S, their_seconds_S))
+        tokens_S, seconds_S, plain_tokens_S, plain_seconds_S = sums_S4.T
+        return ratio(ratio(tokens_S, seconds_S), ratio(plain_tokens_S, plain_seconds_S))
 
-    pairs = [(*mine, *other) for mine, other in zip(ours, theirs, strict=True)]
-    return mean_interval([np.asarray(pairs, dtype=np.float64).reshape(-1, 4)], speedup, num_samples, seed)
+    tables = [np.asarray(prompts, dtype=np.float64) for prompts in benchmarks if prompts]
+    return _interval(mean_estimate(tables, speedup))
 
 
-def summary(rounds: RoundTable, num_draft_tokens: int, num_samples: int, seed: int) -> Acceptance:
+def summary(rounds: RoundTable, num_draft_tokens: int) -> Acceptance:
     """All acceptance metrics of one set of rounds.
 
     Args:
         rounds: the rounds.
         num_draft_tokens: K.
-        num_samples: bootstrap resamples behind the interval.
-        seed: of the resampling.
     """
     prefix, prefix_trials = prefix_acceptance(rounds, num_draft_tokens)
     conditional, conditional_trials = conditional_acceptance(rounds, num_draft_tokens)
     return Acceptance(
         tau=acceptance_length(rounds),
-        tau_ci95=acceptance_length_interval(rounds, num_samples, seed),
+        tau_ci95=acceptance_length_interval([rounds]),
         conditional_acceptance=tuple(conditional),
         conditional_trials=tuple(conditional_trials),
         prefix_acceptance=tuple(prefix),
@@ -158,6 +150,10 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Plain mean over benchmarks of what could be measured; None if nothing could."""
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured else None
+
+
+def _interval(found: Estimate | None) -> Interval | None:
+    return None if found is None else found.interval()
 
 
 def _ratios(numerators: Sequence[int], denominators: Sequence[int]) -> list[float | None]:

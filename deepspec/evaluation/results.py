@@ -17,6 +17,8 @@ Number: TypeAlias = Annotated[float, Strict()]
 """A number as JSON has it: neither text nor a truth value is taken for one."""
 Interval: TypeAlias = tuple[Number, Number]
 """Ends of a 95 % interval."""
+FEWEST_PROMPTS = 4
+"""With fewer there is no interval."""
 Rates: TypeAlias = tuple[Number | None, ...]
 """A rate per draft position; None where nothing was tried."""
 DecodingMode: TypeAlias = Literal["plain", "fixed", "scheduled"]
@@ -145,13 +147,15 @@ class MeanResult(JsonRecord):
 
     Attributes:
         tau: of acceptance lengths.
-        tau_ci95: its interval; prompts are resampled within each benchmark.
+        tau_ci95: its interval; the prompts of each benchmark are a sample, the benchmarks are given.
         speedup: of speedups.
+        speedup_ci95: its interval.
     """
 
     tau: Number | None
     tau_ci95: Interval | None = None
     speedup: Number | None
+    speedup_ci95: Interval | None = None
 
 
 class DomainResult(MeanResult):
@@ -271,6 +275,36 @@ class LoadTest(JsonRecord):
     costs: StepSeconds | None = None
 
 
+class DifferingAnswer(JsonRecord):
+    """A greedy answer that was another with the draft.
+
+    Attributes:
+        prompt: the prompt's id.
+        token: where the answers part, from 0.
+        gap: between the logits of the two tokens there; None where one answer has none.
+        is_tie: whether it is so small that rounding decides.
+    """
+
+    prompt: str
+    token: int
+    gap: Number | None
+    is_tie: bool
+
+
+class LosslessProbe(JsonRecord):
+    """Greedy answers with and without the draft.
+
+    Attributes:
+        answers: compared.
+        ties: that part where the target's two best tokens are a tie.
+        differing: that part elsewhere.
+    """
+
+    answers: int
+    ties: int
+    differing: tuple[DifferingAnswer, ...]
+
+
 class Evaluation(JsonRecord):
     """What a draft is worth: `evaluation.json`.
 
@@ -279,6 +313,7 @@ class Evaluation(JsonRecord):
         domains: means over the benchmarks of each domain.
         macro: means over all benchmarks.
         gate: acceptance on the gate split.
+        lossless: whether the same is said with and without the draft; None in files of earlier versions.
         threshold_sweep, load: None where the recipe leaves them out.
     """
 
@@ -286,6 +321,7 @@ class Evaluation(JsonRecord):
     domains: dict[str, DomainResult] = Field({})
     macro: MeanResult | None = None
     gate: GateResult | None = None
+    lossless: LosslessProbe | None = None
     threshold_sweep: ThresholdSweep | None = None
     load: LoadTest | None = None
 

@@ -13,7 +13,7 @@ from deepspec.decoding.engine import Engine
 from deepspec.errors import UnsupportedTarget
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.metrics import speedup_interval
+from deepspec.evaluation.metrics import Timed, speedup_interval
 from deepspec.evaluation.prompts.selection import EncodedPrompt
 from deepspec.evaluation.results import Speed
 from deepspec.progress import Progress
@@ -58,14 +58,21 @@ def decode_twice(
     return found
 
 
-def speed(pairs: Sequence[BothWays], num_samples: int, seed: int) -> Speed:
-    """Tokens per second of both ways, prefill included: what a user waits for; the interval resamples prompts."""
+def timed(pairs: Sequence[BothWays]) -> list[Timed]:
+    """Tokens and seconds of each prompt both ways, prefill included."""
+    sides = [(pair.speculative, pair.plain) for pair in pairs]
+    return [
+        (len(ours.output_ids), ours.seconds.total, len(plain.output_ids), plain.seconds.total) for ours, plain in sides
+    ]
+
+
+def speed(pairs: Sequence[BothWays]) -> Speed:
+    """Tokens per second of both ways, prefill included: what a user waits for."""
     ours, theirs = [pair.speculative for pair in pairs], [pair.plain for pair in pairs]
     rate, plain_rate = _tokens_per_second(ours), _tokens_per_second(theirs)
-    sides = [[(len(one.output_ids), one.seconds.total) for one in side] for side in (ours, theirs)]
     return Speed(
         speedup=rate / plain_rate if rate and plain_rate else None,
-        speedup_ci95=speedup_interval(*sides, num_samples=num_samples, seed=seed),
+        speedup_ci95=speedup_interval([timed(pairs)]),
         speed_prompts=len(pairs),
         tokens_per_second=rate,
         prefill_seconds=sum(one.seconds.prefill for one in ours),

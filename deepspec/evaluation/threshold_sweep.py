@@ -51,17 +51,15 @@ def threshold_sweep(
         except NoConfidence:
             return ThresholdSweep(applicable=False, reason="The draft has no confidence head.")
         progress.advance(len(prompts))
-        points.append(_point(config, threshold, found.values(), drafter.num_draft_tokens))
+        points.append(_point(threshold, found.values(), drafter.num_draft_tokens))
     return ThresholdSweep(applicable=True, prompts=len(prompts), points=tuple(points))
 
 
-def _point(
-    config: Config, threshold: float, completions: Iterable[Completion], num_draft_tokens: int
-) -> ThresholdPoint:
+def _point(threshold: float, completions: Iterable[Completion], num_draft_tokens: int) -> ThresholdPoint:
     table = RoundTable.of(
         [[(one.proposed, one.accepted, one.committed) for one in completion.rounds] for completion in completions]
     )
-    measured = summary(table, num_draft_tokens, config.num_bootstrap_samples, config.seed)
+    measured = summary(table, num_draft_tokens)
     proposed = int(table.proposed_N.sum())
     return ThresholdPoint(
         threshold=threshold,

@@ -1,22 +1,48 @@
 """The table of gates, and the verdict they give together."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from typing import Protocol
 
-from deepspec.errors import ArtifactError
-from deepspec.evaluation.results import GateResult
-from deepspec.gates import tau, unseen
+from deepspec.evaluation.compare.drafts import Counts, gain
+from deepspec.evaluation.compare.results import Difference
+from deepspec.evaluation.config import GATE
+from deepspec.gates import unseen
 from deepspec.gates.config import Config
-from deepspec.gates.verdict import Reason, Verdict
+from deepspec.gates.detectable import detectable
+from deepspec.gates.domains import Domains
+from deepspec.gates.evidence import Evidence
+from deepspec.gates.floors import BenchmarkFloors, CalibrationError, Speed, TauFloor
+from deepspec.gates.gain import TauGain
+from deepspec.gates.looks import error_of
+from deepspec.gates.soundness import Lossless, Servable
+from deepspec.gates.verdict import Comparison, Reason, Verdict
 
-Gate = Callable[[GateResult, GateResult | None, Config], Reason | None]
-"""(challenger's measurement, champion's or None, thresholds) -> its answer, or None if it is not asked."""
 
-GATES: tuple[Gate, ...] = (tau.gain, tau.floor)
+class Gate(Protocol):
+    """One question that is put to a challenger."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in verdicts."""
+
+    def judge(self, evidence: Evidence, config: Config) -> Reason | None:
+        """Its answer, or None if it is not asked."""
+
+
+GATES: tuple[Gate, ...] = (
+    TauGain(),
+    TauFloor(),
+    BenchmarkFloors(),
+    Domains(),
+    Speed(),
+    CalibrationError(),
+    Lossless(),
+    Servable(),
+)
 
 
 def judge(
-    challenger: GateResult,
-    champion: GateResult | None,
+    evidence: Evidence,
     config: Config,
     *,
     challenger_digest: str | None = None,
@@ -27,12 +53,11 @@ def judge(
     """Put every gate to a challenger.
 
     Args:
-        challenger: the gate part of its evaluation.
-        champion: the champion's, measured on the same prompts; None if there is no champion.
+        evidence: what was measured of it, and of the champion.
         config: the thresholds.
         challenger_digest: content digest of the judged draft.
-        champion_digest: content digest of the champion; given exactly when `champion` is.
-        seen: ids of the prompts that a draft was trained or chosen on; they do not count.
+        champion_digest: content digest of the champion; given exactly when it was measured.
+        seen: ids of the gate prompts that a draft was trained or chosen on; they do not count.
         missing: what would have to be there to know them.
 
     Returns:
@@ -42,37 +67,64 @@ def judge(
         ArtifactError: a measurement is unusable, or the two were made on different prompts.
         ValueError: a champion without a digest or the other way round: the verdict could not be bound to it.
     """
-    if (champion is None) != (champion_digest is None):
+    if (evidence.champion is None) != (champion_digest is None):
         raise ValueError("a champion's measurement and its digest are given together or not at all")
-    if champion is not None:
-        _check_same_prompts(challenger, champion)
-    asked = len(challenger.per_prompt)
-    fair = (
-        unseen.reason(asked, len(challenger.per_prompt.keys() & set(seen)))
-        if missing is None
-        else unseen.unknown(missing)
-    )
+    evidence.check_same_prompts()
+    asked = len(evidence.challenger.per_prompt)
+    met = len(evidence.challenger.per_prompt.keys() & set(seen))
+    fair = unseen.reason(asked, met) if missing is None else unseen.unknown(missing)
     found = [fair]
+    known = evidence.without(seen)
     if fair is None or fair.passed:
-        ours = unseen.without(challenger, seen)
-        theirs = None if champion is None else unseen.without(champion, seen)
-        found = [*(gate(ours, theirs, config) for gate in GATES), fair]
+        found = [*(gate.judge(known, config) for gate in GATES), fair]
     reasons = tuple(reason for reason in found if reason is not None)
+    against = known.champion is not None
     return Verdict(
         accepted=all(reason.passed for reason in reasons),
         reasons=reasons,
         challenger=challenger_digest,
         champion=champion_digest,
+        comparison=_comparison(known),
+        look=evidence.look if against else None,
+        alpha=error_of(evidence.look, config.confidence) if against else None,
+        detectable=detectable(
+            len(known.challenger.per_prompt),
+            gain(known.challenger.per_prompt, known.champion.per_prompt) if known.champion is not None else None,
+            config.confidence,
+            evidence.look,
+        ),
+        wanted_tau_gain=config.wanted_tau_gain,
     )
 
 
-def _check_same_prompts(challenger: GateResult, champion: GateResult) -> None:
-    ours, theirs = challenger.per_prompt.keys(), champion.per_prompt.keys()
-    if ours == theirs:
-        return
-    raise ArtifactError(
-        f"Challenger and champion were measured on different prompts: {len(ours & theirs)} in common, "
-        f"{len(ours - theirs)} only the challenger's, {len(theirs - ours)} only the champion's.",
-        where="gate.per_prompt",
-        remedy="Evaluate the champion on this run's gate split.",
+def _comparison(evidence: Evidence) -> tuple[Comparison, ...]:
+    """Both drafts side by side: on the gate split, on each benchmark, and their mean."""
+    ours = {GATE: evidence.challenger.per_prompt, **evidence.benchmarks}
+    theirs = {**evidence.champion_benchmarks}
+    if evidence.champion is not None:
+        theirs[GATE] = evidence.champion.per_prompt
+    found = evidence.differences()
+    paired: dict[str, Difference | None] = {GATE: found.gate, **found.benchmarks} if found is not None else {}
+    return tuple(
+        _row(name, counts, theirs.get(name), paired.get(name)) for name, counts in sorted(ours.items(), key=_gate_first)
     )
+
+
+def _gate_first(item: tuple[str, Counts]) -> tuple[bool, str]:
+    return item[0] != GATE, item[0]
+
+
+def _row(name: str, ours: Counts, theirs: Counts | None, paired: Difference | None) -> Comparison:
+    return Comparison(
+        name=name,
+        prompts=len(ours),
+        challenger=_tau(ours),
+        champion=None if theirs is None else _tau(theirs),
+        difference=None if paired is None else paired.difference,
+        ci95=None if paired is None else paired.ci95,
+    )
+
+
+def _tau(counts: Counts) -> float | None:
+    committed, rounds = (sum(of_prompt[place] for of_prompt in counts.values()) for place in (0, 1))
+    return committed / rounds if rounds else None

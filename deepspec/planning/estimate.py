@@ -15,6 +15,7 @@ from pathlib import Path
 from deepspec.data.tokens.length_sample import LengthSample
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
+from deepspec.gates.detectable import detectable
 from deepspec.planning.gpus import gpu_named
 from deepspec.planning.results import (
     Estimate,
@@ -132,6 +133,8 @@ def estimate(
         ),
         recommendation=recommended,
         flops=work,
+        gate=detectable(recipe.evaluate.num_gate_prompts, None, recipe.gates.confidence),
+        wanted_tau_gain=recipe.gates.wanted_tau_gain,
     )
     if room is not None:
         written = sizes[recipe.states.codec] if mode == "offline" else 0

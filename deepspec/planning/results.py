@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from pydantic import ConfigDict, Field
 
 from deepspec.evaluation.results import Number
+from deepspec.gates.detectable import Detectable
 from deepspec.store.records import JsonRecord
 
 Work: TypeAlias = Literal["capture", "training"]
@@ -164,6 +165,8 @@ class Estimate(JsonRecord):
         room: None: not asked for.
         gpu: only for a named GPU.
         memory: None: not asked for.
+        gate: what the gate's prompts can show.
+        wanted_tau_gain: what the recipe wants them to show.
     """
 
     recipe: str
@@ -177,3 +180,5 @@ class Estimate(JsonRecord):
     room: RoomEstimate | None = None
     gpu: GpuEstimate | None = None
     memory: MemoryEstimate | None = None
+    gate: Detectable | None = None
+    wanted_tau_gain: Number | None = None

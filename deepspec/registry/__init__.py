@@ -10,5 +10,5 @@
 
 `keys.py` lists every parameter, tag, metric and alias that is written, `card.py` writes a draft's card, `errors.py`
 says what can go wrong between a trained draft and a served one, `identity.py` when two drafts are the same for a roll
-back, `asker.py` who asks. Only the room `mlflow/` imports MLflow.
+back, `asker.py` who asks, `looks.py` how often a champion was challenged. Only the room `mlflow/` imports MLflow.
 """

@@ -43,17 +43,19 @@ class Records(Protocol):
 class PromotionLog:
     """The logs of all models on one backend.
 
-    An entry never changes: it is read once, and known from then on. Which entries there are is asked each time.
-
     Args:
         records: where entries lie; a store's backend.
         clock: now, in UTC; for tests.
+        remembers: whether an entry is read once, and known from then on, as befits a run: entries never change. Which
+            there are is asked each time.
     """
 
-    def __init__(self, records: Records, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self, records: Records, clock: Callable[[], datetime] | None = None, *, remembers: bool = False
+    ) -> None:
         self._records = records
         self._clock = clock or _now
-        self._known: dict[str, Promotion] = {}
+        self._known: dict[str, Promotion] | None = {} if remembers else None
 
     def models(self) -> tuple[str, ...]:
         """Names of all models that have a log, sorted."""
@@ -62,7 +64,7 @@ class PromotionLog:
         return tuple(sorted(name for name in names if _MODEL.fullmatch(name)))
 
     def history(self, model: str) -> tuple[Promotion, ...]:
-        """Every entry, oldest first; costs one listing, and a read of each entry that is not known yet.
+        """Every entry, oldest first; costs one listing, and a read of each entry.
 
         Raises:
             PromotionLogDamaged: an entry is missing, altered, or does not follow from the one before it.
@@ -283,7 +285,7 @@ class PromotionLog:
 
     def _entry(self, model: str, number: int) -> Promotion:
         path = _path(model, number)
-        if path in self._known:
+        if self._known is not None and path in self._known:
             return self._known[path]
         try:
             data = self._records.read(path)
@@ -292,7 +294,8 @@ class PromotionLog:
         entry = Promotion.from_bytes(data, path)
         if (entry.model, entry.number) != (model, number):
             raise damaged(path, f"it says it is entry {entry.number} of {entry.model}")
-        self._known[path] = entry
+        if self._known is not None:
+            self._known[path] = entry
         return entry
 
 

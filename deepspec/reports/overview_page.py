@@ -147,8 +147,8 @@ def _seed_cell(part: SeedTau) -> SeedCell:
 
 
 def _difference_cell(part: SeedDifference) -> DifferenceCell:
-    low, high = part.ci95
-    return DifferenceCell(signed(part.difference, 2), interval(part.ci95), clear=low > 0 or high < 0)
+    clear = part.ci95 is not None and (part.ci95[0] > 0 or part.ci95[1] < 0)
+    return DifferenceCell(signed(part.difference, 2), interval(part.ci95), clear=clear)
 
 
 def _rows(evaluation: Evaluation) -> list[_Row]:

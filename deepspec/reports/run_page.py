@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.evaluation.calibration.results import CalibrationResult
-from deepspec.evaluation.results import Evaluation, Number, Sample
+from deepspec.evaluation.config import GATE
+from deepspec.evaluation.results import FEWEST_PROMPTS, Evaluation, Number, Sample
+from deepspec.gates.verdict import Comparison
 from deepspec.record import Cost, RecordedModel, RecordedVerdict, StageEntry
-from deepspec.reports.formatting import NOT_MEASURED, number, quantity, spelled
+from deepspec.reports.formatting import NOT_MEASURED, number, quantity, signed, signed_interval, spelled
 from deepspec.reports.plots import acceptance as plots
 from deepspec.reports.rendering import CaptionedFigure, Figures, write_page
 from deepspec.reports.sections.acceptance import DraftSections, evaluated
@@ -126,6 +128,16 @@ class _Quantity:
 
 
 @dataclass(frozen=True)
+class _Compared:
+    name: str
+    prompts: int
+    champion: str
+    challenger: str
+    difference: str
+    interval: str
+
+
+@dataclass(frozen=True)
 class _Page:
     """What the template shows."""
 
@@ -136,6 +148,8 @@ class _Page:
     model: RecordedModel | None
     verdict: RecordedVerdict | None
     champion: Champion | None
+    compared: Sequence[_Compared]
+    fewest_prompts: int
     part: DraftSections
     training: _Training | None
     stages: Sequence[_Stage]
@@ -171,6 +185,8 @@ def _page(report: RunReport, figures: Figures) -> _Page:
         model=report.model,
         verdict=report.verdict,
         champion=_champion(report),
+        compared=[_compared(row) for row in report.verdict.comparison] if report.verdict is not None else [],
+        fewest_prompts=FEWEST_PROMPTS,
         part=evaluated(report.evaluation, report.calibration, report.samples, figures),
         training=_training(report.training_metrics, figures) if report.training_metrics else None,
         stages=[_Stage(stage.name, stage.status, number(stage.seconds, 1), stage.why) for stage in report.stages],
@@ -186,6 +202,17 @@ def _champion(report: RunReport) -> Champion | None:
         return report.champion
     digest = report.verdict.champion if report.verdict is not None else None
     return Champion(name="", version=None, digest=digest) if digest is not None else None
+
+
+def _compared(row: Comparison) -> _Compared:
+    return _Compared(
+        name="gate split" if row.name == GATE else row.name,
+        prompts=row.prompts,
+        champion=number(row.champion, 3),
+        challenger=number(row.challenger, 3),
+        difference=signed(row.difference, 3) if row.difference is not None else NOT_MEASURED,
+        interval=signed_interval(row.ci95, 3),
+    )
 
 
 def _training(metrics: Sequence[TrainingMetric], figures: Figures) -> _Training:

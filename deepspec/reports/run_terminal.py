@@ -58,7 +58,7 @@ def _over_seeds(study: SeedTables) -> "list[RenderableType]":
         values = [f"{value}{mark}" for value, _, mark in shown]
         table.add_row(name, *values, f"{value} [{bounds.replace(' to ', ', ')}]{mark}")
     note = (
-        f"Mean τ over seeds {study.seeds}; intervals resample prompts and seeds, differences are paired.\n"
+        f"Mean τ over seeds {study.seeds}; intervals are over prompts and seeds, differences are paired.\n"
         "*: the interval leaves out 0. The table above is of the first seed alone."
     )
     return [table, Text(note, style="dim")]
@@ -130,14 +130,16 @@ def _algorithm_prefix(part: RecordedEvaluation) -> str:
 def _outcome(record: RunRecord) -> list[Text]:
     verdicts = record.verdicts
     status = Text(record.status.replace("_", " ").capitalize(), style="bold")
+    limits = [Text(verdict.limits, style="dim") for verdict in verdicts[:1] if verdict.limits is not None]
     if len(verdicts) <= 1:
         for verdict in verdicts:
             status.append(f": {_sentences(verdict)}", style="not bold")
-        return [status, *map(Text, record.notes)]
+        return [status, *limits, *map(Text, record.notes)]
     return [
         status,
         *map(Text, record.notes),
         *(Text(f"{verdict.algorithm}: {_sentences(verdict)}") for verdict in verdicts),
+        *limits,
     ]
 
 

@@ -148,7 +148,7 @@ class Run(Generic[RecipeT]):
     def promotions(self) -> PromotionLog:
         """The promotion logs in the store; entries that the run has read are known to it."""
         if self._promotions is None:
-            self._promotions = PromotionLog(self.store.backend)
+            self._promotions = PromotionLog(self.store.backend, remembers=True)
         return self._promotions
 
     def history(self, model: str) -> tuple[Promotion, ...]:

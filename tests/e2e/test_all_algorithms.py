@@ -37,6 +37,9 @@ def small(home: Home) -> list[str]:
         "evaluate.max_new_tokens": 24,
         "evaluate.thresholds": "[]",
         "evaluate.load.concurrency": "[]",
+        "gates.min_speedup": "null",  # of so small a target
+        "gates.max_calibration_error": "null",
+        "gates.servable": "false",  # the public layout of Eagle3 has five layers
     }
     return [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
 
@@ -73,7 +76,7 @@ def three_drafts(home: Home, num_seeds: int) -> dict[str, Any]:
     assert (study["seeds"], list(study["tau"])) == (list(range(num_seeds)), ALGORITHMS)
     for part, item in zip(study["tau"].values(), record["evaluation"], strict=True):
         assert part["arithmetic"]["by_seed"][0] == pytest.approx(item["benchmarks"]["arithmetic"]["tau"])
-        assert part["arithmetic"]["ci95"][0] <= part["arithmetic"]["tau"] <= part["arithmetic"]["ci95"][1]
+        assert part["arithmetic"]["ci95"] is None  # of three prompts
     assert len(study["differences"]) == 3
     assert all(len(of_seeds["cpu_seconds"]) == num_seeds for of_seeds in study["budget"].values())
     assert f"over training seeds {', '.join(map(str, range(num_seeds)))}" in Path(record["report"]).read_text()

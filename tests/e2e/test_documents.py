@@ -45,7 +45,7 @@ def reader(cold: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 
 def test_the_readme_ends_with_the_second_draft_as_champion(reader: Path) -> None:
-    (promotions,) = (reader / ".deepspec" / "store" / "registry" / "mine").iterdir()
+    promotions = reader / ".deepspec" / "store" / "registry" / "mine" / "promotions"
     entries = [json.loads(path.read_text()) for path in sorted(promotions.iterdir())]
     assert [(entry["kind"], entry["champion"]["version"]) for entry in entries] == [
         ("promote", "1"),

@@ -20,7 +20,7 @@ from deepspec.drafts.algorithm import Proposal
 from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.evaluation.calibration.run import calibrate
 from deepspec.evaluation.config import Config
-from deepspec.evaluation.evaluate import evaluate, evaluate_gate
+from deepspec.evaluation.evaluate import evaluate, evaluate_acceptance
 from deepspec.evaluation.results import Evaluation
 from deepspec.targets.model import Target, TargetOutput
 from tests.fixtures.refused import refused
@@ -75,7 +75,7 @@ def inputs(tmp_path: Path) -> Path:
 
 def config_for(inputs: Path, **fields: Any) -> Config:
     benchmarks = {name: str(inputs / f"{name}.jsonl") for name in ("math", "chat")}
-    small = {"max_new_tokens": 12, "num_bootstrap_samples": 100, "thresholds": (), "load": {"concurrency": ()}}
+    small = {"max_new_tokens": 12, "thresholds": (), "load": {"concurrency": ()}}
     return Config(**{"benchmarks": benchmarks, **small, **fields})
 
 
@@ -138,7 +138,7 @@ def test_evaluation_has_what_run_json_promises(target: Target, inputs: Path) -> 
 def test_a_champion_is_measured_as_the_gate_part_of_a_challenger(target: Target, inputs: Path) -> None:
     config = config_for(inputs)
     whole = run(config, target, StubDrafter(target, "partly"), inputs, "whole")
-    gate = run(config, target, StubDrafter(target, "partly"), inputs, "gate", measure=evaluate_gate, rows=3)
+    gate = run(config, target, StubDrafter(target, "partly"), inputs, "gate", measure=evaluate_acceptance, rows=3)
     assert gate == whole.gate
     written = json.loads((inputs / "gate" / "evaluation.json").read_text())
     assert written == {"benchmarks": {}, "gate": whole.to_json()["gate"]}

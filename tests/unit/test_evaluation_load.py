@@ -25,7 +25,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
 
 
 def config(**fields: object) -> Config:
-    return Config(**{"max_new_tokens": 12, "num_bootstrap_samples": 100, "thresholds": (0.0, 0.3, 1.0), **fields})
+    return Config(**{"max_new_tokens": 12, "thresholds": (0.0, 0.3, 1.0), **fields})
 
 
 def drafter(target: Target, *, with_confidence: bool = True) -> StubDrafter:

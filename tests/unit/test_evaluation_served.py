@@ -90,7 +90,7 @@ def inputs(tmp_path: Path) -> Path:
 
 def config_of(inputs: Path, **fields: Any) -> Config:
     benchmarks = {name: str(inputs / f"{name}.jsonl") for name in ("math", "chat")}
-    given = {"sampling": {"temperature": 0}, "max_new_tokens": 21, "num_bootstrap_samples": 100, **fields}
+    given = {"sampling": {"temperature": 0}, "max_new_tokens": 21, **fields}
     return Config.model_validate({"benchmarks": benchmarks, **given})
 
 

@@ -101,7 +101,7 @@ def test_acceptance_is_that_of_the_difference() -> None:
     found = acceptance(difference(before, after(before, **moved, tokens=12, answers=2)))
     # The same four rounds, as evaluation in process has them.
     rounds = RoundTable.of([[(3, 3, 4), (3, 2, 3)], [(3, 1, 2), (3, 0, 1)]])
-    expected = summary(rounds, 3, 100, 0)
+    expected = summary(rounds, 3)
     for name in (
         "tau",
         "prefix_acceptance",

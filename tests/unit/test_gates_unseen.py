@@ -7,7 +7,7 @@ from deepspec.evaluation.prompts.selection import select_split
 from deepspec.gates.config import Config
 from deepspec.gates.judge import judge
 from deepspec.gates.unseen import seen_prompts
-from tests.fixtures import results
+from tests.fixtures.verdicts import evidence
 from tests.unit.test_data_conversations import chat, make
 from tests.unit.test_data_near_duplicates import WORDS, jaccard
 
@@ -60,8 +60,8 @@ def test_nearly_the_same_words_are_seen_and_others_stay(tmp_path: Path) -> None:
     assert seen == {alone, later}
     assert len(others) == 5
 
-    measured = results.gate(2.0, tuple(asked))
-    verdict = judge(measured, measured, Config(), champion_digest="a", challenger_digest="b", seen=seen)
+    known = evidence(2.0, 2.0, tuple(asked))
+    verdict = judge(known, Config(), champion_digest="a", challenger_digest="b", seen=seen)
     counted = next(reason for reason in verdict.reasons if reason.gate == "unseen_prompts")
     assert (counted.passed, counted.measured) == (True, 7)
     assert counted.sentence.startswith("2 of 9 gate prompts are left out")

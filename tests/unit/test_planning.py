@@ -48,6 +48,7 @@ JSON_NAMES = (
     " memory.device memory.training_bytes memory.training.weights_gradients_moments memory.training.tables"
     " memory.training.target memory.training.largest_moment memory.micro_batch.documents memory.micro_batch.tokens"
     " memory.capture_bytes memory.fits.gpu_bytes memory.fits.training memory.fits.capture memory.fits.lower"
+    " gate.prompts gate.gain gate.more_prompts gate.more_gain gate.measured wanted_tau_gain"
 )
 
 

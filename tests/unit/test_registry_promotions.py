@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from deepspec.errors import ArtifactError, GateFailed, RecipeError
-from deepspec.gates import Config, Verdict, judge
+from deepspec.gates.verdict import Verdict
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store.backends.contract import MAX_RECORD_BYTES
 from deepspec.store.backends.local import LocalBackend
-from tests.fixtures import results
 from tests.fixtures.refused import refused
+from tests.fixtures.verdicts import judged
 
 MODEL = "demo"
 
@@ -36,10 +36,9 @@ def draft(name: str, version: str | None = None) -> DraftReference:
 
 
 def verdict_on(challenger: DraftReference, against: DraftReference | None, tau: float = 4.0) -> Verdict:
-    return judge(
-        results.gate(tau),
-        None if against is None else results.gate(3.0),
-        Config(),
+    return judged(
+        tau,
+        None if against is None else 3.0,
         challenger_digest=challenger.digest,
         champion_digest=None if against is None else against.digest,
     )

@@ -15,7 +15,6 @@ import pytest
 
 from deepspec.errors import RecipeError
 from deepspec.evaluation.results import Evaluation, MeanResult
-from deepspec.gates import Config, judge
 from deepspec.progress import SILENT
 from deepspec.registry import keys
 from deepspec.registry.backup import backup
@@ -28,6 +27,7 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.store.backends.local import LocalBackend
 from tests.fixtures import results
 from tests.fixtures.refused import refused
+from tests.fixtures.verdicts import judged
 
 EVALUATION = Evaluation(
     benchmarks={
@@ -391,14 +391,14 @@ def test_the_alias_is_the_projection_of_the_log(tracking: Tracking, client: Any,
     repaired = tracking.reconcile("served", log)
     assert (repaired.before, repaired.after, repaired.changed) == ("2", None, True)
     assert client.get_registered_model("served").aliases == {}
-    verdict = judge(results.gate(2.0), None, Config(), challenger_digest=drafts[0].digest)
+    verdict = judged(2.0, challenger_digest=drafts[0].digest)
     log.promote("served", drafts[0], verdict, who="me")
     assert tracking.reconcile("served", log).after == "1"
     assert str(client.get_model_version_by_alias("served", "champion").version) == "1"
     assert tracking.list_versions("served")[1].aliases == ("champion",)
     assert not tracking.reconcile("served", log).changed
     pair = {"challenger_digest": drafts[1].digest, "champion_digest": drafts[0].digest}
-    log.promote("served", drafts[1], judge(results.gate(3.0), results.gate(2.0), Config(), **pair), who="me")
+    log.promote("served", drafts[1], judged(3.0, 2.0, **pair), who="me")
     moved = tracking.reconcile("served", log)
     assert (moved.before, moved.after) == ("1", "2")
     assert str(client.get_model_version_by_alias("served", "champion").version) == "2"
@@ -407,7 +407,7 @@ def test_the_alias_is_the_projection_of_the_log(tracking: Tracking, client: Any,
 def test_a_champion_that_mlflow_does_not_know_is_an_error(tracking: Tracking, tmp_path: Path) -> None:
     log = PromotionLog(LocalBackend(tmp_path))
     lost = DraftReference(kind="calibrate", key="k", digest="lost", version="7")
-    log.promote("unknown", lost, judge(results.gate(2.0), None, Config()), who="me")
+    log.promote("unknown", lost, judged(2.0), who="me")
     with refused(TrackingError, "draft lost", "version 7", where="unknown"):
         tracking.reconcile("unknown", log)
 
@@ -418,7 +418,7 @@ def test_a_version_that_was_numbered_anew_is_found_by_content(tracking: Tracking
     tracking.register(directory, "moved", run_id, {}, draft=draft)
     log = PromotionLog(LocalBackend(tmp_path / "store"))
     promoted = draft.model_copy(update={"version": "40"})
-    log.promote("moved", promoted, judge(results.gate(2.0), None, Config()), who="me")
+    log.promote("moved", promoted, judged(2.0), who="me")
     assert tracking.reconcile("moved", log).after == "1"
 
 

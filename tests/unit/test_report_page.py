@@ -91,7 +91,8 @@ def test_it_says_what_was_measured_and_on_how_much(written: Written) -> None:
     for text in (
         "3.100", "2.85 to 3.35", f"2.25{TIMES}", "0.432", "over 2400 rounds of 96 prompts", "of 1090",  # results
         "2.750", "1 skipped of 49 prompts", "τ 2.900 (2.65 to 3.15) over 1 200 rounds of 48 prompts",
-        "Accepted", "τ 2.900 exceeds the champion's 2.600 on the gate split.", "tiny version 6",  # verdict
+        "Accepted", "τ 2.900 against the champion's 2.600 on the gate split: +0.300",
+            "gate split82.6002.900+0.300", "tiny version 6",  # verdict
         "0.0571", "0.0191", "1.100", "rounds behind k = 1: 445, 2: 445",  # calibration
         "one point in 3 is drawn", "train.lr changed 0.0006 -> 0.0003",  # training, stages
         "3.1 MB", "301.3 s", "k" * 64, "d" * 64, "lr: 0.0006", "models:/tiny/7",
@@ -249,7 +250,7 @@ def test_the_terminal_table_reads_at_80_columns(data: RunReport) -> None:
         "—",
     ]
     assert "accepted at 1…3, %" in text
-    assert "Promoted: τ 2.900 exceeds the champion's 2.600 on the gate split." in text
+    assert "Promoted: τ 2.900 against the champion's 2.600 on the gate split: +0.300" in text
     assert "tiny version 7 (champion)  models:/tiny/7" in text
     assert ".deepspec/runs/x/report/report.html" in text
     assert "mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db" in text
@@ -270,7 +271,7 @@ def test_one_table_has_a_row_per_algorithm_and_benchmark() -> None:
     assert max(len(line.rstrip()) for line in lines) <= 80
     rows = [line.split()[:2] for line in lines if line.startswith(("eagle3 ", "dspark "))]
     assert rows == [[name, row] for name in ("eagle3", "dspark") for row in ("arithmetic", "chat", "average")]
-    assert [line.split(":")[0] for line in lines if "exceeds the champion's" in line] == ["eagle3", "dspark"]
+    assert [line.split(":")[0] for line in lines if "against the champion's" in line] == ["eagle3", "dspark"]
     assert sum(line.startswith("Model") for line in lines) == 2
 
 

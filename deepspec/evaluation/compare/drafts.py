@@ -1,10 +1,10 @@
 """How much two drafts differ on the same prompts, from the rounds of their evaluations.
 
-Differences are paired: both drafts are resampled with the same prompts, so that how hard a prompt is falls out of the
-interval. Not here: acceptance of one draft (metrics.py), how prompts are resampled (intervals.py), and whether a draft
-is promoted (gates).
+Differences are paired: a prompt counts for both drafts or for neither, so that how hard it is falls out of the
+interval. Not here: acceptance of one draft (metrics.py), how an interval comes of prompts (intervals.py), and
+whether a draft is promoted (gates).
 
-Legend: P prompts, S bootstrap samples.
+Legend: P prompts, S sets of sums.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from deepspec.evaluation.compare.results import Differences, MeanDifference, PairedDifference
 from deepspec.evaluation.config import GATE
-from deepspec.evaluation.intervals import Floats, mean_interval, ratio
+from deepspec.evaluation.intervals import Estimate, Floats, estimate, mean_estimate, ratio
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """Prompt id -> (committed tokens, rounds)."""
@@ -34,47 +34,46 @@ def counts_by_prompt(rounds: pa.Table) -> dict[str, dict[str, tuple[int, int]]]:
     return found
 
 
-def paired_difference(challenger: Counts, champion: Counts, num_samples: int, seed: int) -> PairedDifference:
+def paired_difference(challenger: Counts, champion: Counts) -> PairedDifference:
     """How much τ differs between two drafts on the same prompts.
 
     Args:
         challenger: prompt id -> (committed tokens, rounds).
         champion: the same; only prompts in both count.
-        num_samples: bootstrap resamples; both drafts are resampled with the same prompts.
-        seed: of the resampling.
     """
     pair_P4 = _shared(challenger, champion)
+    found = estimate(pair_P4, _difference)
     return PairedDifference(
         difference=_difference(pair_P4.sum(0, keepdims=True)).item() if len(pair_P4) else None,
-        ci95=mean_interval([pair_P4], _difference, num_samples, seed),
+        ci95=None if found is None else found.interval(),
         prompts=len(pair_P4),
     )
+
+
+def gain(challenger: Counts, champion: Counts) -> Estimate | None:
+    """The same difference with its error; None where there are too few prompts to know that."""
+    return estimate(_shared(challenger, champion), _difference)
 
 
 def differences(
     challenger: Mapping[str, Counts],
     reference: Mapping[str, Counts],
     domains: Mapping[str, Sequence[str]],
-    *,
-    num_samples: int,
-    seed: int,
 ) -> Differences:
     """The challenger's τ minus the reference's, wherever both were measured.
 
     Args:
         challenger, reference: benchmark (or "gate") -> counts.
         domains: domain -> its benchmarks.
-        num_samples: bootstrap resamples behind each interval.
-        seed: of the resampling.
     """
     paired = {
-        name: paired_difference(challenger[name], reference[name], num_samples, seed)
+        name: paired_difference(challenger[name], reference[name])
         for name in sorted(challenger.keys() & reference.keys())
     }
     gate = paired.pop(GATE, None)
 
     def over(names: Sequence[str]) -> MeanDifference:
-        return _mean_difference(challenger, reference, [name for name in names if name in paired], num_samples, seed)
+        return _mean_difference(challenger, reference, [name for name in names if name in paired])
 
     return Differences(
         benchmarks=paired,
@@ -85,14 +84,15 @@ def differences(
 
 
 def _mean_difference(
-    challenger: Mapping[str, Counts], reference: Mapping[str, Counts], names: Sequence[str], num_samples: int, seed: int
+    challenger: Mapping[str, Counts], reference: Mapping[str, Counts], names: Sequence[str]
 ) -> MeanDifference:
     """The plain mean of several benchmarks' differences; those without a common prompt are left out."""
     pairs = {name: pair for name in names if len(pair := _shared(challenger[name], reference[name]))}
     found = [_difference(pair_P4.sum(0, keepdims=True)) for pair_P4 in pairs.values()]
+    mean = mean_estimate(list(pairs.values()), _difference)
     return MeanDifference(
         difference=float(np.mean(found)) if found else None,
-        ci95=mean_interval(list(pairs.values()), _difference, num_samples, seed),
+        ci95=None if mean is None else mean.interval(),
         benchmarks=tuple(pairs),
     )
 

@@ -12,7 +12,7 @@ class Difference(JsonRecord):
 
     Attributes:
         difference: the challenger's τ minus the reference's; None where no prompt has rounds in both.
-        ci95: its interval, paired: both drafts are resampled with the same prompts.
+        ci95: its interval, paired by prompt; None where there are too few prompts for one.
     """
 
     difference: Number | None
@@ -108,12 +108,12 @@ class SeedTau(JsonRecord):
 
     Attributes:
         tau: mean over seeds.
-        ci95: its interval; prompts and seeds are resampled.
+        ci95: its interval over prompts and seeds; None where there are too few prompts for one.
         by_seed: of each seed.
     """
 
     tau: Number
-    ci95: Interval
+    ci95: Interval | None
     by_seed: tuple[Number, ...]
 
 
@@ -122,11 +122,11 @@ class SeedDifference(JsonRecord):
 
     Attributes:
         difference: of their mean τ.
-        ci95: its interval, paired.
+        ci95: its interval, paired by prompt and seed; None where there are too few prompts for one.
     """
 
     difference: Number
-    ci95: Interval
+    ci95: Interval | None
 
 
 class AlgorithmDifference(JsonRecord):

@@ -160,13 +160,9 @@ def _differences(
     import pyarrow.parquet as pq
 
     from deepspec.evaluation.compare.drafts import counts_by_prompt, differences
+    from deepspec.evaluation.config import domains_of
 
     settings = recipe.evaluate
-    domains: dict[str, list[str]] = {}
-    for name, benchmark in settings.benchmarks.items():
-        domain = benchmark.domain_of(name)
-        if domain is not None:
-            domains.setdefault(domain, []).append(name)
     columns = ["benchmark", "prompt", "committed"]
     counts = {
         name: counts_by_prompt(
@@ -177,9 +173,7 @@ def _differences(
     first, *others = counts
     found = []
     for name in others:
-        against = differences(
-            counts[name], counts[first], domains, num_samples=settings.num_bootstrap_samples, seed=settings.seed
-        )
+        against = differences(counts[name], counts[first], domains_of(settings.benchmarks))
         found.append(DraftDifferences(name=name, **dict(against)))
     return found
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from deepspec.gates.detectable import limits
 from deepspec.planning.estimate import CODECS
 from deepspec.planning.results import Estimate, GpuEstimate, MemoryEstimate, PlaceEstimate
 from deepspec.units import in_units
@@ -36,6 +37,9 @@ def _lines(found: Estimate) -> list[str]:
     lines += _time(found.gpu)
     if found.memory is not None:
         lines += _memory(found.memory, found.gpu)
+    if found.gate is not None:
+        assumed = "" if found.gate.measured else " If prompts differ as the demo's do."
+        lines += _wrapped("gate", f"{limits(found.gate, found.wanted_tau_gain)}{assumed}")
     if found.room is not None:
         lines += _place("room", "store", found.room.store) + _place("", "home", found.room.home)
     return lines
