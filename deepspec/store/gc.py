@@ -21,6 +21,8 @@ from deepspec.store.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 24 * 3600.0
+FORGOTTEN_SECONDS = 30 * 24 * 3600.0
+"""After so long without a word a host that followed a model is forgotten."""
 
 Roots = Iterable[tuple[str, str]] | Callable[[], Iterable[tuple[str, str]]]
 """(kind, key) of what must stay, or how to ask for it: what is registered while a collector works then stays too."""
@@ -28,7 +30,7 @@ Roots = Iterable[tuple[str, str]] | Callable[[], Iterable[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Garbage:
-    """One thing to remove: an artifact, an attempt or a dead lease; its paths in order, and why."""
+    """One thing to remove (artifact, attempt, dead lease, silent host's record): its paths in order, and why."""
 
     name: str
     paths: tuple[str, ...]
@@ -132,12 +134,15 @@ def _judged(store: Store, kept: _Kept, listing: Mapping[str, Stat], now: float, 
     """What of a listing is garbage."""
     groups: dict[tuple[str, str], dict[str, Stat]] = {}
     runs: dict[str, dict[str, Stat]] = {}
+    followers: dict[str, dict[str, Stat]] = {}
     for path, stat in listing.items():
         kind, key = [*path.split("/"), ""][:2]
         if layout.is_artifact_path(path):
             groups.setdefault((kind, key), {})[path] = stat
         elif kind == "leases" and key in ("runs", "stages"):
             runs.setdefault(path.rpartition("/")[0], {})[path] = stat
+        elif kind == layout.FOLLOWERS:
+            followers[path] = {path: stat}
     found = []
     for pair, paths in sorted(groups.items()):
         if pair in kept.leased:
@@ -149,9 +154,13 @@ def _judged(store: Store, kept: _Kept, listing: Mapping[str, Stat], now: float, 
     # Names of runs are never used again, and leases on stages only save work, so their fencing tokens need not be
     # remembered; but a live run's lease stays, however short the grace period.
     ended = [_item(name, paths, "lease of a run that has ended") for name, paths in sorted(runs.items())]
+    silent = [_item(name, paths, "a host that has not been heard of for long") for name, paths in followers.items()]
     at_least = max(grace_seconds, GRACE_SECONDS)
-    return [item for item in found if _older(item, listing, now, grace_seconds)] + [
-        item for item in ended if _older(item, listing, now, at_least)
+    return [
+        item
+        for items, seconds in ((found, grace_seconds), (ended, at_least), (silent, FORGOTTEN_SECONDS))
+        for item in items
+        if _older(item, listing, now, seconds)
     ]
 
 
