@@ -22,14 +22,21 @@ BACKUP_MARKER = "backup-of.txt"
 _RECORD_BYTES = 64 << 20
 
 
-def store_of(home: Path, configured: str | None) -> Store:
-    """The artifact store of a recipe: DEEPSPEC_STORE, else its `store.url`, else `store` in the home folder."""
-    return open_store(os.environ.get("DEEPSPEC_STORE") or configured or str(home / "store"), code=code_version())
+def store_of(home: Path, configured: str | None, cache: Path | None = None) -> Store:
+    """The artifact store of a recipe: DEEPSPEC_STORE, else its `store.url`, else `store` in the home folder.
+
+    Args:
+        home: the home folder.
+        configured: the recipe's `store.url`.
+        cache: folder for local copies of what is in a bucket; None: `cache` in the home folder.
+    """
+    location = os.environ.get("DEEPSPEC_STORE") or configured or str(home / "store")
+    return open_store(location, code=code_version(), cache=cache)
 
 
-def store_of_last_run(home: Path) -> Store:
+def store_of_last_run(home: Path, cache: Path | None = None) -> Store:
     """The artifact store for a command that is about no recipe: DEEPSPEC_STORE, else where the last run's lies."""
-    return store_of(home, last_store(home).get("url"))
+    return store_of(home, last_store(home).get("url"), cache)
 
 
 def last_store(home: Path) -> Mapping[str, Any]:

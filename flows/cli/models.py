@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepspec.errors import BadArgument
+from flows.cli.consumers import followers
 from flows.cli.terminal import AsJson, DraftName, artifact_store, home, note, print_json, show_lines, show_table
 
 if TYPE_CHECKING:
@@ -199,3 +200,6 @@ def _note_differences(model: str | None) -> bool:
     for sentence in found:
         note(f"deepspec: {sentence}")
     return bool(found)
+
+
+app.command("followers")(followers)

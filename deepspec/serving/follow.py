@@ -1,0 +1,203 @@
+"""Following a champion: one listing a poll, a pull when the promotion log has changed, a command after each swap.
+
+    poll ──► the log's listing ──► changed? ──► pull ──► hook
+                 │ no answer: the draft stays, pauses grow              └──► followers/<model>/<host>-<id>.json
+
+What goes wrong is said once, until it changes; the draft that is held stays whatever happens.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepspec.errors import BadArgument, DeepspecError
+from deepspec.progress import SILENT, Progress
+from deepspec.registry.draft_names import RegisteredName
+from deepspec.registry.keys import CHAMPION
+from deepspec.registry.promotions import ROOT
+from deepspec.serving import hook
+from deepspec.serving.followers import Follower, empty
+from deepspec.serving.names import LOGGED, WHERE, appointed
+from deepspec.serving.pull import Pulled, pull
+from deepspec.serving.swap import Place
+from deepspec.store import Stat, Store
+
+MOST_PAUSE_SECONDS = 60.0
+"""However long an outage lasts, the store is asked again after this."""
+SAY_SECONDS = 30.0
+"""How often a follower says what it holds, where nothing has changed."""
+HOOK_TRIES = 5
+"""How often a command that fails is run for one swap."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a draft is followed.
+
+    Attributes:
+        poll_seconds: between two listings of the log.
+        command: what is run after each swap, as a list; None: nothing.
+        target: the target that the host serves; None: any.
+        memo: remembers fingerprints of the target's files.
+    """
+
+    poll_seconds: float = 5.0
+    command: list[str] | None = None
+    target: Path | None = None
+    memo: Path | None = None
+
+
+class Following:
+    """A follower: one model's champion in one DIR.
+
+    Args:
+        name: `models:/X@champion` or `models:/X@previous`.
+        store: a bucket's cache should be `place.download`.
+        place: DIR.
+        settings: how.
+        say: takes a sentence for people.
+        clock: seconds, for pauses.
+        progress: of pulls.
+
+    Raises:
+        BadArgument: the name always means the same draft.
+    """
+
+    def __init__(
+        self,
+        name: RegisteredName,
+        store: Store,
+        place: Place,
+        settings: Settings,
+        *,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        progress: Progress = SILENT,
+    ) -> None:
+        if name.alias not in LOGGED:
+            raise BadArgument(
+                f"{name} cannot be followed.",
+                where=WHERE,
+                remedy=f"Name models:/{name.model}@{CHAMPION}, or leave --follow out.",
+            )
+        self._name, self._store, self._place, self._settings = name, store, place, settings
+        self._say, self._clock, self._progress = say, clock, progress
+        self._listing: Mapping[str, Stat] | None = None
+        self._outages = 0
+        self._failures = 0
+        self._again_at = 0.0
+        self._trouble = ""
+        self._hook_tries = 0
+        self._said: Follower | None = None
+        self._said_at = 0.0
+        self._refused = False
+
+    @property
+    def held(self) -> Pulled | None:
+        """What DIR holds now."""
+        folder = self._place.held()
+        return None if folder is None else Pulled.read(folder)
+
+    def run(self, wait: Callable[[float], None] = time.sleep) -> None:
+        """Poll until an exception ends it: a signal's handler raises one."""
+        while True:
+            wait(self.poll())
+
+    def poll(self) -> float:
+        """Look once, and do what there is to do; return how many seconds to pause."""
+        try:
+            listing = self._store.backend.list(f"{ROOT}/{self._name.model}/promotions")
+        except DeepspecError as error:
+            self._outages += 1
+            self._tell(f"{error} The draft stays; trying on.")
+            return min(self._settings.poll_seconds * 2.0**self._outages, self._most_pause())
+        self._outages = 0
+        if listing != self._listing or (self._failures and self._clock() >= self._again_at):
+            self._listing = listing
+            self._update()
+        elif not self._failures:
+            self._tell("")
+        self._run_hook()
+        self.say_back()
+        return self._settings.poll_seconds
+
+    def say_back(self, *, stopped: bool = False) -> None:
+        """Write to the store what this host holds, if that has changed or is some time ago; a refusal is said once."""
+        if stopped and self._outages:
+            return  # no answer is waited for
+        now = self._clock()
+        says = self._follower(stopped=stopped)
+        if says == self._said and now - self._said_at < self._every_seconds():
+            return
+        self._said, self._said_at = says, now
+        try:
+            says.say(self._store.backend)
+        except DeepspecError as error:
+            if not self._refused and not stopped:
+                self._say(f"The store does not take what this host holds: {error.what} Following goes on without.")
+            self._refused = True
+
+    def _update(self) -> None:
+        """Pull what the log says; what goes wrong is said, and tried again later."""
+        try:
+            draft = appointed(self._name, self._store)
+            outcome = pull(
+                draft,
+                self._store,
+                self._place,
+                target=self._settings.target,
+                memo=self._settings.memo,
+                progress=self._progress,
+            )
+        except DeepspecError as error:
+            self._failures += 1
+            pause = min(self._settings.poll_seconds * 2.0**self._failures, self._most_pause())
+            self._again_at = self._clock() + pause
+            self._tell(f"{error} The draft stays; trying on.")
+            return
+        self._failures = 0
+        self._tell("")
+        if outcome.tampered:
+            self._say(f"What was there was not what was pulled: {outcome.tampered}.")
+        if outcome.changed:
+            self._hook_tries = 0
+            self._say(f"{self._place.link}: {self._name.model} version {draft.version} ({draft.digest[:12]}).")
+
+    def _run_hook(self) -> None:
+        """Run the command for the draft in place, unless it ended well for it, or failed too often."""
+        folder, held = self._place.held(), self.held
+        command = self._settings.command
+        if command is None or folder is None or held is None or held.hook_exit == 0 or self._hook_tries >= HOOK_TRIES:
+            return
+        self._hook_tries += 1
+        code = hook.run(command, held, folder, self._place.link)
+        held.model_copy(update={"hook_exit": code}).write(folder)
+        if code:
+            again = "with the next poll" if self._hook_tries < HOOK_TRIES else "after the next swap only"
+            self._say(f"The command ended with exit code {code}; it is run again {again}.")
+
+    def _follower(self, *, stopped: bool) -> Follower:
+        held = self.held
+        says = empty(self._name.model, self._place.link, self._every_seconds())
+        if held is not None:
+            update = {"version": held.version, "digest": held.digest, "since": held.since}
+            says = says.model_copy(update=update)
+        hook_exit = held.hook_exit if held is not None and self._settings.command is not None else None
+        trouble = self._trouble or (f"the command ended with exit code {hook_exit}" if hook_exit else "")
+        return says.model_copy(
+            update={"healthy": not trouble, "trouble": trouble, "hook_exit": hook_exit, "stopped": stopped}
+        )
+
+    def _tell(self, trouble: str) -> None:
+        """Say what is wrong when it begins, and that it is over when it ends."""
+        if trouble == self._trouble:
+            return
+        self._say(trouble or "All is well again.")
+        self._trouble = trouble
+
+    def _every_seconds(self) -> float:
+        return max(SAY_SECONDS, self._settings.poll_seconds)
+
+    def _most_pause(self) -> float:
+        return max(MOST_PAUSE_SECONDS, self._settings.poll_seconds)
