@@ -113,6 +113,7 @@ COMMANDS: dict[str, Case] = {
         around=engine,
         slow=True,
     ),
+    "pull": Case("models:/tiny@champion {tmp}/out", says="tiny version 1", rows=lambda found: [[found["model"]]]),
     "backup": Case("{tmp}/out", says="artifacts"),
     "data preview": Case("tiny --rows 1", says="tokens are supervised"),
     "artifacts ls": Case(
@@ -122,6 +123,7 @@ COMMANDS: dict[str, Case] = {
     "artifacts lineage": Case("models:/tiny@champion", says="made from", rows=origins),
     "artifacts gc": Case("--dry-run", says=" would be freed"),
     "artifacts verify": Case("train/", says="1 artifacts checked"),
+    "models followers": Case("tiny", says="directory"),
     "artifacts copy": Case("{tmp}/out", says="artifacts"),
     "models ls": Case(says="champion", rows=versions),
     "models history": Case(
