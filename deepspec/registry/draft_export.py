@@ -14,6 +14,7 @@ def write(name: str, format_name: str, out: Path, target_name: str, *, home: Pat
     Raises:
         RecipeError: no such draft or format, or `out` is there already.
         IncompatibleDraft: the format cannot hold such a draft.
+        ArtifactDamaged: a file of it is not the one that was published; names it.
     """
     from deepspec.export import FORMATS
 
@@ -21,6 +22,8 @@ def write(name: str, format_name: str, out: Path, target_name: str, *, home: Pat
     if out.exists():
         raise RecipeError("the directory exists already.", where=str(out), remedy="Name a new directory.")
     found = draft_of(name, home, store, model=None, where="DRAFT")
+    if isinstance(found, Artifact):
+        found.refuse_damaged()
     draft = draft_directory(found)
     FORMATS[format_name].write(draft, out, target_name)
     for file, text in _about(found, store).items():

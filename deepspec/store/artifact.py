@@ -121,6 +121,18 @@ class Artifact:
         flaws = [(entry.path, self._damage(entry, pieces.damaged_file)) for entry in suspects]
         return [f"{path}: {flaw}" for path, flaw in flaws if flaw is not None]
 
+    def refuse_damaged(self) -> None:
+        """Compare SHA-256 of every file with the manifest, before what is made from them leaves the store.
+
+        Raises:
+            ArtifactDamaged: a file differs; the artifact is condemned, so that it will be rebuilt.
+            TransientError: a file comes differently each time.
+        """
+        for flaw in self.verify():
+            file, _, what = flaw.partition(": ")
+            self.condemn(flaw)
+            raise ArtifactDamaged(f"An artifact is damaged: {what}.", kind=self.kind, key=self.key, file=file)
+
     def settle(self, name: str) -> bool:
         """Look again at a file that a reader found damaged; condemn the artifact if it is damaged in the store, too.
 

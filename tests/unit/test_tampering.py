@@ -1,0 +1,62 @@
+"""Bytes that were changed in the store, with their piecewise checksums kept: refused by name where drafts leave it.
+
+Pulls are in test_serving_pull.py.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from deepspec.errors import ArtifactDamaged, DeepspecError
+from deepspec.registry import draft_export
+from deepspec.store import Artifact, Store, open_store
+from deepspec.store.reading import pieces
+from tests.fixtures.refused import refused
+from tests.fixtures.serving import draft_files, train
+
+FILE = "draft/config.json"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def tamper(artifact: Artifact) -> None:
+    """Change a file so that its size, time and CRC-32, all of which a tamperer can keep, are as they were."""
+    store = Path(artifact.store.backend.location)
+    path = store / artifact.prefix / FILE
+    data = bytearray(path.read_bytes())
+    data[0:5] = bytes(before ^ change for before, change in zip(data[0:5], SAME_CRC, strict=True))
+    status = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (entry,) = (entry for entry in artifact.manifest.files if entry.path == FILE)
+    assert pieces.damaged_piece(path, entry) is None  # what readers usually compare says nothing
+
+
+SAME_CRC = (0x01DB710641).to_bytes(5, "little")
+"""The polynomial itself: changing bytes by a multiple of it leaves every CRC-32 as it was."""
+
+
+def test_an_export_refuses_them(store: Store, tmp_path: Path) -> None:
+    artifact = train(store, "one")
+    tamper(artifact)
+    with refused(ArtifactDamaged, "SHA-256", where=FILE):
+        draft_export.write(
+            f"train/{artifact.key}", "deepspec", tmp_path / "out", "", home=tmp_path / "home", store=store
+        )
+    assert not (tmp_path / "out").exists()
+    assert store.find(artifact.kind, artifact.key) is None  # and it is condemned
+
+
+def test_an_untouched_draft_gets_as_far_as_the_format(store: Store, tmp_path: Path) -> None:
+    artifact = train(store, "one")
+    assert json.loads(draft_files("one")["config.json"]) == {"name": "one"}
+    with pytest.raises(DeepspecError) as caught:  # it is no draft of any algorithm
+        draft_export.write(
+            f"train/{artifact.key}", "deepspec", tmp_path / "out", "", home=tmp_path / "home", store=store
+        )
+    assert not isinstance(caught.value, ArtifactDamaged)
