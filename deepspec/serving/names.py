@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from deepspec.errors import BadArgument
 from deepspec.registry.draft_names import RegisteredName, draft_of, registered_name, registered_version
-from deepspec.registry.keys import CHAMPION, DRAFT_DIGEST, DRAFT_KEY, DRAFT_KIND
-from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.entries import DraftReference
+from deepspec.registry.keys import CHAMPION, DRAFT_DIGEST, DRAFT_KEY, DRAFT_KIND, PREVIOUS
+from deepspec.registry.promotions import PromotionLog, previous_of
 from deepspec.store import Artifact, Store
 
-PREVIOUS = "previous"
 LOGGED = (CHAMPION, PREVIOUS)
 """Aliases that the promotion log itself answers, and that can be followed."""
 
@@ -44,18 +43,14 @@ def appointed(name: RegisteredName, store: Store) -> Draft:
         PromotionLogDamaged: the log cannot be read.
     """
     log = PromotionLog(store.backend)
-    if name.alias == PREVIOUS:
-        found = _previous(log, name.model)
-    else:
-        champion = log.champion(name.model)
-        found = None if champion is None else _draft(name.model, champion)
+    found = previous_of(log.history(name.model)) if name.alias == PREVIOUS else log.champion(name.model)
     if found is None:
         raise BadArgument(
             f"{name.model} has no {name.alias}.",
             where=f"{WHERE} {name}",
             remedy=f"Promote a version first; the store is {store.backend.location}.",
         )
-    return found
+    return _draft(name.model, found)
 
 
 def draft_named(name: str, home: Path, store: Store) -> Draft:
@@ -83,34 +78,5 @@ def draft_named(name: str, home: Path, store: Store) -> Draft:
     return Draft("", "", found.kind, found.key, found.digest)
 
 
-def _previous(log: PromotionLog, model: str) -> Draft | None:
-    """Where a plain roll back would go: a promotion pushes onto a stack, a roll back pops down to its champion."""
-    stack: list[Draft] = []
-    for entry in log.history(model):
-        draft = _draft(model, entry.champion)
-        digests = [earlier.digest for earlier in stack]
-        if entry.kind == "rollback" and draft.digest in digests:
-            del stack[len(digests) - digests[::-1].index(draft.digest) :]
-        elif entry.kind in ("promote", "rollback"):
-            stack.append(draft)
-    return stack[-2] if len(stack) > 1 else None
-
-
-class _Reference(Protocol):
-    """A draft as an entry of the log names it."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def version(self) -> str | None: ...
-
-
-def _draft(model: str, reference: _Reference) -> Draft:
+def _draft(model: str, reference: DraftReference) -> Draft:
     return Draft(model, reference.version or "", reference.kind, reference.key, reference.digest)
