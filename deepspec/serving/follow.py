@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec.errors import BadArgument, DeepspecError
+from deepspec.errors import ArtifactError, BadArgument, DeepspecError
 from deepspec.progress import SILENT, Progress
 from deepspec.registry.draft_names import RegisteredName
 from deepspec.registry.keys import CHAMPION
@@ -107,17 +107,17 @@ class Following:
     def poll(self) -> float:
         """Look once, and do what there is to do; return how many seconds to pause."""
         try:
-            listing = self._store.backend.list(f"{ROOT}/{self._name.model}/promotions")
+            listing = self._log()
         except DeepspecError as error:
             self._outages += 1
-            self._tell(f"{error} The draft stays; trying on.")
+            self._tell(error)
             return min(self._settings.poll_seconds * 2.0**self._outages, self._most_pause())
         self._outages = 0
         if listing != self._listing or (self._failures and self._clock() >= self._again_at):
             self._listing = listing
             self._update()
         elif not self._failures:
-            self._tell("")
+            self._tell(None)
         self._run_hook()
         self.say_back()
         return self._settings.poll_seconds
@@ -138,6 +138,23 @@ class Following:
                 self._say(f"The store does not take what this host holds: {error.what} Following goes on without.")
             self._refused = True
 
+    def _log(self) -> Mapping[str, Stat]:
+        """The promotion log's listing.
+
+        Raises:
+            ArtifactError: it is empty, and cannot be: a folder that is not mounted looks like that.
+            TransientError: the store does not answer.
+        """
+        backend = self._store.backend
+        listing = backend.list(f"{ROOT}/{self._name.model}/promotions")
+        if not listing and self.held is not None:
+            raise ArtifactError(
+                f"There is no promotion log of {self._name.model} any more.",
+                where=backend.location,
+                remedy="Check that this is the store, and that it is mounted.",
+            )
+        return listing
+
     def _update(self) -> None:
         """Pull what the log says; what goes wrong is said, and tried again later."""
         try:
@@ -154,10 +171,10 @@ class Following:
             self._failures += 1
             pause = min(self._settings.poll_seconds * 2.0**self._failures, self._most_pause())
             self._again_at = self._clock() + pause
-            self._tell(f"{error} The draft stays; trying on.")
+            self._tell(error)
             return
         self._failures = 0
-        self._tell("")
+        self._tell(None)
         if outcome.tampered:
             self._say(f"What was there was not what was pulled: {outcome.tampered}.")
         if outcome.changed:
@@ -189,11 +206,12 @@ class Following:
             update={"healthy": not trouble, "trouble": trouble, "hook_exit": hook_exit, "stopped": stopped}
         )
 
-    def _tell(self, trouble: str) -> None:
+    def _tell(self, error: DeepspecError | None) -> None:
         """Say what is wrong when it begins, and that it is over when it ends."""
+        trouble = "" if error is None else error.what
         if trouble == self._trouble:
             return
-        self._say(trouble or "All is well again.")
+        self._say("All is well again." if error is None else f"{error} The draft stays; trying on.")
         self._trouble = trouble
 
     def _every_seconds(self) -> float:

@@ -176,6 +176,25 @@ def test_an_outage_is_said_once_with_growing_pauses_and_the_draft_stays(
     assert follower.listed().state == "healthy"
 
 
+def test_a_folder_that_is_not_mounted_is_no_store_without_champions(store: Store, host: Callable[..., Host]) -> None:
+    promote(store, train(store, "one"), "1")
+    follower = host()
+    follower.poll()
+    follower.said.clear()
+    folder = Path(store.backend.location)
+    folder.rename(folder.with_name("away"))
+    folder.mkdir()
+    assert [follower.poll() for _ in range(3)] == [10.0, 20.0, 40.0]
+    assert len(follower.said) == 1
+    assert str(folder) in follower.said[0]
+    assert not any(folder.iterdir())  # nothing was written where the store is not
+    assert follower.files == draft_files("one")
+    folder.rmdir()
+    folder.with_name("away").rename(folder)
+    assert follower.poll() == 5.0
+    assert follower.listed().state == "healthy"
+
+
 def test_a_damaged_log_is_said_once_and_the_draft_stays(store: Store, host: Callable[..., Host]) -> None:
     promote(store, train(store, "one"), "1")
     follower = host()
