@@ -5,6 +5,7 @@ written (artifacts.py).
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from deepspec.errors import ArtifactDamaged, ArtifactError, TransientError
 from deepspec.store.backends.contract import Backend
 from deepspec.store.manifest import FileEntry, Manifest
 from deepspec.store.reading import pieces
+
+logger = logging.getLogger(__name__)
 
 _LOOKS = 5
 """How often a file that seems damaged is fetched again, until the same bytes have come twice."""
@@ -149,11 +152,17 @@ class Artifact:
         return flaw is not None
 
     def condemn(self, reason: str) -> None:
-        """Record that this manifest must not be used again; its producer will write the next one."""
-        current = self.store.manifest(self.kind, self.key, self.number)
-        # A collector may have removed this artifact, and a writer made it again under the same number.
-        if current is not None and current.attempt == self.manifest.attempt:
-            self.store.condemn(self.kind, self.key, self.number, reason)
+        """Record that this manifest must not be used again; its producer will write the next one.
+
+        A place that may only be read is left as it is, with a warning: what is damaged is refused all the same.
+        """
+        try:
+            current = self.store.manifest(self.kind, self.key, self.number)
+            # A collector may have removed this artifact, and a writer made it again under the same number.
+            if current is not None and current.attempt == self.manifest.attempt:
+                self.store.condemn(self.kind, self.key, self.number, reason)
+        except ArtifactError as error:
+            logger.warning("%s", error)
 
     @property
     def prefix(self) -> str:

@@ -137,10 +137,7 @@ class Store:
             if flaw is None:
                 return LookUp(artifact, numbers)
             logger.warning("%s/%s is damaged and will be rebuilt: %s", kind, key[:12], flaw)
-            try:
-                artifact.condemn(flaw)
-            except ArtifactError as error:  # a place that cannot be written: it is passed over all the same
-                logger.warning("%s", error)
+            artifact.condemn(flaw)
         return LookUp(None, numbers)
 
     def get(self, kind: str, key: str) -> Artifact:

@@ -14,7 +14,7 @@ from deepspec.registry import draft_export
 from deepspec.store import Artifact, Store, open_store
 from deepspec.store.reading import pieces
 from tests.fixtures.refused import refused
-from tests.fixtures.serving import draft_files, train
+from tests.fixtures.serving import ReadOnly, draft_files, train
 
 FILE = "draft/config.json"
 
@@ -50,6 +50,17 @@ def test_an_export_refuses_them(store: Store, tmp_path: Path) -> None:
         )
     assert not (tmp_path / "out").exists()
     assert store.find(artifact.kind, artifact.key) is None  # and it is condemned
+
+
+def test_credentials_that_may_only_read_hear_of_the_damage_not_of_their_rights(store: Store, tmp_path: Path) -> None:
+    artifact = train(store, "one")
+    tamper(artifact)
+    reading = Store(ReadOnly(store.backend))
+    with refused(ArtifactDamaged, "SHA-256", where=FILE):
+        draft_export.write(
+            f"train/{artifact.key}", "deepspec", tmp_path / "out", "", home=tmp_path / "home", store=reading
+        )
+    assert store.find(artifact.kind, artifact.key) is not None
 
 
 def test_an_untouched_draft_gets_as_far_as_the_format(store: Store, tmp_path: Path) -> None:
