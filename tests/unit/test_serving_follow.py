@@ -151,6 +151,35 @@ def test_what_always_means_the_same_draft_is_not_followed(store: Store, tmp_path
             Following(found, store, Place(tmp_path / "serving"), Settings(), say=print)
 
 
+# --- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_in_what_a_host_leaves_or_says(
+    request: pytest.FixtureRequest, tmp_path: Path, command: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"AWS_SECRET_ACCESS_KEY": "canary/secret+key", "MLFLOW_TRACKING_PASSWORD": "canary-password"}
+    there = PLACES["moto"](request)
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    promote(there.store(), train(there.store(), "one"), "1")
+    (tmp_path / "code").write_text("7")
+    store = there.store()
+    follower = Host(store, tmp_path / "serving", command=[str(command)])
+    follower.poll()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:canary-in-a-url@127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    lost = Host(there.store(), tmp_path / "lost", command=[str(command)])
+    lost.poll()
+    assert len(lost.said) == 1
+    records = {path: store.backend.read(path) for path in store.backend.list("followers")}
+    files = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = "\n".join([*follower.said, *lost.said]).encode()
+    seen = {**records, **files, "said": said}
+    assert len(records) == 1
+    assert b"exit code 7" in said
+    assert not [where for where, content in seen.items() if b"canary" in content]
+
+
 # --- trouble -------------------------------------------------------------------------------------------------------
 
 
