@@ -39,6 +39,7 @@ def promote(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # n
     from deepspec.registry.promotions import PromotionLog, reason_of
 
     draft, version = inputs.draft, inputs.registration.json("registration.json")
+    draft.refuse_damaged()
     challenger = DraftReference(
         kind=draft.kind,
         key=draft.key,
