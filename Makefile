@@ -13,7 +13,7 @@ FOLDERS := $(addprefix tests/,integration e2e parity property unit)
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-full debian-packages campaign lint format golden constraints stack stack-down stack-status clean help
+.PHONY: demo test test-full debian-packages campaign lint format golden constraints audit stack stack-down stack-status clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,13 @@ golden: $(READY)  ## rewrite the golden files (then read the difference)
 
 constraints: $(READY)  ## rewrite constraints.txt from the environment as it is
 	$(BIN)/python -m tests.constraints > constraints.txt
+
+# Not in CI: whether a change lands must not depend on what was published since. A dependency that cannot be looked up
+# fails it, too (--strict).
+audit:  ## look for known vulnerabilities of what constraints.txt names, with a pip-audit of its own
+	$(PYTHON) -m venv --clear $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(or $(AUDITED),constraints.txt)
 
 stack: $(READY)  ## start what production runs, without containers (infra/README.md)
 	bash infra/install_services.sh services
