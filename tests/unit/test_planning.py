@@ -13,7 +13,7 @@ from deepspec.data.chat.tokenizer import load_tokenizer
 from deepspec.data.config import SourceEntry
 from deepspec.data.tokens.length_sample import ASSUMED_ANSWER_TOKENS, LengthSample, sample_lengths
 from deepspec.errors import BudgetExceeded, RecipeError, StoreFull
-from deepspec.planning.before_run import estimate_recipe
+from deepspec.planning.before_run import estimate_recipe, known_lengths, room_of, without_memory
 from deepspec.planning.budget import refuse
 from deepspec.planning.estimate import Room, estimate, spec_of
 from deepspec.planning.gpus import GPUS
@@ -315,6 +315,24 @@ def test_over_budget_is_refused_naming_the_limit(
     assert caught.value.exit_code == 2
     refuse(recipe, tmp_path, [StageRecord(name, "hit") for name in ("states", "train")])
     refuse(small, tmp_path, WOULD_RUN)
+
+
+def test_the_budget_counts_the_hours_of_all_gpus(small: Recipe, tmp_path: Path) -> None:
+    content = small.model_dump(mode="json")
+    run = {**content["run"], "gpu": "h100", "num_processes": 4}
+    budgets = [{"max_gpu_hours": share * _gpu_hours(content, run, tmp_path)} for share in (0.9, 1.1)]
+    too_small, enough = (Recipe.model_validate({**content, "run": run, "budget": budget}) for budget in budgets)
+    with refused(BudgetExceeded, where="budget.max_gpu_hours"):
+        refuse(too_small, tmp_path, WOULD_RUN)
+    refuse(enough, tmp_path, WOULD_RUN)
+
+
+def _gpu_hours(content: dict[str, Any], run: dict[str, Any], home: Path) -> float:
+    """Hours that one GPU takes, as estimated: of all together as many."""
+    one = Recipe.model_validate({**content, "run": {**run, "num_processes": 1}})
+    gpu = without_memory(one, *known_lengths(one, None, None), room_of(one, home)).gpu
+    assert gpu is not None
+    return sum(gpu.hours.values())
 
 
 def test_a_disk_without_room_is_refused(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
