@@ -145,6 +145,19 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(tmp_path: Path, 
         assert curve(tmp_path / "parts", name) == curve(tmp_path / "whole", name)
 
 
+def test_the_first_step_is_corrected_as_the_first(tmp_path: Path) -> None:
+    toy = Toy(num_steps=1)
+    before = weights(toy)
+    train(toy, tmp_path / "run", warmup_share=0.0, lr=0.05)
+    after = weights(toy)
+    # AdamW's bias correction makes its first step the gradient's sign times the learning rate (but for eps).
+    for name, _ in toy.module.named_parameters():
+        if name != "frozen":
+            torch.testing.assert_close(
+                (after[name] - before[name]).abs(), torch.full_like(after[name], 0.05), rtol=1e-3, atol=0
+            )
+
+
 def test_lines_after_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
     train(Toy(), tmp_path / "run", every=4, stop_at=6)
     newest = tmp_path / "run/checkpoints/step-000000006"
