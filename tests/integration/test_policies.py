@@ -39,6 +39,7 @@ MAY: dict[str, tuple[set[str], set[str], set[str]]] = {
     f"train/{'0' * 64}/manifest.1.json": ({"trainer", "promoter", "consumer"}, {"trainer"}, set()),
     "leases/runs/x/000001.json": ({"trainer", "promoter"}, {"trainer"}, {"trainer"}),
     "work/probes/x": ({"trainer", "promoter"}, {"trainer", "promoter"}, {"trainer", "promoter"}),
+    f"registry/{MODEL}/looks/{'0' * 64}/1.json": (set(ROLES), {"trainer", "promoter"}, set()),
     f"{LOG}/1.json": ({"trainer", "promoter", "consumer"}, {"promoter"}, set()),
     f"followers/{MODEL}/host-1.json": ({"trainer", "promoter", "consumer"}, {"consumer"}, set()),
 }
