@@ -42,7 +42,7 @@ test-full: $(READY) debian-packages  ## all tests: also real servers, the browse
 debian-packages:
 	bash infra/install_services.sh browser services
 
-campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, borders, codecs, computation, demo, estimates, faults, kills, lossless, parallel, pull
+campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, borders, codecs, computation, demo, estimates, faults, kills, lossless, parallel, pull, verdict
 	bash infra/install_services.sh services
 	$(BIN)/python -m pytest -m campaign tests/campaign/test_$(or $(PART),PART_is_missing).py
 

@@ -17,7 +17,7 @@ Number: TypeAlias = Annotated[float, Strict()]
 """A number as JSON has it: neither text nor a truth value is taken for one."""
 Interval: TypeAlias = tuple[Number, Number]
 """Ends of a 95 % interval."""
-FEWEST_PROMPTS = 4
+FEWEST_PROMPTS = 2
 """With fewer there is no interval."""
 Rates: TypeAlias = tuple[Number | None, ...]
 """A rate per draft position; None where nothing was tried."""

@@ -7,6 +7,7 @@ from deepspec.evaluation.compare.drafts import gain
 from deepspec.evaluation.intervals import Estimate
 from deepspec.evaluation.results import GateResult
 from deepspec.gates.config import Config
+from deepspec.gates.detectable import FEWEST_PROMPTS
 from deepspec.gates.evidence import Evidence
 from deepspec.gates.looks import error_of
 from deepspec.gates.verdict import Reason
@@ -34,7 +35,7 @@ class TauGain:
         serving = tau_of(evidence.champion, "champion")
         said = f"τ {measured:.3f} against the champion's {serving:.3f} on the gate split: {measured - serving:+.3f}"
         found = gain(evidence.challenger.per_prompt, evidence.champion.per_prompt)
-        if found is None:
+        if found is None or len(evidence.challenger.per_prompt) < FEWEST_PROMPTS:
             num_prompts = len(evidence.champion.per_prompt)
             sentence = f"{said}; {num_prompts} prompts cannot show whether that is more than chance."
             return Reason(gate=self.name, passed=False, measured=None, required=config.min_tau_gain, sentence=sentence)

@@ -60,7 +60,7 @@ def test_drafts_stand_side_by_side_with_paired_differences(warm: Home, worse: Pa
     for name, part in difference["benchmarks"].items():
         assert part["prompts"] == ours[name]["prompts"] == theirs[name]["prompts"]
         assert part["difference"] == pytest.approx(ours[name]["tau"] - theirs[name]["tau"])
-        assert part["ci95"] is None  # of three prompts
+        assert part["ci95"][0] <= part["difference"] <= part["ci95"][1]
     gate = difference["gate"]
     assert gate["prompts"] == 4
     assert gate["ci95"][0] <= gate["difference"] <= gate["ci95"][1]

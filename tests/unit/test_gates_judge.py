@@ -172,7 +172,7 @@ def counts(tau: float, num_prompts: int = 8) -> dict[str, tuple[int, int]]:
         (3.0, 8, True, "No domain"),  # equal
         (2.95, 8, True, "No domain"),  # worse within what may be
         (2.5, 8, False, "code is worse"),
-        (2.5, 3, True, "Too few prompts to see whether code"),
+        (2.5, 1, True, "Too few prompts to see whether code"),
     ],
 )
 def test_no_domain_may_be_clearly_worse(code: float, num_prompts: int, said: str, *, passes: bool) -> None:
