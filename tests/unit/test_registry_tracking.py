@@ -191,6 +191,18 @@ def test_a_child_run_that_breaks_keeps_its_metrics_and_says_so(
     assert record.data.metrics == {"loss": 2.0}
 
 
+def test_of_a_dead_run_only_what_still_runs_is_ended(tracking: Tracking, client: Any) -> None:
+    parent = tracking.start_pipeline_run("parent", {})
+    with tracking.child_run(parent, "train"):
+        pass
+    tracking.end_dead(parent, "KILLED", "interrupted")
+    (child,) = children(client, parent)
+    assert (child.info.status, client.get_run(parent).info.status) == ("FINISHED", "KILLED")
+    tracking.end_dead(parent, "FAILED", "failed")
+    ended = client.get_run(parent)
+    assert (ended.info.status, ended.data.tags[keys.STATUS]) == ("KILLED", "interrupted")
+
+
 def children(client: Any, parent: str) -> list[Any]:
     """Child runs of a run."""
     experiment = client.get_run(parent).info.experiment_id
