@@ -44,9 +44,13 @@ class Counts(StageCounts):
 
     Attributes:
         accepted: whether every gate was passed.
+        look: which look at the champion it was; None without one.
+        sentence: the verdict in words.
     """
 
     accepted: bool
+    look: int | None
+    sentence: str
 
 
 def _needs_a_device(inputs: Inputs, recipe: Recipe) -> bool:
@@ -93,7 +97,7 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
         missing=missing,
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
-    return Counts(accepted=verdict.accepted)
+    return Counts(accepted=verdict.accepted, look=verdict.look, sentence=verdict.sentence)
 
 
 def _evidence(inputs: Inputs, config: Recipe, out: Path, job: Job) -> "Evidence":
