@@ -24,6 +24,7 @@ from tasks.resolve import (
     look_at,
     promoted,
     refused,
+    serves,
     source_of,
     target_of,
     warm_start,
@@ -37,6 +38,7 @@ from tasks.states import states
 from tasks.tokens import tokens
 from tasks.train import train
 
+NOT_ANY_MORE = "It is champion already, and stays; by the gates as they are now it would be refused."
 NUM_RACES = 3
 """So often a challenger is judged against a new champion while others promote theirs."""
 
@@ -90,7 +92,7 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
         made["verdict"] = verdict
         if refused(verdict):
             run.skip(promote.name, "the gate refused")
-            return Outcome(made, "refused")
+            return Outcome(made, "no_change", (NOT_ANY_MORE,)) if serves(run, draft) else Outcome(made, "refused")
         try:
             made["promotion"] = promote(run, registration=made["registration"], verdict=verdict, draft=draft)
             break

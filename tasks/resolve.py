@@ -330,6 +330,12 @@ def why_blocked(run: "Run[Recipe]", draft: Reference) -> str | None:
     return None if found is None else found[0].sentence(found[1])
 
 
+def serves(run: "Run[Recipe]", draft: Reference) -> bool:
+    """Whether the draft is champion."""
+    entries = run.history(run.recipe.registered_model)
+    return isinstance(draft, Artifact) and bool(entries) and entries[-1].champion.digest == draft.digest
+
+
 def promoted(run: "Run[Recipe]", promotion: Reference) -> bool:
     """Whether this run appointed the champion; one that it found, or that served already, was appointed earlier."""
     return isinstance(promotion, Artifact) and promotion.json("promotion.json")["reason"] == reason_of(run.run_id)

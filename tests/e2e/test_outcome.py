@@ -215,6 +215,15 @@ def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Hom
     assert float(tags["deepspec.tau.code"]) == pytest.approx(tau, abs=1e-3)
 
 
+def test_a_champion_that_the_gates_would_refuse_now_stays_and_that_is_said(warm: Home) -> None:
+    said = warm.run("run", "tiny", "--set", "gates.min_tau=50").out
+    record = warm.record()
+    assert record["status"] == "no_change"
+    assert record["verdict"]["accepted"] is False
+    assert record["model"]["aliases"] == ["champion"]
+    assert record["notes"][0] in said
+
+
 def test_what_is_said_of_a_version_is_what_this_mlflow_has(
     warm: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
