@@ -24,6 +24,7 @@ from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints
 from deepspec.store.lease import Lease
 from tasks.runtime.display import Display, Hidden, Sayings
+from tasks.runtime.paid import Accounts
 from tasks.runtime.reasons import Reason
 from tasks.runtime.records import StageRecord
 
@@ -107,6 +108,7 @@ class Run(Generic[RecipeT]):
     name: str = ""
     alive: "SignsOfLife | None" = None
     _fingerprints: Fingerprints | None = None
+    _accounts: Accounts | None = None
     _promotions: PromotionLog | None = None
     _histories: dict[str, tuple[Promotion, ...]] = field(default_factory=dict)
 
@@ -143,6 +145,13 @@ class Run(Generic[RecipeT]):
         if self._fingerprints is None:
             self._fingerprints = Fingerprints(self.home / "fingerprints.json")
         return self._fingerprints
+
+    @property
+    def accounts(self) -> Accounts:
+        """What attempts have cost that did not finish, as the store has it."""
+        if self._accounts is None:
+            self._accounts = Accounts(self.store.backend)
+        return self._accounts
 
     @property
     def promotions(self) -> PromotionLog:

@@ -35,9 +35,9 @@ from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job, device_of
+from tasks.runtime.paid import paid
 from tasks.runtime.prefect import pages
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
-from tasks.runtime.record.paid import paid
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Pending, Reference, Value
 from tasks.runtime.run import Run
@@ -248,7 +248,7 @@ def make(making: Making) -> Any:
         parents = _parents(making.inputs)
         num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
         on_gpu = computes and device_of(run.execution) == "cuda"
-        account = paid(run.store.backend, run.home, making.key, run.run_id, num_gpus=num_gpus if on_gpu else 0)
+        account = paid(run.accounts, run.home, making.key, run.run_id, num_gpus=num_gpus if on_gpu else 0)
         with account as earlier, run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
             started = time.monotonic()
             try:

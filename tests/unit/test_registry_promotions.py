@@ -326,7 +326,7 @@ def test_an_entry_is_read_once_and_what_came_later_is_seen(tmp_path: Path) -> No
             return super().read(path, max_bytes=max_bytes)
 
     backend = Counting(tmp_path / "store")
-    writer, reader = PromotionLog(LocalBackend(tmp_path / "store")), PromotionLog(backend)
+    writer, reader = PromotionLog(LocalBackend(tmp_path / "store")), PromotionLog(backend, remembers=True)
     promote(writer, "a")
     promote(writer, "b")
     assert [reader.history(MODEL), backend.reads] == [reader.history(MODEL), 2]

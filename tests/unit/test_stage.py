@@ -18,7 +18,7 @@ from deepspec.store.fingerprint import External
 from deepspec.store.lease import leased
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
-from tasks.runtime.record.paid import paid, paid_by
+from tasks.runtime.paid import Accounts, paid, paid_by
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import NoInputs, Pending, Value
 from tasks.runtime.run import Run
@@ -293,12 +293,12 @@ def test_what_attempts_that_did_not_finish_have_cost_is_in_the_artifact(tmp_path
 
 
 def test_an_attempt_is_accounted_for_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.runtime.record.paid._FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("tasks.runtime.paid._FIRST_SECONDS", 0.05)
 
     backend = run_of(tmp_path).store.backend
 
     def interrupted() -> None:
-        with paid(backend, tmp_path, "key", "run", num_gpus=2):
+        with paid(Accounts(backend), tmp_path, "key", "run", num_gpus=2):
             while not paid_by(backend, "run")["seconds"]:
                 threading.Event().wait(0.02)
             raise KeyboardInterrupt
@@ -315,7 +315,7 @@ def test_what_was_paid_in_another_home_is_in_the_artifact_once_its_run_is_over(t
     costs = []
 
     def interrupted(run_id: str) -> None:
-        with paid(backend, tmp_path / "first", "key", run_id, num_gpus=1):
+        with paid(Accounts(backend), tmp_path / "first", "key", run_id, num_gpus=1):
             threading.Event().wait(0.05)
             raise KeyboardInterrupt
 
@@ -323,7 +323,7 @@ def test_what_was_paid_in_another_home_is_in_the_artifact_once_its_run_is_over(t
         with leased(backend, f"runs/{run_id}", keys=[]) if is_live else nullcontext():
             with pytest.raises(KeyboardInterrupt):
                 interrupted(run_id)
-            with paid(backend, tmp_path / "second", "key", "other", num_gpus=0) as earlier:
+            with paid(Accounts(backend), tmp_path / "second", "key", "other", num_gpus=0) as earlier:
                 costs.append(earlier())
             left = {path.rpartition("/")[2].rpartition("-")[0] for path in backend.list("leases/paid/key")}
             assert left == ({"lives"} if is_live else set())

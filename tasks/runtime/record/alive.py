@@ -25,8 +25,8 @@ from deepspec.record import Cost, RunRecord
 from deepspec.registry.errors import TrackingLost
 from deepspec.store.backends.s3_location import shown as without_credentials
 from deepspec.store.lease import live
+from tasks.runtime.paid import paid_by
 from tasks.runtime.prefect.ended import end_flow_runs
-from tasks.runtime.record.paid import paid_by
 from tasks.runtime.record.run_record import FORMAT, read_record, write_record
 
 if TYPE_CHECKING:

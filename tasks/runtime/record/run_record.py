@@ -23,7 +23,7 @@ from deepspec.store.gc import lineage
 from deepspec.store.records import refuse_newer
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption
-from tasks.runtime.record.paid import EARLIER
+from tasks.runtime.paid import EARLIER
 from tasks.runtime.record.result import PartResults, RecipeRun, Result
 
 FORMAT = 1

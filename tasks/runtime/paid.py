@@ -28,19 +28,42 @@ EARLIER = "earlier_"
 """Before a field's name in a manifest's `cost`: of earlier attempts, which did not finish."""
 
 _FOLDER = "leases/paid"
-_FIRST_SECONDS = 1.0
+_FIRST_SECONDS = 5.0
 _EVERY_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
 
 
+class Accounts:
+    """The accounts in a store, as a run knows them: listed once, when it first makes something.
+
+    Args:
+        backend: of the store.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._paths: set[str] | None = None
+
+    def of(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Path and content of those about one artifact that can be read."""
+        if self._paths is None:
+            self._paths = set(self.backend.list(_FOLDER))
+        return _read(self.backend, sorted(path for path in self._paths if path.startswith(f"{_FOLDER}/{key}/")))
+
+    def wrote(self, path: str) -> None:
+        """One more is there: this run's."""
+        if self._paths is not None:
+            self._paths.add(path)
+
+
 @contextmanager
 def paid(
-    backend: Backend, home: Path, key: str, run_id: str, *, num_gpus: int
+    accounts: Accounts, home: Path, key: str, run_id: str, *, num_gpus: int
 ) -> Iterator[Callable[[], dict[str, float]]]:
     """Account for one attempt at the artifact `key` while the block runs; if it raises, the account stays.
 
     Args:
-        backend: where the artifact will be.
+        accounts: in the store where the artifact will be.
         home: of the user; no other process in it is making this artifact.
         key: of the artifact.
         run_id: of the run that makes it.
@@ -49,6 +72,7 @@ def paid(
     Yields:
         a function: what attempts that are over have cost, as fields of a manifest's `cost`; empty if there were none.
     """
+    backend = accounts.backend
     own = f"{_FOLDER}/{key}/{run_id}-{uuid.uuid4().hex[:6]}.json"
     place = _name_of(home)
     started, started_cpu = time.monotonic(), cpu_seconds_so_far()
@@ -62,6 +86,7 @@ def paid(
         gone.add(own)
         with contextlib.suppress(DeepspecError):  # without it the stage is none the worse
             backend.put(own, json.dumps(content).encode())
+            accounts.wrote(own)
 
     def keep_writing() -> None:
         pause = _FIRST_SECONDS
@@ -72,7 +97,7 @@ def paid(
     def earlier() -> dict[str, float]:
         over: dict[str, Mapping[str, Any]] = {}
         with contextlib.suppress(DeepspecError):
-            for path, account in _accounts(backend, key):
+            for path, account in accounts.of(key):
                 mine = path != own and (account.get("home") == place or _run_of(path) == run_id)
                 if mine or (path != own and not _may_live(backend, _run_of(path))):
                     over[path] = account
@@ -105,12 +130,13 @@ def paid_by(backend: Backend, run_id: str) -> dict[str, float]:
     Raises:
         ArtifactError, TransientError: the store cannot be listed.
     """
-    return _added_up(account for path, account in _accounts(backend) if _run_of(path) == run_id)
+    paths = (path for path in backend.list(_FOLDER) if _run_of(path) == run_id)
+    return _added_up(account for _, account in _read(backend, paths))
 
 
-def _accounts(backend: Backend, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and content of the accounts in the store (of one artifact); not of those that cannot be read."""
-    for path in backend.list(f"{_FOLDER}/{key}".rstrip("/")):
+def _read(backend: Backend, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and content of accounts; not of those that cannot be read."""
+    for path in paths:
         with contextlib.suppress(DeepspecError, FileNotFoundError, ValueError, KeyError, TypeError):
             content = json.loads(backend.read(path))
             values = {name: float(content[name]) for name in FIELDS}
