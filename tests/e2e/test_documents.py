@@ -54,7 +54,7 @@ def test_the_readme_ends_with_the_second_draft_as_champion(reader: Path) -> None
         ("unblock", "1"),
         ("promote", "2"),
     ]
-    assert (reader / "exported" / "model.safetensors").is_file()
+    assert (reader / "serving" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
