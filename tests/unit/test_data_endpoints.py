@@ -27,7 +27,7 @@ from deepspec.data.config import Config, Responses
 from deepspec.data.conversations.build import write_conversations
 from deepspec.data.quarantine import TooManyQuarantined
 from deepspec.data.responses.endpoint_exchange import _retry_after
-from deepspec.data.responses.endpoint_pool import Endpoints
+from deepspec.data.responses.endpoint_pool import _ATTEMPTS, Endpoints
 from deepspec.data.responses.endpoint_protocol import Vocabulary, words_of
 from deepspec.data.responses.regenerate import write_responses
 from deepspec.errors import DataError, TransientError
@@ -176,6 +176,16 @@ def test_faults_change_no_byte(calm: Server, tokenizer_dir: Path, tmp_path: Path
     assert set(did) == {"answered", "busy", "error", "dropped", "broken", "slow", "truncated_json"}
     assert set(answered.values()) == {1}  # what was answered was asked no more
     assert len(answered) == summary["answers"]
+
+
+def test_a_request_is_not_at_fault_that_a_server_is_busy(tokenizer_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
+    config = config_of()
+    made = conversations(tmp_path, config, [["hello"]])
+    busy = {"faults": 1.0, "kinds": ("busy",), "most_faults": _ATTEMPTS + 1, "busy_seconds": 0.001}
+    with openai_server(tokenizer_dir, tmp_path / "log", **busy) as server:
+        summary = answer(tmp_path / "out", [server.url], config, made, tokenizer, pause_seconds=0.001)
+        assert [entry["did"] for entry in server.entries()] == ["busy"] * (_ATTEMPTS + 1) + ["answered"]
+    assert (summary["conversations"], summary["quarantined"]) == (1, 0)
 
 
 def test_the_work_is_shared_and_bounded(calm: Server, tokenizer_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
