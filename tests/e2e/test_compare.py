@@ -41,6 +41,7 @@ def kept(home: Home) -> dict[str, Any]:
     }
 
 
+@pytest.mark.full  # two evaluations, two pages
 def test_drafts_stand_side_by_side_with_paired_differences(warm: Home, worse: Path, tmp_path: Path) -> None:
     record, before = warm.record(), kept(warm)
     keys = {stage["name"]: stage["key"] for stage in record["stages"]}
