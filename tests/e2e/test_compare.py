@@ -86,6 +86,7 @@ def test_drafts_stand_side_by_side_with_paired_differences(warm: Home, worse: Pa
     assert back["differences"][0]["macro"]["difference"] == pytest.approx(-macro)
 
 
+@pytest.mark.full  # eight commands
 def test_what_cannot_be_compared_is_named(warm: Home, worse: Path, tmp_path: Path) -> None:
     champion = "models:/tiny@champion"
     settings = json.loads((worse / "config.json").read_text())
