@@ -1,8 +1,11 @@
 """What a number of prompts can show: the gain that a look would find with a probability of `POWER`.
 
-A normal shift: the true gain, less the luck that its lower bound must be above, `error · (t(1 - α) + t(power))`. The
-error of a mean falls with the square root of the number of prompts, so what one measurement says of its own number
-says it of any other.
+The true gain must exceed a threshold `error · t(1 - α)` by the luck of both: `error · t(power) · √(1 + t(1 - α)² / f)`,
+for the threshold is a measured error, too. With f degrees of freedom half of that second term is textbook (Johnson and
+Welch 1940, Biometrika 31: t² / 2f), the other half is for f itself, which is measured from the same prompts, and stands
+on the simulation alone. Without it, twelve prompts find what they are said to show in 75 % instead of 80 %. The error
+of a mean falls with the square root of the number of prompts, so what one measurement says of its own number says it of
+any other.
 """
 
 import math
@@ -87,4 +90,6 @@ def _effect(spread: float, prompts: int, share: float, alpha: float) -> float:
     from deepspec.evaluation.intervals import quantile
 
     freedom = max(share * (prompts - 1), 1.0)
-    return spread / math.sqrt(prompts) * (quantile(1.0 - alpha, freedom) + quantile(POWER, freedom))
+    threshold = quantile(1.0 - alpha, freedom)
+    luck = quantile(POWER, freedom) * math.sqrt(1.0 + threshold**2 / freedom)
+    return spread / math.sqrt(prompts) * (threshold + luck)

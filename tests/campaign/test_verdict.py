@@ -75,14 +75,15 @@ def test_equal_drafts_end_few_reigns(record: Record, count: int, *, same_prompts
 @pytest.mark.parametrize("look", [1, 5])
 @pytest.mark.parametrize("count", [12, 64, 500])
 def test_the_stated_gain_is_found(record: Record, count: int, look: int) -> None:
-    """As often as is said, by the gate on the gain; and how often by it and the gate on domains together."""
+    """As often as half of all verdicts say; by the gate on the gain, and by it and the gate on domains together."""
     draws = np.random.default_rng([count, look])
-    stated = []
-    for _ in range(400):
-        prompts = drawn_prompts(draws, count)
-        one = detectable(count, gain_of(measured(draws, prompts), measured(draws, prompts)), CONFIG.confidence, look)
-        stated.append(one.gain or 0.0)
-    effect = float(np.mean(stated))
+    equal = [
+        gain_of(*(measured(draws, prompts) for _ in range(2)))
+        for prompts in (drawn_prompts(draws, count) for _ in range(1000))
+    ]
+    spread = float(np.mean([one.error for one in equal]) * np.sqrt(count))
+    said = [detectable(count, one, CONFIG.confidence, look).gain for one in equal]
+    effect = float(np.median([gain for gain in said if gain is not None]))
     tilt, total, alone, together = tilt_for(effect), 2000, 0, 0
     for _ in range(total):
         prompts = drawn_prompts(draws, count)
@@ -96,7 +97,9 @@ def test_the_stated_gain_is_found(record: Record, count: int, look: int) -> None
             "prompts": count,
             "look": look,
             "stated_gain": effect,
+            "spread": spread,
             "found": alone / total,
+            "at_most": float(beta.ppf(0.975, alone + 1, total - alone)),
             "found_by_the_table": together / total,
         }
     )
@@ -143,6 +146,30 @@ def test_a_night_promotes_what_is_no_better(record: Record, worse: float, old_ru
     )
 
 
+@pytest.mark.parametrize("count", [12, 64])
+def test_a_promotion_makes_the_next_one_harder(record: Record, count: int) -> None:
+    """On the same prompts: the new champion was chosen for what it did on them, and is remembered by that."""
+    draws, better, total = np.random.default_rng([count, 1]), 1.2 if count == 12 else 0.5, 6000
+    tilt, truth = tilt_for(better), true_tau(tilt_for(better))
+    lucky, then = [], 0
+    for _ in range(total):
+        prompts = drawn_prompts(draws, count)
+        promoted, champion, challenger = (measured(draws, prompts, by) for by in (tilt, 0.0, tilt))
+        if passes(promoted, champion, 1, CONFIG):
+            lucky.append(tau_of(promoted).value - truth)
+            then += passes(challenger, promoted, 1, CONFIG)
+    record(
+        {
+            "what": "after a promotion",
+            "prompts": count,
+            "better": better,
+            "promoted": len(lucky) / total,
+            "measured_above_the_truth": float(np.mean(lucky)),
+            "an_equal_one_promoted": then / len(lucky),
+        }
+    )
+
+
 def summary(units: list[dict[str, Any]]) -> dict[str, Any]:
     """All figures, and those that are not as the guide says."""
     found: dict[str, Any] = {"wrong": []}
@@ -152,6 +179,8 @@ def summary(units: list[dict[str, Any]]) -> dict[str, Any]:
         if min(unit["tau"], unit["gain"]) < LEAST_COVERAGE:
             found["wrong"].append(unit)
     found["wrong"] += [unit for unit in found.get("reigns", []) if unit["upper"] > MOST_FALSE]
-    # 2,000 experiments: the error of a share of 0.8 is 0.009; the stated effect is a mean over verdicts.
-    found["wrong"] += [unit for unit in found.get("power", []) if unit["prompts"] > 12 and unit["found"] < POWER - 0.03]
+    few = [unit for unit in found.get("power", []) if unit["prompts"] < 30 and unit["look"] > 1]
+    for unit in found.get("power", []):
+        if unit not in few and unit["at_most"] < POWER:
+            found["wrong"].append(unit)
     return found
