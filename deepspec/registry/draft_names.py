@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec.errors import ArtifactUnknown, RecipeError
-from deepspec.registry.keys import CHAMPION, DRAFT_KEY, DRAFT_KIND
+from deepspec.registry.keys import CHAMPION, DRAFT_KEY, DRAFT_KIND, PREVIOUS
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.mlflow.versions import RegisteredVersion
 from deepspec.registry.open import tracking_of
-from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.promotions import PromotionLog, previous_of
 from deepspec.store import Artifact, Store
 
 MODELS = "models:/"
@@ -116,19 +116,21 @@ def registered_version(name: str, home: Path, store: Store, where: str) -> Regis
 
 
 def version_of(name: RegisteredName, tracking: Tracking, log: PromotionLog, where: str) -> RegisteredVersion:
-    """The version that a name in the registry means; who is champion is the promotion log's word.
+    """The version that a name in the registry means; who is and was champion is the promotion log's word.
 
     Raises:
         RecipeError: there is none.
         TrackingError: the promotion log knows it, and this MLflow does not.
     """
-    drafts = [entry.champion for entry in log.history(name.model)]
-    if name.alias == CHAMPION:
-        if not drafts:
+    entries = log.history(name.model)
+    drafts = [entry.champion for entry in entries]
+    if name.alias in (CHAMPION, PREVIOUS):
+        draft = previous_of(entries) if name.alias == PREVIOUS else drafts[-1] if drafts else None
+        if draft is None:
             raise RecipeError(
-                f"{name.model} has no {CHAMPION}.", where=where, remedy="`deepspec models ls` lists what there is."
+                f"{name.model} has no {name.alias}.", where=where, remedy="`deepspec models ls` lists what there is."
             )
-        return tracking.version_of(name.model, drafts[-1])
+        return tracking.version_of(name.model, draft)
     for version in tracking.list_versions(name.model):
         if version.version == name.version or name.alias in version.aliases:
             return version

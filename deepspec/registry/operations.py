@@ -7,10 +7,11 @@ from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.asker import asker
 from deepspec.registry.draft_names import MODELS, registered_version
-from deepspec.registry.entries import DraftReference
+from deepspec.registry.entries import DraftReference, Promotion
 from deepspec.registry.errors import DraftDamaged, TrackingError
 from deepspec.registry.identity import identity_of
-from deepspec.registry.mlflow.versions import RegisteredVersion
+from deepspec.registry.mlflow.tracking import Tracking
+from deepspec.registry.mlflow.versions import Reconciled, RegisteredVersion
 from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import PromotionLog, earlier_of
 from deepspec.registry.reconciling import register_again, say_verdicts
@@ -137,7 +138,7 @@ def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool =
             f"Version {draft.version} is damaged: {flaw}.", where=model, remedy="Run its recipe: it is made again."
         )
     entry = log.promote(model, draft, verdict, identity=identity, who=who, reason=reason)
-    tracking.reconcile(model, log)
+    _follow(tracking, log, entry)
     return [*done, f"{model}: version {entry.champion.version} is champion (entry {entry.number})."]
 
 
@@ -176,8 +177,23 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
         who=asker(tracking, store.backend),
         reason=reason,
     )
-    version = tracking.reconcile(model, log).after
+    version = _follow(tracking, log, entry).after
     return f"{model}: rolled back to version {version} (entry {entry.number})."
+
+
+def _follow(tracking: Tracking, log: PromotionLog, entry: Promotion) -> Reconciled:
+    """Let the aliases follow an entry that is written.
+
+    Raises:
+        TrackingError: MLflow fails; it says that the entry is written: who rolls back again goes one further back.
+    """
+    try:
+        return tracking.reconcile(entry.model, log)
+    except TrackingError as error:
+        version = f"version {entry.champion.version or entry.champion.digest[:12]}"
+        error.what = f"{version} is champion (entry {entry.number}), but MLflow's aliases do not say so: {error.what}"
+        error.remedy = f"Do not repeat this: `deepspec models reconcile {entry.model}` sets them, as any run does."
+        raise
 
 
 def _refuse_damaged(store: Store, log: PromotionLog, model: str, draft: DraftReference) -> None:
