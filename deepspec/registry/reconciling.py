@@ -4,7 +4,7 @@ The store and its promotion log are the truth. What a person moves or deletes in
 said: an alias there decides nothing.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deepspec.evaluation.calibration.results import rewritten
@@ -12,11 +12,11 @@ from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
-from deepspec.registry.entries import DraftReference, Promotion
+from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.mlflow.versions import Reconciled, RegisteredVersion
-from deepspec.registry.promotions import PromotionLog, previous_of, reason_of
+from deepspec.registry.promotions import PromotionLog, previous_of
 from deepspec.registry.verdicts import verdicts
 from deepspec.store import Artifact, Store
 from deepspec.store.gc import lineage
@@ -47,7 +47,7 @@ def reconcile_after(
     draft: DraftReference,
     *,
     verdict: Verdict | None,
-    run_id: str,
+    since: int,
     registered_at: str | None,
 ) -> Repaired:
     """End a run: its version and the champions are there, the version says its verdict, the aliases follow the log.
@@ -59,7 +59,8 @@ def reconcile_after(
         model: registered model name.
         draft: the run's.
         verdict: on it; None: it was not judged.
-        run_id: of the run, whose own promotion is no repair.
+        since: number of the log's last entry when the run began (0: none): that an alias does not show yet what was
+            promoted since then is no repair.
         registered_at: address of the MLflow where the draft was registered first; None: not known.
 
     Raises:
@@ -68,10 +69,12 @@ def reconcile_after(
     entries = log.history(model)
     wanted = [draft, *([entries[-1].champion] if entries else []), *filter(None, [previous_of(entries)])]
     notes = _restored(store, tracking, model, wanted, registered_at)
-    version = tracking.version_of(model, draft)
+    versions = tracking.list_versions(model)
+    version = tracking.version_of(model, draft, versions)
+    meanwhile = range(min(since, len(entries)), len(entries) + 1)
+    expected = [tracking.aliases_by_log(model, versions, entries[:number]) for number in meanwhile]
     if verdict is not None:
         tracking.retag(version, keys.verdict_tags(verdict))
-    expected = _expected(tracking, model, entries, reason_of(run_id))
     done = tracking.reconcile(model, log)
     notes += _moved(done, expected)
     return Repaired(replace(version, aliases=done.of_version(version.version)), tuple(notes))
@@ -98,37 +101,26 @@ def _restored(
     return [f"{model}: {names} was missing {where}; registered again as version {', '.join(made)}.{known}"]
 
 
-def _expected(tracking: Tracking, model: str, entries: Sequence[Promotion], own: str) -> tuple[str | None, ...]:
-    """Where the champion's alias may still point: to the one before, if this run has promoted; None: to no version.
-
-    By content: a version that was registered again has another number than the log says.
-    """
-    last = entries[-1] if entries else None
-    if last is None or (last.kind, last.reason) != ("promote", own):
-        return ()
-    if last.previous is None:
-        return (None,)
-    try:
-        return (tracking.version_of(model, last.previous).version,)
-    except TrackingError:  # somebody deleted it, and its aliases with it
-        return (None,)
-
-
-def _moved(done: Reconciled, expected: Sequence[str | None]) -> list[str]:
+def _moved(done: Reconciled, expected: Sequence[Mapping[str, str]]) -> list[str]:
     """What MLflow said otherwise than the log, in sentences.
 
     Args:
         done: what was found, and done.
-        expected: where the alias may have pointed, besides to the present champion.
+        expected: what the aliases may have said, from the beginning of the run until now.
     """
-    was, now = done.aliases[keys.CHAMPION]
-    if was in (*expected, now):
-        return []
-    pointed = f"version {was}" if was else "no version"
-    said = f"{done.model}: MLflow's alias {keys.CHAMPION} pointed to {pointed}"
-    if now is None:
-        return [f"{said}; by the promotion log nothing was ever promoted, and the alias is removed."]
-    return [f"{said}; by the promotion log version {now} is champion, and the alias points there again."]
+    notes = []
+    for alias, (was, now) in done.aliases.items():
+        if was == now or was in [one.get(alias) for one in expected]:
+            continue
+        if was is None and alias != keys.CHAMPION:
+            continue  # earlier versions of deepspec set no other
+        pointed = f"version {was}" if was else "no version"
+        said = f"{done.model}: MLflow's alias {alias} pointed to {pointed}"
+        rightly = (
+            f"version {now} is the {alias}, and it points there again" if now else "there is none, and it is removed"
+        )
+        notes.append(f"{said}; by the promotion log {rightly}.")
+    return notes
 
 
 def say_verdicts(store: Store, tracking: Tracking, model: str) -> None:

@@ -144,7 +144,7 @@ def _reconcile(run: Run[Any], part: RecipeRun) -> None:
             said["name"],
             reference,
             verdict=judged,
-            run_id=run.run_id,
+            since=run.began.get(said["name"], 0),
             registered_at=where,
         ),
         run.display.say,

@@ -83,6 +83,7 @@ class Run(Generic[RecipeT]):
         making: the stage that is being made or looked up; after an error, the one that it ended.
         name: what it is called in its record; empty if it leaves none.
         alive: its signs of life, once it makes something.
+        began: model -> number of the last entry in its promotion log when the run first looked.
     """
 
     recipe: RecipeT
@@ -110,6 +111,7 @@ class Run(Generic[RecipeT]):
     _fingerprints: Fingerprints | None = None
     _accounts: Accounts | None = None
     _promotions: PromotionLog | None = None
+    began: dict[str, int] = field(default_factory=dict)
     _histories: dict[str, tuple[Promotion, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -166,11 +168,11 @@ class Run(Generic[RecipeT]):
         Raises:
             PromotionLogDamaged: as `PromotionLog.history`.
         """
-        if not self.previewing:
-            return self.promotions.history(model)
-        if model not in self._histories:
-            self._histories[model] = self.promotions.history(model)
-        return self._histories[model]
+        found = self._histories.get(model) if self.previewing else None
+        if found is None:
+            found = self._histories[model] = self.promotions.history(model)
+            self.began.setdefault(model, len(found))
+        return found
 
     @property
     def folder(self) -> Path:

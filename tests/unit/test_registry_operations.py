@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -206,21 +207,67 @@ def test_a_promotion_while_the_aliases_are_set_wins(
 
 
 def after_a_run(tracking: Tracking, store: Store, model: str, draft: DraftReference, **changed: Any) -> Repaired:
-    arguments = {"verdict": None, "run_id": "a run", "registered_at": tracking.shown_uri, **changed}
+    arguments = {
+        "verdict": None,
+        "since": len(PromotionLog(store.backend).history(model)),
+        "registered_at": tracking.shown_uri,
+        **changed,
+    }
     return reconcile_after(store, PromotionLog(store.backend), tracking, model, draft, **arguments)
 
 
 def test_an_alias_moved_by_hand_is_set_back_and_said(
-    tracking: Tracking, champions: list[DraftReference], store: Store, model: str
+    tracking: Tracking, champions: list[DraftReference], store: Store, model: str, home: Path
 ) -> None:
     assert after_a_run(tracking, store, model, champions[2]).notes == ()
     tracking.set_alias(model, "champion", "1")
     repaired = after_a_run(tracking, store, model, champions[2])
     (note,) = repaired.notes
     assert "champion pointed to version 1" in note
-    assert "version 3 is champion" in note
+    assert "version 3 is the champion" in note
     assert repaired.version.aliases == ("champion",)
     assert after_a_run(tracking, store, model, champions[2]).notes == ()
+    tracking.set_alias(model, "previous", "1")
+    tracking.set_alias(model, "challenger", "1")
+    assert operations.rollback(home, store, f"models:/{model}@previous", None, "slower").startswith(
+        f"{model}: rolled back to version 2"  # whatever MLflow's alias says
+    )
+    tracking.set_alias(model, "previous", "3")
+    tracking.set_alias(model, "challenger", "1")
+    notes = after_a_run(tracking, store, model, champions[1]).notes
+    assert ["alias previous" in note for note in notes] == [True, False]
+    assert "there is none, and it is removed" in notes[1]
+    assert aliases(tracking, model) == {"champion": "2", "previous": "1"}
+
+
+def test_aliases_that_an_earlier_deepspec_did_not_set_are_set_and_not_said(
+    tracking: Tracking, champions: list[DraftReference], store: Store, model: str
+) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking.uri).delete_registered_model_alias(model, "previous")
+    assert after_a_run(tracking, store, model, champions[2]).notes == ()
+    assert aliases(tracking, model) == {"champion": "3", "previous": "2"}
+
+
+def test_a_roll_back_that_mlflow_does_not_hear_of_is_not_to_be_repeated(
+    tracking: Tracking, champions: list[DraftReference], store: Store, home: Path, model: str
+) -> None:
+    """The entry is written, and the same command would now go one further back."""
+    database = sqlite3.connect(tracking.uri.removeprefix("sqlite:///"), isolation_level=None)
+    database.execute(
+        "CREATE TRIGGER full BEFORE UPDATE ON registered_model_aliases BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    )
+    try:
+        with refused(TrackingError, "version 2 is champion", "entry 4", "disk full") as caught:
+            operations.rollback(home, store, model, None, "slower")
+    finally:
+        database.execute("DROP TRIGGER full")
+        database.close()
+    assert f"deepspec models reconcile {model}" in str(caught.value.remedy)
+    assert PromotionLog(store.backend).champion(model) == champions[1]
+    operations.reconcile(home, store, model)
+    assert aliases(tracking, model) == {"champion": "2", "previous": "1"}
 
 
 def test_an_alias_of_a_model_without_a_champion_is_removed_and_said(
@@ -231,21 +278,20 @@ def test_an_alias_of_a_model_without_a_champion_is_removed_and_said(
     assert after_a_run(tracking, store, model, draft).notes == ()
     tracking.set_alias(model, "champion", "1")
     (note,) = after_a_run(tracking, store, model, draft).notes
-    assert "nothing was ever promoted" in note
+    assert "champion pointed to version 1" in note
     assert aliases(tracking, model) == {}
 
 
-def test_what_the_run_itself_promoted_is_no_repair(
+def test_what_was_promoted_since_the_run_began_is_no_repair(
     tracking: Tracking, champions: list[DraftReference], store: Store, model: str
 ) -> None:
-    tracking.set_alias(model, "champion", "2")  # as it was before the run of the night appended its entry
-    log = PromotionLog(store.backend)
-    assert log.history(model)[-1].reason == "run of the night"
-    own = after_a_run(tracking, store, model, champions[2], run_id="of the night")
-    assert own.notes == ()
+    tracking.set_alias(model, "champion", "2")  # as it was before the third entry
+    assert after_a_run(tracking, store, model, champions[2], since=2).notes == ()
     assert aliases(tracking, model)["champion"] == "3"
+    tracking.set_alias(model, "champion", "1")  # as it was before this run and another one promoted
+    assert after_a_run(tracking, store, model, champions[1], since=1).notes == ()
     tracking.set_alias(model, "champion", "1")
-    assert after_a_run(tracking, store, model, champions[2], run_id="of the night").notes != ()
+    assert after_a_run(tracking, store, model, champions[2], since=2).notes != ()
 
 
 def test_another_mlflow_is_noticed_and_not_filled(

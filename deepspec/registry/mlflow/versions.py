@@ -271,18 +271,22 @@ class Versions:
             else:
                 return
 
-    def version_of(self, model_name: str, draft: DraftReference) -> RegisteredVersion:
+    def version_of(
+        self, model_name: str, draft: DraftReference, among: Sequence[RegisteredVersion] | None = None
+    ) -> RegisteredVersion:
         """The version that is this draft: what is said of a registered draft anywhere is looked up here first.
 
         By content, since versions may get new numbers after a loss; of several the one with the draft's number or key.
 
+        Args:
+            model_name: registered model name.
+            draft: which.
+            among: the model's versions; None: they are asked for.
+
         Raises:
             TrackingError: this MLflow has no such version, whatever the store says.
         """
-        return self._like(model_name, self.list_versions(model_name), draft)
-
-    def _like(self, model_name: str, versions: Sequence[RegisteredVersion], draft: DraftReference) -> RegisteredVersion:
-        """The one of `versions` that is this draft; TrackingError if none is."""
+        versions = self.list_versions(model_name) if among is None else among
         same = [v for v in versions if v.tags.get(keys.DRAFT_DIGEST) == draft.digest]
         if not same:
             number = f" (the store says version {draft.version})" if draft.version else ""
@@ -319,8 +323,10 @@ class Versions:
     def _follow(self, model_name: str, entries: Sequence[Promotion]) -> Reconciled:
         """Make the aliases say what these entries say."""
         versions = self.list_versions(model_name)
+        if entries:
+            self.version_of(model_name, entries[-1].champion, versions)
         before = {alias: version.version for version in versions for alias in version.aliases}
-        after = self._by_log(model_name, versions, entries)
+        after = self.aliases_by_log(model_name, versions, entries)
         found = Reconciled(
             model_name, {alias: (before.get(alias), after.get(alias)) for alias in (keys.CHAMPION, *_OTHER_ALIASES)}
         )
@@ -332,17 +338,16 @@ class Versions:
                 self.set_alias(model_name, alias, now)
         return found
 
-    def _by_log(
+    def aliases_by_log(
         self, model_name: str, versions: Sequence[RegisteredVersion], entries: Sequence[Promotion]
     ) -> dict[str, str]:
-        """Alias -> the version that it has to point to."""
+        """Alias -> the version that it has to point to; without those whose draft is not registered here."""
+        drafts = {keys.CHAMPION: entries[-1].champion if entries else None, keys.PREVIOUS: previous_of(entries)}
         after: dict[str, str] = {}
-        if entries:
-            after[keys.CHAMPION] = self._like(model_name, versions, entries[-1].champion).version
-        previous = previous_of(entries)
-        with contextlib.suppress(TrackingError):  # it is needed when somebody rolls back, who will hear of it
-            if previous is not None:
-                after[keys.PREVIOUS] = self._like(model_name, versions, previous).version
+        for alias, draft in drafts.items():
+            with contextlib.suppress(TrackingError):  # who needs it will hear of it
+                if draft is not None:
+                    after[alias] = self.version_of(model_name, draft, versions).version
         promoted = {entry.champion.digest for entry in entries}
         judged = (version for version in versions if keys.VERDICT in version.tags)
         challenger = next((one for one in judged if one.tags.get(keys.DRAFT_DIGEST) not in promoted), None)
