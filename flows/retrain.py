@@ -29,6 +29,7 @@ from tasks.resolve import (
     target_of,
     warm_start,
     why_blocked,
+    why_not_judged,
 )
 from tasks.responses import responses
 from tasks.runtime.flow import Outcome, flow
@@ -84,6 +85,11 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
         run.skip(gate.name, "the draft is blocked")
         run.skip(promote.name, "the draft is blocked")
         return Outcome(made, "refused", (blocked,))
+    settled = why_not_judged(run, draft)
+    if settled is not None:
+        run.skip(gate.name, "the draft is champion")
+        run.skip(promote.name, "the draft is champion")
+        return Outcome(made, "no_change", (settled,))
     judged = {"responses": answered, "target": target, "benchmarks": benchmarks}
     judged |= {"evaluation": evaluation, "calibration": calibration, "draft": draft}
     for race_is_last in (*[False] * (NUM_RACES - 1), True):

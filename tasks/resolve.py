@@ -15,6 +15,7 @@ from deepspec.errors import DataError, IncompatibleDraft
 from deepspec.evaluation.known_benchmarks import VARIABLE
 from deepspec.registry.blocks import block_of, blocks
 from deepspec.registry.draft_names import draft_of
+from deepspec.registry.entries import DraftReference
 from deepspec.registry.identity import identity_of
 from deepspec.registry.looks import Looks
 from deepspec.registry.promotions import reason_of
@@ -254,16 +255,31 @@ def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value |
     """
     if not isinstance(draft, Artifact):
         return Pending("train")
+    champion, _ = _opponent(run, draft)
+    return Value(None) if champion is None else run.artifact(champion.kind, champion.key)
+
+
+def why_not_judged(run: "Run[Recipe]", draft: Reference) -> str | None:
+    """Why a draft that is champion is not judged again: what it was promoted over is gone; None: it can be judged."""
+    if not isinstance(draft, Artifact):
+        return None
+    over, is_champion = _opponent(run, draft)
+    if not is_champion or over is None or run.find(over.kind, over.key) is not None:
+        return None
+    return f"The draft is champion; {over.kind}/{over.key[:12]}, which it was promoted over, is damaged or gone."
+
+
+def _opponent(run: "Run[Recipe]", draft: Artifact) -> tuple[DraftReference | None, bool]:
+    """The draft that a verdict on `draft` is measured against, and whether `draft` is champion already."""
     history = run.history(run.recipe.registered_model)
     champion = history[-1].champion if history else None
-    if champion is not None and champion.digest == draft.digest:
-        promotion = next(
-            entry for entry in reversed(history) if entry.kind == "promote" and entry.champion.digest == draft.digest
-        )
-        champion = promotion.previous
-    if champion is None:
-        return Value(None)
-    return run.artifact(champion.kind, champion.key)
+    if champion is None or champion.digest != draft.digest:
+        return champion, False
+    return next(
+        entry.previous
+        for entry in reversed(history)
+        if entry.kind == "promote" and entry.champion.digest == draft.digest
+    ), True
 
 
 _LOOKED_AT = (

@@ -62,7 +62,8 @@ def reconcile(home: Path, store: Store, model: str) -> str:
     """Register again what MLflow has lost, and repair the aliases; return what was done, in words."""
     tracking = tracking_of(home)
     restored = register_again(store, tracking, model)
-    again = f" Registered again: version {', '.join(restored)}." if restored else ""
+    again = f" Registered again: version {', '.join(restored.made.values())}." if restored.made else ""
+    again += "".join(f" {sentence}" for sentence in restored.damaged.values())
     say_verdicts(store, tracking, model)
     done = tracking.reconcile(model, PromotionLog(store.backend))
     others = "".join(

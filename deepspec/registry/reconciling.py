@@ -6,7 +6,9 @@ said: an alias there decides nothing.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from deepspec.errors import ArtifactDamaged, ArtifactMissing
 from deepspec.evaluation.calibration.results import rewritten
 from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
@@ -95,10 +97,16 @@ def _restored(
         except TrackingError as error:
             error.what += known
             raise
-    made = register_again(store, tracking, model, only=lost)
-    names = ", ".join(f"version {draft.version or '?'} ({digest[:12]})" for digest, draft in lost.items())
+    again = register_again(store, tracking, model, only=lost)
     where = f"in the MLflow at {tracking.shown_uri}"
-    return [f"{model}: {names} was missing {where}; registered again as version {', '.join(made)}.{known}"]
+    return [
+        *(
+            f"{model}: version {lost[digest].version or '?'} ({digest[:12]}) was missing {where}; "
+            f"registered again as version {number}.{known}"
+            for digest, number in again.made.items()
+        ),
+        *again.damaged.values(),
+    ]
 
 
 def _moved(done: Reconciled, expected: Sequence[Mapping[str, str]]) -> list[str]:
@@ -132,32 +140,77 @@ def say_verdicts(store: Store, tracking: Tracking, model: str) -> None:
             tracking.retag(version, keys.verdict_tags(verdict))
 
 
-def register_again(store: Store, tracking: Tracking, model: str, *, only: Collection[str] | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Again:
+    """What was registered again, and what could not be.
+
+    Attributes:
+        made: digest of a draft -> the number of its new version.
+        damaged: digest of a draft -> what the store lacks of it, in a sentence.
+    """
+
+    made: Mapping[str, str]
+    damaged: Mapping[str, str]
+
+
+def register_again(store: Store, tracking: Tracking, model: str, *, only: Collection[str] | None = None) -> Again:
     """Register every version that the store knows and MLflow does not: a database restored from before them, or lost.
 
     In the order in which they were registered first, so that they get the numbers they had where MLflow has lost none
-    but the last ones.
+    but the last ones. What is damaged in the store is left out.
 
     Args:
         store, tracking: that know versions, and that may not.
         model: whose versions.
         only: digests of the drafts that are wanted; None: all.
-
-    Returns:
-        the numbers of the versions made.
     """
     known = {version.tags.get(keys.DRAFT_DIGEST) for version in tracking.list_versions(model)}
     run_id = None
-    made = []
+    made: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for registration in sorted(store.artifacts("register"), key=_registered_as):
-        parents = registration.manifest.parents
-        if only is not None and parents["draft"].digest not in only:
+        digest = registration.manifest.parents["draft"].digest
+        if only is not None and digest not in only:
             continue
-        if registration.json("registration.json")["name"] != model or parents["draft"].digest in known:
+        record = registration.json("registration.json")
+        if record["name"] != model or digest in known:
             continue
+        try:
+            again = _Registration.read(store, registration, model)
+        except (ArtifactMissing, ArtifactDamaged) as error:
+            damaged[digest] = f"{model}: version {record['version']} cannot be registered again: {error}"
+            continue
+        run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
+        # A draft that was measured again has several registrations: the last one's tags and card stay.
+        version = tracking.register(
+            again.folder, model, run_id, again.tags, draft=again.draft, card=again.card, notes=again.notes
+        )
+        made |= {digest: version.version} if version.created else {}
+    if run_id is not None:
+        tracking.finish(run_id)
+    return Again(made, {digest: why for digest, why in damaged.items() if digest not in made})
+
+
+@dataclass(frozen=True)
+class _Registration:
+    """What a draft is registered with, read from the store; all of it is checked."""
+
+    folder: Path
+    tags: Mapping[str, str]
+    draft: DraftReference
+    card: str | None
+    notes: Mapping[str, str]
+
+    @classmethod
+    def read(cls, store: Store, registration: Artifact, model: str) -> "_Registration":
+        """Read it.
+
+        Raises:
+            ArtifactMissing, ArtifactDamaged: something that it was made from is not whole.
+        """
+        parents, code = registration.manifest.parents, registration.manifest.code
         ancestors = {item.kind: item for item in lineage(registration, store.get)[1:]}
         draft = ancestors[parents["draft"].kind]
-        code = registration.manifest.code
         tags = keys.version_tags(
             recipe=str(registration.manifest.ingredients["sections"].get("name", model)),
             code_version=str(code.get("commit") or code.get("deepspec", "")),
@@ -166,18 +219,10 @@ def register_again(store: Store, tracking: Tracking, model: str, *, only: Collec
             evaluation=_evaluation(ancestors[parents["evaluation"].kind]),
         )
         del tags[keys.RUN_ID]  # the store does not know it
-        run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
+        notes = about(registration)
+        card = notes.pop(CARD_FILE, None)
         reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
-        # A draft that was measured again has several registrations: the last one's tags and card stay.
-        said = about(registration)
-        card = said.pop(CARD_FILE, None)
-        version = tracking.register(
-            draft.directory() / "draft", model, run_id, tags, draft=reference, card=card, notes=said
-        )
-        made += [version.version] if version.created else []
-    if run_id is not None:
-        tracking.finish(run_id)
-    return made
+        return cls(draft.directory() / "draft", tags, reference, card, notes)
 
 
 def _evaluation(artifact: Artifact) -> Evaluation:

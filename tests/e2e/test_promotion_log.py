@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from deepspec.registry.mlflow.tracking import Tracking
 from tests.e2e.conftest import Home
 
 CONTEST = ("--set", "registry.model=contest")
@@ -23,7 +24,7 @@ def stage(home: Home, name: str) -> dict[str, Any]:
 def test_what_was_rolled_back_stays_so_until_a_person_unblocks_it(warm: Home) -> None:
     """Two recipes contend for a model; then the better one is rolled back, and comes back by no run.
 
-    Over ten seconds: two trainings, and eight runs.
+    Over ten seconds: three trainings, and ten runs.
     """
     beginner = ("--set", "name=beginner", "--set", "train.num_steps=1")
     warm.run("run", "tiny", *CONTEST, *beginner)
@@ -71,6 +72,24 @@ def test_what_was_rolled_back_stays_so_until_a_person_unblocks_it(warm: Home) ->
     rival, winner = (entry["champion"]["digest"] for entry in entries)
     assert rival == entries[1]["verdict"]["champion"] != winner
     assert json.loads(raced.stdout.splitlines()[-1]) == ["promoted", 1]
+
+    # What it was promoted over is damaged: that hinders neither the champion's runs nor the repair of MLflow.
+    [weights] = (warm.path / "store" / "train" / history(warm)[0]["champion"]["key"]).glob("*/draft/model.safetensors")
+    whole = weights.read_bytes()
+    weights.chmod(0o644)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "Version 1 is damaged" in warm.run("rollback", "contest", code=1).err
+    warm.run("run", "tiny", *CONTEST)
+    assert warm.record()["status"] == "no_change"
+    assert "promoted over" in warm.record()["notes"][0]
+    another = Tracking(f"sqlite:///{warm.path / 'another.db'}", warm.path / "another")
+    assert another.list_models() == ()  # its experiment is made, and knows where its files go
+    elsewhere = {"MLFLOW_TRACKING_URI": another.uri}
+    done = warm.run("run", "tiny", *CONTEST, code=1, environment=elsewhere)
+    assert f"registered at sqlite:///{warm.path / 'mlflow.db'}" in " ".join(done.err.split())
+    done = warm.run("models", "reconcile", "contest", environment=elsewhere)
+    assert "Registered again: version 1." in " ".join(done.out.split())
+    assert "version 1 cannot be registered again" in " ".join(done.out.split())
 
 
 RACE = """
