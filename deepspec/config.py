@@ -176,11 +176,18 @@ def location_field(default: Any = ..., **arguments: Any) -> Any:
     return Field(default, json_schema_extra={"location": True}, **arguments)
 
 
+def execution_field(default: Any, **arguments: Any) -> Any:
+    """A field among those of a `Section` that changes nothing of what is computed: never hashed."""
+    return Field(default, json_schema_extra={"execution": True}, **arguments)
+
+
 def absent_in_key(field: FieldInfo, value: Any) -> bool:
-    """Whether `value` of `field` is to be left out of keys: a location, or the neutral value of a later field."""
+    """Whether `value` of `field` is to be left out of keys: a location, execution, or a later field's neutral value."""
     if _is_location(field):
         return True
     extra = field.json_schema_extra
+    if isinstance(extra, dict) and extra.get("execution"):
+        return True
     if not isinstance(extra, dict) or "key_absent" not in extra:
         return False
     absent = extra["key_absent"]

@@ -19,7 +19,9 @@ from deepspec.store.records import JsonRecord
 
 Recorded = TypeVar("Recorded", bound=JsonRecord | Verdict)
 
-RunStatus: TypeAlias = Literal["promoted", "refused", "no_change", "budget_exhausted", "interrupted", "failed"]
+RunStatus: TypeAlias = Literal[
+    "promoted", "awaiting_approval", "refused", "no_change", "budget_exhausted", "interrupted", "failed"
+]
 StageStatus: TypeAlias = Literal["hit", "ran", "rebuilt", "failed", "skipped", "would_run"]
 
 

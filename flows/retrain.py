@@ -15,10 +15,12 @@ from tasks.gate import gate
 from tasks.promote import promote
 from tasks.register import register
 from tasks.resolve import (
+    awaits_approval,
     benchmarks_of,
     captured_files,
     champion_to_beat,
     check_contest,
+    how_to_approve,
     layer_ids,
     live_states,
     look_at,
@@ -99,6 +101,9 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
         if refused(verdict):
             run.skip(promote.name, "the gate refused")
             return Outcome(made, "no_change", (NOT_ANY_MORE,)) if serves(run, draft) else Outcome(made, "refused")
+        if awaits_approval(run, draft):
+            run.skip(promote.name, "a person has to approve it")
+            return Outcome(made, "awaiting_approval", how_to_approve(made["registration"]))
         try:
             made["promotion"] = promote(run, registration=made["registration"], verdict=verdict, draft=draft)
             break

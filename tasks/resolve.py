@@ -352,6 +352,19 @@ def serves(run: "Run[Recipe]", draft: Reference) -> bool:
     return isinstance(draft, Artifact) and bool(entries) and entries[-1].champion.digest == draft.digest
 
 
+def awaits_approval(run: "Run[Recipe]", draft: Reference) -> bool:
+    """Whether a person has to promote the draft, and has not."""
+    return run.recipe.gates.approval == "manual" and not serves(run, draft)
+
+
+def how_to_approve(registration: Reference) -> tuple[str, ...]:
+    """What a person has to type, in a sentence; nothing in a preview that does not know the version."""
+    if not isinstance(registration, Artifact):
+        return ()
+    uri = registration.json("registration.json")["uri"]
+    return (f'It waits for a person: deepspec promote {uri} --reason "…"',)
+
+
 def promoted(run: "Run[Recipe]", promotion: Reference) -> bool:
     """Whether this run appointed the champion; one that it found, or that served already, was appointed earlier."""
     return isinstance(promotion, Artifact) and promotion.json("promotion.json")["reason"] == reason_of(run.run_id)

@@ -1,8 +1,10 @@
 """What a challenger has to reach before it is promoted; the section `gates` of a recipe."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
-from deepspec.config import Section
+from deepspec.config import Section, execution_field
 
 
 class Config(Section):
@@ -50,6 +52,13 @@ class Config(Section):
     )
     servable: bool = Field(
         default=True, description="The draft must have no flaw in the layout that engines read; false asks for nothing."
+    )
+    approval: Literal["automatic", "manual"] = execution_field(
+        "automatic",
+        description="Who promotes what the gates accept: the run, or a person, for whom it ends as awaiting_approval.",
+    )
+    approval_hours: float = execution_field(
+        72.0, gt=0.0, description="How long a run of a deployment waits for that person on Prefect's server."
     )
 
     @field_validator("min_benchmark_tau")

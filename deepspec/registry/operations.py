@@ -1,5 +1,6 @@
 """What is done with registered models: list, promote, roll back, reconcile."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec.errors import GateFailed, RecipeError
@@ -18,6 +19,23 @@ from deepspec.registry.reconciling import register_again, say_verdicts
 from deepspec.registry.verdicts import verdicts_about
 from deepspec.store import Store
 from deepspec.store.records import JsonRecord
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What `promote` did.
+
+    Attributes:
+        model: registered model name.
+        serves: whether the version is champion now.
+        entry: number of the entry that made it champion; None: none was written.
+        said: all of it, in sentences.
+    """
+
+    model: str
+    serves: bool
+    entry: int | None
+    said: tuple[str, ...]
 
 
 class VersionSummary(JsonRecord):
@@ -97,14 +115,17 @@ def differences(home: Path, store: Store, model: str | None) -> list[str]:
     return found
 
 
-def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool = False) -> list[str]:
-    """Promote a registered version under the verdict its gate gave it; return what was done, in words.
+def promote(
+    home: Path, store: Store, name: str, reason: str, *, unblock: bool = False, claimed: str | None = None
+) -> Promoted:
+    """Promote a registered version under the verdict its gate gave it.
 
     Args:
         home, store: where versions and artifacts are.
         name: the version, as `draft_names` reads it. The champion stays champion, and the log as it is.
         reason: why.
         unblock: first let a draft that was rolled back be promoted again, by this and by any later run.
+        claimed: the name that the person gave who asks; see `asker`.
 
     Raises:
         RecipeError: it is to be unblocked without a reason.
@@ -120,19 +141,20 @@ def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool =
     chosen = registered_version(name, home, store, where="DRAFT")
     model, draft = chosen.name, reference_of(chosen)
     log, identity = PromotionLog(store.backend), identity_of(store, draft)
-    who = asker(tracking, store.backend)
+    who = asker(tracking, store.backend, claimed)
     lifted = log.unblock(model, identity, who=who, reason=reason) if unblock else None
     done = [f"{model}: version {chosen.version} is unblocked (entry {lifted.number})."] if lifted else []
     last = log.last(model)
     if last is not None and last.champion.digest == draft.digest:
         tracking.reconcile(model, log)
-        return [*done, f"{model}: version {chosen.version} is the champion already; nothing was promoted."]
+        already = f"{model}: version {chosen.version} is the champion already; nothing was promoted."
+        return Promoted(model, serves=True, entry=None, said=(*done, already))
     try:
         verdict = verdict_on(store, log, model, draft)
     except GateFailed as error:
         if lifted is None:
             raise
-        return [*done, str(error)]
+        return Promoted(model, serves=False, entry=None, said=(*done, str(error)))
     flaw = _flaw(store, draft)
     if flaw is not None:
         raise DraftDamaged(
@@ -140,7 +162,8 @@ def promote(home: Path, store: Store, name: str, reason: str, *, unblock: bool =
         )
     entry = log.promote(model, draft, verdict, identity=identity, who=who, reason=reason)
     _follow(tracking, log, entry)
-    return [*done, f"{model}: version {entry.champion.version} is champion (entry {entry.number})."]
+    now = f"{model}: version {entry.champion.version} is champion (entry {entry.number})."
+    return Promoted(model, serves=True, entry=entry.number, said=(*done, now))
 
 
 def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -> str:

@@ -154,6 +154,27 @@ def test_what_was_moved_or_deleted_in_mlflow_is_repaired_and_said(warm: Home) ->
     assert "notes" not in warm.record()
 
 
+def test_a_draft_waits_for_the_person_who_promotes_it(warm: Home) -> None:
+    manual = (*CONTEST, "--set", "gates.approval=manual")
+    done = warm.run("run", "tiny", *manual)  # exit code 0
+    assert warm.record()["status"] == "awaiting_approval"
+    assert stage(warm, "promote")["why"] == "a person has to approve it"
+    approve = "deepspec promote models:/contest/1 --reason"
+    assert approve in " ".join(done.out.split())
+    assert approve in " ".join(warm.record()["notes"])
+    assert stage(warm, "gate")["status"] == "hit"  # who approves is in no key
+    warm.run("models", "history", "contest", code=2)  # nothing was ever promoted
+
+    warm.run("run", "tiny", *manual)
+    assert warm.record()["status"] == "awaiting_approval"
+    warm.run("promote", "models:/contest/1", "--reason", "the canary was fine")
+    (entry,) = history(warm)
+    assert entry["reason"] == "the canary was fine"
+    warm.run("run", "tiny", *manual)
+    assert warm.record()["status"] == "no_change"
+    assert len(history(warm)) == 1
+
+
 def test_a_draft_for_another_target_does_not_compete(warm: Home, tmp_path: Path) -> None:
     other = tmp_path / "target"
     shutil.copytree(warm.path / "tiny" / "target", other)

@@ -311,7 +311,7 @@ def test_a_version_that_was_rolled_back_is_promoted_by_a_person_with_a_reason(
     put_verdict(store, champions[2], champions[1])
     with refused(DraftBlocked, "slower", where=model):
         operations.promote(home, store, name, "it was the host")
-    said = operations.promote(home, store, name, "it was the host", unblock=True)
+    said = operations.promote(home, store, name, "it was the host", unblock=True).said
     assert len(said) == 2
     entry = PromotionLog(store.backend).history(model)[-1]
     assert (entry.kind, entry.reason, entry.champion.version) == ("promote", "it was the host", "3")
@@ -331,7 +331,7 @@ def test_an_unblocked_version_without_a_verdict_waits_for_the_next_run(
     champions: list[DraftReference], store: Store, home: Path, model: str
 ) -> None:
     operations.rollback(home, store, model, None, "slower")
-    said = operations.promote(home, store, f"models:/{model}/3", "it was the host", unblock=True)
+    said = operations.promote(home, store, f"models:/{model}/3", "it was the host", unblock=True).said
     assert "unblocked" in said[0]
     assert "never judged" in said[1]
     log = PromotionLog(store.backend)

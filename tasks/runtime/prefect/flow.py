@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STATES: Mapping[Status, tuple[str, str]] = MappingProxyType(
     {
         "promoted": ("Promoted", "COMPLETED"),
+        "awaiting_approval": ("AwaitingApproval", "COMPLETED"),
         "refused": ("Refused", "COMPLETED"),
         "no_change": ("NoChange", "COMPLETED"),
         "budget_exhausted": ("BudgetExhausted", "COMPLETED"),

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 Steps = Sequence[tuple[Flow, Any]]
 """Flows, each with its configuration."""
 
+_BY_ATTENTION: tuple[Status, ...] = (
+    "failed",
+    "interrupted",
+    "budget_exhausted",
+    "awaiting_approval",
+    "refused",
+    "promoted",
+    "no_change",
+)
+"""Statuses, the one that most asks for a person first."""
+
 
 @dataclass(frozen=True)
 class PartResults:
@@ -79,5 +90,4 @@ class Result:
     def status(self) -> Status:
         """The part's; of several the one that most asks for attention."""
         found = {part.status for part in self.parts}
-        order: tuple[Status, ...] = ("failed", "interrupted", "budget_exhausted", "refused", "promoted", "no_change")
-        return next(status for status in order if status in found)
+        return next(status for status in _BY_ATTENTION if status in found)
