@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from deepspec.errors import BudgetExceeded, DeepspecError
+from deepspec.home import store_of
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
 from tasks.runtime.prefect.flow import state_of
 
 if TYPE_CHECKING:
-    from deepspec.record import RunRecord
     from tasks.runtime.records import StageRecord
 
 
@@ -42,24 +41,31 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[A
         overrides: `field=value`, as after `--set`.
 
     Returns:
-        a completed state that is called by the outcome: Promoted, Refused, NoChange, or
-        BudgetExhausted if nothing was begun. Cache policy: the artifact
-        store's keys; a stage whose artifact is there ends as Cached. Requires: DEEPSPEC_STORE, MLFLOW_TRACKING_URI and
-        what they need in the worker's environment, and DEEPSPEC_HOME for what a killed run is resumed from.
+        a completed state that is called by the outcome: Promoted, Refused, NoChange, or BudgetExhausted if nothing was
+        begun. Where a person has to approve, the flow run is suspended, and goes on here when it is resumed. Cache
+        policy: the artifact store's keys; a stage whose artifact is there ends as Cached. Requires: DEEPSPEC_STORE,
+        MLFLOW_TRACKING_URI and what they need in the worker's environment, and DEEPSPEC_HOME for what a killed run is
+        resumed from.
 
     Raises:
         DeepspecError: a stage failed; what was finished is kept, and the next run goes on from there.
     """
+    from flows import approval
+    from flows.outcome_page import sentence
     from flows.runs import run_recipes
 
     home = Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute()
     os.environ["DEEPSPEC_HOME"] = str(home)
     loaded = load_recipe(recipe, overrides or [])
+    given = approval.approved()
+    if given is not None:
+        return approval.promote(given, home, store_of(home, loaded.store.url))
     result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name)
     if result.error is not None and not isinstance(result.error, BudgetExceeded):
         raise result.error
-    create_markdown_artifact(_summary(record), key="retrain-summary", description=f"What became of {loaded.name}.")
-    return state_of(result.status, _sentence(record))
+    if result.status == "awaiting_approval":
+        approval.wait_for_person(record, loaded.gates.approval_hours)
+    return state_of(result.status, sentence(record))
 
 
 class LogDisplay:
@@ -80,22 +86,3 @@ class LogDisplay:
     def say(self, text: str) -> None:
         """A line for the reader."""
         get_run_logger().info("%s", text)
-
-
-def _sentence(record: "RunRecord") -> str:
-    version = next((f"{model.name} version {model.version}" for model in record.models), record.recipe)
-    return f"{version}: {record.status.replace('_', ' ')}"
-
-
-def _summary(record: "RunRecord") -> str:
-    """The record's essentials as Markdown: acceptance per benchmark, and which stages ran."""
-    from deepspec.reports.formatting import number, times
-
-    lines = [f"# {_sentence(record)}", "", "| benchmark | τ | speedup |", "|---|---|---|"]
-    for evaluation in record.evaluations:
-        measured = {**evaluation.benchmarks, "mean": evaluation.macro}
-        rows = ((name, part) for name, part in measured.items() if part is not None)
-        lines += [f"| {name} | {number(part.tau, 2)} | {times(part.speedup)} |" for name, part in rows]
-    lines += ["", "| stage | status | seconds | why |", "|---|---|---|---|"]
-    lines += [f"| {s.name} | {s.status} | {s.seconds:.1f} | {s.why} |" for s in record.stages]
-    return "\n".join(lines)

@@ -45,7 +45,12 @@ def run_recipes(
         retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
     )
     with ended_after(result.run):
-        return result, *_leave(result, home, num_seeds=num_seeds if after else 1)
+        record, path = _leave(result, home, num_seeds=num_seeds if after else 1)
+        if result.run.on_shared_server and result.run.alive is not None:
+            from flows.outcome_page import show_outcome
+
+            show_outcome(result, record)
+        return result, record, path
 
 
 def _leave(result: Result, home: Path, *, num_seeds: int) -> tuple[RunRecord, Path]:

@@ -172,7 +172,23 @@ def promote(
     """
     from deepspec.registry import operations
 
-    show_lines(*operations.promote(home(), artifact_store(), draft, reason, unblock=unblock))
+    done = operations.promote(home(), artifact_store(), draft, reason, unblock=unblock)
+    show_lines(*done.said)
+    if done.serves:
+        _end_waiting(done.model, done.said[-1])
+
+
+def _end_waiting(model: str, why: str) -> None:
+    """End the flow runs that wait for an approval of a model's drafts, where there is a Prefect server."""
+    from tasks.runtime.prefect import server
+
+    if not server.is_configured():
+        return
+    from flows.waiting import try_to_supersede
+
+    ended = try_to_supersede(model, why)
+    if ended:
+        show_lines(f"Ended on Prefect's server, where they waited for an approval: {', '.join(ended)}.")
 
 
 def rollback(

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -336,6 +337,49 @@ def test_another_flow_run_is_all_cached(deployed: Deployed, first: str) -> None:
     again = deployed.flow_run(*LONGER)
     assert deployed.ended(again) == "NoChange", deployed.log(again)
     assert deployed.task_runs(again) == dict.fromkeys(STAGES, "Cached")
+
+
+# --- approval by a person --------------------------------------------------------------------------------------------
+
+REVIEWED = (*LONGER, "registry.model=reviewed", "gates.approval=manual")
+
+
+def suspended(deployed: Deployed, flow_run: str) -> dict[str, Any]:
+    """Wait until a flow run is suspended; its state."""
+
+    def state() -> Any:
+        found = deployed.api(f"/flow_runs/{flow_run}")["state"]
+        assert found["type"] not in FINAL, deployed.log(flow_run)
+        return found if found["name"] == "Suspended" else None
+
+    return dict(wait_for(f"flow run {flow_run} to be suspended", state, pause=0.5))
+
+
+def test_a_person_approves_on_prefects_page(deployed: Deployed, first: str) -> None:
+    """The first night is superseded by the second, which waits with its verdict; a reason is needed to resume it."""
+    older = deployed.flow_run(*REVIEWED)
+    suspended(deployed, older)
+    newer = deployed.flow_run(*REVIEWED, "gates.approval_hours=48")
+    state = suspended(deployed, newer)
+    assert deployed.ended(older) == "Superseded"
+    waits = datetime.fromisoformat(state["state_details"]["pause_timeout"]) - datetime.fromisoformat(state["timestamp"])
+    assert waits.total_seconds() == pytest.approx(48 * 3600, abs=60)
+    assert {"awaiting:reviewed", "model:reviewed", "verdict:accepted"} <= {*deployed.api(f"/flow_runs/{newer}")["tags"]}
+    form = deployed.api(f"/flow_runs/{newer}/input/suspended-approval-0-description")
+    assert "reviewed version 1: awaiting approval" in form
+    assert "## Accepted" in form
+    assert "| arithmetic |" in form
+    assert deployed.deepspec("models", "history", "reviewed")[0] == 2  # nothing was ever promoted
+    assert deployed.api(f"/flow_runs/{newer}/resume", {"run_input": {}})["status"] == "REJECT"
+    given = {"reason": "the canary was fine", "name": "Ada"}
+    assert deployed.api(f"/flow_runs/{newer}/resume", {"run_input": given})["status"] == "ACCEPT"
+    assert deployed.ended(newer) == "Promoted", deployed.log(newer)
+    (entry,) = deployed.json("models", "history", "reviewed")
+    assert (entry["reason"], entry["actor"]["claimed"]) == ("the canary was fine", "Ada")
+    assert entry["actor"]["known_by"] == "MLflow user"
+
+
+# --- failures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: TwoFlowRuns) -> None:
