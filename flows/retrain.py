@@ -6,6 +6,8 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 (nothing runs) and runs.
 """
 
+from collections.abc import Mapping
+
 from deepspec.recipe import Recipe
 from deepspec.registry.errors import PromotionConflict
 from tasks.calibrate import calibrate
@@ -80,7 +82,25 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
     made: dict[str, Reference] = {"draft": draft, "calibration": calibration, "evaluation": evaluation}
     if not ship:
         return Outcome(made)
+    return judge_and_ship(run, made, answered=answered, target=target, benchmarks=benchmarks)
 
+
+def judge_and_ship(
+    run: Run[Recipe], made: Mapping[str, Reference], *, answered: Reference, target: Reference, benchmarks: Reference
+) -> Outcome:
+    """The end of every flow that makes a draft: register → gate → promote.
+
+    Args:
+        run: the run.
+        made: draft, calibration and evaluation, by these names.
+        answered: the answers whose gate split it is judged on.
+        target, benchmarks: what it was evaluated with.
+
+    Returns:
+        `made` with registration, verdict, and promotion if there was one; and how the run ended.
+    """
+    draft, calibration, evaluation = (made[name] for name in ("draft", "calibration", "evaluation"))
+    made = dict(made)
     made["registration"] = register(run, draft=draft, calibration=calibration, evaluation=evaluation)
     blocked = why_blocked(run, draft)
     if blocked is not None:
