@@ -21,11 +21,11 @@ from prefect.input.run_input import keyset_from_base_key
 from pydantic import Field
 
 from deepspec.errors import GateFailed
-from deepspec.record import RunRecord
+from deepspec.record import RunRecord, RunStatus
 from deepspec.registry import operations
 from deepspec.registry.errors import PromotionConflict
 from deepspec.store import Store
-from flows.outcome_page import summary
+from flows.outcome_page import show_status, summary
 from flows.waiting import try_to_supersede
 from tasks.runtime.prefect.flow import state_of
 
@@ -90,10 +90,17 @@ def promote(given: Approved, home: Path, store: Store) -> State[None]:
             home, store, given.version, given.approval.reason, claimed=given.approval.name or "unnamed, on Prefect"
         )
     except (GateFailed, PromotionConflict) as error:
-        return state_of("refused", str(error))
+        return _ended("refused", str(error))
     why = " ".join(done.said)
     try_to_supersede(done.model, why)
-    return state_of("no_change" if done.entry is None else "promoted", why)
+    return _ended("no_change" if done.entry is None else "promoted", why)
+
+
+def _ended(status: RunStatus, why: str) -> State[None]:
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        show_status(context.flow_run.id, status)
+    return state_of(status, why)
 
 
 def _asked(context: FlowRunContext) -> list[str]:

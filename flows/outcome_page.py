@@ -17,11 +17,17 @@ from flows.waiting import AWAITING, try_to_supersede
 from tasks.runtime.prefect.server import named
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
     from deepspec.gates.verdict import Verdict
-    from deepspec.record import RunRecord
+    from deepspec.record import RunRecord, RunStatus
     from tasks.runtime.record.result import Result
 
 logger = logging.getLogger(__name__)
+
+_STATUS = "status:"
+_CHANGING = (_STATUS, "verdict:", AWAITING)
+"""What tags begin with that say how a flow run stands now."""
 
 
 def show_outcome(result: "Result", record: "RunRecord") -> None:
@@ -52,8 +58,7 @@ def _show(flow_runs: Iterable[str], record: "RunRecord") -> None:
 
     with get_client(sync_client=True) as client:
         for flow_run in map(UUID, flow_runs):
-            tags = {*client.read_flow_run(flow_run).tags, *tags_of(record)}
-            client.update_flow_run(flow_run, tags=sorted(tags))
+            _retag(client, flow_run, _CHANGING, tags_of(record))
             client.create_artifact(
                 ArtifactCreate(
                     key="retrain-summary",
@@ -65,9 +70,22 @@ def _show(flow_runs: Iterable[str], record: "RunRecord") -> None:
             )
 
 
+def show_status(flow_run: UUID, status: "RunStatus") -> None:
+    """Tag a flow run that has waited for a person with how it ended."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        _retag(client, flow_run, (_STATUS, AWAITING), [f"{_STATUS}{status}"])
+
+
+def _retag(client: "SyncPrefectClient", flow_run: UUID, instead_of: tuple[str, ...], tags: Iterable[str]) -> None:
+    kept = [tag for tag in client.read_flow_run(flow_run).tags if not tag.startswith(instead_of)]
+    client.update_flow_run(flow_run, tags=sorted({*kept, *tags}))
+
+
 def tags_of(record: "RunRecord") -> list[str]:
     """What flow runs of this outcome are found by."""
-    tags = [f"status:{record.status}"]
+    tags = [f"{_STATUS}{record.status}"]
     tags += [f"verdict:{'accepted' if verdict.accepted else 'refused'}" for verdict in record.verdicts]
     for model in record.models:
         tags += [f"model:{model.name}", f"version:{model.name}/{model.version}"]

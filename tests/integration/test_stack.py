@@ -374,6 +374,9 @@ def test_a_person_approves_on_prefects_page(deployed: Deployed, first: str) -> N
     given = {"reason": "the canary was fine", "name": "Ada"}
     assert deployed.api(f"/flow_runs/{newer}/resume", {"run_input": given})["status"] == "ACCEPT"
     assert deployed.ended(newer) == "Promoted", deployed.log(newer)
+    tags = {*deployed.api(f"/flow_runs/{newer}")["tags"]}
+    assert "status:promoted" in tags
+    assert not any(tag.startswith("awaiting:") for tag in tags)
     (entry,) = deployed.json("models", "history", "reviewed")
     assert (entry["reason"], entry["actor"]["claimed"]) == ("the canary was fine", "Ada")
     assert entry["actor"]["known_by"] == "MLflow user"
