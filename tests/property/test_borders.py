@@ -158,6 +158,11 @@ def test_a_reply_that_was_made_to_be_too_much(
     endpoint.check(body(), status, {"Content-Encoding": encoding}, most_bytes=40 << 20)
 
 
+def test_why_an_answer_ended_is_short_and_without_the_key(endpoint: borders.EndpointBorder) -> None:
+    said = json.dumps({"choices": [{"finish_reason": {"sk-canary": ["\U00018cd6"] * 200}}]})
+    endpoint.check(said.encode(), 200, {})
+
+
 def test_a_reply_that_never_ends_is_given_up(endpoint: borders.EndpointBorder) -> None:
     endpoint.check_endless()
 

@@ -8,7 +8,7 @@ Not here: which endpoint is asked, when, and how often (endpoint_pool.py); what 
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -137,13 +137,14 @@ class Exchange:
             return GenerationFailure(request.id, f"the endpoint refuses the request (HTTP {reply.status_code})", words)
         engine, version = endpoint.engine
         try:
-            return read_completion(reply.content, request, model, self._vocabulary, engine=engine, version=version)
+            found = read_completion(reply.content, request, model, self._vocabulary, engine=engine, version=version)
         except BadReply as error:
             failure = GenerationFailure(request.id, error.reason, self._safe(error.words))
             raise Again(failure, is_counted=True) from error
         except DataError as error:
             error.where = endpoint.url
             raise
+        return replace(found, words=self._safe(found.words)) if isinstance(found, GenerationFailure) else found
 
     async def _send(
         self, endpoint: Endpoint, name: str, method: str, path: str, body: dict[str, Any] | None = None
@@ -231,7 +232,7 @@ class Exchange:
     async def _engine_of(self, endpoint: Endpoint, card: dict[str, Any], reply: "httpx.Response") -> tuple[str, str]:
         """Name and version of the engine, as it says; "unknown" where it does not."""
         said_by = card.get("owned_by")
-        name = excerpt_of(said_by.lower()) if isinstance(said_by, str) and said_by else "unknown"
+        name = self._safe(said_by.lower()) if isinstance(said_by, str) and said_by else "unknown"
         for path in ("/version", "/server_info", "/get_server_info"):  # vLLM's; SGLang's, and its older one
             found = await self._send(endpoint, "version", "GET", path)
             said = self._json_of(found) if found.status_code == 200 else None
