@@ -9,10 +9,13 @@ day of training). So the lock file holds a hash of the sources of every stage's 
 
 import ast
 import hashlib
-import importlib
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.runtime.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "tests" / "golden" / "stage_lock.json"
@@ -31,11 +34,11 @@ _LEFT_OUT = (
 )
 
 
-def stages() -> dict[str, str]:
-    """Stage name -> module, for every stage of `tasks.stages`."""
+def stages() -> "dict[str, Stage]":
+    """Every stage of `tasks.stages`, by name."""
     from tasks.stages import STAGES
 
-    return {stage.name: stage.function.__module__ for stage in sorted(STAGES, key=lambda stage: stage.name)}
+    return {stage.name: stage for stage in sorted(STAGES, key=lambda stage: stage.name)}
 
 
 def closure(module: str) -> list[Path]:
@@ -60,13 +63,12 @@ def closure(module: str) -> list[Path]:
 def current() -> dict[str, dict[str, object]]:
     """Every stage's version and the hash of its closure's syntax trees (comments and layout do not count)."""
     lock: dict[str, dict[str, object]] = {}
-    for name, module in stages().items():
+    for name, stage in stages().items():
         whole = hashlib.sha256()
-        for path in closure(module):
+        for path in closure(stage.function.__module__):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             whole.update(path.relative_to(ROOT).as_posix().encode())
             whole.update(ast.dump(_without_docstrings(tree)).encode())
-        stage = getattr(importlib.import_module(module), name)
         lock[name] = {"version": stage.version, "sources": whole.hexdigest()}
     return lock
 

@@ -76,7 +76,7 @@ class Stage:
         workers: str | None = None,
     ) -> None:
         self.function = function
-        self.name = function.__name__
+        self.name = function.__name__.removesuffix("_")  # of a name that is a word of Python
         self.version = version
         self.reads = reads
         self.by_input = dict(by_input or {})

@@ -343,9 +343,7 @@ def test_only_what_may_pass_by_itself_is_retried() -> None:
 @pytest.mark.parametrize("name", list(stages()))
 def test_prefect_policy_of_every_stage(name: str) -> None:
     """The one retry policy, JSON results, and a cache that only repeats what the store says."""
-    import importlib
-
-    current = getattr(importlib.import_module(stages()[name]), name)
+    current = stages()[name]
     task = current.task
     assert task.name == current.name == name
     assert task.retries == RETRY_POLICY["retries"]
@@ -414,11 +412,9 @@ def test_what_a_stage_waited_for_others_is_not_its_time(tmp_path: Path) -> None:
 
 
 def test_only_what_needs_a_device_takes_a_concurrency_slot() -> None:
-    import importlib
-
     from deepspec.recipe import load_recipe
 
-    made = {name: getattr(importlib.import_module(module), name) for name, module in stages().items()}
+    made = stages()
     always = {name for name, current in made.items() if current.computes is True}
     never = {name for name, current in made.items() if current.computes is False}
     assert always == {"train", "calibrate", "evaluate"}
