@@ -293,8 +293,25 @@ class Algorithm(ABC):
         import torch
 
         from deepspec.drafts import initialization
-        from deepspec.drafts.files.weights_file import check_shapes, check_size, load_weights, read_shapes
+        from deepspec.drafts.files.weights_file import check_shapes, check_size, load_weights, read_shapes, weights_of
 
+        found = self.read_for(directory, spec, config=config)
+        # What config.json says takes no memory, and hardly time, before the weights' header says the same.
+        shapes = read_shapes(directory)
+        check_size(found.num_layers, shapes, directory)
+        with torch.device(device):
+            draft = initialization.build(
+                lambda: self.module(found, spec), lambda draft: check_shapes(draft, shapes, weights_of(directory))
+            ).to(getattr(torch, dtype))
+        load_weights(draft, directory)
+        return draft
+
+    def read_for(self, directory: Path, spec: TargetSpec, *, config: Any = None) -> Any:
+        """The Config that a draft directory was written with, if it is one of a draft for this target.
+
+        Raises:
+            IncompatibleDraft: config.json does not fit the target (or `config`, if given).
+        """
         written = read_draft_config(directory)
         found = self.read(written, directory)
         check_fits(written, spec, directory)
@@ -303,17 +320,13 @@ class Algorithm(ABC):
         try:
             self.resolve(found, spec)
         except RecipeError as error:
-            remedy = "Check that config.json and weights are of one draft."
-            raise IncompatibleDraft(error.what, where=f"{directory.name}/config.json", remedy=remedy) from error
-        # What config.json says takes no memory, and hardly time, before the weights' header says the same.
-        shapes = read_shapes(directory)
-        check_size(found.num_layers, shapes, directory)
-        with torch.device(device):
-            draft = initialization.build(
-                lambda: self.module(found, spec), lambda draft: check_shapes(draft, shapes, directory)
-            ).to(getattr(torch, dtype))
-        load_weights(draft, directory)
-        return draft
+            field = (error.where or "").rpartition(".")[2]
+            raise IncompatibleDraft(
+                f"field {field}: {error.what}" if field else error.what,
+                where=f"{directory.name}/config.json",
+                remedy="Check that config.json and weights are of one draft.",
+            ) from error
+        return found
 
     def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:  # noqa: ARG002
         """The config.json of a draft in the layout of the public DeepSpec checkpoints.

@@ -123,7 +123,7 @@ def weight_files(path: Path, mapped: Mapping[str, str] | None = None) -> tuple[P
             where=str(path),
             remedy="Convert them once with save_pretrained(..., safe_serialization=True) where you trust them.",
         )
-    raise UnsupportedTarget("no *.safetensors weights in the target's directory.", where=str(path), remedy=COPY_AGAIN)
+    raise UnsupportedTarget("there are no *.safetensors weights.", where=str(path), remedy=COPY_AGAIN)
 
 
 def has_weights(path: Path) -> bool:

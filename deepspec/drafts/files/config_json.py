@@ -6,6 +6,7 @@ Names that are not known (an architecture, a kind of head) are refused rather th
 more than that to be read rightly, it will say `deepspec_format`, and this version will refuse it.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -80,6 +81,12 @@ def read_draft_config(directory: Path) -> dict[str, Any]:
     except ArtifactError as error:
         raise IncompatibleDraft(error.what, where=error.where, remedy=error.remedy) from None
     return config
+
+
+def write_draft_config(config: Mapping[str, Any], directory: Path) -> None:
+    """Write a draft directory's config.json, its fields sorted."""
+    text = json.dumps(dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

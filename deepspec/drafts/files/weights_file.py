@@ -7,7 +7,6 @@ Source of the layout: spec page "Serving", section 4.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from deepspec.drafts.files.config_json import CONFIG_FILE, COPY_AGAIN
+from deepspec.drafts.files.config_json import COPY_AGAIN, write_draft_config
 from deepspec.errors import IncompatibleDraft
 from deepspec.file_system import readable_as_its_folder
 
@@ -53,8 +52,7 @@ def save(draft: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
                 remedy="Train it again with a lower train.lr.",
             )
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_draft_config(config, directory)
     write_tensors(tensors, directory / WEIGHTS_FILE)
 
 
@@ -71,7 +69,7 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
         IncompatibleDraft: there is no such file, or a tensor that no draft has.
     """
     with _opened(directory) as tensors:
-        return _shapes_in(tensors, _where(directory))
+        return _shapes_in(tensors, weights_of(directory))
 
 
 def check_size(num_layers: int, found: Mapping[str, tuple[int, ...]], directory: Path) -> None:
@@ -83,18 +81,48 @@ def check_size(num_layers: int, found: Mapping[str, tuple[int, ...]], directory:
     if num_layers > len(found):
         raise IncompatibleDraft(
             f"config.json says {num_layers} layers, but the weights have {len(found)} tensors.",
-            where=_where(directory),
+            where=weights_of(directory),
             remedy="Check that config.json and weights are of one draft.",
         )
 
 
-def check_shapes(draft: nn.Module, found: Mapping[str, tuple[int, ...]], directory: Path) -> None:
+def check_shapes(draft: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Compare a draft, whose tensors may still be without memory, with the weights' header.
+
+    Args:
+        draft: as it should be.
+        found: name -> shape.
+        where: the weights, for messages.
 
     Raises:
         IncompatibleDraft: a tensor that is missing, extra or mis-shaped.
     """
-    _check_tensors(found, draft.state_dict(), _where(directory))
+    _check_tensors(found, draft.state_dict(), where)
+
+
+def check_dtype(name: str, dtype: str, where: str) -> None:
+    """Refuse a tensor of a dtype that no draft has.
+
+    Args:
+        name: the tensor's.
+        dtype: as safetensors calls it.
+        where: the weights, for messages.
+
+    Raises:
+        IncompatibleDraft: it is quantised, or no floating-point number.
+    """
+    if dtype not in _DTYPES:
+        raise IncompatibleDraft(
+            f"tensor {name} is {dtype}, but weights are one of {', '.join(_DTYPES)}.",
+            where=where,
+            remedy="Use the draft as it was trained, before any quantisation.",
+        )
+
+
+def check_finite(name: str, tensor: torch.Tensor, where: str) -> None:
+    """Refuse a tensor that has a NaN or an infinity, with an IncompatibleDraft that says `where`."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise IncompatibleDraft(f"tensor {name} has values that are not finite.", where=where, remedy=COPY_AGAIN)
 
 
 def load_weights(draft: nn.Module, directory: Path) -> None:
@@ -108,23 +136,18 @@ def load_weights(draft: nn.Module, directory: Path) -> None:
         IncompatibleDraft: a tensor that is missing, extra, mis-shaped or not finite.
     """
     expected = dict(draft.state_dict())
-    where = _where(directory)
+    where = weights_of(directory)
     with _opened(directory) as tensors, torch.no_grad():
         _check_tensors(_shapes_in(tensors, where), expected, where)
         for name, weight in expected.items():
             weight.copy_(tensors.get_tensor(name))
-            if not bool(torch.isfinite(weight).all()):
-                raise IncompatibleDraft(
-                    f"tensor {name} has values that are not finite.",
-                    where=where,
-                    remedy=COPY_AGAIN,
-                )
+            check_finite(name, weight, where)
 
 
 @contextlib.contextmanager
 def _opened(directory: Path) -> Iterator[Any]:
     """The weights' file, with what is wrong with it as an IncompatibleDraft."""
-    file, where = directory / WEIGHTS_FILE, _where(directory)
+    file, where = directory / WEIGHTS_FILE, weights_of(directory)
     if not file.is_file():
         raise IncompatibleDraft("there are no weights.", where=where, remedy=COPY_AGAIN)
     try:
@@ -138,17 +161,13 @@ def _shapes_in(tensors: Any, where: str) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for name in tensors.keys():  # noqa: SIM118 (no mapping)
         part = tensors.get_slice(name)
-        if part.get_dtype() not in _DTYPES:
-            raise IncompatibleDraft(
-                f"tensor {name} is {part.get_dtype()}, but weights are one of {', '.join(_DTYPES)}.",
-                where=where,
-                remedy="Use the draft as it was trained, before any quantisation.",
-            )
+        check_dtype(name, part.get_dtype(), where)
         shapes[name] = tuple(part.get_shape())
     return shapes
 
 
-def _where(directory: Path) -> str:
+def weights_of(directory: Path) -> str:
+    """A directory's weights, as messages call them."""
     return f"{directory.name}/{WEIGHTS_FILE}"
 
 
