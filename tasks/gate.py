@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deepspec.errors import ArtifactError, ArtifactMissing, IncompatibleDraft
 from deepspec.recipe import Recipe
+from deepspec.registry.identity import is_from_outside
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
 from deepspec.store.gc import lineage
@@ -19,6 +20,7 @@ from tasks.runtime.stage import stage
 if TYPE_CHECKING:
     from deepspec.evaluation.results import GateResult
     from deepspec.gates.evidence import Evidence
+    from deepspec.gates.unseen import Side
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
         challenger_digest=inputs.draft.digest,
         champion_digest=None if inputs.champion is None else inputs.champion.digest,
         seen=seen,
+        imported=_imported(inputs, job),
         missing=missing,
     )
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
@@ -171,6 +174,16 @@ def _champion(inputs: Inputs, config: Recipe, champion: Artifact, folder: Path, 
         rows=job.execution.num_evaluation_rows,
         progress=job.progress,
     )
+
+
+def _imported(inputs: Inputs, job: Job) -> "list[Side]":
+    """Which of the two was not trained here, or started from a draft that was not: its data are not known."""
+    drafts: dict[Side, Artifact | None] = {"challenger": inputs.draft, "champion": inputs.champion}
+    return [
+        side
+        for side, draft in drafts.items()
+        if draft is not None and any(map(is_from_outside, lineage(draft, job.store.find)))
+    ]
 
 
 def _other_conversations(inputs: Inputs, job: Job) -> list[Artifact]:

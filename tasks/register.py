@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.recipe import Recipe
+from deepspec.registry.identity import IMPORTED, is_from_outside
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
+from deepspec.store.manifest import ABOUT
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
 from tasks.runtime.stage import stage
@@ -47,7 +49,6 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     from deepspec.registry.entries import DraftReference
     from deepspec.registry.keys import version_tags
     from deepspec.registry.reconciling import REGISTRY_FILE
-    from deepspec.store.manifest import ABOUT
 
     _, tracking_run = job.tracker()
     draft, folder = inputs.draft, inputs.draft.directory() / "draft"
@@ -62,7 +63,7 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
         artifacts={kind: (item.key, item.digest) for kind, item in made_from.items()},
         evaluation=measured,
     )
-    card = _card(config, folder, draft, made_from.get("conversations"), measured)
+    card = _card(config, job, draft, made_from.get("conversations"), measured)
     (out / ABOUT).mkdir()  # what is said of a draft does not change what was registered
     (out / ABOUT / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     calibration = inputs.calibration
@@ -87,17 +88,21 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     return counts
 
 
-def _card(
-    recipe: Recipe, folder: Path, draft: Artifact, conversations: Artifact | None, evaluation: "Evaluation"
-) -> str:
-    """The card of the draft in `folder`, which was trained on `conversations`."""
+def _card(recipe: Recipe, job: Job, draft: Artifact, conversations: Artifact | None, evaluation: "Evaluation") -> str:
+    """The card of a draft; one that was trained here, on `conversations`."""
     from deepspec.drafts import algorithm_of
     from deepspec.drafts.files.config_json import read_draft_config
+    from deepspec.drafts.files.public_files import ORIGIN_FILE, Origin
     from deepspec.registry.card import CardDraft, model_card
 
+    folder = draft.directory() / "draft"
     algorithm = algorithm_of(folder)
     config = read_draft_config(folder)
     parents = draft.manifest.parents
+    origin = None
+    if draft.kind == IMPORTED:
+        said = f"{ABOUT}{ORIGIN_FILE}"
+        origin = Origin.from_json(draft.json(said), where=f"{draft.kind}/{draft.key[:12]}/{said}")
     return model_card(
         name=recipe.registered_model,
         recipe=recipe.name,
@@ -115,6 +120,8 @@ def _card(
         },
         sources=_sources(recipe, conversations),
         evaluation=evaluation,
+        origin=origin,
+        started_outside=any(map(is_from_outside, lineage(draft, job.artifact))),
     )
 
 

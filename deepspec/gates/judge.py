@@ -48,6 +48,7 @@ def judge(
     challenger_digest: str | None = None,
     champion_digest: str | None = None,
     seen: Collection[str] = (),
+    imported: Collection[unseen.Side] = (),
     missing: str | None = None,
 ) -> Verdict:
     """Put every gate to a challenger.
@@ -58,6 +59,7 @@ def judge(
         challenger_digest: content digest of the judged draft.
         champion_digest: content digest of the champion; given exactly when it was measured.
         seen: ids of the gate prompts that a draft was trained or chosen on; they do not count.
+        imported: which of the two is, or was started from, a draft that was not trained here: its data are not known.
         missing: what would have to be there to know them.
 
     Returns:
@@ -72,7 +74,7 @@ def judge(
     evidence.check_same_prompts()
     asked = len(evidence.challenger.per_prompt)
     met = len(evidence.challenger.per_prompt.keys() & set(seen))
-    fair = unseen.reason(asked, met) if missing is None else unseen.unknown(missing)
+    fair = unseen.reason(asked, met, imported) if missing is None else unseen.unknown(missing)
     found = [fair]
     known = evidence.without(seen)
     if fair is None or fair.passed:

@@ -8,6 +8,7 @@ a draft may have met it in any turn.
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from deepspec.data.config import SPLITS
 from deepspec.data.conversations.near_duplicates import KnownTurns
@@ -18,6 +19,7 @@ from deepspec.evaluation.results import GateResult
 from deepspec.gates.verdict import Reason
 
 GATE = "unseen_prompts"
+Side: TypeAlias = Literal["challenger", "champion"]
 _USED = tuple(split for split in SPLITS if split != "gate")
 """What a draft is trained, chosen and calibrated on."""
 
@@ -56,15 +58,19 @@ def without(measured: GateResult, prompts: Collection[str]) -> GateResult:
     return measured.model_copy(update={"per_prompt": kept, "tau": committed / rounds if rounds else None})
 
 
-def reason(asked: int, seen: int) -> Reason | None:
+def reason(asked: int, seen: int, imported: Collection[Side] = ()) -> Reason | None:
     """The gate: whether there are prompts that neither draft was trained or chosen on; None if all are such.
 
     Args:
         asked: how many prompts were asked.
-        seen: how many of them a draft had met before.
+        seen: how many of them a draft had met before, as far as that is known.
+        imported: whose data are not known: it, or a draft that its training was started from, was not trained here.
+            That is said and does not refuse: otherwise no imported draft could serve, and none take its place.
     """
-    if not seen:
+    if not seen and not imported:
         return None
+    if not seen:
+        return Reason(gate=GATE, passed=True, measured=None, sentence=_not_known(imported))
     said = (
         f"{seen} of {asked} gate prompts are left out: a draft was trained or chosen on them, or nearly the same ones."
     )
@@ -72,7 +78,27 @@ def reason(asked: int, seen: int) -> Reason | None:
         said = (
             f"All {asked} gate prompts were trained or chosen on by the champion, or by what a draft was started from."
         )
+    if imported:
+        said = f"{said} {_not_known(imported)}"
     return Reason(gate=GATE, passed=seen < asked, measured=asked - seen, required=1, sentence=said)
+
+
+def _not_known(imported: Collection[Side]) -> str:
+    """Whose data are not known, and whom that may favour."""
+    if len(set(imported)) > 1:
+        return (
+            "What both drafts were trained on is not known in full: either may have met gate prompts or benchmarks, and"
+            " its τ may be too high."
+        )
+    (side,) = set(imported)
+    effect = {
+        "challenger": "its τ, and its gain over a champion, may be too high",
+        "champion": "its τ may be too high, and the challenger's gain too low",
+    }
+    return (
+        f"What the {side} was trained on is not known in full, for it was imported or started from an imported draft:"
+        f" it may have met gate prompts or benchmarks; {effect[side]}."
+    )
 
 
 def unknown(missing: str) -> Reason:

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from deepspec.drafts.files.public_files import Origin
 from deepspec.evaluation.results import Evaluation, GateResult, MeanResult
 
 CARD_FILE = "README.md"
 CALIBRATION_FILE = "calibration.json"
 """Temperatures of the draft's confidences and their quality, next to its weights: the prefix scheduler needs them."""
 NOT_SAID = "—"
+NOT_TRAINED_HERE = (
+    "Not known: the draft was imported. It may have been trained on prompts that it is evaluated on, and its τ may be"
+    " too high."
+)
+STARTED_OUTSIDE = "Training started from a draft that was not trained here; what that one was trained on is not known."
 
 _MARKED = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -67,6 +73,8 @@ def model_card(
     digests: Mapping[str, str],
     sources: Sequence[CardSource],
     evaluation: Evaluation,
+    origin: Origin | None = None,
+    started_outside: bool = False,
 ) -> str:
     """The card as Markdown.
 
@@ -78,6 +86,8 @@ def model_card(
         digests: what it was made from: name -> digest.
         sources: of the conversations.
         evaluation: of the draft.
+        origin: where an imported draft came from; None: it was trained here.
+        started_outside: whether training started from a draft that was not trained here.
     """
     layers = ", ".join(str(layer) for layer in draft.target_layer_ids)
     facts = [
@@ -88,6 +98,7 @@ def model_card(
         ("target layers read", layers or None),
         ("weights", draft.dtype),
         ("recipe", recipe),
+        *(_origin_facts(origin) if origin is not None else ()),
         *((f"digest of {what}", digest) for what, digest in sorted(digests.items())),
     ]
     purpose = (
@@ -103,13 +114,29 @@ def model_card(
         purpose,
         _table(("", ""), [(what, value) for what, value in facts if value is not None]),
         "## Training data",
-        "The conversations' prompts are from these sources. `rows` were read, `conversations` kept and split.",
-        _table(tuple(CardSource.model_fields), [[value for _, value in source] for source in sources]),
+        *(_training_data(sources, started_outside=started_outside) if origin is None else (NOT_TRAINED_HERE,)),
         "## Evaluation",
         measures,
         _table(("benchmark", "τ", "95 %", "prompts", "rounds", "speedup"), _results(evaluation)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _origin_facts(origin: Origin) -> list[tuple[str, str | None]]:
+    return [
+        ("imported from", origin.path),
+        ("name in its config.json", origin.name),
+        ("target in its config.json", origin.target),
+        ("licence in its README.md", origin.licence),
+    ]
+
+
+def _training_data(sources: Sequence[CardSource], *, started_outside: bool) -> list[str]:
+    parts = [
+        "The conversations' prompts are from these sources. `rows` were read, `conversations` kept and split.",
+        _table(tuple(CardSource.model_fields), [[value for _, value in source] for source in sources]),
+    ]
+    return [*parts, STARTED_OUTSIDE] if started_outside else parts
 
 
 def _results(evaluation: Evaluation) -> list[Sequence[object]]:

@@ -16,7 +16,7 @@ from deepspec.registry.promotions import PromotionLog, previous_of
 from deepspec.store import Artifact, Store
 
 MODELS = "models:/"
-FORMS = f"{MODELS}<name>/<version>, {MODELS}<name>@{CHAMPION}, train/<key> or a directory"
+FORMS = f"{MODELS}<name>/<version>, {MODELS}<name>@{CHAMPION}, train/<key>, import/<key> or a directory"
 _REMEDY = f"Name {FORMS}."
 _REGISTERED = re.compile(r"(?P<model>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 

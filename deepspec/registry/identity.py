@@ -14,8 +14,9 @@ from deepspec.store.keys import digest_of
 from deepspec.store.manifest import Manifest
 
 _WEIGHTS = ".safetensors"
-_DRAFTS = "train"
-"""Kind of the artifacts that are drafts."""
+TRAINED, IMPORTED = "train", "import"
+DRAFT_KINDS = (TRAINED, IMPORTED)
+"""Kinds of the artifacts that are drafts: what was trained here, and what others have published."""
 
 
 def identity_of(store: Store, draft: DraftReference | Artifact) -> DraftIdentity:
@@ -27,6 +28,12 @@ def identity_of(store: Store, draft: DraftReference | Artifact) -> DraftIdentity
     if manifest is None:
         return DraftIdentity(digest=draft.digest)
     return DraftIdentity(digest=draft.digest, weights=weights_of(manifest), recipe=recipe_of(store, manifest))
+
+
+def is_from_outside(made: Artifact) -> bool:
+    """Whether an artifact is a draft that was not trained here, or was started from one: its data are not known."""
+    started_from = made.manifest.parents.get("init")
+    return made.kind == IMPORTED or (started_from is not None and started_from.kind != TRAINED)
 
 
 def weights_of(manifest: Manifest) -> str | None:
@@ -58,7 +65,9 @@ def recipe_of(store: Store, manifest: Manifest) -> str | None:
             place = parent.kind, parent.key
             if place not in known:
                 found = _manifest(store, *place, parent.digest)
-                known[place] = None if found is None else weights_of(found) if found.kind == _DRAFTS else recipe(found)
+                known[place] = (
+                    None if found is None else weights_of(found) if found.kind in DRAFT_KINDS else recipe(found)
+                )
             one = known[place]
             if one is None:
                 return None

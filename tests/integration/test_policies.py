@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from deepspec.errors import ArtifactError
+from deepspec.registry.identity import DRAFT_KINDS
 from deepspec.registry.promotions import PromotionLog
 from deepspec.serving.followers import empty, followers
 from deepspec.serving.names import draft_named
@@ -34,7 +35,7 @@ LOG = f"registry/{MODEL}/promotions"
 
 # What it is in the store -> who may read it, write it (also over what is there), and remove it.
 MAY: dict[str, tuple[set[str], set[str], set[str]]] = {
-    f"train/{KEY}": ({"trainer", "promoter", "consumer"}, {"trainer"}, set()),
+    **{f"{kind}/{KEY}": ({"trainer", "promoter", "consumer"}, {"trainer"}, set()) for kind in DRAFT_KINDS},
     f"responses/{KEY}": ({"trainer", "promoter"}, {"trainer"}, set()),
     f"train/{'0' * 64}/manifest.1.json": ({"trainer", "promoter", "consumer"}, {"trainer"}, set()),
     "leases/runs/x/000001.json": ({"trainer", "promoter"}, {"trainer"}, {"trainer"}),

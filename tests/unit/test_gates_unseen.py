@@ -3,7 +3,10 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from deepspec.evaluation.prompts.selection import select_split
+from deepspec.gates import unseen
 from deepspec.gates.config import Config
 from deepspec.gates.judge import judge
 from deepspec.gates.unseen import seen_prompts
@@ -65,3 +68,28 @@ def test_nearly_the_same_words_are_seen_and_others_stay(tmp_path: Path) -> None:
     counted = next(reason for reason in verdict.reasons if reason.gate == "unseen_prompts")
     assert (counted.passed, counted.measured) == (True, 7)
     assert counted.sentence.startswith("2 of 9 gate prompts are left out")
+
+
+@pytest.mark.parametrize(
+    ("imported", "words"),
+    [
+        (["challenger"], ["challenger", "its gain over a champion, may be too high"]),
+        (["champion"], ["champion", "the challenger's gain too low"]),
+        (["challenger", "champion"], ["both drafts", "may be too high"]),
+    ],
+)
+def test_what_an_imported_draft_was_trained_on_is_not_known_and_says_so(
+    imported: list[unseen.Side], words: list[str]
+) -> None:
+    """It refuses nobody, and is never taken for clean: not measured, in whose favour, and beside what is known."""
+    known = evidence(9.0, 2.0, ("a", "b", "c", "d", "e", "f"))
+    for seen in ((), ("a",)):
+        verdict = judge(known, Config(), champion_digest="c", challenger_digest="d", seen=seen, imported=imported)
+        (reason,) = (reason for reason in verdict.reasons if reason.gate == unseen.GATE)
+        assert reason.passed
+        assert reason.measured == (5 if seen else None)
+        assert all(word in reason.sentence for word in ["not known", *words])
+        assert ("1 of 6 gate prompts are left out" in reason.sentence) == bool(seen)
+    every = judge(known, Config(), champion_digest="c", seen=tuple("abcdef"), imported=imported)
+    assert not every.accepted
+    assert unseen.reason(6, 0) is None

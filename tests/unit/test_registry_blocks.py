@@ -14,7 +14,7 @@ from deepspec.gates.verdict import Reason, Verdict
 from deepspec.registry.blocks import blocked_entries, blocks
 from deepspec.registry.entries import FORMAT, DraftIdentity, DraftReference, Promotion
 from deepspec.registry.errors import DraftBlocked
-from deepspec.registry.identity import identity_of
+from deepspec.registry.identity import identity_of, is_from_outside
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact, Ingredients, Store, artifact_key, open_store
 from deepspec.store.records import seal, unseal
@@ -215,6 +215,17 @@ def test_a_warm_start_counts_by_its_weights(store: Store) -> None:
 
     old, same, other = trained(store, "a"), trained(store, "a", settings=4), trained(store, "b", settings=6)
     assert started(old).recipe == started(same).recipe != started(other).recipe
+    published = put(store, ingredients("import", source="x"), {"draft/model.safetensors": weights_of("a")})
+    assert started(published).recipe == started(old).recipe
+
+
+def test_what_was_not_trained_here_is_from_outside(store: Store) -> None:
+    published = put(store, ingredients("import", source="x"))
+    home = trained(store, "a")
+    on_home, on_published = (put(store, ingredients("train", of=one.kind), init=one) for one in (home, published))
+    on_directory = put(store, Ingredients("train", 1, {}, {"init": "e" * 64}))
+    drafts = (published, on_published, on_directory, home, on_home)
+    assert [is_from_outside(draft) for draft in drafts] == [True, True, True, False, False]
 
 
 def test_what_is_gone_is_known_by_its_digest_alone(store: Store) -> None:

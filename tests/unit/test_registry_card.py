@@ -1,5 +1,8 @@
 """A draft's card: what it must say, and that names from outside cannot change what it says."""
 
+from typing import Any
+
+from deepspec.drafts.files.public_files import Origin
 from deepspec.evaluation.results import Evaluation, MeanResult
 from deepspec.registry.card import CardDraft, CardSource, model_card
 from tests.fixtures import results
@@ -15,7 +18,7 @@ EVALUATION = Evaluation(
 )
 
 
-def card() -> str:
+def card(**more: Any) -> str:
     return model_card(
         name="night",
         recipe="night",
@@ -30,6 +33,7 @@ def card() -> str:
         digests={"draft": "d" * 64},
         sources=SOURCES,
         evaluation=EVALUATION,
+        **more,
     )
 
 
@@ -49,3 +53,17 @@ def test_it_says_target_algorithm_sources_and_results() -> None:
 
 def test_names_from_outside_are_text() -> None:
     assert "| logs \\| \\<b\\> | — | — | 90 days | 7 | 8 |" in card().splitlines()
+
+
+def test_an_imported_draft_says_where_it_came_from_and_that_its_data_are_not_known() -> None:
+    lines = card(origin=Origin(path="/drafts/a_b", files={}, name="some/target", licence="mit")).splitlines()
+    assert "| imported from | /drafts/a\\_b |" in lines
+    assert "| name in its config.json | some/target |" in lines
+    assert "| licence in its README.md | mit |" in lines
+    assert any(line.startswith("Not known: the draft was imported.") for line in lines)
+    assert not any("chats" in line for line in lines)
+    assert "target in its config.json" not in "".join(lines)
+    started = card(started_outside=True)
+    assert "| chats |" in started
+    assert "Training started from a draft that was not trained here" in started
+    assert "started from" not in card()

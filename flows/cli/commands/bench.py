@@ -55,6 +55,7 @@ def library(name: str, arguments: Sequence[str], home: Path) -> None:
 def _pair_of_last_run(home: Path) -> list[str]:
     """Options that name what the last run decoded with."""
     from deepspec.home import store_of
+    from deepspec.registry.identity import DRAFT_KINDS
     from deepspec.store import Artifact
 
     record = read_record(home, None)
@@ -62,16 +63,17 @@ def _pair_of_last_run(home: Path) -> list[str]:
     if record is not None:
         store = store_of(home, record.store)
         for stage in record.stages:
-            artifact = store.find(stage.kind, stage.key) if stage.name in ("train", "evaluate") else None
+            what = "draft" if stage.kind in DRAFT_KINDS else stage.name
+            artifact = store.find(stage.kind, stage.key) if what in ("draft", "evaluate") else None
             if artifact is not None:
-                made.setdefault(stage.name, artifact)
+                made.setdefault(what, artifact)
     if record is None or len(made) < 2 or record.target is None:
         raise RecipeError(
             f"no run in {home} has evaluated a draft yet.",
             where="--pair",
             remedy="Run `deepspec demo`, or name a folder with `target` and `draft`.",
         )
-    draft, answers = made["train"].directory() / "draft", made["evaluate"].path("answers.parquet")
+    draft, answers = made["draft"].directory() / "draft", made["evaluate"].path("answers.parquet")
     return ["--target", record.target, "--draft", str(draft), "--prompts", str(answers)]
 
 

@@ -17,6 +17,7 @@ from deepspec.record import (
     RecordedVerdict,
     RunRecord,
 )
+from deepspec.registry.identity import DRAFT_KINDS
 from deepspec.registry.keys import CHAMPION
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
@@ -173,7 +174,7 @@ def _making_cost(result: Result) -> Cost | None:
     own = {item.key for part in result.parts for name, item in _made(part).items() if name == "draft"}
 
     def get(kind: str, key: str) -> Artifact | None:
-        return None if kind == "train" and key not in own else result.run.find(kind, key)
+        return None if kind in DRAFT_KINDS and key not in own else result.run.find(kind, key)
 
     results = [item for part in result.parts for item in _made(part).values()]
     all_of_it = {(found.kind, found.key): found for item in results for found in lineage(item, get)}

@@ -10,6 +10,7 @@ from deepspec.errors import ArtifactError, DeepspecError
 from deepspec.evaluation.results import Sample
 from deepspec.record import RecordedVerdict, RunRecord
 from deepspec.registry import keys
+from deepspec.registry.identity import IMPORTED
 from deepspec.registry.mlflow.tracking import Status
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
@@ -143,7 +144,7 @@ def _champion(result: Result, part: RecipeRun, verdict: RecordedVerdict | None) 
 def _training(draft: Reference | None) -> "tuple[TrainingMetric, ...] | None":
     from deepspec.reports.run_page import TrainingMetric
 
-    if not isinstance(draft, Artifact):
+    if not isinstance(draft, Artifact) or draft.kind == IMPORTED:
         return None
     lines = draft.path("metrics.jsonl").read_text(encoding="utf-8").splitlines()
     where = f"{draft.kind}/{draft.key[:12]}/metrics.jsonl"
