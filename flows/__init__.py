@@ -3,6 +3,7 @@
     deepspec run ─────────► cli ──► runs ──► retrain        conversations → … → promote
     a schedule ──► nightly ──────────┘  ├──► demo_inputs    the demo's own corpus, tokenizer and target, first
                                         └──► seeds          further training seeds, after
+    deepspec import ──────► cli ──► runs ──► import_draft   import → … → promote
     deepspec compare ─────► cli ──► compare                 several drafts, one recipe's own stages
 
 Every call in a flow is a cached stage of `tasks`: found in the store by its key, or made now. `infra/prefect.yaml`

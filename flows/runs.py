@@ -9,6 +9,7 @@ from deepspec.errors import DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
 from deepspec.record import RunRecord
+from flows.retrain import retrain
 from tasks.runtime import execute
 from tasks.runtime.flow import Flow
 from tasks.runtime.record import run_record
@@ -22,14 +23,27 @@ if TYPE_CHECKING:
 
 
 def run_recipes(
-    recipes: Sequence[Recipe], home: Path, display: "Display", *, name: str, num_seeds: int = 1
+    recipes: Sequence[Recipe],
+    home: Path,
+    display: "Display",
+    *,
+    name: str,
+    num_seeds: int = 1,
+    flow: Flow = retrain,
 ) -> tuple[Result, RunRecord, Path]:
     """Run recipes, and leave the run's record and report.
+
+    Args:
+        recipes: one, or several of different algorithms.
+        home: where things are.
+        display: shows the stages.
+        name: of the run in its record.
+        num_seeds: of training, of several recipes.
+        flow: what is run of each.
 
     Returns:
         how it ended, the record, and where that is; what ended the run early is in the result, not raised.
     """
-    from flows.retrain import retrain
 
     def leave_record(result: Result) -> None:
         run_record.write_record(run_record.record_of(result), home)
@@ -42,7 +56,7 @@ def run_recipes(
 
         after = further_seeds(recipes, num_seeds)
     result = execute.execute(
-        retrain, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
+        flow, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
     )
     with ended_after(result.run):
         record, path = _leave(result, home, num_seeds=num_seeds if after else 1)

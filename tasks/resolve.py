@@ -247,6 +247,20 @@ def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
     return {"init": _external(run, "init", str(found), lambda: run.fingerprints.files(files, within=found))}
 
 
+def published_draft(run: "Run[Recipe]", directory: Path) -> External:
+    """A draft's directory in the layout of the public checkpoints, by the content of the files that count.
+
+    Raises:
+        IncompatibleDraft: see `public_files`.
+    """
+    from deepspec.drafts.files.public_files import public_files
+
+    def fingerprint() -> str:
+        return run.fingerprints.files(public_files(directory).paths, within=directory)
+
+    return _external(run, "source of the draft", str(directory), fingerprint)
+
+
 def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:
     """The draft that the challenger has to beat.
 

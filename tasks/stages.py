@@ -1,4 +1,4 @@
-"""All stages, in the order in which a run of the demo calls them: to add one, write a file and a line here."""
+"""All stages, in the order in which runs call them: to add one, write a file and a line here."""
 
 from tasks.calibrate import calibrate
 from tasks.conversations import conversations
@@ -7,6 +7,7 @@ from tasks.demo.target import demo_target
 from tasks.demo.tokenizer import demo_tokenizer
 from tasks.evaluate import evaluate
 from tasks.gate import gate
+from tasks.import_ import import_
 from tasks.promote import promote
 from tasks.register import register
 from tasks.responses import responses
@@ -24,6 +25,7 @@ STAGES: tuple[Stage, ...] = (
     tokens,
     states,
     train,
+    import_,
     calibrate,
     evaluate,
     register,

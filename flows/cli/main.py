@@ -30,6 +30,7 @@ for command in (
     # In the order of the help.
     runs.demo,
     runs.run,
+    runs.import_,
     runs.plan,
     runs.explain,
     guide.guide,
@@ -41,7 +42,7 @@ for command in (
     drafts.measure,
     backup.backup,
 ):
-    app.command()(command)
+    app.command(command.__name__.removesuffix("_"))(command)
 for name, group in (
     ("data", data.app),
     ("artifacts", artifacts.app),

@@ -1,6 +1,7 @@
-"""The commands about runs: `demo`, `run`, `plan`, `explain`."""
+"""The commands about runs: `demo`, `run`, `import`, `plan`, `explain`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,6 +50,31 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
             [recipe], overrides or [], home(), command.Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
         )
     )
+
+
+def import_(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A draft in the public checkpoints' layout.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Target, data, benchmarks, gates, model; default: the last run's recipe."),
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take over a published draft: evaluated, registered and judged like one that was trained here.
+
+    Without a champion it becomes the baseline to beat, if it passes the gates.
+
+    Example: deepspec import dspark_qwen3_4b_block7 --recipe dspark-qwen3-4b --set target.path=/models/qwen3-4b
+    """
+    if not dry_run:
+        note(f"Importing {directory} in {home()}; what is there already is reused.")
+    from flows.cli.commands import import_draft as command
+    from flows.cli.commands.run import Shown
+
+    shown = Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
+    _end(command.import_draft(directory, recipe, overrides or [], home(), shown))
 
 
 def plan(

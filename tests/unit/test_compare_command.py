@@ -10,6 +10,7 @@ from deepspec.errors import ArtifactError, IncompatibleDraft, RecipeError
 from deepspec.recipe import Recipe, load_recipe
 from deepspec.store.fingerprint import Fingerprints
 from flows.cli.commands import compare as compare_command
+from flows.cli.commands.chosen_recipe import chosen_recipe
 from flows.compare import naming
 from tasks.runtime.record.run_record import write_record
 from tests.fixtures import reports
@@ -32,10 +33,10 @@ def left_behind(home: Path, recipes: list[Recipe], **fields: Any) -> None:
 def test_the_last_runs_recipe_is_taken_as_it_was_resolved(home: Path) -> None:
     run = load_recipe("tiny", ["evaluate.seed=7", "target.path=/models/t"])
     left_behind(home, [run], evaluation=reports.evaluation().to_json())
-    assert compare_command._recipe(None, (), home) == ("demo", run)
-    _, changed = compare_command._recipe(None, ["evaluate.num_gate_prompts=3"], home)
+    assert chosen_recipe(None, (), home) == ("demo", run)
+    _, changed = chosen_recipe(None, ["evaluate.num_gate_prompts=3"], home)
     assert (changed.evaluate.seed, changed.evaluate.num_gate_prompts) == (7, 3)
-    assert compare_command._recipe("tiny", (), home) == ("tiny", load_recipe("tiny"))
+    assert chosen_recipe("tiny", (), home) == ("tiny", load_recipe("tiny"))
 
 
 @pytest.mark.parametrize("evaluated", [["eagle3", "dspark"], ["dspark"]])
@@ -43,7 +44,7 @@ def test_of_a_run_of_several_algorithms_the_first_evaluated_recipe_is_taken(home
     recipes = {"eagle3": load_recipe("demo-eagle3"), "dspark": load_recipe("demo")}
     parts = [{"algorithm": name, **reports.evaluation().to_json()} for name in evaluated]
     left_behind(home, list(recipes.values()), evaluation=parts)
-    assert compare_command._recipe(None, (), home)[1] == recipes[evaluated[0]]
+    assert chosen_recipe(None, (), home)[1] == recipes[evaluated[0]]
 
 
 @pytest.mark.parametrize("content", [None, "{}", json.dumps(reports.record().to_json())])
@@ -51,13 +52,13 @@ def test_without_a_finished_run_the_recipe_has_to_be_named(home: Path, content: 
     if content is not None:
         (home / "last-run.json").write_text(content)
     with refused(RecipeError, str(home), where="--recipe"):
-        compare_command._recipe(None, (), home)
+        chosen_recipe(None, (), home)
 
 
 def test_a_record_without_a_recipe_says_that_it_has_to_be_named(home: Path) -> None:
     write_record(reports.record(evaluation=reports.evaluation().to_json()), home)  # as an earlier version wrote it
     with refused(RecipeError, "record of run", where="--recipe") as raised:
-        compare_command._recipe(None, (), home)
+        chosen_recipe(None, (), home)
     assert "--recipe NAME" in (raised.value.remedy or "")
 
 

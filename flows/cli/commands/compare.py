@@ -15,15 +15,15 @@ from deepspec.evaluation.compare.results import ComparedDraft, Comparison, Draft
 from deepspec.evaluation.results import Evaluation
 from deepspec.home import store_of
 from deepspec.inputs import local, made_target
-from deepspec.recipe import Recipe, load_recipe, validated
+from deepspec.recipe import Recipe
 from deepspec.registry.draft_names import draft_directory, draft_of
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints, model_files
 from deepspec.targets.directory import read_target
+from flows.cli.commands.chosen_recipe import chosen_recipe
 from flows.compare import compare as comparison
 from flows.compare import naming
 from tasks.runtime import execute
-from tasks.runtime.record.run_record import read_record
 from tasks.runtime.record.run_report import samples_of
 from tasks.runtime.references import Reference
 
@@ -60,7 +60,7 @@ def compare(
     """
     from deepspec.reports.comparison_page import write_comparison
 
-    recipe_name, recipe = _recipe(recipe_name, overrides, home)
+    recipe_name, recipe = chosen_recipe(recipe_name, overrides, home)
     store = store_of(home, recipe.store.url)
     with ExitStack() as stack:
         links = Path(stack.enter_context(TemporaryDirectory(prefix="deepspec-")))
@@ -79,27 +79,6 @@ def compare(
         if tracked is not None:
             tracked.artifact(page.parent, "report")
     return compared, page
-
-
-def _recipe(name: str | None, overrides: Sequence[str], home: Path) -> tuple[str, Recipe]:
-    """What a person calls the recipe, and the recipe; by default as the last run in this home resolved it."""
-    if name is not None:
-        return name, load_recipe(name, overrides)
-    record = read_record(home)
-    remedy = "Name the recipe that the drafts are to be judged by: --recipe NAME."
-    if record is None or not record.evaluations:
-        raise RecipeError(f"{home} has no finished run whose recipe could be taken.", where="--recipe", remedy=remedy)
-    if record.resolved_recipe is None:
-        raise RecipeError(
-            f"the record of run {record.run_id} has no recipe: an earlier deepspec wrote it.",
-            where="--recipe",
-            remedy=remedy,
-        )
-    recipes = record.resolved_recipe if isinstance(record.resolved_recipe, tuple) else (record.resolved_recipe,)
-    found = [validated(Recipe, one, overrides, where=f"recipe of run {record.run_id}") for one in recipes]
-    # Of several recipes, which have their inputs and evaluation in common, the first that was evaluated.
-    first = record.evaluations[0].algorithm
-    return record.recipe, next((one for one in found if one.draft.algorithm == first), found[0])
 
 
 def _drafts(

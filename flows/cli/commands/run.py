@@ -14,8 +14,10 @@ from deepspec.recipe import Recipe, load_recipe, to_yaml
 from flows.cli.commands import estimate_text
 from flows.cli.progress import display_on
 from flows.cli.terminal import print_json, say, show
+from flows.retrain import retrain
 from flows.runs import check_names_differ, inputs_of, run_recipes
 from tasks.runtime import interrupt
+from tasks.runtime.flow import Flow
 from tasks.runtime.preview import preview_all
 from tasks.runtime.record.result import Result
 from tasks.runtime.records import lines_of
@@ -63,28 +65,52 @@ def run(
         together: what several recipes are called in the record.
         num_seeds: with how many seeds of training several recipes are compared.
     """
-    from flows.retrain import retrain
-
     recipes = [load_recipe(name, overrides) for name in names]
     check_names_differ(recipes)
+    num_seeds = num_seeds if len(recipes) > 1 else 1
+    return carry_out(recipes, home, shown, flow=retrain, together=together, num_seeds=num_seeds)
+
+
+def carry_out(
+    recipes: Sequence[Recipe],
+    home: Path,
+    shown: Shown,
+    *,
+    flow: Flow,
+    together: str | None = None,
+    num_seeds: int = 1,
+    estimated: bool = True,
+) -> int:
+    """Run (or only preview) a flow of loaded recipes, show it, and leave its record; return the exit code.
+
+    Args:
+        recipes, home, shown, together, num_seeds: see `run`.
+        flow: what is run of each recipe.
+        estimated: whether a preview says what it will take, too.
+    """
     if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
-        records = preview_all(retrain, recipes, store, home, before=inputs_of(recipes[0]))
-        _show_preview(recipes, records, home, as_json=shown.as_json, console=shown.results)
+        records = preview_all(flow, recipes, store, home, before=inputs_of(recipes[0]))
+        _show_preview(recipes, records, home, estimated=estimated, as_json=shown.as_json, console=shown.results)
         return 0
-    num_seeds = num_seeds if len(recipes) > 1 else 1
     name = together or recipes[0].name
     with display_on(shown.progress) as display:
-        result, record, path = run_recipes(recipes, home, display, name=name, num_seeds=num_seeds)
+        result, record, path = run_recipes(recipes, home, display, name=name, num_seeds=num_seeds, flow=flow)
     if shown.as_json:
         print_json(record.to_json())
     return _conclude(result, record, path, shown)
 
 
 def _show_preview(
-    recipes: Sequence[Recipe], records: "Sequence[StageRecord]", home: Path, *, as_json: bool, console: "Console"
+    recipes: Sequence[Recipe],
+    records: "Sequence[StageRecord]",
+    home: Path,
+    *,
+    estimated: bool,
+    as_json: bool,
+    console: "Console",
 ) -> None:
-    estimates = [before_run.estimate_run(local(recipe, home), home) for recipe in recipes]
+    estimates = [before_run.estimate_run(local(recipe, home), home) if estimated else None for recipe in recipes]
     if as_json:
         resolved = [recipe.model_dump(mode="json") for recipe in recipes]
         written = [estimate and estimate.to_json() for estimate in estimates]
@@ -98,7 +124,7 @@ def _show_preview(
     for recipe in recipes:
         say(console, to_yaml(recipe))
     say(console, *lines_of(records))
-    for estimate in estimates:
+    for estimate in estimates if estimated else ():
         if estimate is None:
             say(console, "No estimate: the target is not there yet, or the conversations cannot be counted yet.")
         else:
