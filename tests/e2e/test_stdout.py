@@ -18,6 +18,7 @@ from flows.cli import main as cli
 from tests.e2e.conftest import Finished, Home
 from tests.e2e.test_compare import disturbed
 from tests.fixtures.openai_server import openai_server
+from tests.fixtures.published import publish
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"COLUMNS": "80", "LINES": "24", "FORCE_COLOR": "", "TERM": "xterm-256color"}
@@ -80,6 +81,11 @@ def another_draft(home: Home, folder: Path) -> Iterator[Words]:
 
 
 @contextmanager
+def published(home: Home, folder: Path) -> Iterator[Words]:
+    yield {"public": str(publish(home.artifact_file("train", "draft"), folder / "public"))}
+
+
+@contextmanager
 def engine(home: Home, folder: Path) -> Iterator[Words]:
     """A server that decodes the tiny target, and says how much of what a draft proposed it accepted."""
     target = home.path / "tiny" / "target"
@@ -90,6 +96,7 @@ def engine(home: Home, folder: Path) -> Iterator[Words]:
 COMMANDS: dict[str, Case] = {
     "demo": Case("--dry-run", says="demo_corpus", rows=stages),
     "run": Case("tiny", says="models:/tiny/1", writes=True),
+    "import": Case("{public} --recipe tiny --dry-run", says="import", rows=stages, around=published),
     "plan": Case("tiny", says="states", rows=lambda found: [[found["recipe"]], [f"{found['tokens']:,}"]]),
     "explain": Case("", says="promoted", rows=stages),
     "guide": Case("data", says="# data"),
