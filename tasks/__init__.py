@@ -1,7 +1,7 @@
 """Stages: one file each, about 30 lines, that call one library function.
 
     flows ──► resolve             what enters from outside: target, sources, benchmarks, champion; never cached
-      └─────► conversations, responses, tokens, states, train, calibrate, evaluate, register, gate, promote
+      └─────► conversations, responses, tokens, states, train, import, calibrate, evaluate, register, gate, promote
                      │
                      ├──► runtime.stage       key, reuse, run, publish
                      ├──► generators          the target in this process, or servers that serve it

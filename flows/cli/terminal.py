@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepspec.store import Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
-_DRAFT = "models:/<name>/<version>, models:/<name>@champion, train/<key> or a directory."
+_DRAFT = "models:/<name>/<version>, models:/<name>@champion, train/<key>, import/<key> or a directory."
 DraftName = Annotated[str, typer.Argument(metavar="DRAFT", help=_DRAFT)]
 DraftNames = Annotated[list[str], typer.Argument(metavar="DRAFT…", help=f"Each {_DRAFT}")]
 OptionalDraftName = Annotated[str | None, typer.Argument(metavar="[DRAFT]", help=_DRAFT)]

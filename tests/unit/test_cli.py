@@ -139,7 +139,7 @@ def test_an_unknown_kind_of_artifact_is_refused_with_the_known_ones(
         done = deepspec("artifacts", "ls", kind)
         assert done.returncode == 2, kind
         assert repr(kind) in done.stderr
-        assert "evaluate, gate, older_stage, promote" in done.stderr
+        assert "evaluate, gate, import, older_stage, promote" in done.stderr
     for kind, count in (("train", 0), ("older_stage", 1)):
         done = deepspec("artifacts", "ls", kind, "--json")
         assert done.returncode == 0, done.stderr
