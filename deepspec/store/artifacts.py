@@ -364,13 +364,19 @@ class Store:
             self.backend.delete(prefix)
 
 
-def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path | None = None) -> Store:
+def open_store(
+    location: str,
+    code: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Store:
     """The store at `location`: a folder, or a bucket by its URL.
 
     Args:
         location: a path, or `s3://bucket/prefix`.
         code: recorded in manifests.
         cache: folder for local copies of what is in a bucket; `cache` in the home folder where none is given.
+        environment: with the AWS variables of a bucket; None: the process's own.
 
     Raises:
         RecipeError: a URL of a kind that no backend serves.
@@ -379,7 +385,7 @@ def open_store(location: str, code: Mapping[str, Any] | None = None, cache: Path
         from deepspec.store.backends.s3 import S3Backend
 
         home = Path(os.environ.get("DEEPSPEC_HOME") or ".deepspec")
-        return Store(S3Backend(location, cache or home / "cache"), code)
+        return Store(S3Backend(location, cache or home / "cache", environment), code)
     if "://" in location:
         scheme = location.split("://", 1)[0]
         raise RecipeError(

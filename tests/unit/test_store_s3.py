@@ -218,6 +218,37 @@ def test_the_documented_policy_is_enough_and_no_more_than_needed(
         pytest.fail(f"{action} is not needed")
 
 
+def test_two_stores_in_one_process_have_credentials_of_their_own(
+    canaries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by the process's variables, others by what they are given; a profile comes from the usual file."""
+    del canaries
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://ours.test")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    (tmp_path / "credentials").write_text("[theirs]\naws_access_key_id=FROMPROFILE\naws_secret_access_key=s\n")
+    theirs = {
+        "AWS_ENDPOINT_URL_S3": "http://theirs.test",
+        "AWS_ACCESS_KEY_ID": "THEIRS",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "eu-1",
+        "AWS_MAX_ATTEMPTS": "2",
+    }
+    seen = []
+    for environment in (os.environ, theirs, {"AWS_PROFILE": "theirs"}, {}):
+        made = s3.client(environment)
+        key = made._get_credentials().access_key  # the client has no public way to its credentials
+        seen.append((key, made.meta.endpoint_url.startswith("http://theirs"), made.meta.region_name))
+    ours = CANARIES["AWS_ACCESS_KEY_ID"]
+    assert [key for key, _, _ in seen] == [ours, "THEIRS", "FROMPROFILE", ours]
+    assert [there for _, there, _ in seen] == [False, True, False, False]
+    assert seen[1][2] == "eu-1"
+    store = open_store(
+        "s3://bucket/x", cache=tmp_path, environment={**theirs, "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}
+    )
+    with refused(TransientError, "http://127.0.0.1:1", where="s3://bucket/x"):
+        store.backend.list("")
+
+
 def test_the_probe_leaves_nothing_and_is_made_once(place: BucketPlace) -> None:
     backend = place.store().backend
     sent: list[str] = []

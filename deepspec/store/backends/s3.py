@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -79,14 +79,17 @@ class S3Backend:
     Args:
         url: `s3://bucket` or `s3://bucket/prefix`. Endpoint, region and credentials come from the usual AWS variables.
         cache: local folder for files on their way up, and for those that were fetched.
+        environment: where these variables are; None: in the process's own. Credentials that it does not name are those
+            of the process.
 
     Raises:
         RecipeError: the URL or the endpoint's address is malformed.
     """
 
-    def __init__(self, url: str, cache: Path) -> None:
+    def __init__(self, url: str, cache: Path, environment: Mapping[str, str] | None = None) -> None:
         self._at = Location.parse(url)
-        self._endpoint = endpoint_url()
+        self._environment = os.environ if environment is None else environment
+        self._endpoint = endpoint_url(self._environment)
         self._cache = cache.expanduser().absolute() / self._at.digest(self._endpoint)
         self._made: Any = None
         self._making = threading.Lock()
@@ -140,7 +143,7 @@ class S3Backend:
             return again
 
         with self._named_errors("read"):
-            return _repeated(checked)
+            return self._repeated(checked)
 
     def _body(self, answer: dict[str, Any], path: str, max_bytes: int) -> bytes:
         """The bytes of an answer; no more of them are read than one too many."""
@@ -182,7 +185,7 @@ class S3Backend:
 
         def upload(path: str) -> None:
             local = staging / path.removeprefix(f"{prefix}/")
-            self._client.upload_file(str(local), self._at.bucket, self._key(path), Config=_transfer())
+            self._client.upload_file(str(local), self._at.bucket, self._key(path), Config=self._transfer())
 
         with self._named_errors("written"):
             for path in files:  # they stay here as local copies
@@ -210,7 +213,9 @@ class S3Backend:
             key = self._key(f"{prefix}/{name}")
             try:
                 with replacing(target) as part:
-                    _repeated(lambda: self._client.download_file(self._at.bucket, key, str(part), Config=_transfer()))
+                    self._repeated(
+                        lambda: self._client.download_file(self._at.bucket, key, str(part), Config=self._transfer())
+                    )
             except failures.ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
@@ -252,8 +257,14 @@ class S3Backend:
         """Made at first use, and safe to use from several threads."""
         with self._making:
             if self._made is None:
-                self._made = client()
+                self._made = client(self._environment)
             return self._made
+
+    def _transfer(self) -> TransferConfig:
+        return _transfer(attempts(self._environment))
+
+    def _repeated(self, ask: Callable[[], T]) -> T:
+        return _repeated(ask, attempts(self._environment))
 
     def _local(self, path: str) -> Path:
         return inside(self._cache, path)
@@ -291,7 +302,7 @@ class S3Backend:
             return True
 
         with self._named_errors("written"):
-            return _repeated(put)
+            return self._repeated(put)
 
     def _probe(self) -> None:
         """Create a record twice: the second time has to be refused, or two runs could overwrite each other's work.
@@ -338,7 +349,8 @@ class S3Backend:
             cause = client_error(error)
             if cause is not None and code_of(cause) == "NoSuchKey":
                 raise FileNotFoundError(self.location) from None
-            raise named_error(error, f"DEEPSPEC_STORE {self.location}", self._at.bucket) from safe(error)
+            where = f"DEEPSPEC_STORE {self.location}"
+            raise named_error(error, where, self._at.bucket, self._environment) from safe(error)
         except OSError as error:
             raise full_disk(error, str(self._cache)) or ArtifactError(
                 f"The local copies of artifacts cannot be {verb}: {error.strerror}.",
@@ -366,7 +378,7 @@ def listed(bucket: str, prefix: str, where: str) -> Iterator[tuple[str, str]]:
 def download(bucket: str, key: str, target: Path, where: str) -> None:
     """Copy an object to a local file; errors as for `listed`."""
     with _named(where, bucket):
-        _repeated(lambda: client().download_file(bucket, key, str(target), Config=_transfer()))
+        _repeated(lambda: client().download_file(bucket, key, str(target), Config=_transfer(attempts())), attempts())
 
 
 def _ends(key: str) -> str:
@@ -386,17 +398,32 @@ def _aws_caller() -> Actor | None:
         return None
 
 
-def client() -> Any:
+def _session(environment: Mapping[str, str]) -> Any:
+    """boto3's session for the credentials or the profile that an environment names; else for the process's own."""
+    core = botocore.session.Session()
+    core.register_component("data_loader", _DESCRIPTIONS)
+    if environment is os.environ:
+        return boto3.session.Session(botocore_session=core)
+    return boto3.session.Session(
+        botocore_session=core,
+        profile_name=environment.get("AWS_PROFILE") or None,
+        aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID") or None,
+        aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY") or None,
+        aws_session_token=environment.get("AWS_SESSION_TOKEN") or None,
+    )
+
+
+def client(environment: Mapping[str, str] = os.environ) -> Any:
     """An S3 client by the usual AWS variables and files, with our time limits and retries.
 
     Raises:
         RecipeError: the endpoint's address, region or profile cannot be used.
     """
-    endpoint = endpoint_url()
+    endpoint = endpoint_url(environment)
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": attempts()},
+        retries={"mode": "standard", "total_max_attempts": attempts(environment)},
         max_pool_connections=_PARALLEL_PARTS * _PARALLEL_FILES,
         # On a server without a wildcard domain, names of buckets are part of the path.
         s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": True},
@@ -405,10 +432,8 @@ def client() -> Any:
         response_checksum_validation="when_required",
     )
     try:
-        core = botocore.session.Session()
-        core.register_component("data_loader", _DESCRIPTIONS)
-        session = boto3.session.Session(botocore_session=core)
-        return session.client("s3", config=config, endpoint_url=endpoint, region_name=region())
+        session = _session(environment)
+        return session.client("s3", config=config, endpoint_url=endpoint, region_name=region(environment))
     except (failures.BotoCoreError, ValueError) as error:
         raise RecipeError(
             f"No S3 client can be made: {type(error).__name__}.",
@@ -425,17 +450,17 @@ def _named(where: str, bucket: str) -> Iterator[None]:
         raise named_error(error, where, bucket) from safe(error)
 
 
-def _transfer() -> TransferConfig:
+def _transfer(times: int) -> TransferConfig:
     """How files go up and down."""
-    return TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=attempts())
+    return TransferConfig(PART_BYTES, _PARALLEL_PARTS, PART_BYTES, num_download_attempts=times)
 
 
-def _repeated(ask: Callable[[], T]) -> T:
+def _repeated(ask: Callable[[], T], times: int) -> T:
     """Ask again where an answer's body broke off, or another conditional write to the same name was going on."""
     return Retrying(
         retry=retry_if_exception(passing),
         wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_WAIT_SECONDS),
-        stop=stop_after_attempt(attempts()),
+        stop=stop_after_attempt(times),
         reraise=True,
     )(ask)
 

@@ -5,6 +5,7 @@ No error quotes a server's own words: they may hold credentials.
 
 import os
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from boto3.exceptions import S3UploadFailedError
@@ -38,9 +39,11 @@ class BodyChanged(Exception):
     """What came is not what the server says it sent."""
 
 
-def named_error(error: Exception, where: str, bucket: str) -> ArtifactError | TransientError:
+def named_error(
+    error: Exception, where: str, bucket: str, environment: Mapping[str, str] = os.environ
+) -> ArtifactError | TransientError:
     """What a failure of the object storage means, without any word of the server's own (it may quote credentials)."""
-    endpoint = shown(endpoint_url())
+    endpoint = shown(endpoint_url(environment))
     at = f" at {endpoint}" if endpoint else ""
     cause = client_error(error)
     if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
@@ -96,7 +99,7 @@ def named_error(error: Exception, where: str, bucket: str) -> ArtifactError | Tr
         )
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling", "ServiceUnavailable", "503", "500"):
         return TransientError(
-            f"The object storage{at} failed {attempts()} times ({code}).",
+            f"The object storage{at} failed {attempts(environment)} times ({code}).",
             where=where,
             remedy="Run again when it is well: what was finished is kept.",
         )
@@ -107,10 +110,10 @@ def named_error(error: Exception, where: str, bucket: str) -> ArtifactError | Tr
     )
 
 
-def attempts() -> int:
+def attempts(environment: Mapping[str, str] = os.environ) -> int:
     """How often a request is sent; AWS_MAX_ATTEMPTS, which every AWS tool knows, overrides it."""
     try:
-        return max(1, int(os.environ["AWS_MAX_ATTEMPTS"]))
+        return max(1, int(environment["AWS_MAX_ATTEMPTS"]))
     except (KeyError, ValueError):
         return _ATTEMPTS
 

@@ -6,6 +6,7 @@ No boto3 here: readers that stream with pyarrow need the same.
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -64,13 +65,13 @@ class Location:
         return hashlib.sha256(f"{shown(endpoint)} {self.url}".encode()).hexdigest()[:16]
 
 
-def endpoint_url() -> str | None:
-    """The endpoint that the environment names; None for AWS itself.
+def endpoint_url(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The endpoint that an environment names; None for AWS itself.
 
     Raises:
         RecipeError: it is no address.
     """
-    value = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    value = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     if not value:
         return None
     try:
@@ -87,10 +88,10 @@ def endpoint_url() -> str | None:
     return value
 
 
-def region() -> str | None:
-    """The region that the environment names; a custom endpoint without one gets the name that all of them accept."""
-    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return named or ("us-east-1" if endpoint_url() else None)
+def region(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The region that an environment names; a custom endpoint without one gets the name that all of them accept."""
+    named = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    return named or ("us-east-1" if endpoint_url(environment) else None)
 
 
 def shown(endpoint: str | None) -> str:
