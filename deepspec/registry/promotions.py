@@ -2,7 +2,8 @@
 
 Entries `registry/<model>/promotions/<n>.json` are created, never overwritten, at n = last + 1. With that single
 primitive the log is compare-and-set (two promoters cannot both write n), audit trail, history and roll back (append an
-earlier champion again). Each entry names the champion before it, so a missing or altered entry is noticed.
+earlier champion again). Each entry names the champion before it, so a missing or altered entry is noticed. In a copy of
+a log entries may come in batches, which count as a whole (batches.py).
 
 It knows drafts by artifact key and content digest, and MLflow only as a version number to pass on.
 """
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from deepspec.account import Actor
 from deepspec.errors import GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
+from deepspec.registry.batches import Batch, batches, in_force, inside
 from deepspec.registry.blocks import block_of
 from deepspec.registry.entries import FORMAT, DraftIdentity, DraftReference, Kind, Promotion, damaged
 from deepspec.registry.errors import DraftBlocked, NothingToRollBackTo, PromotionConflict
@@ -248,8 +250,18 @@ class PromotionLog:
         who: Actor | str,
         reason: str,
     ) -> Promotion | None:
-        """The entry after `last`, or None if another writer was first."""
+        """The entry after `last`, or None if another writer was first.
+
+        Raises:
+            PromotionConflict: it would not count, because entries of another log are being copied here.
+        """
         number = 1 if last is None else last.number + 1
+        if inside(number, batches(self._names(model))):
+            raise PromotionConflict(
+                f"Entries from {number} on are being copied into this log from another store, and are not all here.",
+                where=_folder(model),
+                remedy="Promote and roll back there; the copy is completed from there, too.",
+            )
         before = 1 if last is None else last.format
         entry = Promotion(
             # An older deepspec that reads only the last entry must refuse it, too, once anything was blocked.
@@ -273,15 +285,33 @@ class PromotionLog:
         written = self._entry(model, number)
         return written if written.attempt == entry.attempt else None
 
+    def record(self, model: str, number: int) -> bytes | None:
+        """An entry as it was written, whether it counts already or not; None: there is none."""
+        try:
+            return self._records.read(_path(model, number))
+        except FileNotFoundError:
+            return None
+
+    def announce(self, model: str, batch: Batch) -> None:
+        """Let the entries of a batch, which are created next, count only once the last of them is there."""
+        self._records.create(f"{_folder(model)}/{batch.name}", b"{}")
+
+    def copy(self, model: str, number: int, entry: bytes) -> bool:
+        """Create an entry as another log has it; return whether it says this now, whoever wrote it."""
+        return self._records.create(_path(model, number), entry) or self.record(model, number) == entry
+
     def _last(self, model: str) -> int:
-        folder = _folder(model)
-        names = (path.removeprefix(f"{folder}/") for path in self._records.list(folder))
+        names = self._names(model)
         numbers = {int(match[1]) for match in map(_ENTRY.fullmatch, names) if match}
         # Not a range up to the highest: a single name may claim any number.
         missing = next(number for number in count(1) if number not in numbers)
         if missing <= len(numbers):
             raise damaged(_path(model, missing), "it is missing, but later entries are there")
-        return len(numbers)
+        return in_force(len(numbers), batches(names))
+
+    def _names(self, model: str) -> list[str]:
+        folder = _folder(model)
+        return [path.removeprefix(f"{folder}/") for path in self._records.list(folder)]
 
     def _entry(self, model: str, number: int) -> Promotion:
         path = _path(model, number)

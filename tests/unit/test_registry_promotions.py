@@ -10,6 +10,7 @@ import pytest
 
 from deepspec.errors import ArtifactError, GateFailed, RecipeError
 from deepspec.gates.verdict import Verdict
+from deepspec.registry.batches import Batch, in_force
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import NothingToRollBackTo, PromotionConflict, PromotionLogDamaged
 from deepspec.registry.promotions import PromotionLog
@@ -364,3 +365,50 @@ def test_files_that_are_no_entries_are_none_of_its_business(log: PromotionLog, b
     assert log.champion(MODEL) == draft("a")
     promote(log, "b")
     assert len(log.history(MODEL)) == 2
+
+
+def test_a_batch_counts_once_its_last_entry_is_there(log: PromotionLog, tmp_path: Path) -> None:
+    drafts = [promote(log, name) for name in "abcd"]
+    entries = [log.record(MODEL, number) for number in range(1, 5)]
+    copy = PromotionLog(LocalBackend(tmp_path / "copy"))
+    seen = []
+    for batch in (Batch(0, 1), Batch(1, 4)):
+        copy.announce(MODEL, batch)
+        for number in range(batch.after + 1, batch.until + 1):
+            entry = entries[number - 1]
+            assert entry is not None
+            assert copy.copy(MODEL, number, entry)
+            assert copy.copy(MODEL, number, entry)  # another process was there first
+            seen.append(copy.champion(MODEL))
+    assert seen == [drafts[0], drafts[0], drafts[0], drafts[3]]
+    assert copy.history(MODEL) == log.history(MODEL)
+    assert copy.models() == (MODEL,)
+    assert not copy.copy(MODEL, 4, b"another entry")
+    assert copy.record(MODEL, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "batches", "expected"),
+    [
+        (3, [], 3),
+        (0, [(0, 3)], 0),
+        (2, [(0, 3)], 0),
+        (3, [(0, 3)], 3),
+        (4, [(0, 3)], 4),  # appended there itself
+        (3, [(0, 3), (0, 5)], 3),  # announced late, by one who had seen nothing
+        (4, [(0, 3), (0, 5)], 3),
+        (4, [(0, 3), (3, 5)], 3),
+        (4, [(0, 3), (3, 4), (3, 5)], 4),
+        (2, [(0, 3), (0, 5)], 0),
+    ],
+)
+def test_what_counts_of_a_log(written: int, batches: list[tuple[int, int]], expected: int) -> None:
+    assert in_force(written, [Batch(*batch) for batch in batches]) == expected
+
+
+def test_nobody_appends_into_a_batch_that_is_not_whole(log: PromotionLog) -> None:
+    promote(log, "a")
+    log.announce(MODEL, Batch(1, 3))
+    with refused(PromotionConflict, "Entries from 2 on", where=f"registry/{MODEL}/promotions"):
+        promote(log, "b")
+    assert log.record(MODEL, 2) is None
