@@ -4,7 +4,9 @@ from pathlib import Path
 
 from deepspec.errors import RecipeError
 from deepspec.registry.draft_names import draft_directory, draft_of
+from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.reconciling import about
+from deepspec.registry.version_record import version_record
 from deepspec.store import Artifact, Store
 
 
@@ -31,7 +33,10 @@ def write(name: str, format_name: str, out: Path, target_name: str, *, home: Pat
 
 
 def _about(found: Artifact | Path, store: Store) -> dict[str, str]:
-    """Card and calibration of a draft's last registration; empty if it was never registered or is outside the store."""
+    """Card and calibration of a draft's last registration; empty if it was never registered or is outside the store.
+
+    In a store that was filled from another they are in the records of versions.
+    """
     if not isinstance(found, Artifact):
         return {}
     registrations = [
@@ -40,7 +45,10 @@ def _about(found: Artifact | Path, store: Store) -> dict[str, str]:
         if registration.manifest.parents["draft"].digest == found.digest
     ]
     last = max(registrations, key=lambda registration: registration.manifest.created_at, default=None)
-    return about(last) if last is not None else {}
+    if last is not None:
+        return about(last)
+    records = (version_record(store.backend, model, found.digest) for model in PromotionLog(store.backend).models())
+    return next((record.about() for record in records if record is not None), {})
 
 
 def check(format_name: str, directory: Path) -> list[str]:

@@ -19,6 +19,14 @@ class DraftDamaged(ArtifactError):
     """A registered draft's bytes are not what was registered: it cannot serve."""
 
 
+class OtherHistory(ArtifactError):
+    """Production's promotion log says something else than the one that it is a copy of."""
+
+
+class VersionRecordDamaged(ArtifactError):
+    """What is known of a version in production cannot be read."""
+
+
 class NothingToRollBackTo(DeepspecError):
     """The model has no earlier champion, or the one asked for never was champion."""
 

@@ -4,8 +4,9 @@ The store and its promotion log are the truth. What a person moves or deletes in
 said: an alias there decides nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from deepspec.errors import ArtifactDamaged, ArtifactMissing
@@ -14,12 +15,13 @@ from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Verdict
 from deepspec.registry import keys
 from deepspec.registry.card import CALIBRATION_FILE, CARD_FILE
-from deepspec.registry.entries import DraftReference
+from deepspec.registry.entries import DraftReference, Promotion
 from deepspec.registry.errors import TrackingError
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.mlflow.versions import Reconciled, RegisteredVersion
 from deepspec.registry.promotions import PromotionLog, previous_of
 from deepspec.registry.verdicts import verdicts
+from deepspec.registry.version_record import VersionRecord, version_records
 from deepspec.store import Artifact, Store
 from deepspec.store.gc import lineage
 from deepspec.store.manifest import ABOUT
@@ -133,11 +135,20 @@ def _moved(done: Reconciled, expected: Sequence[Mapping[str, str]]) -> list[str]
 
 def say_verdicts(store: Store, tracking: Tracking, model: str) -> None:
     """Make every version of a model say what the gates said of it last."""
-    newest = {verdict.challenger: verdict for verdict in reversed(verdicts(store)) if verdict.challenger}
+    newest = {
+        verdict.challenger: verdict
+        for verdict in (*promoted_under(PromotionLog(store.backend).history(model)), *reversed(verdicts(store)))
+        if verdict.challenger
+    }
     for version in tracking.list_versions(model):
         verdict = newest.get(version.tags.get(keys.DRAFT_DIGEST, ""))
         if verdict is not None:
             tracking.retag(version, keys.verdict_tags(verdict))
+
+
+def promoted_under(entries: Sequence[Promotion]) -> list[Verdict]:
+    """The verdicts in a promotion log, oldest first: a store that was filled from another has no others."""
+    return [entry.verdict for entry in entries if entry.verdict is not None]
 
 
 @dataclass(frozen=True)
@@ -168,17 +179,13 @@ def register_again(store: Store, tracking: Tracking, model: str, *, only: Collec
     run_id = None
     made: dict[str, str] = {}
     damaged: dict[str, str] = {}
-    for registration in sorted(store.artifacts("register"), key=_registered_as):
-        digest = registration.manifest.parents["draft"].digest
-        if only is not None and digest not in only:
-            continue
-        record = registration.json("registration.json")
-        if record["name"] != model or digest in known:
+    for digest, number, read in _registered(store, model):
+        if digest in known or (only is not None and digest not in only):
             continue
         try:
-            again = _Registration.read(store, registration, model)
+            again = read()
         except (ArtifactMissing, ArtifactDamaged) as error:
-            damaged[digest] = f"{model}: version {record['version']} cannot be registered again: {error}"
+            damaged[digest] = f"{model}: version {number} cannot be registered again: {error}"
             continue
         run_id = run_id or tracking.start_pipeline_run(f"reconcile {model}", {})
         # A draft that was measured again has several registrations: the last one's tags and card stay.
@@ -189,6 +196,23 @@ def register_again(store: Store, tracking: Tracking, model: str, *, only: Collec
     if run_id is not None:
         tracking.finish(run_id)
     return Again(made, {digest: why for digest, why in damaged.items() if digest not in made})
+
+
+def _registered(store: Store, model: str) -> "Iterator[tuple[str, str, Callable[[], _Registration]]]":
+    """Digest and first number of what the store knows as registered, and how it is read: what was made here first."""
+    for registration in sorted(registrations(store, model), key=registered_as):
+        number = str(registration.json("registration.json")["version"])
+        read = partial(_Registration.read, store, registration, model)
+        yield registration.manifest.parents["draft"].digest, number, read
+    for record in version_records(store.backend, model):
+        yield record.draft.digest, record.draft.version or "?", partial(_Registration.copied, store, record)
+
+
+def registrations(store: Store, model: str) -> Iterator[Artifact]:
+    """Every registration of a model's drafts that was made in this store."""
+    for registration in store.artifacts("register"):
+        if registration.json("registration.json")["name"] == model:
+            yield registration
 
 
 @dataclass(frozen=True)
@@ -208,24 +232,62 @@ class _Registration:
         Raises:
             ArtifactMissing, ArtifactDamaged: something that it was made from is not whole.
         """
-        parents, code = registration.manifest.parents, registration.manifest.code
-        ancestors = {item.kind: item for item in lineage(registration, store.get)[1:]}
+        parents = registration.manifest.parents
+        # Nearest last: a draft that was started from another one has two of a kind.
+        ancestors = {item.kind: item for item in reversed(lineage(registration, store.get)[1:])}
         draft = ancestors[parents["draft"].kind]
-        tags = keys.version_tags(
-            recipe=str(registration.manifest.ingredients["sections"].get("name", model)),
-            code_version=str(code.get("commit") or code.get("deepspec", "")),
-            run_id="",
-            artifacts={kind: (item.key, item.digest) for kind, item in ancestors.items()},
-            evaluation=_evaluation(ancestors[parents["evaluation"].kind]),
+        tags = tags_of(
+            registration,
+            model,
+            {kind: (item.key, item.digest) for kind, item in ancestors.items()},
+            evaluation_in(ancestors[parents["evaluation"].kind]),
         )
-        del tags[keys.RUN_ID]  # the store does not know it
         notes = about(registration)
         card = notes.pop(CARD_FILE, None)
         reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
         return cls(draft.directory() / "draft", tags, reference, card, notes)
 
+    @classmethod
+    def copied(cls, store: Store, record: VersionRecord) -> "_Registration":
+        """Read what was copied from the store in which the draft was made.
 
-def _evaluation(artifact: Artifact) -> Evaluation:
+        Raises:
+            ArtifactMissing, ArtifactDamaged: the draft is not whole.
+        """
+        draft = store.get(record.draft.kind, record.draft.key)
+        reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
+        return cls(draft.directory() / "draft", record.tags, reference, record.card, record.notes)
+
+
+def tags_of(
+    registration: Artifact | None,
+    model: str,
+    artifacts: Mapping[str, tuple[str, str]],
+    evaluation: Evaluation | None,
+) -> dict[str, str]:
+    """The tags of a version that is registered again.
+
+    Args:
+        registration: its first one; None: there is none.
+        model: registered model name.
+        artifacts: stage -> (key, digest) of all that it was made from or measured by.
+        evaluation: of the draft; None: not known.
+    """
+    code = registration.manifest.code if registration is not None else {}
+    sections = registration.manifest.ingredients["sections"] if registration is not None else {}
+    tags = keys.version_tags(
+        recipe=str(sections.get("name", model)),
+        code_version=str(code.get("commit") or code.get("deepspec", "")),
+        run_id="",
+        artifacts=artifacts,
+        evaluation=evaluation,
+    )
+    del tags[keys.RUN_ID]  # the store does not know it
+    return tags
+
+
+def evaluation_in(artifact: Artifact) -> Evaluation:
+    """The evaluation in an artifact of the stage `evaluate`."""
     return Evaluation.from_json(artifact.json("evaluation.json"), where=f"{artifact.kind}/{artifact.key[:12]}")
 
 
@@ -247,7 +309,7 @@ def about(registration: Artifact) -> dict[str, str]:
     return said
 
 
-def _registered_as(registration: Artifact) -> tuple[str, int, str]:
+def registered_as(registration: Artifact) -> tuple[str, int, str]:
     """Sorts registrations by model, version and time."""
     record = registration.json("registration.json")
     return str(record["name"]), int(record["version"]), registration.manifest.created_at

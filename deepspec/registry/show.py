@@ -13,9 +13,11 @@ from deepspec.registry.mlflow.versions import RegisteredVersion
 from deepspec.registry.open import tracking_of
 from deepspec.registry.operations import reference_of
 from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.reconciling import promoted_under
 from deepspec.registry.verdicts import verdicts_about
+from deepspec.registry.version_record import Ancestor, VersionRecord, version_record
 from deepspec.store import Artifact, Store
-from deepspec.store.gc import lineage
+from deepspec.store.gc import absent, lineage
 from deepspec.store.records import JsonRecord
 
 
@@ -33,14 +35,6 @@ class Acceptance(JsonRecord):
 
     tau: Number | None
     tau_ci95: tuple[Number, Number] | None
-
-
-class Ancestor(JsonRecord):
-    """An artifact that the version was made from or measured by."""
-
-    kind: str
-    key: str
-    digest: str
 
 
 class VersionPage(JsonRecord):
@@ -86,14 +80,14 @@ def show(home: Path, store: Store, name: str) -> VersionPage:
     version = _of_model(home, store, model) if _is_model(model) else registered_version(name, home, store, "MODEL")
     draft, log = reference_of(version), PromotionLog(store.backend)
     history = log.history(version.name)
-    judged = verdicts_about(store, draft.digest)
+    judged = verdicts_about(store, draft.digest) or promoted_under(
+        [entry for entry in history if entry.champion.digest == draft.digest][::-1]
+    )
     found = block_of(history, identity_of(store, draft))
     is_champion = bool(history) and history[-1].champion.digest == draft.digest
     evaluated = _evaluated(store, version)
-    measured = evaluated and Evaluation.from_json(
-        evaluated.json("evaluation.json"), where=f"{evaluated.kind}/{evaluated.key[:12]}"
-    )
-    origin = evaluated or store.find(draft.kind, draft.key)
+    copied = None if evaluated else version_record(store.backend, version.name, draft.digest)
+    measured = _measured(evaluated, copied)
     return VersionPage(
         name=version.name,
         version=version.version,
@@ -106,10 +100,7 @@ def show(home: Path, store: Store, name: str) -> VersionPage:
         blocked=found[0].sentence(found[1]) if found and not is_champion else None,
         tau=_acceptance(measured) if measured else {},
         speed=_speed(measured) if measured else {},
-        lineage=tuple(
-            Ancestor(kind=item.kind, key=item.key, digest=item.digest)
-            for item in (lineage(origin, store.find) if origin else ())
-        ),
+        lineage=copied.lineage if copied else _lineage(store, evaluated or store.find(draft.kind, draft.key)),
         entries=tuple(
             entry.number for entry in history if entry.kind != "unblock" and entry.champion.digest == draft.digest
         ),
@@ -137,6 +128,25 @@ def _evaluated(store: Store, version: RegisteredVersion) -> Artifact | None:
     """The evaluation that the version was registered or registered again with."""
     key = version.tags.get(keys.mlflow_name(keys.KEY.format(stage="evaluate")))
     return store.find("evaluate", key) if key else None
+
+
+def _measured(evaluated: Artifact | None, copied: VersionRecord | None) -> Evaluation | None:
+    """What the version was measured at; None: not known here."""
+    if evaluated is not None:
+        where = f"{evaluated.kind}/{evaluated.key[:12]}"
+        return Evaluation.from_json(evaluated.json("evaluation.json"), where=where)
+    if copied is None or copied.evaluation is None:
+        return None
+    return Evaluation.from_json(copied.evaluation, where=f"{copied.model}/versions/{copied.draft.digest[:12]}")
+
+
+def _lineage(store: Store, origin: Artifact | None) -> tuple[Ancestor, ...]:
+    """What a version was made from, and what of that this store does not have."""
+    found = lineage(origin, store.find) if origin else []
+    return (
+        *(Ancestor(kind=item.kind, key=item.key, digest=item.digest) for item in found),
+        *(Ancestor(kind=one.kind, key=str(one.key), digest=one.digest, in_store=False) for one in absent(found)),
+    )
 
 
 def _acceptance(evaluation: Evaluation) -> dict[str, Acceptance]:

@@ -16,7 +16,7 @@ from deepspec.store import layout, lease
 from deepspec.store.artifact import Artifact
 from deepspec.store.artifacts import Store
 from deepspec.store.layout import Stat
-from deepspec.store.manifest import Manifest
+from deepspec.store.manifest import Manifest, Parent
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,19 @@ def lineage(artifact: Artifact, get: Callable[[str, str], Artifact | None]) -> l
                 ancestor = get(parent.kind, parent.key)
                 open_ += [] if ancestor is None else [ancestor]
     return list(order.values())
+
+
+def absent(found: Iterable[Artifact]) -> list[Parent]:
+    """The artifacts that those of a lineage were made from and that are not among them, nearest first."""
+    found = tuple(found)
+    named = {
+        (parent.kind, parent.key): parent
+        for artifact in found
+        for parent in artifact.manifest.parents.values()
+        if parent.key is not None
+    }
+    there = {(artifact.kind, artifact.key) for artifact in found}
+    return [parent for name, parent in named.items() if name not in there]
 
 
 def garbage(store: Store, roots: Roots, grace_seconds: float = GRACE_SECONDS) -> list[Garbage]:

@@ -75,12 +75,14 @@ def lineage(
 
     Example: deepspec artifacts lineage models:/demo@champion
     """
-    from deepspec.store.gc import lineage
+    from deepspec.store.gc import absent, lineage
 
     store = artifact_store()
-    found = lineage(_named(store, name), store.get)
+    found = lineage(_named(store, name), store.find)
+    elsewhere = absent(found)
     if as_json:
-        print_json([{**_brief(item), "sources": _sources(item)} for item in found])
+        here = [{**_brief(item), "sources": _sources(item)} for item in found]
+        print_json([*here, *({"kind": one.kind, "key": one.key, "digest": one.digest} for one in elsewhere)])
         return
     rows = []
     for item in found:
@@ -89,6 +91,7 @@ def lineage(
             for parent, origin in item.manifest.parents.items()
         )
         rows.append([item.kind, item.key[:12], item.digest[:12], parents])
+    rows += [[one.kind, str(one.key)[:12], one.digest[:12], "not in this store"] for one in elsewhere]
     show_table(["kind", "key", "digest", "made from"], rows)
     sources = [(item, source) for item in found for source in _sources(item)]
     if sources:

@@ -141,7 +141,13 @@ def _show_page(page: "VersionPage") -> None:
         ],
     )
     show_lines("made from:")
-    show_table(["kind", "key", "digest"], [[item.kind, item.key[:12], item.digest[:12]] for item in page.lineage])
+    show_table(
+        ["kind", "key", "digest", ""],
+        [
+            [item.kind, item.key[:12], item.digest[:12], "" if item.in_store else "not in this store"]
+            for item in page.lineage
+        ],
+    )
 
 
 def _number(value: float | None) -> str:
