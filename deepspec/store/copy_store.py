@@ -90,15 +90,24 @@ def copy_store(
     with leased(destination.backend, f"runs/copy-{uuid.uuid4().hex[:12]}", keys=[]) as lease:
         for number, (kind, key) in enumerate(names, 1):
             lease.note(keys=names[:number])
-            _copy_key(source, destination, kind, key, done)
+            copy_artifact(source, destination, kind, key, done)
             progress.advance()
         for path in records:
             done.records += _copy_record(source.backend, destination.backend, path)
     return done
 
 
-def _copy_key(source: Store, destination: Store, kind: str, key: str, done: Copied) -> None:
-    """Copy the newest valid artifact under a key, unless the destination has it, or a newer one."""
+def copy_artifact(source: Store, destination: Store, kind: str, key: str, done: Copied) -> None:
+    """Copy the newest valid artifact under a key, unless the destination has it, or a newer one.
+
+    Args:
+        source, destination: as for `copy_store`.
+        kind, key: the artifact's name.
+        done: what came of it is added here.
+
+    Raises:
+        ArtifactError, TransientError: as `copy_store`; nothing became visible.
+    """
     name = f"{kind}/{key}"
     artifact = source.find(kind, key)
     if artifact is None:
