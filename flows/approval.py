@@ -24,6 +24,8 @@ from deepspec.errors import GateFailed
 from deepspec.record import RunRecord, RunStatus
 from deepspec.registry import operations
 from deepspec.registry.errors import PromotionConflict
+from deepspec.registry.following import follow
+from deepspec.registry.production import production_of
 from deepspec.store import Store
 from flows.outcome_page import show_status, summary
 from flows.waiting import try_to_supersede
@@ -85,13 +87,15 @@ def approved() -> Approved | None:
 
 def promote(given: Approved, home: Path, store: Store) -> State[None]:
     """Promote what was approved; return the state that the flow run ends in."""
+    production = production_of(store, home)
     try:
         done = operations.promote(
             home, store, given.version, given.approval.reason, claimed=given.approval.name or "unnamed, on Prefect"
         )
     except (GateFailed, PromotionConflict) as error:
         return _ended("refused", str(error))
-    why = " ".join(done.said)
+    followed = follow(store, home, done.model, production).notes if production is not None else ()
+    why = " ".join((*done.said, *followed))
     try_to_supersede(done.model, why)
     return _ended("no_change" if done.entry is None else "promoted", why)
 

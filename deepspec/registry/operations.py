@@ -76,8 +76,21 @@ def versions(home: Path, model: str | None) -> list[VersionSummary]:
     ]
 
 
-def reconcile(home: Path, store: Store, model: str) -> str:
-    """Register again what MLflow has lost, and repair the aliases; return what was done, in words."""
+@dataclass(frozen=True)
+class Repair:
+    """What `reconcile` did.
+
+    Attributes:
+        said: in sentences.
+        changed: whether MLflow said anything otherwise than the store.
+    """
+
+    said: str
+    changed: bool
+
+
+def reconcile(home: Path, store: Store, model: str) -> Repair:
+    """Register again what MLflow has lost, and repair the aliases."""
     tracking = tracking_of(home)
     restored = register_again(store, tracking, model)
     again = f" Registered again: version {', '.join(restored.made.values())}." if restored.made else ""
@@ -90,8 +103,10 @@ def reconcile(home: Path, store: Store, model: str) -> str:
         if alias != keys.CHAMPION and before != after
     )
     if not done.changed:
-        return f"{model}: the alias already says {done.after or 'nothing'}.{others}{again}"
-    return f"{model}: champion was {done.before or 'none'}, is now {done.after or 'none'}.{others}{again}"
+        said = f"{model}: the alias already says {done.after or 'nothing'}.{others}{again}"
+        return Repair(said, changed=bool(others or again))
+    said = f"{model}: champion was {done.before or 'none'}, is now {done.after or 'none'}.{others}{again}"
+    return Repair(said, changed=True)
 
 
 def differences(home: Path, store: Store, model: str | None) -> list[str]:
@@ -166,8 +181,21 @@ def promote(
     return Promoted(model, serves=True, entry=entry.number, said=(*done, now))
 
 
-def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -> str:
-    """Append an earlier champion again; return what was done, in words.
+@dataclass(frozen=True)
+class RolledBack:
+    """What `rollback` did.
+
+    Attributes:
+        model: registered model name.
+        said: in a sentence.
+    """
+
+    model: str
+    said: str
+
+
+def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -> RolledBack:
+    """Append an earlier champion again.
 
     Args:
         home, store: where versions and artifacts are.
@@ -202,7 +230,7 @@ def rollback(home: Path, store: Store, name: str, to: str | None, reason: str) -
         reason=reason,
     )
     version = _follow(tracking, log, entry).after
-    return f"{model}: rolled back to version {version} (entry {entry.number})."
+    return RolledBack(model, f"{model}: rolled back to version {version} (entry {entry.number}).")
 
 
 def _follow(tracking: Tracking, log: PromotionLog, entry: Promotion) -> Reconciled:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from deepspec.registry.entries import Promotion
     from deepspec.registry.operations import VersionSummary
+    from deepspec.registry.production import Production
     from deepspec.registry.show import VersionPage
 
 app = typer.Typer(help="Registered drafts and who is champion.\n\nExample: deepspec models ls", no_args_is_help=True)
@@ -162,7 +163,9 @@ def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -
     """
     from deepspec.registry import operations
 
-    show_lines(operations.reconcile(home(), artifact_store(), model))
+    production = _production()
+    show_lines(operations.reconcile(home(), artifact_store(), model).said)
+    _let_follow(production, model)
 
 
 def promote(
@@ -178,10 +181,34 @@ def promote(
     """
     from deepspec.registry import operations
 
+    production = _production()
     done = operations.promote(home(), artifact_store(), draft, reason, unblock=unblock)
     show_lines(*done.said)
     if done.serves:
         _end_waiting(done.model, done.said[-1])
+    _let_follow(production, done.model)
+
+
+def _production() -> "Production | None":
+    """Where promoted drafts go on to; asked before anything is done, for it may be set up wrongly."""
+    from deepspec.registry.production import production_of
+
+    return production_of(artifact_store(), home())
+
+
+def _let_follow(production: "Production | None", model: str) -> None:
+    """Bring production up to the promotion log, and say so; end with an error where waiting does not help."""
+    if production is None:
+        return
+    from deepspec.registry.following import follow
+
+    followed = follow(artifact_store(), home(), model, production)
+    show_lines(*followed.done)
+    if followed.late is not None:
+        note(f"deepspec: {followed.late}")
+    if followed.error is not None:
+        note(f"deepspec: {followed.error}")
+        raise typer.Exit(1)
 
 
 def _end_waiting(model: str, why: str) -> None:
@@ -211,7 +238,10 @@ def rollback(
     """
     from deepspec.registry import operations
 
-    show_lines(operations.rollback(home(), artifact_store(), model, to, reason))
+    production = _production()
+    done = operations.rollback(home(), artifact_store(), model, to, reason)
+    show_lines(done.said)
+    _let_follow(production, done.model)
 
 
 def _note_differences(model: str | None) -> bool:

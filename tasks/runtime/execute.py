@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.errors import ArtifactDamaged, BudgetExceeded
 from deepspec.registry.open import tracking_of
+from deepspec.registry.production import production_of
 from deepspec.store import Artifact, Store
 from deepspec.store.lease import leased
 from deepspec.usage import Usage
@@ -89,6 +90,7 @@ def execute(
 
     try:
         with prompt_back_soon(give_up), ExitStack() as stack:
+            production_of(store, home)  # for it may be set up wrongly, which is better known before hours of work
             for earlier, configuration in before:
                 run.begin(configuration)
                 run_or_reuse(run, earlier, result.parts[0], stack)
@@ -101,6 +103,7 @@ def execute(
                 part.outcome = outcome.artifacts
                 part.notes = outcome.notes
                 _reconcile(run, part)
+                _let_production_follow(run, part)
                 part.status = outcome.status or "no_change"
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
@@ -153,6 +156,20 @@ def _reconcile(run: Run[Any], part: RecipeRun) -> None:
     part.version = done.version
     part.notes += done.notes
     for note in done.notes:
+        run.display.say(note)
+
+
+def _let_production_follow(run: Run[Any], part: RecipeRun) -> None:
+    """Bring production up to the promotion log of the part's model; what it lacks fails no run, and is said."""
+    from deepspec.registry.following import follow
+
+    production, registration = production_of(run.store, run.home), part.outcome.get("registration")
+    if production is None or not isinstance(registration, Artifact):
+        return
+    model = registration.json("registration.json")["name"]
+    notes = follow(run.store, run.home, model, production, run.promotions).notes
+    part.notes += notes
+    for note in notes:
         run.display.say(note)
 
 

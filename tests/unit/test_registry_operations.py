@@ -229,7 +229,7 @@ def test_an_alias_moved_by_hand_is_set_back_and_said(
     assert after_a_run(tracking, store, model, champions[2]).notes == ()
     tracking.set_alias(model, "previous", "1")
     tracking.set_alias(model, "challenger", "1")
-    assert operations.rollback(home, store, f"models:/{model}@previous", None, "slower").startswith(
+    assert operations.rollback(home, store, f"models:/{model}@previous", None, "slower").said.startswith(
         f"{model}: rolled back to version 2"  # whatever MLflow's alias says
     )
     tracking.set_alias(model, "previous", "3")
