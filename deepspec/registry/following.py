@@ -95,8 +95,10 @@ def _behind(publishing: Publishing | None, production: Production, model: str) -
     where = f"{model}: production ({production.location})"
     if publishing is None or publishing.behind is None:
         return f"{where} may be behind"
-    if publishing.behind == 0:
+    if publishing.complete:
         return f"{where} has all entries, but its MLflow does not show them"
+    if publishing.behind == 0:
+        return f"{where} is not as it should be"
     return f"{where} is {publishing.behind} {'entry' if publishing.behind == 1 else 'entries'} behind"
 
 

@@ -82,7 +82,7 @@ def production_of(store: Store, home: Path, environment: Mapping[str, str] = os.
     for name in sorted(theirs):
         if name not in _KNOWN and not _MLFLOW.fullmatch(name):
             raise RecipeError(
-                f"{PREFIX}{name} is no variable of production's.",
+                "There is no such variable of production's.",
                 where=f"{PREFIX}{name}",
                 remedy=f"Known: {', '.join(sorted(PREFIX + known for known in _KNOWN))}, {PREFIX}MLFLOW_….",
             )

@@ -38,6 +38,7 @@ class Publishing:
 
     Attributes:
         behind: how many entries production lacks, as far as was seen; None: it has not answered yet.
+        complete: whether it has all that it needs.
         written: how many were written.
         notes: what could not be copied and is not needed for the champion, in sentences.
     """
@@ -47,6 +48,7 @@ class Publishing:
     log: PromotionLog
     model: str
     behind: int | None = None
+    complete: bool = False
     written: int = 0
     notes: tuple[str, ...] = ()
 
@@ -65,7 +67,7 @@ class Publishing:
         """
         entries = self.log.history(self.model)
         if not entries:
-            self.behind = 0
+            self.behind, self.complete = 0, True
             return
         there = self._there(entries)
         champion, earlier = entries[-1].champion, previous_of(entries)
@@ -79,7 +81,7 @@ class Publishing:
                 if earlier is not None and earlier in missing:
                     self._try_to_bring(earlier)
                 self._append(entries)
-        self.behind = 0
+        self.behind, self.complete = 0, True
 
     def _there(self, entries: tuple[Promotion, ...]) -> int:
         """How many entries production's log has, after it was compared with this one.
@@ -170,15 +172,16 @@ class Publishing:
         where = f"{self.production.backend.location}/registry/{self.model}/promotions/{number}.json"
         entry = Promotion.from_bytes(PromotionLog(self.production.backend).record(self.model, number) or b"", where)
         kind = {"promote": "promotion", "rollback": "roll back", "unblock": "unblocking"}[entry.kind]
-        version = f"version {entry.champion.version or entry.champion.digest[:12]}"
+        named = entry.champion.version or entry.champion.digest[:12]
+        same = f" (`deepspec rollback {self.model} --to {named}`)" if entry.kind == "rollback" else ""
         reason = f": {entry.reason}" if entry.reason else ""
         when = entry.when.isoformat(timespec="seconds")
         return OtherHistory(
             f"Production's promotion log has an entry {number} of its own, by {entry.asked_by} at {when}: "
-            f"a {kind}, after which {version} was champion{reason}. Nothing is copied.",
+            f"a {kind}, after which version {named} was champion{reason}. Nothing is copied.",
             where=where,
-            remedy=f"Do here what was wanted there (`deepspec rollback {self.model}`). Then let production's owner "
-            f"remove the entries from {number} on from its log, or name another, empty store.",
+            remedy=f"Do here what was wanted there{same}. Then let production's owner remove the entries from {number} "
+            "on from its log, or name another, empty store.",
         )
 
 

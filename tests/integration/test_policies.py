@@ -1,9 +1,10 @@
-"""The three policies of infra/policies on a real S3 server: each for what its role must do, and what it must not.
+"""The policies of infra/policies on a real S3 server: each for what its role must do, and what it must not.
 
 The table asks the server itself; the roles' tests then do with deepspec what the role is there for.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from botocore.exceptions import ClientError
 
 from deepspec.errors import ArtifactError
 from deepspec.registry.identity import DRAFT_KINDS
+from deepspec.registry.production import PREFIX as PREFIX_OF_VARIABLES
+from deepspec.registry.production import STORE, production_of
 from deepspec.registry.promotions import PromotionLog
+from deepspec.registry.publishing import Publishing
 from deepspec.serving.followers import empty, followers
 from deepspec.serving.names import draft_named
 from deepspec.serving.pull import pull
@@ -28,20 +32,30 @@ from tests.fixtures.store import ingredients, put
 pytestmark = pytest.mark.full
 
 POLICIES = Path(__file__).parents[2] / "infra" / "policies"
-ROLES = ("trainer", "promoter", "consumer")
+ROLES = ("trainer", "promoter", "consumer", "publisher")
 BUCKET, PREFIX = "policies", "some/store"
+THEIRS = "production"
 KEY = f"{'0' * 64}/{'1' * 32}/x"
 LOG = f"registry/{MODEL}/promotions"
 
 # What it is in the store -> who may read it, write it (also over what is there), and remove it.
 MAY: dict[str, tuple[set[str], set[str], set[str]]] = {
-    **{f"{kind}/{KEY}": ({"trainer", "promoter", "consumer"}, {"trainer"}, set()) for kind in DRAFT_KINDS},
+    **{f"{kind}/{KEY}": (set(ROLES), {"trainer", "publisher"}, set()) for kind in DRAFT_KINDS},
     f"responses/{KEY}": ({"trainer", "promoter"}, {"trainer"}, set()),
-    f"train/{'0' * 64}/manifest.1.json": ({"trainer", "promoter", "consumer"}, {"trainer"}, set()),
-    "leases/runs/x/000001.json": ({"trainer", "promoter"}, {"trainer"}, {"trainer"}),
-    "work/probes/x": ({"trainer", "promoter"}, {"trainer", "promoter"}, {"trainer", "promoter"}),
+    f"train/{'0' * 64}/manifest.1.json": (set(ROLES), {"trainer", "publisher"}, set()),
+    "leases/runs/x/000001.json": (
+        {"trainer", "promoter", "publisher"},
+        {"trainer", "publisher"},
+        {"trainer", "publisher"},
+    ),
+    "work/probes/x": (
+        {"trainer", "promoter", "publisher"},
+        {"trainer", "promoter", "publisher"},
+        {"trainer", "promoter", "publisher"},
+    ),
     f"registry/{MODEL}/looks/{'0' * 64}/1.json": (set(ROLES), {"trainer", "promoter"}, set()),
-    f"{LOG}/1.json": ({"trainer", "promoter", "consumer"}, {"promoter"}, set()),
+    f"{LOG}/1.json": (set(ROLES), {"promoter", "publisher"}, set()),
+    f"registry/{MODEL}/versions/x.json": (set(ROLES), {"trainer", "promoter", "publisher"}, set()),
     f"followers/{MODEL}/host-1.json": ({"trainer", "promoter", "consumer"}, {"consumer"}, set()),
 }
 
@@ -177,3 +191,36 @@ def test_a_consumer_pulls_and_says_so_and_changes_nothing_else(store_of: StoreOf
         path for path in after if path.startswith("followers/")
     }
     assert before.keys() <= after.keys()
+
+
+def test_a_publisher_fills_productions_store_from_one_that_production_cannot_reach(
+    users: dict[str, S3Server], store_of: StoreOf, tmp_path: Path
+) -> None:
+    """Two buckets on one server; nobody has credentials for both."""
+    here = open_store(f"s3://{BUCKET}/{PREFIX}", cache=tmp_path / "here", environment=users["trainer"].environment())
+    made = [train(here, name) for name in ("one", "two")]
+    for number, artifact in enumerate(made, start=1):
+        promote(store_of("promoter"), artifact, str(number))
+    bucket_client(users["owner"].user("production")).create_bucket(Bucket=THEIRS)
+    publisher, consumer = (users["owner"].user(f"their-{role}") for role in ("publisher", "consumer"))
+    for role in ("publisher", "consumer"):
+        text = (POLICIES / f"{role}.json").read_text(encoding="utf-8")
+        users["owner"].allow(f"their-{role}", text.replace("BUCKET", THEIRS).replace("PREFIX", PREFIX))
+    store_of("trainer")  # whose credentials the environment has from now on
+    credentials = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    variables = {f"{PREFIX_OF_VARIABLES}{name}": publisher.environment()[name] for name in credentials}
+    found = production_of(here, tmp_path, {**os.environ, **variables, STORE: f"s3://{THEIRS}/{PREFIX}"})
+    assert found is not None
+    production = found.store(tmp_path / "publisher")
+    for _ in range(2):
+        publishing = Publishing(here, production, PromotionLog(here.backend), MODEL)
+        publishing.publish()
+    assert publishing.complete
+    with refused(ArtifactError, "DeleteObject", "AccessDenied"):
+        production.backend.delete(f"{LOG}/2.json")
+    place = Place(tmp_path / "serving")
+    store = open_store(found.location, cache=place.download, environment=consumer.environment())
+    assert pull(draft_named(f"models:/{MODEL}@champion", tmp_path, store), store, place).held.digest == made[1].digest
+    elsewhere = open_store(here.backend.location, cache=tmp_path / "nothing", environment=consumer.environment())
+    with refused(ArtifactError, "AccessDenied"):
+        elsewhere.backend.list("")
