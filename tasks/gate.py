@@ -74,7 +74,7 @@ MEASURED_BY = (
 """What the champion is measured by: as the challenger was, in its evaluation."""
 
 
-@stage(version=6, reads=("gates", *MEASURED_BY), computes=_needs_a_device)
+@stage(version=7, reads=("gates", *MEASURED_BY), computes=_needs_a_device)
 def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Judge the challenger against the champion on the same prompts; the verdict is bound to that champion."""
     from deepspec.gates.judge import judge
@@ -140,21 +140,23 @@ def _evidence(inputs: Inputs, config: Recipe, out: Path, job: Job) -> "Evidence"
 
 
 def _flaws(inputs: Inputs, config: Recipe, job: Job) -> tuple[str, ...]:
-    """What is wrong with the draft and its calibration in any format that they are exported in."""
+    """What is wrong with the draft and its calibration in the formats that hold such drafts; one has to."""
     from deepspec.export import FORMATS
 
     found: list[str] = []
+    refusals: list[str] = []
     for name, form in sorted(FORMATS.items()):
         out = job.work_folder / name
         shutil.rmtree(out, ignore_errors=True)  # of an attempt that was interrupted
         try:
             form.write(inputs.draft.directory() / "draft", out, Path(config.target.path).name)
         except IncompatibleDraft as error:
-            found.append(str(error))
+            refusals.append(str(error))
         else:
             shutil.copyfile(inputs.calibration.path("calibration.json"), out / "calibration.json")
             found += form.check(out)
-    return tuple(found)
+            shutil.rmtree(out)
+    return tuple(found) if len(refusals) < len(FORMATS) else tuple(refusals)
 
 
 def _champion(inputs: Inputs, config: Recipe, champion: Artifact, folder: Path, job: Job) -> "GateResult":

@@ -17,6 +17,7 @@ class, and one line in the table below.
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.drafts.dflash import DFlash
@@ -36,9 +37,17 @@ def algorithm_of(directory: Path) -> Algorithm:
     Raises:
         IncompatibleDraft: it has no readable config.json, or one of no known algorithm.
     """
-    config = read_draft_config(directory)
+    return algorithm_in(read_draft_config(directory), directory)
+
+
+def algorithm_in(written: Mapping[str, Any], directory: Path) -> Algorithm:
+    """The algorithm of a draft by what its config.json says.
+
+    Raises:
+        IncompatibleDraft: that is none of a known one.
+    """
     for algorithm in ALGORITHMS.values():
-        if algorithm.owns(config):
+        if algorithm.owns(written):
             return algorithm
     raise IncompatibleDraft(
         f"config.json names none of the algorithms {', '.join(ALGORITHMS)}.",

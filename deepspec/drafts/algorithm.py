@@ -328,6 +328,10 @@ class Algorithm(ABC):
             ) from error
         return found
 
+    def export_row(self, config: Any) -> str:  # noqa: ARG002  # for algorithms with several layouts
+        """Its row in the table of what engines load (`deepspec.export.matrix`)."""
+        return self.name
+
     def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:  # noqa: ARG002
         """The config.json of a draft in the layout of the public DeepSpec checkpoints.
 

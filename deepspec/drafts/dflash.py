@@ -59,6 +59,10 @@ class DFlash(BlockAlgorithm[DFlashConfig]):
         config = super().read({**written, "sample_from_anchor": True}, directory)
         return config.model_copy(update={"slots": "in_place", "num_draft_tokens": config.num_draft_tokens - 1})
 
+    def export_row(self, config: DFlashConfig) -> str:
+        """The two layouts of a block are two kinds of draft for every engine."""
+        return f"{self.name}, {config.slots}"
+
     def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:
         """In the next-token layout only."""
         if written.get("sample_from_anchor") is False:

@@ -142,6 +142,10 @@ class DSpark(BlockAlgorithm[DSparkConfig]):
         """Block drafts with a head."""
         return "block_size" in written and bool(written.get("markov_rank") or written.get("enable_confidence_head"))
 
+    def export_row(self, config: DSparkConfig) -> str:
+        """By its sequential head."""
+        return f"{self.name}, {config.markov_head if config.markov_rank else 'no'} head"
+
     def saved(self, config: DSparkConfig) -> dict[str, Any]:
         """The heads as they are: without a sequential head the confidence cannot see the token before."""
         fields = super().saved(config)

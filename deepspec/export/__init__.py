@@ -1,19 +1,30 @@
-"""Drafts as other systems read them, and back: one file per format, and one table.
+"""Drafts as other systems read them, and back: one file per format, and one table of what loads what.
 
-    registry.draft_export ──► FORMATS ──► deepspec_format ──► format
-                                              │               what a format offers: `write` and `check`
-                                              └──► side_files
-                                                   what lies beside the weights, as engines read it
+    registry.draft_export ──► FORMATS ──► deepspec_format ──────────────────────────► format
+                                 └──► vllm_format, sglang_format, speculators_format   what a format offers:
+                                          └──► engine_format ──► described, checking    `write` and `check`
+                                                    └──► matrix, side_files
+                             what an engine loads, and why not the rest; what lies beside the weights
 
     tasks.import_ ──► importing      a published draft, checked and taken over
 
-To add a format: one file that exports a `Format`, and its line in the table below.
+To add a format: one file that exports a `Format`, its line in the table below, and its cells in `matrix.py`.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from deepspec.export import deepspec_format
+from deepspec.export import deepspec_format, sglang_format, speculators_format, vllm_format
 from deepspec.export.format import Format
 
-FORMATS: Mapping[str, Format] = MappingProxyType({item.name: item for item in (deepspec_format.FORMAT,)})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        item.name: item
+        for item in (
+            vllm_format.FORMAT,
+            sglang_format.FORMAT,
+            speculators_format.FORMAT,
+            deepspec_format.FORMAT,
+        )
+    }
+)

@@ -19,6 +19,7 @@ from flows.cli.terminal import (
     say,
     show,
     show_lines,
+    show_table,
 )
 
 
@@ -58,12 +59,24 @@ def export(
     out: Annotated[Path | None, typer.Option(help="New directory to write.")] = None,
     check: Annotated[Path | None, typer.Option(help="Check a directory in that format instead.")] = None,
     target: Annotated[str, typer.Option(help="The target's name, where the format wants it.")] = "",
+    matrix: Annotated[bool, typer.Option("--matrix", help="Show what loads which draft, and why not.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a draft in a format that others read, or check such a directory.
+    """Write a draft in a format that others read (vllm, sglang, speculators, deepspec), or check such a directory.
 
-    Example: deepspec export models:/demo@champion --format deepspec --out exported
+    Example: deepspec export models:/demo@champion --format vllm --out exported
     """
     from deepspec.registry import draft_export
+
+    if matrix:
+        from deepspec.export.matrix import matrix as table
+
+        rows = table()
+        if as_json:
+            print_json(rows)
+        else:
+            show_table(list(rows[0]), [list(row.values()) for row in rows])
+        return
 
     if check is not None:
         flaws = draft_export.check(format_name, check)

@@ -212,7 +212,7 @@ def test_every_flaw_is_named(target: Path, tmp_path: Path) -> None:
         "norm.weight is missing",
         "extra.weight is not known",
         "fc.weight has shape",
-        "hidden_norm.weight is torch.float32",
+        "hidden_norm.weight is float32",
         "lm_head.weight has values that are not finite",
     ):
         assert words in flaws

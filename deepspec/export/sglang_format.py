@@ -1,0 +1,30 @@
+"""SGLang's drafts: DFlash and DSpark with a Qwen3 body; layers are counted by whose output is read, as ours are.
+
+Source: SGLang 0.5.23 (models/dflash, models/dspark, speculative/dflash_utils); spec page "Engines".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepspec.export.described import Described, head_fields
+from deepspec.export.engine_format import EngineFormat
+from deepspec.export.matrix import Cell
+from deepspec.export.vllm_format import own
+
+
+def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str, Any]:
+    del target_name
+    read = {"mask_token_id": described.config.mask_token_id, "target_layer_ids": described.layer_ids}
+    common = {
+        "architectures": [cell.architecture],
+        "block_size": described.written["block_size"],
+        "num_target_layers": described.spec.num_layers,
+        **read,
+    }
+    if cell.method == "DFLASH":
+        nested = {**read, "block_size": described.written["block_size"]}
+        return {**common, "dflash_config": {**nested, "causal": False}}
+    return {**common, **head_fields(described), "sample_from_anchor": True, "dspark_bonus_anchor": False}
+
+
+FORMAT = EngineFormat(name="sglang", required=_required, own=own).format()

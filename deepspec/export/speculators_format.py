@@ -1,0 +1,64 @@
+"""The speculators package's drafts, which vLLM reads, too: the body in a section of its own, the target by name.
+
+Source: speculators 0.9.0 and the reader in vLLM 0.32.0; spec page "Engines".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepspec.export.described import Described, head_fields
+from deepspec.export.engine_format import EngineFormat
+from deepspec.export.matrix import Cell
+
+_BODY = "transformer_layer_config"
+_AUX = "aux_hidden_state_layer_ids"
+_VERSION = "0.9.0"
+
+
+def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str, Any]:
+    tokens = described.num_draft_tokens
+    proposal = {
+        "proposal_type": "greedy",
+        "speculative_tokens": tokens,
+        "verifier_accept_k": 1,
+        "accept_tolerance": 0.0,
+    }
+    common = {
+        "architectures": [cell.architecture],
+        "speculators_model_type": cell.method,
+        "speculators_version": _VERSION,
+        "draft_vocab_size": described.spec.vocab_size,
+        "target_hidden_size": None,
+        "speculators_config": {
+            "algorithm": cell.method,
+            "default_proposal_method": "greedy",
+            "proposal_methods": [proposal],
+            "verifier": {"name_or_path": target_name, "architectures": ["Qwen3ForCausalLM"]},
+        },
+    }
+    aux = [layer + 1 for layer in described.layer_ids]
+    if cell.method == "eagle3":
+        norms = dict.fromkeys(("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"), False)
+        return {**common, **norms, f"eagle_{_AUX}": aux, "embed_requires_grad": False}
+    return {
+        **common,
+        _AUX: aux,
+        "block_size": described.written["block_size"],
+        "mask_token_id": described.config.mask_token_id,
+        "sample_from_anchor": cell.method == "dspark",
+        "sliding_window_non_causal": True,  # its default makes drafts causal that see everything
+        **(head_fields(described) if cell.method == "dspark" else {}),
+    }
+
+
+def _own(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in our own words: the body at the top level, layers by whose output is read."""
+    body = written.get(_BODY)
+    said = {**(body if isinstance(body, Mapping) else {}), **written}
+    ids = written.get(_AUX, written.get(f"eagle_{_AUX}"))
+    if isinstance(ids, list) and all(type(one) is int for one in ids):
+        said["target_layer_ids"] = [one - 1 for one in ids]
+    return said
+
+
+FORMAT = EngineFormat(name="speculators", required=_required, own=_own, body_field=_BODY).format()
