@@ -172,16 +172,13 @@ class Publishing:
         where = f"{self.production.backend.location}/registry/{self.model}/promotions/{number}.json"
         entry = Promotion.from_bytes(PromotionLog(self.production.backend).record(self.model, number) or b"", where)
         kind = {"promote": "promotion", "rollback": "roll back", "unblock": "unblocking"}[entry.kind]
+        by = f"{entry.asked_by} at {entry.when.isoformat(timespec='seconds')}"
         named = entry.champion.version or entry.champion.digest[:12]
         same = f" (`deepspec rollback {self.model} --to {named}`)" if entry.kind == "rollback" else ""
-        reason = f": {entry.reason}" if entry.reason else ""
-        when = entry.when.isoformat(timespec="seconds")
         return OtherHistory(
-            f"Production's promotion log has an entry {number} of its own, by {entry.asked_by} at {when}: "
-            f"a {kind}, after which version {named} was champion{reason}. Nothing is copied.",
+            f"Production's log has its own entry {number}: a {kind} to version {named}, by {by}. Nothing is copied.",
             where=where,
-            remedy=f"Do here what was wanted there{same}. Then let production's owner remove the entries from {number} "
-            "on from its log, or name another, empty store.",
+            remedy=f"Do the same here{same}; then production's owner removes its entries from {number} on.",
         )
 
 

@@ -213,9 +213,7 @@ def test_an_entry_of_productions_own_is_named_and_nothing_is_copied(
     if not longer:
         draft(store, "three")
     before = set(production.backend.list(""))
-    with refused(
-        OtherHistory, "entry 3", "roll back", "ann", "slower", "version 1", where=f"{MODEL}/promotions/3.json"
-    ):
+    with refused(OtherHistory, "entry 3", "roll back", "ann", "version 1", where=f"{MODEL}/promotions/3.json"):
         publish(store, production)
     assert set(production.backend.list("")) == before
 
