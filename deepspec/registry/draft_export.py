@@ -39,12 +39,9 @@ def _about(found: Artifact | Path, store: Store) -> dict[str, str]:
     """
     if not isinstance(found, Artifact):
         return {}
-    registrations = [
-        registration
-        for registration in store.artifacts("register")
-        if registration.manifest.parents["draft"].digest == found.digest
-    ]
-    last = max(registrations, key=lambda registration: registration.manifest.created_at, default=None)
+    registrations = store.newest_first("register")
+    its = (made for made in registrations if made.manifest.parents["draft"].digest == found.digest)
+    last = next(its, None)
     if last is not None:
         return about(last)
     records = (version_record(store.backend, model, found.digest) for model in PromotionLog(store.backend).models())

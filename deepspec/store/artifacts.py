@@ -239,30 +239,50 @@ class Store:
 
     def names(self, kind: str | None = None) -> list[tuple[str, str]]:
         """(kind, key) of every manifest (of one kind), whether what it describes is whole or not."""
-        paths = [path.split("/") for path in self.backend.list(kind or "")]
-        return sorted(
-            {
-                (p[0], p[1])
-                for p in paths
-                if len(p) == 3 and p[0] not in layout.RESERVED and layout.MANIFEST.fullmatch(p[2])
-            }
-        )
+        return sorted({(found_kind, key) for found_kind, key, _ in self._written(kind)})
+
+    def _written(self, kind: str | None) -> dict[tuple[str, str, int], float]:
+        """(kind, key, number) of every manifest (of one kind) -> when it was written, by the store's clock."""
+        found: dict[tuple[str, str, int], float] = {}
+        for path, stat in self.backend.list(kind or "").items():
+            parts = path.split("/")
+            if len(parts) == 3 and parts[0] not in layout.RESERVED and (match := layout.MANIFEST.fullmatch(parts[2])):
+                found[parts[0], parts[1], int(match.group(1))] = stat.modified
+        return found
+
+    def oldest_first(self) -> list[tuple[str, str]]:
+        """The same as `names`, in the order in which they were written first: a copy in it has the order, too."""
+        written = self._written(None)
+        first: dict[tuple[str, str], float] = {}
+        for (kind, key, _), modified in written.items():
+            first[kind, key] = min(modified, first.get((kind, key), modified))
+        return sorted(first, key=lambda name: (first[name], name))
 
     def latest(self, kind: str, limit: int) -> Iterator[Manifest]:
         """The manifests of a kind that were written last, newest first; what they describe is not looked at.
 
         Costs one listing of the kind and `limit` small reads.
         """
-        listing = self.backend.list(kind)
-        found = []
-        for path, stat in listing.items():
-            parts = path.split("/")
-            if len(parts) == 3 and (match := layout.MANIFEST.fullmatch(parts[2])):
-                found.append((stat.modified, parts[1], int(match.group(1))))
+        found = [(modified, key, number) for (_, key, number), modified in self._written(kind).items()]
         for _, key, number in sorted(found, reverse=True)[:limit]:
             manifest = self.manifest(kind, key, number)
             if manifest is not None:
                 yield manifest
+
+    def newest_first(self, kind: str) -> list[Artifact]:
+        """Every valid artifact of a kind, the one that was written last first.
+
+        By the store's clock, which is the same for all machines that write there; of the same moment, by theirs.
+        """
+        written = self._written(kind)
+        found = [artifact for key in {key for _, key, _ in written} if (artifact := self.find(kind, key)) is not None]
+
+        def when(artifact: Artifact) -> tuple[float, str, str]:
+            return written[kind, artifact.key, artifact.number], artifact.manifest.created_at, artifact.key
+
+        # One that was published since the listing is left out.
+        known = [artifact for artifact in found if (kind, artifact.key, artifact.number) in written]
+        return sorted(known, key=when, reverse=True)
 
     def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
         """Every valid artifact (of one kind), newest manifest of each key, by kind and key."""

@@ -83,7 +83,7 @@ def copy_store(
         check(source)
         check(destination)
     _compare(source.backend, destination.backend, records)
-    names = source.names()
+    names = source.oldest_first()
     progress.start(len(names), "artifacts")
     done = Copied()
     # Nothing in the destination reaches what is copied before the records are: the lease keeps its collector off.

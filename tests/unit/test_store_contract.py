@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from deepspec.errors import (
     StoreFull,
     TransientError,
 )
-from deepspec.store import Backend, Ingredients, Parent, Store, artifact_key
+from deepspec.store import Backend, Ingredients, Parent, Store, artifact_key, open_store
 from deepspec.store.backends.contract import MAX_RECORD_BYTES, created
+from deepspec.store.copy_store import copy_store
 from deepspec.store.gc import collect
 from deepspec.store.layout import Stat
 from deepspec.store.records import seal
@@ -608,6 +610,32 @@ def test_the_latest_manifests_come_newest_first(place: Place) -> None:
     put(store, ingredients("responses"))
     assert [manifest.ingredients["sections"]["number"] for manifest in store.latest(KIND, 2)] == [2, 1]
     assert list(store.latest("none", 2)) == []
+
+
+def test_what_was_written_last_is_newest_whatever_the_writers_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three machines write, each with a clock an hour behind the one before; a copy has their order, too."""
+    store = open_store(str(tmp_path / "store"))
+
+    class Late(datetime):
+        hours = 0
+
+        @classmethod
+        def now(cls, zone: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(zone) - timedelta(hours=cls.hours)
+
+    monkeypatch.setattr("deepspec.store.artifacts.datetime", Late)
+    keys = []
+    for number in range(3):
+        Late.hours = number
+        keys.insert(0, put(store, ingredients("gate", number=number)).key)
+        time.sleep(0.02)  # coarser than a file system's clock
+    assert [item.key for item in store.newest_first("gate")] == keys
+    assert [key for _, key in store.oldest_first()] == keys[::-1]
+    copied = open_store(str(tmp_path / "copied"))
+    copy_store(store, copied)
+    assert [item.key for item in copied.newest_first("gate")] == keys
 
 
 def test_one_file_is_fetched_without_the_others(store: Store) -> None:
