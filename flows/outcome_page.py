@@ -11,7 +11,8 @@ from uuid import UUID
 
 import httpx
 
-from deepspec.reports.formatting import number, signed, signed_interval, times
+from deepspec.gates.verdict_text import verdict_lines
+from deepspec.reports.formatting import number, times
 from deepspec.store.backends.s3_location import shown
 from flows.waiting import AWAITING, try_to_supersede
 from tasks.runtime.prefect.server import named
@@ -19,7 +20,6 @@ from tasks.runtime.prefect.server import named
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-    from deepspec.gates.verdict import Verdict
     from deepspec.record import RunRecord, RunStatus
     from tasks.runtime.record.result import Result
 
@@ -106,24 +106,6 @@ def summary(record: "RunRecord") -> str:
     lines += ["", "## Stages", "", "| stage | status | seconds | why |", "|---|---|---|---|"]
     lines += [f"| {s.name} | {s.status} | {s.seconds:.1f} | {s.why} |" for s in record.stages]
     return "\n".join([*lines, "", *_links(record)])
-
-
-def verdict_lines(verdict: "Verdict") -> list[str]:
-    """A verdict as Markdown: every gate's sentence, and the champion beside the challenger."""
-    lines = [f"## {'Accepted' if verdict.accepted else 'Refused'}", ""]
-    lines += [f"* {'✓' if reason.passed else '✗'} **{reason.gate}**: {reason.sentence}" for reason in verdict.reasons]
-    if verdict.comparison:
-        lines += [
-            "",
-            "| | prompts | challenger τ | champion τ | difference | 95 % interval |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {part.name} | {part.prompts} | {number(part.challenger, 3)} | {number(part.champion, 3)} "
-            f"| {signed(part.difference, 3)} | {signed_interval(part.ci95, 3)} |"
-            for part in verdict.comparison
-        ]
-    return [*lines, *([f"\n{verdict.limits}"] if verdict.limits else []), ""]
 
 
 def _links(record: "RunRecord") -> list[str]:

@@ -72,6 +72,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
 VERDICT = "deepspec.verdict"
+VERDICT_METRIC = "verdict/{measure}"
 VERDICT_SENTENCE = "deepspec.verdict.sentence"
 MACRO = "macro"
 GATE = "gate"
@@ -101,6 +102,7 @@ KEYS: tuple[Entry, ...] = (
         COST,
         "what the whole run used, as `cost` in `run.json`: gpu_seconds, cpu_seconds, bytes_written, tokens, amount …",
     ),
+    Entry(Entity.RUN, Sort.METRIC, VERDICT_METRIC, "of the verdict on the version that it registered, as there"),
     Entry(Entity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
     Entry(Entity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
     Entry(Entity.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
@@ -134,6 +136,12 @@ KEYS: tuple[Entry, ...] = (
         Sort.TAG,
         TAU,
         "acceptance length τ per benchmark; `macro` is the mean over them, `gate` the gate split's",
+    ),
+    Entry(
+        Entity.VERSION,
+        Sort.METRIC,
+        VERDICT_METRIC,
+        "of its verdict, by version: `tau`, `champion_tau`, `tau_gain`, `tau_gain_low` of each benchmark, `accepted`",
     ),
     Entry(Entity.VERSION, Sort.TAG, VERDICT, "what the gates said of it last: accepted or refused"),
     Entry(Entity.VERSION, Sort.TAG, VERDICT_SENTENCE, "the same with every reason, in words"),

@@ -75,13 +75,39 @@ def reconcile_after(
     notes = _restored(store, tracking, model, wanted, registered_at)
     versions = tracking.list_versions(model)
     version = tracking.version_of(model, draft, versions)
-    meanwhile = range(min(since, len(entries)), len(entries) + 1)
-    expected = [tracking.aliases_by_log(model, versions, entries[:number]) for number in meanwhile]
+    expected = _expected(tracking, model, versions, entries, since)
     if verdict is not None:
-        tracking.retag(version, keys.verdict_tags(verdict))
+        tracking.say_verdict(version, verdict)
     done = tracking.reconcile(model, log)
     notes += _moved(done, expected)
     return Repaired(replace(version, aliases=done.of_version(version.version)), tuple(notes))
+
+
+def repaired_aliases(log: PromotionLog, tracking: Tracking, model: str, *, since: int) -> tuple[str, ...]:
+    """Make the aliases follow the log, whatever became of the run; what was otherwise, in sentences.
+
+    Args:
+        log, tracking: what is true, and what shows it.
+        model: registered model name.
+        since: as for `reconcile_after`.
+
+    Raises:
+        TrackingError: MLflow does not know the champion, or refuses.
+    """
+    expected = _expected(tracking, model, tracking.list_versions(model), log.history(model), since)
+    return tuple(_moved(tracking.reconcile(model, log), expected))
+
+
+def _expected(
+    tracking: Tracking,
+    model: str,
+    versions: Sequence[RegisteredVersion],
+    entries: Sequence[Promotion],
+    since: int,
+) -> list[dict[str, str]]:
+    """What the aliases may say: by every state of the log since the run began."""
+    meanwhile = range(min(since, len(entries)), len(entries) + 1)
+    return [tracking.aliases_by_log(model, versions, entries[:number]) for number in meanwhile]
 
 
 def _restored(
@@ -143,7 +169,7 @@ def say_verdicts(store: Store, tracking: Tracking, model: str) -> None:
     for version in tracking.list_versions(model):
         verdict = newest.get(version.tags.get(keys.DRAFT_DIGEST, ""))
         if verdict is not None:
-            tracking.retag(version, keys.verdict_tags(verdict))
+            tracking.say_verdict(version, verdict)
 
 
 def promoted_under(entries: Sequence[Promotion]) -> list[Verdict]:

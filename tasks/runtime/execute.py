@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from deepspec.errors import ArtifactDamaged, BudgetExceeded
+from deepspec.errors import ArtifactDamaged, BudgetExceeded, DeepspecError
 from deepspec.registry.open import tracking_of
 from deepspec.registry.production import production_of
 from deepspec.store import Artifact, Store
@@ -112,6 +112,8 @@ def execute(
                     result.further[further] = run_or_reuse(run, later, part, stack).artifacts
     except BaseException as error:  # noqa: BLE001  # however it ends, a run leaves its record
         result.end(error)
+        if isinstance(error, Exception):
+            _repair_aliases(run, result.parts)
     finally:
         usage.stop()
         run.fingerprints.save()
@@ -171,6 +173,31 @@ def _let_production_follow(run: Run[Any], part: RecipeRun) -> None:
     part.notes += notes
     for note in notes:
         run.display.say(note)
+
+
+def _repair_aliases(run: Run[Any], parts: Sequence[RecipeRun]) -> None:
+    """At the end of a run that failed: let the models' aliases follow their logs, and say what was otherwise.
+
+    One try, and no error of its own: the run's says why it failed. Nothing is asked of MLflow where nothing was ever
+    promoted.
+    """
+    from deepspec.registry.reconciling import repaired_aliases
+
+    for part in parts:
+        model = part.recipe.registered_model
+        if part.outcome:
+            continue  # it came to its own end
+        try:
+            if run.promotions.last(model) is None:
+                continue
+            tracking = run.tracking or tracking_of(run.home)
+            notes = repaired_aliases(run.promotions, tracking, model, since=run.began.get(model, 0))
+        except (DeepspecError, OSError) as error:
+            logger.debug("The aliases of %s could not be looked at: %s", model, error)
+            continue
+        part.notes += notes
+        for note in notes:
+            run.display.say(note)
 
 
 @contextmanager

@@ -153,6 +153,16 @@ def test_what_was_moved_or_deleted_in_mlflow_is_repaired_and_said(warm: Home) ->
     warm.run("run", "tiny")
     assert "notes" not in warm.record()
 
+    # A run that fails looks, too, and its own error stays the one that is shown.
+    client.delete_registered_model_alias("tiny", "champion")
+    nothing = warm.path / "nothing"
+    nothing.mkdir()
+    failed = warm.run("run", "tiny", "--set", f"states.captured={nothing}", code=2)
+    assert "there are no captured files" in failed.err
+    assert "alias champion pointed to no version" in " ".join(failed.err.split())
+    assert str(client.get_model_version_by_alias("tiny", "champion").version) == "2"
+    assert "alias champion" in warm.record()["notes"][0]
+
 
 def test_a_draft_waits_for_the_person_who_promotes_it(warm: Home) -> None:
     manual = (*CONTEST, "--set", "gates.approval=manual")

@@ -21,8 +21,7 @@ def test_a_refused_draft_stands_beside_the_champion(monkeypatch: pytest.MonkeyPa
     assert page.startswith("# mine version 7: refused\n")
     assert "## Refused" in page
     assert "* ✗ **tau_gain**: " in page
-    minus = "\N{MINUS SIGN}0.500"
-    assert f"| gate | 8 | 2.000 | 2.500 | {minus} | {minus} to {minus} |" in page
+    assert "| gate | 8 | 2.000 | 2.500 | -0.500 | -0.500 to -0.500 |" in page
     assert "(http://mlflow.example:5000/#/models/mine/versions/7)" in page
     assert "hunter2" not in page
     assert tags_of(refused) == ["model:mine", "status:refused", "verdict:refused", "version:mine/7"]

@@ -377,6 +377,41 @@ def test_the_card_lies_beside_the_files_and_is_replaced(tracking: Tracking, clie
     assert client.get_model_version("described", "1").description == description
 
 
+def test_a_verdict_is_first_on_a_versions_page_and_can_be_charted(
+    tracking: Tracking, client: Any, tmp_path: Path
+) -> None:
+    run = tracking.start_pipeline_run("20261202-000000-abc", {})
+    directory, draft = a_draft(tmp_path, "judged")
+    version = tracking.register(directory, "judged", run, {}, draft=draft, card="# The card")
+    refused_by = judged(2.0, 2.5, challenger_digest="c" * 64, champion_digest="d" * 64)
+    tracking.say_verdict(version, refused_by)
+
+    def page() -> Any:
+        return client.get_model_version(version.name, version.version)
+
+    said = page().description
+    assert said.startswith("## Refused\n")
+    assert "| gate | 8 | 2.000 | 2.500 | -0.500 | -0.500 to -0.500 |" in said
+    assert said.endswith("# The card")
+    model = client.get_logged_model(page().source.removeprefix("models:/"))
+    metrics = {metric.key: (metric.value, metric.step) for metric in model.metrics}
+    assert metrics["verdict/tau/gate"] == (2.0, int(version.version))
+    assert metrics["verdict/tau_gain_low/gate"] == (-0.5, int(version.version))
+    assert keys.undocumented(keys.Entity.VERSION, keys.Sort.METRIC, metrics) == []
+    charted = client.get_metric_history(run, "verdict/tau/gate")
+    assert [(point.step, point.value) for point in charted] == [(int(version.version), 2.0)]
+
+    again = tracking.list_versions(version.name)[0]
+    tracking.say_verdict(again, refused_by)
+    assert len(client.get_metric_history(run, "verdict/tau/gate")) == 1
+    tracking.register(directory, "judged", run, {}, draft=draft, card="# Another card")
+    assert page().description == said.replace("# The card", "# Another card")
+    tracking.say_verdict(tracking.list_versions(version.name)[0], judged(2.0, challenger_digest="c" * 64))
+    assert page().description.startswith("## Accepted\n")
+    assert page().description.endswith("# Another card")
+    assert page().tags[keys.VERDICT] == "accepted"
+
+
 def test_one_draft_is_registered_once(tracking: Tracking, client: Any, tmp_path: Path) -> None:
     run_id = tracking.start_pipeline_run("registers", {})
     directory, draft = a_draft(tmp_path, "one")

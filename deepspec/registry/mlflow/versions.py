@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from deepspec.account import Actor
+from deepspec.gates.verdict import Verdict
+from deepspec.gates.verdict_text import verdict_lines, verdict_metrics
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
 from deepspec.registry.entries import DraftReference, Promotion
@@ -27,6 +29,8 @@ _OTHER_ALIASES = (keys.PREVIOUS, keys.CHALLENGER)
 _LOGGED_MODEL = "models:/"
 _ATTEMPTS = 5
 _AGAIN_SECONDS = 0.05
+_VERDICT = "\n---\n\n"
+"""Ends the verdict in a description; the card follows."""
 _LONGEST_DESCRIPTION = 5000
 """Characters that MLflow's databases hold of a description."""
 
@@ -43,6 +47,8 @@ class RegisteredVersion:
         aliases: e.g. ("champion",).
         run_id: the MLflow run that registered it.
         created: whether the call that returned this made it (False: it was there).
+        description: what its page says: its verdict, if it was judged, and its card.
+        source: address of the logged model that it is.
     """
 
     name: str
@@ -52,6 +58,8 @@ class RegisteredVersion:
     aliases: tuple[str, ...] = ()
     run_id: str | None = None
     created: bool = False
+    description: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,27 @@ class Versions:
             if written.get(name) != value:
                 self._write(partial(client.set_model_version_tag, version.name, version.version, name, value))
 
+    def say_verdict(self, version: RegisteredVersion, verdict: Verdict) -> None:
+        """Make a version say what the gates said of it: in tags, first in its description, and in metrics.
+
+        The metrics are the logged model's and its run's, with the version's number as the step: MLflow charts them over
+        versions. The tags come last: a call that was interrupted is made again.
+        """
+        tags, text = keys.verdict_tags(verdict), "\n".join(verdict_lines(verdict)) + _VERDICT
+        if version.description.startswith(text) and all(
+            version.tags.get(name) == value for name, value in tags.items()
+        ):
+            return
+        client = self._server.client
+        with self._server.named_errors():
+            written = client.get_model_version(version.name, version.version)
+            described = _description(text + _card_in(written.description))
+            if written.description != described:
+                client.update_model_version(version.name, version.version, described)
+            if version.run_id is not None:
+                client.log_batch(version.run_id, metrics=_metrics(version, verdict))
+        self.retag(version, tags)
+
     def _replace_card(self, version: RegisteredVersion, card: str | None, notes: Mapping[str, str]) -> None:
         if card is None and not notes:
             return
@@ -205,8 +234,10 @@ class Versions:
             # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
             with self._server.transferring():
                 self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(notes, card))
-            if card is not None and written.description != _description(card):
-                client.update_model_version(version.name, version.version, _description(card))
+            if card is not None and _card_in(written.description) != card:
+                described = _description(_verdict_in(written.description) + card)
+                if written.description != described:
+                    client.update_model_version(version.name, version.version, described)
 
     def _log_texts(self, model_id: str, texts: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -383,6 +414,30 @@ def _description(card: str | None) -> str | None:
     return head[: head.rfind("\n")] + rest
 
 
+def _verdict_in(description: str | None) -> str:
+    """The part of a description that is the verdict, with what ends it; empty where it has none."""
+    head, mark, _ = (description or "").partition(_VERDICT)
+    return head + mark if mark else ""
+
+
+def _card_in(description: str | None) -> str:
+    """The part of a description that is the card."""
+    return (description or "").removeprefix(_verdict_in(description))
+
+
+def _metrics(version: RegisteredVersion, verdict: Verdict) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    model = version.source.removeprefix(_LOGGED_MODEL) if version.source.startswith(_LOGGED_MODEL) else None
+    return [
+        Metric(
+            keys.mlflow_name(keys.VERDICT_METRIC.format(measure=name)), value, now, int(version.version), model_id=model
+        )
+        for name, value in verdict_metrics(verdict).items()
+    ]
+
+
 def _pages(search: Callable[..., Any], query: str | None) -> Iterator[Any]:
     token = None
     while True:
@@ -401,6 +456,8 @@ def _registered(version: Any, *, created: bool = False) -> RegisteredVersion:
         tags=dict(version.tags),
         run_id=version.run_id,
         created=created,
+        description=str(version.description or ""),
+        source=str(version.source or ""),
     )
 
 
