@@ -34,7 +34,7 @@ def demo(
     from flows.cli.commands import run as command
 
     shown = command.Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
-    _end(command.run(names, overrides or [], home(), shown, together="demo", num_seeds=num_seeds))
+    _end(command.run(command.loaded(names, overrides or []), home(), shown, together="demo", num_seeds=num_seeds))
 
 
 def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -45,11 +45,8 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
     _say_at_once([recipe], dry_run=dry_run)
     from flows.cli.commands import run as command
 
-    _end(
-        command.run(
-            [recipe], overrides or [], home(), command.Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
-        )
-    )
+    shown = command.Shown(results(), progress(), dry_run=dry_run, as_json=as_json)
+    _end(command.run(command.loaded([recipe], overrides or []), home(), shown))
 
 
 def import_(

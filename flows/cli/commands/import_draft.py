@@ -42,7 +42,7 @@ def import_draft(
     if found.draft.algorithm != recipe.draft.algorithm:
         said = f"{directory.name} is a draft of algorithm {found.draft.algorithm}; {name}'s draft section is not used."
         say(shown.progress, said)
-    return run_command.carry_out([found], home, shown, flow=flow.with_arguments(directory=directory), estimated=False)
+    return run_command.run([found], home, shown, flow=flow.with_arguments(directory=directory))
 
 
 def _with_its_draft(recipe: Recipe, directory: Path) -> Recipe:

@@ -46,53 +46,38 @@ class Shown:
     as_json: bool = False
 
 
-def run(
-    names: Sequence[str],
-    overrides: Sequence[str],
-    home: Path,
-    shown: Shown,
-    *,
-    together: str | None = None,
-    num_seeds: int = 1,
-) -> int:
-    """Run (or only preview) recipes, show it, and leave its record; return the exit code.
-
-    Args:
-        names: a recipe; or several, of different algorithms, that have their inputs in common.
-        overrides: of each of them.
-        home: where things are.
-        shown: what is shown, and where.
-        together: what several recipes are called in the record.
-        num_seeds: with how many seeds of training several recipes are compared.
-    """
+def loaded(names: Sequence[str], overrides: Sequence[str]) -> list[Recipe]:
+    """The recipes of a run: one; or several, of different algorithms, that have their inputs in common."""
     recipes = [load_recipe(name, overrides) for name in names]
     check_names_differ(recipes)
-    num_seeds = num_seeds if len(recipes) > 1 else 1
-    return carry_out(recipes, home, shown, flow=retrain, together=together, num_seeds=num_seeds)
+    return recipes
 
 
-def carry_out(
+def run(
     recipes: Sequence[Recipe],
     home: Path,
     shown: Shown,
     *,
-    flow: Flow,
     together: str | None = None,
     num_seeds: int = 1,
-    estimated: bool = True,
+    flow: Flow = retrain,
 ) -> int:
-    """Run (or only preview) a flow of loaded recipes, show it, and leave its record; return the exit code.
+    """Run (or only preview) recipes, show it, and leave its record; return the exit code.
 
     Args:
-        recipes, home, shown, together, num_seeds: see `run`.
-        flow: what is run of each recipe.
-        estimated: whether a preview says what it will take, too.
+        recipes: see `loaded`.
+        home: where things are.
+        shown: what is shown, and where.
+        together: what several recipes are called in the record.
+        num_seeds: with how many seeds of training several recipes are compared.
+        flow: what is run of each; a preview estimates what retraining will take.
     """
     if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
         records = preview_all(flow, recipes, store, home, before=inputs_of(recipes[0]))
-        _show_preview(recipes, records, home, estimated=estimated, as_json=shown.as_json, console=shown.results)
+        _show_preview(recipes, records, home, estimated=flow is retrain, as_json=shown.as_json, console=shown.results)
         return 0
+    num_seeds = num_seeds if len(recipes) > 1 else 1
     name = together or recipes[0].name
     with display_on(shown.progress) as display:
         result, record, path = run_recipes(recipes, home, display, name=name, num_seeds=num_seeds, flow=flow)
