@@ -5,7 +5,7 @@ What cannot be done now holds up nothing here: it is said, and the next run or `
 MLflow's clients read their credentials from the variables of the whole process. So production's MLflow is worked on in
 a process of its own, with production's variables:
 
-    python -m deepspec.registry.following MODEL     # prints one JSON document
+    python -m deepspec.registry.following MODEL FILE     # writes its answer into FILE
 """
 
 import json
@@ -13,10 +13,13 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepspec.atomic_write import write_text
 from deepspec.errors import DeepspecError, LeaseHeld, TransientError
 from deepspec.home import store_of_last_run
 from deepspec.registry import operations
@@ -117,24 +120,19 @@ def _tell_mlflow(production: Production, home: Path, model: str) -> list[str]:
         TrackingLost: it does not answer, or another process does the same just now.
         TrackingError: it refuses.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "deepspec.registry.following", model],
-        env={**production.environment, "DEEPSPEC_HOME": str(home)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    logger.debug("%s", done.stderr)
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError) as error:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        raise TrackingError(
-            f"The process that works on production's MLflow ended with code {done.returncode}. {last[:300]}".strip(),
-            where=model,
-            remedy=f"`deepspec --debug models reconcile {model}` shows all that it said.",
-        ) from error
+    with tempfile.TemporaryDirectory(prefix="deepspec-") as folder:
+        answered, log = (Path(folder) / name for name in ("answer.json", "log.txt"))
+        code = _wait_for([model, str(answered)], {**production.environment, "DEEPSPEC_HOME": str(home)}, log)
+        said = log.read_text(encoding="utf-8", errors="replace").strip()
+        logger.debug("%s", said)
+        if not answered.exists():
+            last = said.rpartition("\n")[2]
+            raise TrackingError(
+                f"The process that works on production's MLflow ended with code {code}. {last[:300]}".strip(),
+                where=model,
+                remedy=f"`deepspec --debug models reconcile {model}` shows all that it said.",
+            )
+        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
     if "what" in answer:
         failed = (TrackingLost if answer["may_pass"] else TrackingError)(
             answer["what"], where=answer["where"], remedy=answer["remedy"]
@@ -142,6 +140,24 @@ def _tell_mlflow(production: Production, home: Path, model: str) -> list[str]:
         _rename(failed)
         raise failed
     return [f"In production's MLflow: {answer['said']}"] if answer["changed"] else []
+
+
+def _wait_for(arguments: list[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run this module as a process of its own; return its exit code. It ends with the caller."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deepspec.registry.following", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
 
 
 def _follow_in_mlflow(model: str) -> dict[str, Any]:
@@ -158,4 +174,4 @@ def _follow_in_mlflow(model: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_follow_in_mlflow(sys.argv[1])) + "\n")
+    write_text(Path(sys.argv[2]), json.dumps(_follow_in_mlflow(sys.argv[1])))
