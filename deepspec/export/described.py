@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,16 +17,6 @@ from deepspec.export.matrix import HEADLESS
 from deepspec.foreign_json import strict_text
 from deepspec.targets import FAMILIES, family_of
 from deepspec.targets.family import TargetSpec
-
-_SIZES = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-_NUMBERS = ("head_dim", "rms_norm_eps", "max_position_embeddings", "attention_bias", "rope_parameters")
-BODY: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "qwen3": (*_SIZES, *_NUMBERS, "hidden_act"),
-        "gemma4": (*_SIZES, *_NUMBERS, "hidden_activation", "global_head_dim", "attention_k_eq_v"),
-    }
-)
-"""Family -> the fields of a body that engines have no default for, or not the same one."""
 
 _HEAD = "markov_head"
 
@@ -88,7 +77,7 @@ class Described:
         """What a config.json has to say of its body, so that nothing is left to a reader's default."""
         num_layers, copied = self.config.num_layers, family_of(self.spec).draft_fields(self.spec)
         return {
-            **{name: copied[name] for name in BODY[self.spec.family] if copied.get(name) is not None},
+            **{name: copied[name] for name in family_of(self.spec).body_fields if copied.get(name) is not None},
             **rope_fields(self.written, self.spec),
             "num_hidden_layers": num_layers,
             "layer_types": ["full_attention"] * num_layers,

@@ -15,10 +15,11 @@ from deepspec.drafts.files.config_json import read_draft_config
 from deepspec.drafts.files.weights_file import check_size, read_shapes
 from deepspec.errors import DeepspecError
 from deepspec.export.checking import field_flaws, tensor_flaws
-from deepspec.export.described import BODY, Described, with_zero_head, write_directory
+from deepspec.export.described import Described, with_zero_head, write_directory
 from deepspec.export.format import Format
 from deepspec.export.matrix import Cell, loaded
 from deepspec.export.side_files import check_side_files
+from deepspec.targets import family_of
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -71,7 +72,7 @@ class EngineFormat:
             return [str(error)]
         within = "" if self.body_field is None else f"{self.body_field}."
         said = body if isinstance(body, Mapping) else {}
-        missing = [name for name in BODY[described.spec.family] if said.get(name) is None]
+        missing = [name for name in family_of(described.spec).body_fields if said.get(name) is None]
         flaws = [
             f"field {within}{name} is missing: readers have no default for it, or not the same one." for name in missing
         ]

@@ -7,9 +7,11 @@ PyPI; spec page "Engines".
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 
 from deepspec.errors import IncompatibleDraft
+from deepspec.targets import gemma4, qwen3
 
 ENGINES = MappingProxyType(
     {
@@ -32,11 +34,20 @@ ROWS = (
 )
 """Kinds of drafts, as `Algorithm.export_row` calls them."""
 
+IN_PLACE = ROWS[1]
 HEADLESS = ("dflash, next_token", "dspark, no head")
 """What other engines load only with a sequential head: it gets one that adds zero to every logit."""
 
 VLLM, SGLANG, SPECULATORS, DEEPSPEC = ENGINES
-QWEN3, GEMMA4 = "qwen3", "gemma4"
+QWEN3, GEMMA4 = qwen3.FAMILY.name, gemma4.FAMILY.name
+
+
+class Layout(Enum):
+    """How an engine makes a round's tokens: what its configuration has to say follows from it."""
+
+    UNROLLED = "one after the other"
+    IN_PLACE = "a block, each in its own place"
+    CHAINED = "a block, each after its place, with a sequential head"
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Cell:
     Attributes:
         architecture: what config.json has to call the draft; None: it is not loaded.
         method: what the engine calls the algorithm.
+        layout: how it makes a round's tokens; None: as the draft was trained.
         reason: why it is not loaded, in a sentence.
         nearest: what works instead.
         checked: how this cell was checked: an engine's run, its own classes, its source.
@@ -53,13 +65,22 @@ class Cell:
 
     architecture: str | None = None
     method: str = ""
+    layout: Layout | None = None
     reason: str = ""
     nearest: str = ""
     checked: str = "source"
 
 
-def _loads(architecture: str, method: str, checked: str = "source") -> Cell:
-    return Cell(architecture=architecture, method=method, checked=checked)
+def _unrolled(architecture: str, checked: str = "source") -> Cell:
+    return Cell(architecture, "eagle3", Layout.UNROLLED, checked=checked)
+
+
+def _in_place(architecture: str, method: str, checked: str = "source") -> Cell:
+    return Cell(architecture, method, Layout.IN_PLACE, checked=checked)
+
+
+def _next_token(architecture: str, method: str, checked: str = "source") -> Cell:
+    return Cell(architecture, method, Layout.CHAINED, checked=checked)
 
 
 def _refuses(reason: str, nearest: str) -> Cell:
@@ -80,29 +101,29 @@ _RUN = "engine run"
 
 _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
     {
-        (VLLM, QWEN3, "eagle3"): _loads("Eagle3Qwen3ForCausalLM", "eagle3", _RUN),
-        (VLLM, QWEN3, "dflash, in_place"): _loads("DFlashDraftModel", "dflash", _RUN),
-        (VLLM, QWEN3, "dflash, next_token"): _loads("Qwen3DSparkModel", "dspark", _RUN),
-        (VLLM, QWEN3, "dspark, no head"): _loads("Qwen3DSparkModel", "dspark"),
-        (VLLM, QWEN3, "dspark, vanilla head"): _loads("Qwen3DSparkModel", "dspark", _RUN),
+        (VLLM, QWEN3, "eagle3"): _unrolled("Eagle3Qwen3ForCausalLM", _RUN),
+        (VLLM, QWEN3, "dflash, in_place"): _in_place("DFlashDraftModel", "dflash", _RUN),
+        (VLLM, QWEN3, "dflash, next_token"): _next_token("Qwen3DSparkModel", "dspark", _RUN),
+        (VLLM, QWEN3, "dspark, no head"): _next_token("Qwen3DSparkModel", "dspark"),
+        (VLLM, QWEN3, "dspark, vanilla head"): _next_token("Qwen3DSparkModel", "dspark", _RUN),
         (VLLM, QWEN3, "dspark, gated head"): _ONLY_VANILLA,
         (VLLM, QWEN3, "dspark, rnn head"): _ONLY_VANILLA,
         (VLLM, GEMMA4, "eagle3"): _NO_GEMMA_EAGLE,
         (VLLM, GEMMA4, "dflash, in_place"): _NO_GEMMA_DFLASH,
-        (VLLM, GEMMA4, "dflash, next_token"): _loads("Gemma4DSparkModel", "dspark"),
-        (VLLM, GEMMA4, "dspark, no head"): _loads("Gemma4DSparkModel", "dspark"),
-        (VLLM, GEMMA4, "dspark, vanilla head"): _loads("Gemma4DSparkModel", "dspark"),
+        (VLLM, GEMMA4, "dflash, next_token"): _next_token("Gemma4DSparkModel", "dspark"),
+        (VLLM, GEMMA4, "dspark, no head"): _next_token("Gemma4DSparkModel", "dspark"),
+        (VLLM, GEMMA4, "dspark, vanilla head"): _next_token("Gemma4DSparkModel", "dspark"),
         (VLLM, GEMMA4, "dspark, gated head"): _ONLY_VANILLA,
         (VLLM, GEMMA4, "dspark, rnn head"): _ONLY_VANILLA,
         (SGLANG, QWEN3, "eagle3"): _refuses(
             "SGLang's Eagle3 class normalises no queries and keys", "export with --format vllm"
         ),
-        (SGLANG, QWEN3, "dflash, in_place"): _loads("DFlashDraftModel", "DFLASH"),
-        (SGLANG, QWEN3, "dflash, next_token"): _loads("Qwen3DSparkModel", "DSPARK"),
-        (SGLANG, QWEN3, "dspark, no head"): _loads("Qwen3DSparkModel", "DSPARK"),
-        (SGLANG, QWEN3, "dspark, vanilla head"): _loads("Qwen3DSparkModel", "DSPARK"),
-        (SGLANG, QWEN3, "dspark, gated head"): _loads("Qwen3DSparkModel", "DSPARK"),
-        (SGLANG, QWEN3, "dspark, rnn head"): _loads("Qwen3DSparkModel", "DSPARK"),
+        (SGLANG, QWEN3, "dflash, in_place"): _in_place("DFlashDraftModel", "DFLASH"),
+        (SGLANG, QWEN3, "dflash, next_token"): _next_token("Qwen3DSparkModel", "DSPARK"),
+        (SGLANG, QWEN3, "dspark, no head"): _next_token("Qwen3DSparkModel", "DSPARK"),
+        (SGLANG, QWEN3, "dspark, vanilla head"): _next_token("Qwen3DSparkModel", "DSPARK"),
+        (SGLANG, QWEN3, "dspark, gated head"): _next_token("Qwen3DSparkModel", "DSPARK"),
+        (SGLANG, QWEN3, "dspark, rnn head"): _next_token("Qwen3DSparkModel", "DSPARK"),
         (SGLANG, GEMMA4, "eagle3"): _NO_GEMMA_EAGLE,
         (SGLANG, GEMMA4, "dflash, in_place"): _NO_GEMMA_DFLASH,
         (SGLANG, GEMMA4, "dflash, next_token"): _NO_GEMMA_AT_SGLANG,
@@ -110,39 +131,36 @@ _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
         (SGLANG, GEMMA4, "dspark, vanilla head"): _NO_GEMMA_AT_SGLANG,
         (SGLANG, GEMMA4, "dspark, gated head"): _NO_GEMMA_AT_SGLANG,
         (SGLANG, GEMMA4, "dspark, rnn head"): _NO_GEMMA_AT_SGLANG,
-        (SPECULATORS, QWEN3, "eagle3"): _loads("Eagle3Speculator", "eagle3", _RUN),
-        (SPECULATORS, QWEN3, "dflash, in_place"): _loads("DFlashSpeculator", "dflash", _RUN),
-        (SPECULATORS, QWEN3, "dflash, next_token"): _loads("DSparkSpeculator", "dspark", _RUN),
-        (SPECULATORS, QWEN3, "dspark, no head"): _loads("DSparkSpeculator", "dspark"),
-        (SPECULATORS, QWEN3, "dspark, vanilla head"): _loads("DSparkSpeculator", "dspark", _RUN),
-        (SPECULATORS, QWEN3, "dspark, gated head"): _loads("DSparkSpeculator", "dspark"),
-        (SPECULATORS, QWEN3, "dspark, rnn head"): _loads("DSparkSpeculator", "dspark"),
+        (SPECULATORS, QWEN3, "eagle3"): _unrolled("Eagle3Speculator", _RUN),
+        (SPECULATORS, QWEN3, "dflash, in_place"): _in_place("DFlashSpeculator", "dflash", _RUN),
+        (SPECULATORS, QWEN3, "dflash, next_token"): _next_token("DSparkSpeculator", "dspark", _RUN),
+        (SPECULATORS, QWEN3, "dspark, no head"): _next_token("DSparkSpeculator", "dspark"),
+        (SPECULATORS, QWEN3, "dspark, vanilla head"): _next_token("DSparkSpeculator", "dspark", _RUN),
+        (SPECULATORS, QWEN3, "dspark, gated head"): _next_token("DSparkSpeculator", "dspark"),
+        (SPECULATORS, QWEN3, "dspark, rnn head"): _next_token("DSparkSpeculator", "dspark"),
         **{
             (SPECULATORS, GEMMA4, row): _refuses(
                 "the format has bodies of Qwen3 and Llama only", "export with --format vllm"
             )
             for row in ROWS
         },
-        **{
-            (DEEPSPEC, family, row): _loads("as it was trained", "")
-            for family in (QWEN3, GEMMA4)
-            for row in ROWS
-            if row != "dflash, in_place"
-        },
-        **{
-            (DEEPSPEC, family, "dflash, in_place"): _refuses(
-                "its positions predict in place, which this layout does not have",
-                "train with draft.slots next_token; on Qwen3 vLLM and SGLang load this one",
-            )
-            for family in (QWEN3, GEMMA4)
-        },
     }
 )
 
 
+_AS_TRAINED = Cell("as it was trained")
+_NOT_IN_PLACE = _refuses(
+    "its positions predict in place, which this layout does not have",
+    "train with draft.slots next_token; on Qwen3 vLLM and SGLang load this one",
+)
+_UNKNOWN = _refuses("no engine loads drafts of this algorithm", "export with --format deepspec")
+
+
 def cell(format_name: str, family: str, row: str) -> Cell:
-    """What the table says of a kind of draft."""
-    return _TABLE[format_name, family, row]
+    """What the table says of a kind of draft; the public layout has every one but for one, engines only those there."""
+    if format_name == DEEPSPEC:
+        return _NOT_IN_PLACE if row == IN_PLACE else _AS_TRAINED
+    return _TABLE.get((format_name, family, row), _UNKNOWN)
 
 
 def loaded(format_name: str, family: str, row: str, where: str) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
-from deepspec.export.matrix import Cell
+from deepspec.export.matrix import Cell, Layout
 from deepspec.export.vllm_format import own
 
 
@@ -21,7 +21,7 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
         "num_target_layers": described.spec.num_layers,
         **read,
     }
-    if cell.method == "DFLASH":
+    if cell.layout is Layout.IN_PLACE:
         nested = {**read, "block_size": described.written["block_size"]}
         return {**common, "dflash_config": {**nested, "causal": False}}
     return {**common, **head_fields(described), "sample_from_anchor": True, "dspark_bonus_anchor": False}

@@ -8,7 +8,7 @@ from typing import Any
 
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
-from deepspec.export.matrix import Cell
+from deepspec.export.matrix import Cell, Layout
 
 _BODY = "transformer_layer_config"
 _AUX = "aux_hidden_state_layer_ids"
@@ -37,7 +37,7 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
         },
     }
     aux = [layer + 1 for layer in described.layer_ids]
-    if cell.method == "eagle3":
+    if cell.layout is Layout.UNROLLED:
         norms = dict.fromkeys(("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"), False)
         return {**common, **norms, f"eagle_{_AUX}": aux, "embed_requires_grad": False}
     return {
@@ -45,9 +45,9 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
         _AUX: aux,
         "block_size": described.written["block_size"],
         "mask_token_id": described.config.mask_token_id,
-        "sample_from_anchor": cell.method == "dspark",
+        "sample_from_anchor": cell.layout is Layout.CHAINED,
         "sliding_window_non_causal": True,  # its default makes drafts causal that see everything
-        **(head_fields(described) if cell.method == "dspark" else {}),
+        **(head_fields(described) if cell.layout is Layout.CHAINED else {}),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
-from deepspec.export.matrix import Cell
+from deepspec.export.matrix import Cell, Layout
 
 _AUX = "eagle_aux_hidden_state_layer_ids"
 _NORMS: Mapping[str, Any] = {
@@ -27,10 +27,10 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
         # It counts layers by what goes into them, with the embedding's output as the first.
         _AUX: [layer + 1 for layer in described.layer_ids],
     }
-    if cell.method == "eagle3":
+    if cell.layout is Layout.UNROLLED:
         return {**common, **_NORMS}
     block = {"block_size": described.written["block_size"], "mask_token_id": described.config.mask_token_id}
-    if cell.method == "dflash":
+    if cell.layout is Layout.IN_PLACE:
         read = {"mask_token_id": described.config.mask_token_id, "target_layer_ids": described.layer_ids}
         return {**common, **block, "dflash_config": {**read, "causal": False}}
     return {

@@ -45,6 +45,11 @@ _ROPE_NUMBERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = MappingProx
 """Rotary types whose frequencies are the same for texts of every length: the fields they need, and may have."""
 
 
+SIZES = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+BODY_FIELDS = (*SIZES, "head_dim", "rms_norm_eps", "max_position_embeddings", "attention_bias", "rope_parameters")
+"""What a draft's config.json has to say of its body in every family."""
+
+
 @dataclass(frozen=True)
 class Family:
     """What really differs between target families.
@@ -64,6 +69,7 @@ class Family:
         refuse: (text config) -> why such a target is not supported, or None. Asked before anything is read.
         draft_fields: (spec) -> what a draft's config.json says of its body: the target's text config in the notation
             that serving engines read, with every field that `describe` needs.
+        body_fields: those of `draft_fields` that engines have no default for, or not the same one.
         uniform_layers: every decoder layer of the target is of the form described here (no sliding windows, one head
             dim), so that it can be run with fused projections; otherwise Hugging Face's own forward is used.
         layer_ids: number of target layers -> captured layers, where the default rule is not used.
@@ -82,6 +88,7 @@ class Family:
     describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     refuse: Callable[[Mapping[str, Any]], str | None]
     draft_fields: Callable[["TargetSpec"], Mapping[str, Any]]
+    body_fields: tuple[str, ...]
     uniform_layers: bool
     layer_ids: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     tokenizer_class: str = "TokenizersBackend"

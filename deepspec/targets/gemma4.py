@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from deepspec.data.chat.formats import GEMMA4
-from deepspec.targets.family import Family, LayerShape, TargetSpec, rope_of
+from deepspec.targets.family import BODY_FIELDS, Family, LayerShape, TargetSpec, rope_of
 
 _FULL = "full_attention"
 _SLIDING = "sliding_attention"
@@ -177,6 +177,7 @@ FAMILY = Family(
     describe=_describe,
     refuse=_refuse,
     draft_fields=_draft_fields,
+    body_fields=(*BODY_FIELDS, "hidden_activation", "global_head_dim", "attention_k_eq_v"),
     uniform_layers=False,
     layer_ids=MappingProxyType({48: (5, 17, 29, 41, 46)}),
 )

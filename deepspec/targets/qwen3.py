@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepspec.data.chat.formats import CHATML
-from deepspec.targets.family import Family, TargetSpec
+from deepspec.targets.family import BODY_FIELDS, Family, TargetSpec
 
 
 def _describe(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -40,6 +40,7 @@ FAMILY = Family(
     describe=_describe,
     refuse=_refuse,
     draft_fields=_draft_fields,
+    body_fields=(*BODY_FIELDS, "hidden_act"),
     uniform_layers=True,
     tokenizer_class="Qwen2Tokenizer",
 )

@@ -80,7 +80,10 @@ def export(
 
     if check is not None:
         flaws = draft_export.check(format_name, check)
-        show_lines(*flaws, f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.")
+        if as_json:
+            print_json({"checked": str(check), "format": format_name, "flaws": flaws})
+        else:
+            show_lines(*flaws, f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.")
         if flaws:
             raise typer.Exit(1)
         return
@@ -91,7 +94,10 @@ def export(
             remedy="Name a DRAFT and --out DIR, or --check DIR.",
         )
     draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store())
-    show_lines(f"Written: {out}")
+    if as_json:
+        print_json({"written": str(out), "format": format_name})
+    else:
+        show_lines(f"Written: {out}")
 
 
 def measure(

@@ -34,7 +34,9 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 
 MAX_NEW_TOKENS = 96
 STOP_ID = 2
-LEAST_ANSWERS, LEAST_TAU = 30, 1.3
+NUM_ANSWERS, LEAST_TAU = 32, 1.3
+NUM_VARIANT_ANSWERS = 8
+"""Of another format of a draft that is served, or of a damaged one."""
 
 _BLOCK = "num_draft_tokens: 5, target_layer_ids: [0, 2, 4], mask_token_id: 3, num_anchors: 24"
 DRAFTS = {
@@ -55,11 +57,12 @@ class Decoded:
     prompts: list[tuple[int, ...]]
     completions: list[Completion]
 
-    @property
-    def stopped(self) -> "Decoded":
-        """Only the answers that ended by a stop."""
+    def shortest(self, count: int) -> "Decoded":
+        """Of the answers that ended by a stop those of the fewest rounds, in order: an interpreter is slow."""
         both = [pair for pair in zip(self.prompts, self.completions, strict=True) if pair[1].finish_reason == "stop"]
-        return Decoded([prompt for prompt, _ in both], [completion for _, completion in both])
+        most = sorted(len(completion.rounds) for _, completion in both)[:count][-1]
+        chosen = [pair for pair in both if len(pair[1].rounds) <= most][:count]
+        return Decoded([prompt for prompt, _ in chosen], [completion for _, completion in chosen])
 
     @property
     def rounds(self) -> int:
@@ -158,6 +161,12 @@ def changed(directory: Path, out: Path, **fields: Any) -> Path:
     return out
 
 
+def chosen(name: str, ours: dict[str, Decoded]) -> Decoded:
+    """The answers that a job is about."""
+    draft, _, what = name.partition(", ")
+    return ours[draft].shortest(NUM_ANSWERS if what == "vllm" else NUM_VARIANT_ANSWERS)
+
+
 @pytest.fixture(scope="module")
 def served(
     exported: dict[str, Path], ours: dict[str, Decoded], target: Path, tmp_path_factory: pytest.TempPathFactory
@@ -176,7 +185,7 @@ def served(
 
     def job(name: str) -> Job:
         draft = name.partition(",")[0]
-        prompts = ours[draft].stopped.prompts
+        prompts = chosen(name, ours).prompts
         return Job(name, directories[name], METHODS[draft], 5, prompts, MAX_NEW_TOKENS, STOP_ID)
 
     first = ("eagle3, vllm", "in_place, vllm", "eagle3, speculators", "in_place, speculators", "eagle3, layers shifted")
@@ -201,9 +210,9 @@ def served(
     ],
 )
 def test_a_draft_is_served_as_it_was_measured(name: str, served: dict[str, Served], ours: dict[str, Decoded]) -> None:
-    found, expected = served[name], ours[name.partition(",")[0]].stopped
+    found, expected = served[name], chosen(name, ours)
     assert not found.error
-    assert len(expected.prompts) >= LEAST_ANSWERS
+    assert len(expected.prompts) == (NUM_ANSWERS if name.endswith("vllm") else NUM_VARIANT_ANSWERS)
     assert expected.tau_from_tokens > LEAST_TAU
     assert found.answers == [list(completion.output_ids) for completion in expected.completions]
     assert set(found.finished) == {"stop"}
@@ -215,7 +224,7 @@ def test_a_draft_is_served_as_it_was_measured(name: str, served: dict[str, Serve
 def test_what_costs_only_acceptance_shows_in_the_rounds(
     name: str, served: dict[str, Served], ours: dict[str, Decoded]
 ) -> None:
-    found, expected = served[name], ours[name.partition(",")[0]].stopped
+    found, expected = served[name], chosen(name, ours)
     assert not found.error
     assert found.answers == [list(completion.output_ids) for completion in expected.completions]
     assert found.rounds > expected.rounds
