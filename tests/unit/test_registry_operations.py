@@ -327,6 +327,26 @@ def put_verdict(store: Store, challenger: DraftReference, champion: DraftReferen
     return put(store, made, {"verdict.json": json.dumps(verdict.to_json()).encode()})
 
 
+def test_a_draft_that_was_started_from_another_is_itself_registered_again(
+    tracking: Tracking, store: Store, model: str, home: Path
+) -> None:
+    def weights(value: float) -> dict[str, bytes]:
+        return {"draft/model.safetensors": save({"weight": np.full(8, value, dtype=np.float32)})}
+
+    first = put(store, ingredients("train", number=1), weights(1.0))
+    draft = put(store, ingredients("train", number=2), weights(2.0), init=first)
+    measured = {"evaluation.json": json.dumps({"benchmarks": {}}).encode()}
+    evaluation = put(store, ingredients("evaluate"), measured, draft=draft)
+    said = {"registration.json": json.dumps({"name": model, "version": "1", "uri": f"models:/{model}/1"}).encode()}
+    put(store, ingredients("register"), said, draft=draft, evaluation=evaluation)
+    assert "Registered again: version 1" in operations.reconcile(home, store, model).said
+    (version,) = tracking.list_versions(model)
+    assert version.tags[keys.DRAFT_DIGEST] == draft.digest
+    assert version.tags["deepspec.key.train"] == draft.key
+    downloaded = tracking.download(version, home / "again") / "model.safetensors"
+    assert downloaded.read_bytes() == weights(2.0)["draft/model.safetensors"]
+
+
 def test_an_unblocked_version_without_a_verdict_waits_for_the_next_run(
     champions: list[DraftReference], store: Store, home: Path, model: str
 ) -> None:

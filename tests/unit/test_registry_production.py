@@ -1,5 +1,6 @@
 """Where production is, by the environment; and that nothing here waits for it or fails with it."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from deepspec.registry.following import Followed, follow
 from deepspec.registry.production import PREFIX, STORE, Production, production_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Store, open_store
+from deepspec.store.backends import s3
 from tests.fixtures.refused import refused
 from tests.fixtures.serving import MODEL, promote, roll_back, train
 from tests.fixtures.store import Around
@@ -119,6 +121,17 @@ def test_a_store_that_does_not_answer_is_late_and_no_error(store: Store, tmp_pat
     assert found.done == ()
     for word in (MODEL, "s3://theirs/x", "may be behind", "http://127.0.0.1:1", f"deepspec models reconcile {MODEL}"):
         assert word in str(found.late)
+
+
+def test_a_store_that_accepts_and_says_nothing_is_not_waited_for_long(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(store, train(store, "one"), "1")
+    monkeypatch.setattr(s3, "_READ_SECONDS_ELSEWHERE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        silent_store = {"STORE": "s3://theirs/x", "AWS_ENDPOINT_URL_S3": address, "AWS_MAX_ATTEMPTS": "1"}
+        assert "ReadTimeoutError" in str(followed(store, tmp_path, **silent_store).late)
 
 
 def test_what_waiting_does_not_help_is_an_error_that_names_productions_variables(
