@@ -59,9 +59,9 @@ class Speed:
             return Reason(gate=self.name, passed=False, measured=None, required=config.min_speedup, sentence=said)
         low = mean.speedup_ci95[0]
         passed = low - config.min_speedup > ROUNDING
-        said = f"The speedup is {mean.speedup:.2f}, {'surely' if passed else 'only'} more than {low:.2f}" + (
-            "." if passed else f"; more than {config.min_speedup:g} is asked."
-        )
+        shown = f"The speedup is {mean.speedup:.2f}"
+        refused = f"{shown}, but perhaps no more than {low:.2f}; more than {config.min_speedup:g} is asked."
+        said = f"{shown}, surely more than {low:.2f}." if passed else refused
         return Reason(gate=self.name, passed=passed, measured=low, required=config.min_speedup, sentence=said)
 
 
