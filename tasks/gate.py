@@ -181,10 +181,15 @@ def _champion(inputs: Inputs, config: Recipe, champion: Artifact, folder: Path, 
 def _imported(inputs: Inputs, job: Job) -> "list[Side]":
     """Which of the two was not trained here, or started from a draft that was not: its data are not known."""
     drafts: dict[Side, Artifact | None] = {"challenger": inputs.draft, "champion": inputs.champion}
+
+    def known(kind: str, key: str) -> Artifact | None:
+        try:
+            return job.artifact(kind, key)
+        except ArtifactMissing:
+            return None
+
     return [
-        side
-        for side, draft in drafts.items()
-        if draft is not None and any(map(is_from_outside, lineage(draft, job.store.find)))
+        side for side, draft in drafts.items() if draft is not None and any(map(is_from_outside, lineage(draft, known)))
     ]
 
 

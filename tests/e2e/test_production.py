@@ -80,7 +80,7 @@ def test_production_follows_runs_and_commands_and_catches_up(warm: Home, moto: S
     )
     done = warm.run("models", "reconcile", "tiny", environment=there, code=1)
     assert "the alias already says 1" in done.out
-    for word in ("entry 4", "ann", "by hand", "promotions/4.json"):
+    for word in ("entry 4", "ann", "promotions/4.json"):
         assert word in done.err
     warm.run("run", "tiny", environment=there)
     assert "entry 4" in warm.record()["notes"][0]
