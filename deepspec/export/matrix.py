@@ -176,14 +176,15 @@ def loaded(format_name: str, family: str, row: str, where: str) -> Cell:
     return found
 
 
-def matrix() -> list[dict[str, str]]:
-    """The table, a row for each kind of draft and family."""
-    return [
-        {"draft": row, "family": family, **{name: _in_words(cell(name, family, row)) for name in ENGINES}}
-        for family in (QWEN3, GEMMA4)
-        for row in ROWS
-    ]
-
-
-def _in_words(found: Cell) -> str:
-    return f"no: {found.reason}" if found.architecture is None else f"{found.architecture} ({found.checked})"
+def matrix() -> list[dict[str, str | None]]:
+    """The table, a row for each kind of draft, family and format; fields as in `Cell`."""
+    rows: list[dict[str, str | None]] = []
+    for family in (QWEN3, GEMMA4):
+        for row in ROWS:
+            for name in ENGINES:
+                found = cell(name, family, row)
+                place = {"draft": row, "family": family, "format": name}
+                said = {"architecture": found.architecture, "method": found.method or None}
+                refused = {"reason": found.reason or None, "nearest": found.nearest or None}
+                rows.append({**place, **said, **refused, "checked": found.checked if found.architecture else None})
+    return rows

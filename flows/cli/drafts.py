@@ -59,6 +59,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="New directory to write.")] = None,
     check: Annotated[Path | None, typer.Option(help="Check a directory in that format instead.")] = None,
     target: Annotated[str, typer.Option(help="The target's name, where the format wants it.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write DIR-UNCHECKED where the check finds flaws.")] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Show what loads which draft, and why not.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +76,7 @@ def export(
         if as_json:
             print_json(rows)
         else:
-            show_table(list(rows[0]), [list(row.values()) for row in rows])
+            show_table(["draft", "family", "format", "loaded as, or why not"], [_matrix_cells(row) for row in rows])
         return
 
     if check is not None:
@@ -93,11 +94,16 @@ def export(
             where="export",
             remedy="Name a DRAFT and --out DIR, or --check DIR.",
         )
-    draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store())
+    place = draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store(), force=force)
     if as_json:
-        print_json({"written": str(out), "format": format_name})
+        print_json({"written": str(place), "format": format_name})
     else:
-        show_lines(f"Written: {out}")
+        show_lines(f"Written: {place}")
+
+
+def _matrix_cells(row: dict[str, str | None]) -> list[str]:
+    loaded = f"{row['architecture']} ({row['checked']})" if row["architecture"] else f"no: {row['reason']}"
+    return [str(row["draft"]), str(row["family"]), str(row["format"]), loaded]
 
 
 def measure(

@@ -12,6 +12,8 @@ from deepspec.drafts import algorithm_of
 from deepspec.errors import IncompatibleDraft
 from deepspec.export import FORMATS
 from deepspec.export.matrix import ENGINES, ROWS, cell, matrix
+from deepspec.registry import draft_export
+from deepspec.store import open_store
 from deepspec.targets.directory import read_spec
 from tests.fixtures.algorithms import TARGETS
 from tests.fixtures.refused import refused
@@ -132,3 +134,18 @@ def test_a_fault_of_the_tensors_is_named(form: str, targets: dict[str, Path], tm
     for words in ("norm.weight is missing", "extra.weight is not known", "fc.weight has shape", "is bfloat16, not"):
         assert words in flaws
     assert "lm_head.weight has values that are not finite" in flaws
+
+
+def test_a_directory_appears_whole_and_checked_or_is_called_unchecked(targets: dict[str, Path], tmp_path: Path) -> None:
+    draft, out = trained(targets["qwen3"], "dspark", tmp_path / "draft"), tmp_path / "exports" / "out"
+    out.parent.mkdir()
+    tensors = load_file(draft / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    save_file(tensors, draft / "model.safetensors")
+    store = open_store(str(tmp_path / "store"))
+    with refused(IncompatibleDraft, "lm_head.weight", "not finite", where=str(out)):
+        draft_export.write(str(draft), "vllm", out, "some/target", home=tmp_path, store=store)
+    assert list(out.parent.iterdir()) == []
+    place = draft_export.write(str(draft), "vllm", out, "some/target", home=tmp_path, store=store, force=True)
+    assert list(out.parent.iterdir()) == [place]
+    assert place.name == "out-UNCHECKED"
