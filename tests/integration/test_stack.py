@@ -122,6 +122,7 @@ def test_a_killed_service_is_told_and_alone_started_again(stack: Running) -> Non
     server = psutil.Process(before["mlflow"])
     children = server.children(recursive=True)
     os.kill(server.pid, signal.SIGKILL)
+    wait_for("the server to be gone", lambda: not running([server]))  # on a busy machine the kernel takes its time
     told = stack.call("status", "--json")
     assert told.returncode == 1
     assert [s["service"] for s in json.loads(told.stdout) if s["state"] != "up"] == ["mlflow"]
