@@ -126,9 +126,9 @@ def _tell_mlflow(production: Production, home: Path, model: str) -> list[str]:
         said = log.read_text(encoding="utf-8", errors="replace").strip()
         logger.debug("%s", said)
         if not answered.exists():
-            last = said.rpartition("\n")[2]
+            last = f": {said.splitlines()[-1][:300]}" if said else ""
             raise TrackingError(
-                f"The process that works on production's MLflow ended with code {code}. {last[:300]}".strip(),
+                f"The process that works on production's MLflow ended with code {code}{last}.",
                 where=model,
                 remedy=f"`deepspec --debug models reconcile {model}` shows all that it said.",
             )

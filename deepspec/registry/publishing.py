@@ -173,10 +173,12 @@ class Publishing:
         entry = Promotion.from_bytes(PromotionLog(self.production.backend).record(self.model, number) or b"", where)
         kind = {"promote": "promotion", "rollback": "roll back", "unblock": "unblocking"}[entry.kind]
         by = f"{entry.asked_by} at {entry.when.isoformat(timespec='seconds')}"
+        why = f" ({entry.reason})" if entry.reason else ""
         named = entry.champion.version or entry.champion.digest[:12]
         same = f" (`deepspec rollback {self.model} --to {named}`)" if entry.kind == "rollback" else ""
         return OtherHistory(
-            f"Production's log has its own entry {number}: a {kind} to version {named}, by {by}. Nothing is copied.",
+            f"Production's log has its own entry {number}: a {kind} to version {named}, by {by}{why}. "
+            "Nothing is copied.",
             where=where,
             remedy=f"Do the same here{same}; then production's owner removes its entries from {number} on.",
         )
