@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
+from deepspec.evaluation.config import GATE
 from deepspec.evaluation.results import BenchmarkResult, MeanResult, Rates
 from deepspec.gates.verdict import Verdict
 from deepspec.record import RecordedEvaluation, RunRecord
@@ -127,20 +128,38 @@ def _algorithm_prefix(part: RecordedEvaluation) -> str:
     return f"{part.algorithm} " if part.algorithm is not None else ""
 
 
-def _outcome(record: RunRecord) -> list[Text]:
+def _outcome(record: RunRecord) -> "list[RenderableType]":
     verdicts = record.verdicts
     status = Text(record.status.replace("_", " ").capitalize(), style="bold")
     limits = [Text(verdict.limits, style="dim") for verdict in verdicts[:1] if verdict.limits is not None]
     if len(verdicts) <= 1:
         for verdict in verdicts:
             status.append(f": {_sentences(verdict)}", style="not bold")
-        return [status, *limits, *map(Text, record.notes)]
+        return [status, *_against_champion(verdicts), *limits, *map(Text, record.notes)]
     return [
         status,
         *map(Text, record.notes),
         *(Text(f"{verdict.algorithm}: {_sentences(verdict)}") for verdict in verdicts),
         *limits,
     ]
+
+
+def _against_champion(verdicts: Sequence[Verdict]) -> "list[RenderableType]":
+    """Draft and champion side by side, with paired differences; nothing where there was no champion."""
+    rows = [row for verdict in verdicts if verdict.champion is not None for row in verdict.comparison]
+    if not rows:
+        return []
+    table = whole_table()
+    table.add_column("τ", overflow="fold")
+    table.add_column("champion", justify="right", no_wrap=True)
+    table.add_column("challenger", justify="right", no_wrap=True)
+    table.add_column("difference [95 % interval]", no_wrap=True)
+    table.add_column("prompts", justify="right", no_wrap=True)
+    for row in rows:
+        name = "gate split" if row.name == GATE else row.name
+        found = with_interval(row.difference, row.ci95, sign=True)
+        table.add_row(Text(name), number(row.champion, 2), number(row.challenger, 2), found, str(row.prompts))
+    return [table]
 
 
 def _sentences(verdict: Verdict) -> str:

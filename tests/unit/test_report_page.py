@@ -36,6 +36,7 @@ from tests.fixtures.reports import (
     stage,
     verdict,
 )
+from tests.fixtures.verdicts import judged
 
 __all__ = ["figures_once"]
 
@@ -92,7 +93,7 @@ def test_it_says_what_was_measured_and_on_how_much(written: Written) -> None:
         "3.100", "2.85 to 3.35", f"2.25{TIMES}", "0.432", "over 2400 rounds of 96 prompts", "of 1090",  # results
         "2.750", "1 skipped of 49 prompts", "τ 2.900 (2.65 to 3.15) over 1 200 rounds of 48 prompts",
         "Accepted", "τ 2.900 against the champion's 2.600 on the gate split: +0.300",
-            "gate split82.6002.900+0.300", "tiny version 6",  # verdict
+            "gate split2.6002.900+0.300+0.300 to +0.3008", "tiny version 6",  # verdict
         "0.0571", "0.0191", "1.100", "rounds behind k = 1: 445, 2: 445",  # calibration
         "one point in 3 is drawn", "train.lr changed 0.0006 -> 0.0003",  # training, stages
         "3.1 MB", "301.3 s", "k" * 64, "d" * 64, "lr: 0.0006", "models:/tiny/7",
@@ -215,6 +216,14 @@ def test_a_benchmark_without_rounds_has_dashes(tmp_path: Path) -> None:
     assert "—" in shown(record(evaluation=measured.to_json()))
 
 
+def test_without_a_champion_nothing_is_shown_to_be_compared(tmp_path: Path) -> None:
+    first = RecordedVerdict.from_json(judged(2.9, challenger_digest="a" * 64).to_json())
+    _, page = one_page(tmp_path, report(verdict=first))
+    assert "challengerprompts gate split2.9008" in re.sub(r"\s+", " ", page.text)
+    assert "difference" not in page.text
+    assert "challenger" not in shown(record(status="promoted", verdict=first.to_json()))
+
+
 def test_the_data_is_kept_as_json(written: Written) -> None:
     assert json.loads((written.folder / "report.json").read_text()) == written.data.to_json()
 
@@ -251,6 +260,8 @@ def test_the_terminal_table_reads_at_80_columns(data: RunReport) -> None:
     ]
     assert "accepted at 1…3, %" in text
     assert "Promoted: τ 2.900 against the champion's 2.600 on the gate split: +0.300" in text
+    beside = next(line for line in lines if line.startswith("gate split"))
+    assert beside.split() == ["gate", "split", "2.60", "2.90", "+0.30", "[+0.30,", "+0.30]", "8"]
     assert "tiny version 7 (champion)  models:/tiny/7" in text
     assert ".deepspec/runs/x/report/report.html" in text
     assert "mlflow ui --backend-store-uri sqlite:///.deepspec/mlflow.db" in text
