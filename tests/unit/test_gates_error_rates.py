@@ -1,10 +1,15 @@
 """A fixed sample of what `make campaign PART=verdict` counts: coverage, false promotions, power; seconds in all."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from deepspec.gates.config import Config
 from deepspec.gates.detectable import POWER, detectable
+from tests.fixtures.recorded_rounds import FILE, recorded
 from tests.fixtures.simulated_drafts import (
     SPREAD,
     drawn_prompts,
@@ -18,6 +23,16 @@ from tests.fixtures.simulated_drafts import (
 )
 
 CONFIG = Config()
+
+
+def test_rounds_are_recorded_as_the_record_has_them(tmp_path: Path) -> None:
+    rounds = tmp_path / "rounds.parquet"
+    pq.write_table(pa.table({"prompt": ["b", "b", "a", "b"], "committed": [1, 8, 3, 1]}), rounds)
+    assert recorded(rounds) == "[\n[2,0,0,0,0,0,0,1],\n[0,0,1,0,0,0,0,0]\n]\n"
+    assert len(recorded(rounds).splitlines()[1]) == len(FILE.read_text().splitlines()[1])
+    pq.write_table(pa.table({"prompt": ["a"], "committed": [9]}), rounds)
+    with pytest.raises(ValueError, match="committed 9"):
+        recorded(rounds)
 
 
 def test_an_interval_of_few_prompts_holds_the_truth_as_often_as_it_says() -> None:
