@@ -89,6 +89,7 @@ class Following:
         self._again_at = 0.0
         self._trouble = ""
         self._hook_tries = 0
+        self._unwritten: tuple[Path, Pulled] | None = None
         self._said: Follower | None = None
         self._said_at = 0.0
         self._refused = False
@@ -184,15 +185,29 @@ class Following:
     def _run_hook(self) -> None:
         """Run the command for the draft in place, unless it ended well for it, or failed too often."""
         folder, held = self._place.held(), self.held
+        if self._unwritten is not None and self._unwritten[0] == folder:
+            held = self._unwritten[1]
+            self._write_down(folder, held)
         command = self._settings.command
         if command is None or folder is None or held is None or held.hook_exit == 0 or self._hook_tries >= HOOK_TRIES:
             return
         self._hook_tries += 1
         code = hook.run(command, held, folder, self._place.link)
-        held.model_copy(update={"hook_exit": code}).write(folder)
+        self._write_down(folder, held.model_copy(update={"hook_exit": code}))
         if code:
             again = "with the next poll" if self._hook_tries < HOOK_TRIES else "after the next swap only"
             self._say(f"The command ended with exit code {code}; it is run again {again}.")
+
+    def _write_down(self, folder: Path, record: Pulled) -> None:
+        """Write how the command ended; on a full disk that is said, and tried again with every poll."""
+        known, self._unwritten = self._unwritten, None
+        try:
+            record.write(folder)
+        except OSError as error:
+            self._unwritten = (folder, record)
+            if known is None:
+                again = f"It is tried again with every poll; after a restart the command would run again. ({error})"
+                self._say(f"How the command ended cannot be written to {folder}. {again}")
 
     def _follower(self, *, stopped: bool) -> Follower:
         held = self.held

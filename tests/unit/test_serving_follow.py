@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from deepspec.serving.swap import Place
 from deepspec.store import Store, open_store
 from deepspec.store.gc import FORGOTTEN_SECONDS, collect
 from tests.fixtures.refused import refused
-from tests.fixtures.serving import MODEL, ReadOnly, draft_files, promote, roll_back, train
+from tests.fixtures.serving import MODEL, ReadOnly, draft_files, file_limit, promote, roll_back, train
 from tests.fixtures.store import PLACES, Around, contents
 
 NAME = RegisteredName(MODEL, None, "champion")
@@ -262,6 +263,47 @@ def test_a_damaged_artifact_leaves_the_old_draft_until_the_roll_back(store: Stor
     roll_back(store)
     follower.poll()
     assert follower.listed().state == "healthy"
+
+
+def test_on_a_full_disk_the_draft_stays_and_the_follower_goes_on(store: Store, host: Callable[..., Host]) -> None:
+    promote(store, train(store, "one"), "1")
+    follower = host()
+    follower.poll()
+    promote(store, train(store, "two", num_bytes=200_000), "2")
+    with file_limit(50_000):
+        for _ in range(3):
+            follower.poll()
+    assert follower.files == draft_files("one")
+    assert ["No space" in sentence for sentence in follower.said] == [False, True]
+    while follower.now < 1000.0 + 2 * MOST_PAUSE_SECONDS:
+        follower.poll()
+    assert follower.files == draft_files("two", 200_000)
+
+
+def test_on_a_full_disk_a_command_is_run_once_and_its_end_is_written_later(
+    store: Store, host: Callable[..., Host], command: Path, tmp_path: Path
+) -> None:
+    promote(store, train(store, "one"), "1")
+    host().poll()
+    follower = host(command=[str(command)])
+    # The command itself may write: the limit comes when it has ended.
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as full:
+        run = hook.run
+
+        def fills_up(*arguments: Any) -> int:
+            code = run(*arguments)
+            full.enter_context(file_limit(0))
+            return code
+
+        patch.setattr(hook, "run", fills_up)
+        follower.poll()
+        follower.poll()
+    assert len([sentence for sentence in follower.said if "cannot be written" in sentence]) == 1
+    assert follower.following.held is not None
+    assert follower.following.held.hook_exit is None
+    follower.poll()
+    assert follower.following.held.hook_exit == 0
+    assert len((tmp_path / "ran").read_text().splitlines()) == 1
 
 
 def test_before_the_first_promotion_it_waits(store: Store, host: Callable[..., Host]) -> None:

@@ -1,10 +1,7 @@
 """Pulled drafts: whole, checked, swapped at once; asked of every kind of place."""
 
 import json
-import resource
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from deepspec.store.manifest import content_digest
 from deepspec.store.reading import pieces
 from deepspec.store.records import seal
 from tests.fixtures.refused import refused
-from tests.fixtures.serving import MODEL, ReadOnly, draft_files, promote, roll_back, train
+from tests.fixtures.serving import MODEL, ReadOnly, draft_files, file_limit, promote, roll_back, train
 from tests.fixtures.store import EVERY_PLACE, PLACES, contents, manifest_path, manifest_record
 from tests.fixtures.store import Place as StorePlace
 
@@ -275,17 +272,6 @@ def test_without_a_recorded_target_its_shape_is_compared(local: Store, dir_: Pat
 
 
 # --- the disk, and other processes ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def file_limit(num_bytes: int) -> Iterator[None]:
-    """No file may grow beyond the limit: writes fail the way they do on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_on_a_full_disk_the_old_draft_stays_and_nothing_is_left(there: StorePlace, dir_: Path) -> None:
