@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deepspec.registry.mlflow.tracking import Tracking
 from tests.e2e.conftest import Home
 
@@ -185,17 +187,20 @@ def test_a_draft_waits_for_the_person_who_promotes_it(warm: Home) -> None:
     assert len(history(warm)) == 1
 
 
-def test_a_draft_for_another_target_does_not_compete(warm: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["generation_config.json", "tokenizer.json"])
+def test_a_draft_for_another_target_does_not_compete(warm: Home, tmp_path: Path, file: str) -> None:
+    """The weights are the same: how it samples is not, or what its tokens mean."""
     other = tmp_path / "target"
     shutil.copytree(warm.path / "tiny" / "target", other)
-    config = (
-        json.loads((other / "generation_config.json").read_text())
-        if (other / "generation_config.json").exists()
-        else {}
-    )
-    (other / "generation_config.json").write_text(json.dumps({**config, "temperature": 0.5, "do_sample": True}))
+    written = json.loads((other / file).read_text()) if (other / file).exists() else {}
+    if file == "tokenizer.json":
+        merges = written["model"]["merges"]
+        merges[0], merges[1] = merges[1], merges[0]
+    else:
+        written |= {"temperature": 0.5, "do_sample": True}
+    (other / file).write_text(json.dumps(written))
     done = warm.run("run", "tiny", "--set", f"target.path={other}", code=2)
-    assert "another target" in done.err
+    assert "another target or tokenizer" in " ".join(done.err.split())
     assert "registry.model" in done.err
     assert "train" not in warm.statuses()
 

@@ -15,12 +15,12 @@ import pytest
 from safetensors.numpy import save
 
 from deepspec.account import local_user
-from deepspec.errors import BadArgument
+from deepspec.errors import BadArgument, DeepspecError, GateFailed
 from deepspec.gates.verdict import Reason, Verdict
 from deepspec.registry import keys, operations
 from deepspec.registry.asker import asker
 from deepspec.registry.entries import DraftReference, Promotion
-from deepspec.registry.errors import DraftBlocked, DraftDamaged, TrackingError, TrackingLost
+from deepspec.registry.errors import DraftBlocked, DraftDamaged, PromotionConflict, TrackingError, TrackingLost
 from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import PromotionLog
@@ -365,21 +365,29 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
+def promotes(
+    tracking: Tracking, store: Store, home: Path, model: str, draft: DraftReference, verdict: Artifact
+) -> Callable[[], object]:
+    """What a run does at its end: the stage `promote`."""
+    said = {"name": model, "version": draft.version, "uri": draft.uri}
+    made = ingredients("register", name=model, draft=draft.digest)
+    registration = put(store, made, {"registration.json": json.dumps(said).encode()})
+    inputs = promote.Inputs(registration=registration, verdict=verdict, draft=artifact(store, draft))
+    out = home / f"out-{draft.version}"
+    out.mkdir(exist_ok=True)
+    job = Job("promote", "k", "r1", home, store, store.get, tracking=tracking, tracking_run="any")
+    return lambda: promote.promote.function(inputs, None, out, job)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_without_mlflow_the_champion_stays_and_a_retry_completes_it(
     tracking: Tracking, champions: list[DraftReference], store: Store, home: Path, model: str
 ) -> None:
     challenger = registered(tracking, store, model, 4)
     verdict = put_verdict(store, challenger, champions[2])
-    said = {"name": model, "version": "4", "uri": challenger.uri}
-    registration = put(store, ingredients("register", name=model), {"registration.json": json.dumps(said).encode()})
-    inputs = promote.Inputs(registration=registration, verdict=verdict, draft=artifact(store, challenger))
-    out = home / "out"
-    out.mkdir()
 
     def run(through: Tracking) -> None:
-        job = Job("promote", "k", "r1", home, store, store.get, tracking=through, tracking_run="any")
-        promote.promote.function(inputs, None, out, job)
+        promotes(through, store, home, model, challenger, verdict)()
 
     log = PromotionLog(store.backend)
     with pytest.raises(TrackingLost):
@@ -389,6 +397,56 @@ def test_without_mlflow_the_champion_stays_and_a_retry_completes_it(
     assert log.champion(model) == challenger
     run(tracking)  # it was cut off after the entry was written
     assert len(log.history(model)) == 4
+
+
+@pytest.mark.parametrize("first", ["the run", "the person", "both at once"])
+def test_of_a_run_and_a_person_that_promote_one_wins_and_the_other_is_refused(
+    tracking: Tracking, champions: list[DraftReference], store: Store, home: Path, model: str, first: str
+) -> None:
+    drafts = [registered(tracking, store, model, number) for number in (4, 5)]
+    verdicts = [put_verdict(store, draft, champions[2]) for draft in drafts]
+    by = {
+        "the run": promotes(tracking, store, home, model, drafts[0], verdicts[0]),
+        "the person": lambda: operations.promote(home, store, f"models:/{model}/5", "it is time"),
+    }
+    refusals: list[DeepspecError] = []
+
+    def ask(who: str) -> None:
+        if first == "both at once":
+            together.wait()
+        try:
+            by[who]()
+        except (PromotionConflict, GateFailed) as error:
+            refusals.append(error)
+
+    together = threading.Barrier(len(by))
+    threads = [threading.Thread(target=ask, args=(who,)) for who in sorted(by, key=lambda who: who != first)]
+    for thread in threads:
+        thread.start()
+        if first != "both at once":
+            thread.join()
+    for thread in threads:
+        thread.join()
+    log = PromotionLog(store.backend)
+    history, (refusal,) = log.history(model), refusals
+    assert len(history) == 4
+    assert refusal.remedy
+    assert history[-1].champion in drafts
+    won = history[-1].champion.version
+    assert first == "both at once" or won == {"the run": "4", "the person": "5"}[first]
+    tracking.reconcile(model, log)
+    assert aliases(tracking, model) == {"champion": won, "previous": "3"}
+
+
+def test_a_roll_back_to_a_version_that_was_deleted_in_mlflow_is_refused(
+    tracking: Tracking, champions: list[DraftReference], store: Store, home: Path, model: str
+) -> None:
+    tracking._server.client.delete_model_version(model, "2")
+    before = PromotionLog(store.backend).history(model)
+    with refused(TrackingError, champions[1].digest[:12], "version 2", where=model) as caught:
+        operations.rollback(home, store, model, None, "slower")
+    assert f"deepspec models reconcile {model}" in str(caught.value.remedy)
+    assert PromotionLog(store.backend).history(model) == before
 
 
 @contextlib.contextmanager
