@@ -12,6 +12,6 @@
 `keys.py` lists every parameter, tag, metric and alias that is written, `card.py` writes a draft's card, `errors.py`
 says what can go wrong between a trained draft and a served one, `identity.py` when two drafts are the same for a roll
 back, `asker.py` who asks, `looks.py` how often a champion was challenged, `batches.py` which entries of a copied log
-count together, `version_record.py` what is known of a version where its inputs are not. Only the room `mlflow/` imports
-MLflow.
+count together, `version_record.py` what is known of a version where its inputs are not, `records.py` what these ask of
+the store's backend. Only the room `mlflow/` imports MLflow.
 """

@@ -7,32 +7,17 @@ the same answers, finds its number again. What a look may spend is `deepspec.gat
 
 import re
 import uuid
-from collections.abc import Mapping
-from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from deepspec.errors import ArtifactError
 from deepspec.registry.errors import PromotionConflict, PromotionLogDamaged
-from deepspec.registry.promotions import ROOT
+from deepspec.registry.records import ROOT, Records
 from deepspec.store.records import JsonRecord, refuse_newer, seal, unseal
 
 FORMAT = 1
 _ENTRY = re.compile(r"([1-9][0-9]{0,8})\.json")
 _ATTEMPTS = 8
-
-
-class Records(Protocol):
-    """The part of a store's backend that looks stand on."""
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write `data` if nothing is at `path`; return whether this call did."""
-
-    def read(self, path: str) -> bytes:
-        """The content of `path`; FileNotFoundError if nothing is there."""
-
-    def list(self, prefix: str) -> Mapping[str, Any]:
-        """Everything under the folder `prefix`, by full path."""
 
 
 class Look(JsonRecord):

@@ -10,10 +10,9 @@ It knows drafts by artifact key and content digest, and MLflow only as a version
 
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any, Protocol
 
 from deepspec.account import Actor
 from deepspec.errors import GateFailed, RecipeError
@@ -22,24 +21,11 @@ from deepspec.registry.batches import Batch, batches, in_force, inside
 from deepspec.registry.blocks import block_of
 from deepspec.registry.entries import FORMAT, DraftIdentity, DraftReference, Kind, Promotion, damaged
 from deepspec.registry.errors import DraftBlocked, NothingToRollBackTo, PromotionConflict
+from deepspec.registry.records import ROOT, Records
 
-ROOT = "registry"
 _ENTRY = re.compile(r"([1-9][0-9]{0,8})\.json")
 _ATTEMPTS = 8
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
-
-class Records(Protocol):
-    """The part of a store's backend that the log stands on."""
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write `data` if nothing is at `path`; return whether this call did."""
-
-    def read(self, path: str) -> bytes:
-        """The content of `path`; FileNotFoundError if nothing is there."""
-
-    def list(self, prefix: str) -> Mapping[str, Any]:
-        """Everything under the folder `prefix`, by full path."""
 
 
 class PromotionLog:
@@ -297,7 +283,7 @@ class PromotionLog:
         self._records.create(f"{_folder(model)}/{batch.name}", b"{}")
 
     def copy(self, model: str, number: int, entry: bytes) -> bool:
-        """Create an entry as another log has it; return whether it says this now, whoever wrote it."""
+        """Create an entry as another log has it; return whether it is there now, whoever created it."""
         return self._records.create(_path(model, number), entry) or self.record(model, number) == entry
 
     def _last(self, model: str) -> int:

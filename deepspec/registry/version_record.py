@@ -7,32 +7,18 @@ conversations, answers and tokens stay in the store in which the draft was made,
 
 import contextlib
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from deepspec.registry.card import CARD_FILE
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.errors import VersionRecordDamaged
-from deepspec.registry.promotions import ROOT
+from deepspec.registry.records import ROOT, Records
 from deepspec.store.records import JsonRecord, refuse_newer, seal, unseal
 
 FORMAT = 1
 """Raised when a record is written that an older deepspec could not read."""
 
 _RECORD = re.compile(r"([0-9a-f]{64})\.json")
-
-
-class Records(Protocol):
-    """The part of a store's backend that version records stand on."""
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write `data` if nothing is at `path`; return whether this call did."""
-
-    def read(self, path: str) -> bytes:
-        """The content of `path`; FileNotFoundError if nothing is there."""
-
-    def list(self, prefix: str) -> Mapping[str, Any]:
-        """Everything under the folder `prefix`, by full path."""
 
 
 class Ancestor(JsonRecord):

@@ -15,7 +15,7 @@ from deepspec.errors import ArtifactError, BadArgument, DeepspecError
 from deepspec.progress import SILENT, Progress
 from deepspec.registry.draft_names import RegisteredName
 from deepspec.registry.keys import CHAMPION
-from deepspec.registry.promotions import ROOT
+from deepspec.registry.records import ROOT
 from deepspec.serving import hook
 from deepspec.serving.followers import Follower, empty
 from deepspec.serving.names import LOGGED, WHERE, appointed
