@@ -17,22 +17,19 @@ from typing import Any
 
 from deepspec.account import Actor
 from deepspec.gates.verdict import Verdict
-from deepspec.gates.verdict_text import verdict_lines, verdict_metrics
+from deepspec.gates.verdict_text import verdict_metrics
 from deepspec.registry import keys
 from deepspec.registry.card import CARD_FILE
 from deepspec.registry.entries import DraftReference, Promotion
 from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow.connection import Connection, mlflow_errors
+from deepspec.registry.mlflow.description import described, parts_of, verdict_part
 from deepspec.registry.promotions import PromotionLog, previous_of
 
 _OTHER_ALIASES = (keys.PREVIOUS, keys.CHALLENGER)
 _LOGGED_MODEL = "models:/"
 _ATTEMPTS = 5
 _AGAIN_SECONDS = 0.05
-_VERDICT = "\n---\n\n"
-"""Ends the verdict in a description; the card follows."""
-_LONGEST_DESCRIPTION = 5000
-"""Characters that MLflow's databases hold of a description."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ class Versions:
                     source=f"{_LOGGED_MODEL}{model.model_id}",
                     run_id=run_id,
                     tags=full,
-                    description=_description(card),
+                    description=None if card is None else described("", card),
                     model_id=model.model_id,
                 )
         return _registered(version, created=True)
@@ -210,7 +207,7 @@ class Versions:
         The metrics are the logged model's and its run's, with the version's number as the step: MLflow charts them over
         versions. The tags come last: a call that was interrupted is made again.
         """
-        tags, text = keys.verdict_tags(verdict), "\n".join(verdict_lines(verdict)) + _VERDICT
+        tags, text = keys.verdict_tags(verdict), verdict_part(verdict)
         if version.description.startswith(text) and all(
             version.tags.get(name) == value for name, value in tags.items()
         ):
@@ -218,9 +215,9 @@ class Versions:
         client = self._server.client
         with self._server.named_errors():
             written = client.get_model_version(version.name, version.version)
-            described = _description(text + _card_in(written.description))
-            if written.description != described:
-                client.update_model_version(version.name, version.version, described)
+            said = described(text, parts_of(written.description)[1])
+            if written.description != said:
+                client.update_model_version(version.name, version.version, said)
             if version.run_id is not None:
                 client.log_batch(version.run_id, metrics=_metrics(version, verdict))
         self.retag(version, tags)
@@ -234,10 +231,10 @@ class Versions:
             # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
             with self._server.transferring():
                 self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(notes, card))
-            if card is not None and _card_in(written.description) != card:
-                described = _description(_verdict_in(written.description) + card)
-                if written.description != described:
-                    client.update_model_version(version.name, version.version, described)
+            if card is not None:
+                said = described(parts_of(written.description)[0], card)
+                if written.description != said:
+                    client.update_model_version(version.name, version.version, said)
 
     def _log_texts(self, model_id: str, texts: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -403,26 +400,6 @@ class Versions:
 
 def _with_card(notes: Mapping[str, str], card: str | None) -> dict[str, str]:
     return {**notes, **({CARD_FILE: card} if card is not None else {})}
-
-
-def _description(card: str | None) -> str | None:
-    """The card as MLflow can hold it: whole lines of it, and where the rest is."""
-    if card is None or len(card) <= _LONGEST_DESCRIPTION:
-        return card
-    rest = f"\n… the rest is in {CARD_FILE}."
-    head = card[: _LONGEST_DESCRIPTION - len(rest)]
-    return head[: head.rfind("\n")] + rest
-
-
-def _verdict_in(description: str | None) -> str:
-    """The part of a description that is the verdict, with what ends it; empty where it has none."""
-    head, mark, _ = (description or "").partition(_VERDICT)
-    return head + mark if mark else ""
-
-
-def _card_in(description: str | None) -> str:
-    """The part of a description that is the card."""
-    return (description or "").removeprefix(_verdict_in(description))
 
 
 def _metrics(version: RegisteredVersion, verdict: Verdict) -> list[Any]:
