@@ -189,7 +189,10 @@ def served(
         return Job(name, directories[name], METHODS[draft], 5, prompts, MAX_NEW_TOKENS, STOP_ID)
 
     first = ("eagle3, vllm", "in_place, vllm", "eagle3, speculators", "in_place, speculators", "eagle3, layers shifted")
-    second = ("dspark, vllm", "next_token, vllm", "dspark, speculators", "next_token, other slots")
+    second = (
+        *("dspark, vllm", "next_token, vllm", "dspark, speculators", "next_token, speculators"),
+        "next_token, other slots",
+    )
     running = [
         Serving(target, [job(name) for name in first], folder / "first"),
         Serving(target, [job(name) for name in second], folder / "second", **INTERPRETED),
@@ -207,6 +210,7 @@ def served(
         "dspark, vllm",
         "dspark, speculators",
         "next_token, vllm",
+        "next_token, speculators",
     ],
 )
 def test_a_draft_is_served_as_it_was_measured(name: str, served: dict[str, Served], ours: dict[str, Decoded]) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import IncompatibleDraft
 from deepspec.export import FORMATS
 from deepspec.targets.directory import read_spec
-from deepspec.targets.weights import Weights, read_tables
-from tests.fixtures.algorithms import TARGETS, small_config
+from tests.fixtures.algorithms import TARGETS
+from tests.fixtures.published import spoil, trained
 from tests.fixtures.refused import refused
 
 FORMAT = FORMATS["deepspec"]
@@ -25,15 +25,6 @@ DEPTH = {"qwen3": {"num_layers": 8}, "gemma4": {"layer_types": "ssfssssf"}}
 @pytest.fixture(params=sorted(TARGETS))
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return TARGETS[request.param](tmp_path / "target", **DEPTH[request.param])
-
-
-def trained(target: Path, name: str, folder: Path, **fields: object) -> Path:
-    algorithm, spec = ALGORITHMS[name], read_spec(target)
-    config = small_config(algorithm, **({"target_layer_ids": (0, 1, 2, 4, 6)} | fields))
-    draft = algorithm.build(config, spec)
-    algorithm.initialize(draft, *read_tables(Weights(target), spec, dtype=torch.float32), 0)
-    algorithm.save(draft, folder, config, spec)
-    return folder
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -201,12 +192,7 @@ def test_what_the_format_cannot_hold_is_refused(target: Path, tmp_path: Path) ->
 def test_every_flaw_is_named(target: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     FORMAT.write(trained(target, "dspark", tmp_path / "draft"), out, "some/target")
-    tensors = load_file(out / "model.safetensors")
-    tensors["extra.weight"] = tensors.pop("norm.weight")
-    tensors["fc.weight"] = tensors["fc.weight"][:-1].clone()
-    tensors["hidden_norm.weight"] = tensors["hidden_norm.weight"].float()
-    tensors["lm_head.weight"][0, 0] = float("nan")
-    save_file(tensors, out / "model.safetensors")
+    spoil(out, torch.float32)
     flaws = " ".join(FORMAT.check(out))
     for words in (
         "norm.weight is missing",

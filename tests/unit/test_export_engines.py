@@ -16,8 +16,9 @@ from deepspec.registry import draft_export
 from deepspec.store import open_store
 from deepspec.targets.directory import read_spec
 from tests.fixtures.algorithms import TARGETS
+from tests.fixtures.published import spoil, trained
 from tests.fixtures.refused import refused
-from tests.unit.test_export import DEPTH, trained
+from tests.unit.test_export import DEPTH
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "eagle3": ("eagle3", {}),
@@ -124,12 +125,7 @@ def test_a_seeded_fault_is_named(name: str, targets: dict[str, Path], tmp_path: 
 def test_a_fault_of_the_tensors_is_named(form: str, targets: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     FORMATS[form].write(trained(targets["qwen3"], "dspark", tmp_path / "draft"), out, "some/target")
-    tensors = load_file(out / "model.safetensors")
-    tensors["extra.weight"] = tensors.pop("norm.weight")
-    tensors["fc.weight"] = tensors["fc.weight"][:-1].clone()
-    tensors["hidden_norm.weight"] = tensors["hidden_norm.weight"].bfloat16()
-    tensors["lm_head.weight"][0, 0] = float("nan")
-    save_file(tensors, out / "model.safetensors")
+    spoil(out, torch.bfloat16)
     flaws = " ".join(FORMATS[form].check(out))
     for words in ("norm.weight is missing", "extra.weight is not known", "fc.weight has shape", "is bfloat16, not"):
         assert words in flaws
