@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deepspec.recipe import Recipe
 from deepspec.registry.identity import IMPORTED, is_from_outside
 from deepspec.store import Artifact
-from deepspec.store.gc import lineage
+from deepspec.store.gc import lineage, nearest
 from deepspec.store.manifest import ABOUT
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
@@ -40,7 +40,7 @@ class Counts(StageCounts):
     uri: str
 
 
-@stage(version=3, reads=("name", "registry.model", "data.source"))
+@stage(version=4, reads=("name", "registry.model", "data.source"))
 def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Register the draft's directory with its card and calibration; a draft that is registered gets the new card."""
     from deepspec.evaluation.calibration.results import rewritten
@@ -53,7 +53,7 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     _, tracking_run = job.tracker()
     draft, folder = inputs.draft, inputs.draft.directory() / "draft"
     ancestors = (inputs.draft, inputs.calibration, inputs.evaluation)
-    made_from = {item.kind: item for parent in ancestors for item in lineage(parent, job.artifact)}
+    made_from = nearest(item for parent in ancestors for item in lineage(parent, job.artifact))
     where = f"{inputs.evaluation.kind}/{inputs.evaluation.key[:12]}"
     measured = Evaluation.from_json(inputs.evaluation.json("evaluation.json"), where=where)
     tags = version_tags(

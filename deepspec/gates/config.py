@@ -51,7 +51,8 @@ class Config(Section):
         " nothing.",
     )
     servable: bool = Field(
-        default=True, description="The draft must have no flaw in the layout that engines read; false asks for nothing."
+        default=True,
+        description="The draft must have no flaw in any format that holds such drafts; false asks for nothing.",
     )
     approval: Literal["automatic", "manual"] = execution_field(
         "automatic",

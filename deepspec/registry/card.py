@@ -21,7 +21,9 @@ NOT_TRAINED_HERE = (
     "Not known: the draft was imported. It may have been trained on prompts that it is evaluated on, and its τ may be"
     " too high."
 )
-STARTED_OUTSIDE = "Training started from a draft that was not trained here; what that one was trained on is not known."
+STARTED_OUTSIDE = (
+    "Training started from a draft that was not trained here: the training data of that draft are not known."
+)
 
 _MARKED = re.compile(r"([\\`*_{}\[\]<>#|~])")
 

@@ -60,7 +60,7 @@ def follow(store: Store, home: Path, model: str, production: Production, log: Pr
         store, home: where drafts are made.
         model: registered model name.
         production: where they go on to.
-        log: the store's; None: it is read anew.
+        log: the store's; None: it is read again.
     """
     done: list[str] = []
     publishing: Publishing | None = None

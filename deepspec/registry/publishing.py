@@ -22,7 +22,7 @@ from deepspec.registry.reconciling import about, evaluation_in, registered_as, r
 from deepspec.registry.version_record import Ancestor, VersionRecord, version_record
 from deepspec.store import Artifact, Store
 from deepspec.store.copy_store import Copied, copy_artifact
-from deepspec.store.gc import absent, lineage
+from deepspec.store.gc import absent, lineage, nearest
 from deepspec.store.lease import leased
 
 
@@ -40,7 +40,7 @@ class Publishing:
         behind: how many entries production lacks, as far as was seen; None: it has not answered yet.
         complete: whether it has all that it needs.
         written: how many were written.
-        notes: what could not be copied and is not needed for the champion, in sentences.
+        notes: sentences about drafts besides the champion's that could not be copied.
     """
 
     store: Store
@@ -208,8 +208,7 @@ def describe(store: Store, model: str, draft: DraftReference) -> VersionRecord:
     )
     notes = about(registration) if registration is not None else {}
     card = notes.pop(CARD_FILE, None)
-    # Nearest last, as in `reconciling`.
-    artifacts = {one.kind: (one.key, one.digest) for one in reversed(ancestors)}
+    artifacts = {kind: (one.key, one.digest) for kind, one in nearest(ancestors).items()}
     return VersionRecord(
         model=model,
         draft=draft,
@@ -222,7 +221,7 @@ def describe(store: Store, model: str, draft: DraftReference) -> VersionRecord:
 
 
 def _whole(artifact: Artifact) -> bool:
-    """Whether all bytes of an artifact are what its manifest says; one that is not will be copied again."""
+    """Whether all bytes of an artifact are what its manifest says; otherwise it is copied again."""
     try:
         artifact.refuse_damaged()
     except ArtifactDamaged:

@@ -23,7 +23,7 @@ from deepspec.registry.promotions import PromotionLog, previous_of
 from deepspec.registry.verdicts import verdicts
 from deepspec.registry.version_record import VersionRecord, version_records
 from deepspec.store import Artifact, Store
-from deepspec.store.gc import lineage
+from deepspec.store.gc import lineage, nearest
 from deepspec.store.manifest import ABOUT
 
 REGISTRY_FILE = "registry.json"
@@ -259,8 +259,7 @@ class _Registration:
             ArtifactMissing, ArtifactDamaged: something that it was made from is not whole.
         """
         parents = registration.manifest.parents
-        # Nearest last: a draft that was started from another one has two of a kind.
-        ancestors = {item.kind: item for item in reversed(lineage(registration, store.get)[1:])}
+        ancestors = nearest(lineage(registration, store.get)[1:])
         draft = ancestors[parents["draft"].kind]
         tags = tags_of(
             registration,

@@ -10,6 +10,7 @@ lease back. Where it is unknown what is reached (a damaged manifest or lease), n
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from deepspec.errors import ArtifactError
 from deepspec.store import layout, lease
@@ -77,6 +78,29 @@ def lineage(artifact: Artifact, get: Callable[[str, str], Artifact | None]) -> l
                 ancestor = get(parent.kind, parent.key)
                 open_ += [] if ancestor is None else [ancestor]
     return list(order.values())
+
+
+class OfKind(Protocol):
+    """An artifact, or what is known of one."""
+
+    @property
+    def kind(self) -> str:
+        """The stage's that made it."""
+
+
+Item = TypeVar("Item", bound=OfKind)
+
+
+def nearest(found: Iterable[Item]) -> dict[str, Item]:
+    """Of every kind the first: a draft that was started from another one has two of a kind, and the nearer is its own.
+
+    Args:
+        found: nearest first, as `lineage` gives it.
+    """
+    of_kind: dict[str, Item] = {}
+    for item in found:
+        of_kind.setdefault(item.kind, item)
+    return of_kind
 
 
 def absent(found: Iterable[Artifact]) -> list[Parent]:

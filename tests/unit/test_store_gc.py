@@ -9,7 +9,7 @@ import pytest
 
 from deepspec.errors import ArtifactError
 from deepspec.store import Artifact, Store, open_store
-from deepspec.store.gc import GRACE_SECONDS, collect, garbage, lineage, reachable
+from deepspec.store.gc import GRACE_SECONDS, collect, garbage, lineage, nearest, reachable
 from deepspec.store.layout import Stat
 from deepspec.store.lease import leased
 from deepspec.store.records import seal
@@ -308,6 +308,15 @@ def test_lineage_is_a_walk_over_manifests_nearest_first(store: Store) -> None:
     found = lineage(artifacts[0], store.get)
     assert [item.kind for item in found] == ["train", "states", "tokens", "conversations"]
     assert pairs(found) == pairs(artifacts)
+
+
+def test_of_two_ancestors_of_a_kind_the_nearer_one_counts(store: Store) -> None:
+    """A draft that was started from another one has that one's states and conversations among its ancestors too."""
+    earlier, own = chain(store, "earlier"), chain(store, "own")
+    draft = put(store, ingredients("train", name="started"), init=earlier[0], states=own[2], tokens=own[1])
+    found = lineage(draft, store.get)
+    assert pairs(found) == pairs([draft, *earlier, *own[1:]])
+    assert pairs(nearest(found).values()) == pairs([draft, *own[1:]])
 
 
 def test_a_root_of_a_newer_deepspec_stops_the_collection(store: Store) -> None:
