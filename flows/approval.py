@@ -59,7 +59,8 @@ def wait_for_person(record: RunRecord, hours: float) -> None:
 
     Args:
         record: of a run that ended as awaiting_approval.
-        hours: after which Prefect lets nobody approve any more, and the flow run fails. `deepspec promote` goes on.
+        hours: the time limit. After it Prefect refuses an approval, and ends the flow run as failed; the command
+            `deepspec promote` still promotes.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:

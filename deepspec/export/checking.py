@@ -36,7 +36,7 @@ def tensor_flaws(directory: Path, expected: Mapping[str, torch.Tensor], dtype: t
     Args:
         directory: with the weights.
         expected: names and shapes; the tensors may be without memory.
-        dtype: of all; None: that of config.json, which the caller has compared.
+        dtype: of all; None: it is not compared.
     """
     flaws: list[str] = []
     try:

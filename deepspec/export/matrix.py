@@ -1,8 +1,8 @@
 """What loads which draft: the one table of algorithm × family × format, with the reason where the answer is no.
 
-`export` and `export --check` ask it, `export --matrix` prints it, and a test holds every architecture in it against the
-registries in the engines' own wheels. Source: vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on
-PyPI; spec page "Engines".
+`export` and `export --check` ask it, `export --matrix` prints it. A test holds vLLM's architectures against the
+registry in its wheel; SGLang's and speculators' were read in theirs by hand. Source: vLLM 0.32.0 and 0.33.0, SGLang
+0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Cell:
     """One answer of the table.
 
     Attributes:
-        architecture: what config.json has to call the draft; None: it is not loaded.
+        architecture: the draft's in config.json; None: it is not loaded.
         method: what the engine calls the algorithm.
         layout: how it makes a round's tokens; None: as the draft was trained.
         reason: why it is not loaded, in a sentence.

@@ -2,7 +2,7 @@
 
 A directory in the layout of the public checkpoints has config.json and safetensors weights, in one file or several with
 an index, and often a README.md. Whatever else lies there (a trainer's state, its settings as Python) is not opened:
-pickles and code are read by nobody here. Torch is not needed to look at all of this.
+no pickle and no code is read. Torch is not needed to look at this.
 
 Source of the layout: spec page "Serving", section 4.
 """
@@ -54,7 +54,7 @@ class PublicFiles:
 
 
 class Origin(JsonRecord):
-    """Where an imported draft came from, kept beside it; written and read by deepspec, and no part of its content.
+    """Where an imported draft came from: a record of deepspec's own next to the draft, and no part of its content.
 
     Attributes:
         path: the directory, as it was when it was imported.
