@@ -1,6 +1,6 @@
 """What the gates said, as a record that travels: into artifacts, the promotion log, reports."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,6 +31,13 @@ class Reason(BaseModel):
     measured: float | None
     required: float | None = None
     sentence: str
+
+    @property
+    def answer(self) -> Literal["passed", "failed", "not known"]:
+        """In a word; a challenger may pass a gate that nothing is known for, where that is not the draft's fault."""
+        if not self.passed:
+            return "failed"
+        return "passed" if self.measured is not None else "not known"
 
 
 class Comparison(JsonRecord):

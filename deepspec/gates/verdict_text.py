@@ -3,12 +3,13 @@
 from deepspec.gates.verdict import Verdict
 
 NOT_MEASURED = "—"
+_MARKS = {"passed": "✓", "failed": "✗", "not known": "?"}
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """Every gate's sentence, and the champion beside the challenger."""
     lines = [f"## {'Accepted' if verdict.accepted else 'Refused'}", ""]
-    lines += [f"* {'✓' if reason.passed else '✗'} **{reason.gate}**: {reason.sentence}" for reason in verdict.reasons]
+    lines += [f"* {_MARKS[reason.answer]} **{reason.gate}**: {reason.sentence}" for reason in verdict.reasons]
     if verdict.comparison:
         lines += [
             "",

@@ -77,6 +77,7 @@ class RunReport(JsonRecord):
         samples: answers with what came of the draft.
         champion: that the verdict was measured against.
         training_metrics: the trainer's stream.
+        imported: the draft was trained elsewhere; there is no such stream.
         stages: of this recipe, and those that recipes share.
         lineage: of the registered version.
         cost: of the whole run.
@@ -93,6 +94,7 @@ class RunReport(JsonRecord):
     samples: tuple[Sample, ...] | None = None
     champion: Champion | None = None
     training_metrics: tuple[TrainingMetric, ...] | None = None
+    imported: bool = False
     stages: tuple[StageEntry, ...] = ()
     lineage: tuple[Ancestor, ...] = ()
     cost: Cost | None = None
@@ -152,6 +154,7 @@ class _Page:
     fewest_prompts: int
     part: DraftSections
     training: _Training | None
+    imported: bool
     stages: Sequence[_Stage]
     cost: Sequence[_Quantity]
     lineage: Sequence[Ancestor]
@@ -189,6 +192,7 @@ def _page(report: RunReport, figures: Figures) -> _Page:
         fewest_prompts=FEWEST_PROMPTS,
         part=evaluated(report.evaluation, report.calibration, report.samples, figures),
         training=_training(report.training_metrics, figures) if report.training_metrics else None,
+        imported=report.imported,
         stages=[_Stage(stage.name, stage.status, number(stage.seconds, 1), stage.why) for stage in report.stages],
         cost=[_Quantity(spelled(name), quantity(name, value)) for name, value in used.items()],
         lineage=report.lineage,

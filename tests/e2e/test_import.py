@@ -41,7 +41,10 @@ def test_a_published_draft_is_the_baseline_that_a_trained_one_has_to_beat(
     assert unseen(record)["measured"] is None
     assert [note for note in record["notes"] if str(public) in note]
     assert "what it was trained on is not known" in done.out
-    assert Path(record["report"]).is_file()
+    report = Path(record["report"]).read_text(encoding="utf-8")
+    assert "<span>not known</span> <code>unseen_prompts</code>" in report
+    assert "The draft was imported; it was not trained here." in report
+    assert "metric stream is missing" not in report
     page = json.loads(warm.run("models", "show", "models:/public@champion", "--json").out)
     assert (page["kind"], page["version"]) == ("import", "1")
     origin = json.loads(warm.artifact_file("import", "about/origin.json").read_text())

@@ -114,6 +114,7 @@ def _report(result: Result, part: RecipeRun, record: RunRecord) -> "RunReport":
         samples=samples_of(part.outcome.get("evaluation")),
         champion=_champion(result, part, found.verdict),
         training_metrics=_training(part.outcome.get("draft")),
+        imported=_is_imported(part.outcome.get("draft")),
         stages=tuple(stage for stage in record.stages if stage.algorithm in whose),
         lineage=_lineage(result, part),
         cost=record.cost,
@@ -141,10 +142,14 @@ def _champion(result: Result, part: RecipeRun, verdict: RecordedVerdict | None) 
     return Champion(name=name, version=version, digest=verdict.champion)
 
 
+def _is_imported(draft: Reference | None) -> bool:
+    return isinstance(draft, Artifact) and draft.kind == IMPORTED
+
+
 def _training(draft: Reference | None) -> "tuple[TrainingMetric, ...] | None":
     from deepspec.reports.run_page import TrainingMetric
 
-    if not isinstance(draft, Artifact) or draft.kind == IMPORTED:
+    if not isinstance(draft, Artifact) or _is_imported(draft):
         return None
     lines = draft.path("metrics.jsonl").read_text(encoding="utf-8").splitlines()
     where = f"{draft.kind}/{draft.key[:12]}/metrics.jsonl"
