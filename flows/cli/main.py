@@ -104,7 +104,11 @@ def main() -> NoReturn:
         _end(error.exit_code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own usage errors
-            note(f"deepspec: {error.format_message()} `deepspec --help` lists commands.")
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context is not None else "deepspec"
+            said = error.format_message()
+            said += "" if said.endswith((".", "?")) else "."
+            note(f"deepspec: {said} `{command} --help` shows what there is.")
             _end(2)
         if os.environ.get("DEEPSPEC_DEBUG"):
             raise

@@ -114,10 +114,11 @@ def test_a_reader_that_has_gone_changes_no_outcome() -> None:
 
 
 def test_exit_codes_of_wrong_usage() -> None:
-    for arguments in (["run"], ["run", "tiny", "--nope"], ["nonsense"], []):
+    for arguments, command in ((["run"], " run"), (["run", "tiny", "--nope"], " run"), (["nonsense"], ""), ([], "")):
         done = deepspec(*arguments)
         assert done.returncode == 2, arguments
         assert "Traceback" not in done.stderr
+        assert not arguments or f"{command} --help`" in done.stderr, arguments
     assert deepspec("--version").returncode == 0
 
 
