@@ -25,6 +25,7 @@ from tests.unit.test_export import DEPTH
 from tests.unit.test_export_engines import KINDS
 
 WEIGHTS, TABLES = "model.safetensors", ("embed_tokens.weight", "lm_head.weight")
+EAGLE, BLOCK, IN_PLACE = "eagle3", "dspark, vanilla head", "dflash, in_place"
 LAYERS = (-1, 0, 2, 4, 6)
 """With the embedding's output, of which the engines' count has the number 0."""
 
@@ -38,7 +39,7 @@ EXPORTED = [
 BY_HAND = [
     ("z-lab", "qwen3", "dflash, in_place"),
     ("specforge", "qwen3", "dflash, in_place"),
-    *(("specforge", "qwen3", row) for row in ("eagle3", *ROWS[3:])),
+    *(("specforge", "qwen3", row) for row in ROWS if row == "eagle3" or row.startswith("dspark")),
 ]
 
 
@@ -48,11 +49,11 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make(folder / name, **DEPTH[name]) for name, make in TARGETS.items()}
 
 
-def our_draft(target: Path, row: str, out: Path, *, rounded: bool = False) -> Path:
+def our_draft(target: Path, row: str, out: Path, *, rounded: bool = False, **fields: Any) -> Path:
     """A draft whose every weight matters; where it is rounded, all of them are exact in bfloat16."""
     algorithm, kind = KINDS[row]
     layers = {"target_layer_ids": (0, 1, 2, 4, 6) if algorithm == "eagle3" else LAYERS}
-    draft = trained(target, algorithm, out, **layers, **kind)
+    draft = trained(target, algorithm, out, **layers, **kind, **fields)
     generator = torch.Generator().manual_seed(11)
     tensors = load_file(draft / WEIGHTS)
     for name in sorted(tensors.keys() - set(TABLES)):
@@ -151,7 +152,7 @@ def test_the_recipes_section_is_read_without_weights(
 def test_the_layout_is_what_config_json_says(targets: dict[str, Path], tmp_path: Path) -> None:
     """The folder's name says nothing."""
     found = {}
-    for layout, row in (("z-lab", "dflash, in_place"), ("specforge", ROWS[4]), *((form, ROWS[4]) for form in ENGINES)):
+    for layout, row in (("z-lab", "dflash, in_place"), ("specforge", BLOCK), *((form, BLOCK) for form in ENGINES)):
         ours = our_draft(targets["qwen3"], row, tmp_path / layout / "ours")
         theirs = write(layout, ours, tmp_path / layout / "eagle3-dflash-speculators")
         found[layout] = layout_of(json.loads((theirs / "config.json").read_text())).name
@@ -241,7 +242,6 @@ def twice(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     tensors["layers.0.hidden_norm.weight"] = tensors["midlayer.hidden_norm.weight"].clone()
 
 
-EAGLE, BLOCK, IN_PLACE = "eagle3", "dspark, vanilla head", "dflash, in_place"
 AUX, EAGLE_AUX, BODY = "aux_hidden_state_layer_ids", "eagle_aux_hidden_state_layer_ids", "transformer_layer_config"
 NESTED = "dflash_config"
 
@@ -294,6 +294,8 @@ REFUSED: dict[str, tuple[str, Change, list[str]]] = {
     "speculators: no mask": (BLOCK, fields(mask_token_id=None), ["mask_token_id", "missing"]),
     "vllm: a Llama body": (EAGLE, fields(architectures=["Eagle3LlamaForCausalLM"]), ["architectures", "norms"]),
     "vllm: layers that differ": (EAGLE, fields(**{EAGLE_AUX: [0, 1, 2, 4, 6]}), ["target_layer_ids", EAGLE_AUX]),
+    "vllm: several layers": (EAGLE, fields(num_hidden_layers=2), ["num_hidden_layers", "2", "1 layer"]),
+    "speculators: several layers": (EAGLE, fields(BODY, num_hidden_layers=2), [f"{BODY}.num_hidden_layers", "2"]),
     "vllm: a scaled head": (EAGLE, fields(logit_scale=0.5), ["logit_scale", "0.5"]),
     "vllm: parallel": (EAGLE, fields(pard_token=3), ["pard_token"]),
     "vllm: the other slots": (BLOCK, fields(sample_from_anchor=None, dspark_bonus_anchor=True), ["in place"]),

@@ -35,7 +35,7 @@ def _read(written: Mapping[str, Any], where: str) -> dict[str, Any]:
         here = f"it is {_QWEN3}: a Llama body has no norms of queries and keys"
         raise fields.refused("architectures", written["architectures"], here, where)
     fields.refuse_others(written, fields.BODY, where)
-    fields.refuse_others(written, fields.EAGLE3, where)
+    fields.refuse_others(written, {**fields.EAGLE3, **fields.ONE_LAYER}, where)
     fields.refuse_sizes(written, written, where)
     ids = fields.layer_ids(written, _SPELLINGS, where)
     return {

@@ -45,6 +45,11 @@ EAGLE3: Allowed = MappingProxyType(
 )
 """Of an Eagle3 draft."""
 
+ONE_LAYER: Allowed = MappingProxyType(
+    {"num_hidden_layers": ((1,), "every layer reads the embedding, so that only 1 layer is the same for all readers")}
+)
+"""Of an Eagle3 draft where only the first layer reads the embedding."""
+
 
 def at(written: Mapping[str, Any], field: str) -> Any:
     """The value of a field, of a nested one with a dot; None if it is missing."""

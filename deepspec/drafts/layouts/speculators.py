@@ -62,6 +62,7 @@ def _read(written: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _eagle3(written: Mapping[str, Any], said: Mapping[str, Any], where: str) -> dict[str, Any]:
     fields.refuse_others(written, fields.EAGLE3, where)
+    fields.refuse_others(written[SECTION], fields.ONE_LAYER, where, f"{SECTION}.")
     if written.get("norm_before_residual") is None:
         raise fields.refused("norm_before_residual", None, _SAID, where)
     return {
