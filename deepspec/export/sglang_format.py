@@ -29,4 +29,10 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     return {**common, **head_fields(described), SLOTS: True, BONUS: False}
 
 
-FORMAT = EngineFormat(name="sglang", required=_required, own=own).format()
+def _flaws(described: Described) -> list[str]:
+    if min(described.layer_ids) >= 0:
+        return []
+    return [f"field target_layer_ids is {described.layer_ids}: SGLang reads layers' outputs, not the embedding's."]
+
+
+FORMAT = EngineFormat(name="sglang", required=_required, own=own, own_flaws=_flaws).format()

@@ -89,10 +89,20 @@ def check(format_name: str, directory: Path) -> list[str]:
     return FORMATS[format_name].check(directory)
 
 
-def _known(format_name: str) -> None:
+def check_for(engine: str, directory: Path) -> tuple[str, list[str]]:
+    """The format that an engine reads a directory in, and what is wrong with it; see `deepspec.export.engines`.
+
+    Raises:
+        RecipeError: no such engine.
+    """
+    from deepspec.export import engines
+
+    _known(engine, "engine")
+    return engines.check_for(engine, directory)
+
+
+def _known(name: str, what: str = "format") -> None:
     from deepspec.export import FORMATS
 
-    if format_name not in FORMATS:
-        raise RecipeError(
-            f"{format_name!r} is no format.", where="--format", remedy=f"Known: {', '.join(sorted(FORMATS))}."
-        )
+    if name not in FORMATS:
+        raise RecipeError(f"{name!r} is no {what}.", where=f"--{what}", remedy=f"Known: {', '.join(sorted(FORMATS))}.")

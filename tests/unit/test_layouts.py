@@ -1,5 +1,6 @@
 """Drafts in the layouts of others, taken over: back and forth with the same bits, and what cannot be run, by name."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -342,3 +343,34 @@ def test_what_cannot_be_run_is_refused_by_name(what: str, targets: dict[str, Pat
     with refused(IncompatibleDraft, *named, where=where):
         import_draft(theirs, read_spec(targets["qwen3"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+ODD = [None, [], {}, "x", 1.5, True, -1, 10**12, [1, "a"], [[1]], {"a": {}}]
+
+
+def places(config: dict[str, Any], within: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every field of a config.json, nested ones too."""
+    found = []
+    for name, value in config.items():
+        found.append((*within, name))
+        found += places(value, found[-1]) if isinstance(value, dict) else []
+    return found
+
+
+@pytest.mark.parametrize("row", [EAGLE, BLOCK])
+@pytest.mark.parametrize("layout", ["vllm", "speculators", "specforge"])
+def test_whatever_a_field_is_the_error_is_ours(layout: str, row: str, targets: dict[str, Path], tmp_path: Path) -> None:
+    theirs = write(layout, our_draft(targets["qwen3"], row, tmp_path / "ours"), tmp_path / "theirs")
+    whole = (theirs / "config.json").read_text()
+    read = 0
+    for *within, name in places(json.loads(whole)):
+        for value in ODD:
+            part = config = json.loads(whole)
+            for outer in within:
+                part = part[outer]
+            part[name] = value
+            (theirs / "config.json").write_text(json.dumps(config))
+            with contextlib.suppress(IncompatibleDraft):
+                published_config(theirs)
+                read += 1
+    assert 0 < read < len(ODD) * len(places(json.loads(whole)))
