@@ -23,8 +23,8 @@ from deepspec.targets import family_of
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _no_flaws(described: Described) -> list[str]:  # noqa: ARG001
-    return []
+def _takes_all(described: Described, where: str) -> None:
+    """What an engine does that has no such limits."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class EngineFormat:
         name: as on the command line.
         required: (draft, its cell, target's name) -> what config.json has to say besides the body's fields.
         own: (config.json of this format) -> the same in our own words.
-        own_flaws: (draft) -> what the engine cannot do although it has such drafts.
+        refuse: (draft, config.json) -> None: IncompatibleDraft for what the engine cannot do with such drafts.
         body_field: the field that the body's fields stand in; None: the top level.
     """
 
     name: str
     required: Callable[[Described, Cell, str], Mapping[str, Any]]
     own: Callable[[Mapping[str, Any]], dict[str, Any]]
-    own_flaws: Callable[[Described], list[str]] = _no_flaws
+    refuse: Callable[[Described, str], None] = _takes_all
     body_field: str | None = None
 
     def format(self) -> Format:
@@ -53,6 +53,7 @@ class EngineFormat:
         """Write a draft directory in this format; see `Format.write`."""
         described = Described.read(draft)
         cell = loaded(self.name, described.spec.family, described.row, f"{draft.name}/config.json")
+        self.refuse(described, f"{draft.name}/config.json")
         tensors = with_zero_head(described, described.tensors())
         write_directory(out, self._config(described, cell, target_name), tensors, draft)
 
@@ -69,6 +70,7 @@ class EngineFormat:
             written = read_draft_config(directory)
             described = Described.read(directory, self.own(written))
             cell = loaded(self.name, described.spec.family, described.row, f"{directory.name}/config.json")
+            self.refuse(described, f"{directory.name}/config.json")
             body = written if self.body_field is None else written.get(self.body_field)
             check_header(described)
             with torch.device("meta"):
@@ -84,7 +86,6 @@ class EngineFormat:
         must = {name: value for name, value in described.body().items() if name not in missing}
         flaws += field_flaws(said, must, within)
         flaws += field_flaws(written, self.required(described, cell, str(_target_in(written))))
-        flaws += self.own_flaws(described)
         flaws = flaws or layout_flaws(written, directory)
         flaws += check_side_files(directory, described.num_draft_tokens) + file_flaws(directory)
         dtype = written.get("dtype")

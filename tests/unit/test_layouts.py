@@ -27,9 +27,6 @@ from tests.unit.test_export_engines import KINDS
 
 WEIGHTS, TABLES = "model.safetensors", ("embed_tokens.weight", "lm_head.weight")
 EAGLE, BLOCK, IN_PLACE = "eagle3", "dspark, vanilla head", "dflash, in_place"
-LAYERS = (-1, 0, 2, 4, 6)
-"""With the embedding's output, of which the engines' count has the number 0."""
-
 EXPORTED = [
     (form, family, row)
     for form in ENGINES
@@ -53,8 +50,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def our_draft(target: Path, row: str, out: Path, *, rounded: bool = False, **fields: Any) -> Path:
     """A draft whose every weight matters; where it is rounded, all of them are exact in bfloat16."""
     algorithm, kind = KINDS[row]
-    layers = {"target_layer_ids": (0, 1, 2, 4, 6) if algorithm == "eagle3" else LAYERS}
-    draft = trained(target, algorithm, out, **layers, **kind, **fields)
+    draft = trained(target, algorithm, out, **kind, **fields)
     generator = torch.Generator().manual_seed(11)
     tensors = load_file(draft / WEIGHTS)
     for name in sorted(tensors.keys() - set(TABLES)):
@@ -98,7 +94,10 @@ def proposals(directory: Path, spec: TargetSpec) -> dict[str, torch.Tensor]:
 def test_back_and_forth(layout: str, family: str, row: str, targets: dict[str, Path], tmp_path: Path) -> None:
     """Weights and proposals have the same bits; a head that adds nothing comes back as a head."""
     spec = read_spec(targets[family])
-    ours = our_draft(targets[family], row, tmp_path / "ours", rounded=layout == "deepspec")
+    # With the embedding's output, where the layout can say it: it is the engines' number 0.
+    layers = (0, 1, 2, 4, 6) if layout == "sglang" or (layout, row[:6]) == ("deepspec", "eagle3") else (-1, 0, 2, 4, 6)
+    rounded = layout == "deepspec"
+    ours = our_draft(targets[family], row, tmp_path / "ours", rounded=rounded, target_layer_ids=layers)
     theirs, out = write(layout, ours, tmp_path / "theirs"), tmp_path / "out"
     imported = import_draft(theirs, spec, out)
     before, after = load_file(ours / WEIGHTS), load_file(out / WEIGHTS)
