@@ -39,6 +39,7 @@ for command in (
     drafts.compare,
     drafts.export,
     consumers.pull,
+    consumers.serve,
     drafts.measure,
     backup.backup,
 ):
