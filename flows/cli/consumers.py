@@ -105,7 +105,7 @@ def serve(
     draft: DraftName,
     engine: Annotated[str, typer.Option(help="Whose server: vllm or sglang.")],
     further: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- ARGUMENT…]", help="Arguments of the engine itself.")
+        list[str] | None, typer.Argument(metavar="ARGUMENT", help="After --: arguments of the engine itself.")
     ] = None,
     target: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The target that is served; default: the last run's.")
