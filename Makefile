@@ -42,9 +42,10 @@ test-full: $(READY) debian-packages engine  ## all tests: also real servers, the
 
 # A real vLLM, in an environment of its own: its packages are not ours. pip has nothing to resolve here either.
 engine: $(ENGINE)/.ready
-$(ENGINE)/.ready: infra/engine-constraints.txt
+$(ENGINE)/.ready: infra/engine-constraints.txt infra/engine-wheels.txt
 	test -x $(ENGINE)/bin/python || $(PYTHON) -m venv $(ENGINE)
 	$(ENGINE)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --no-deps --requirement $<
+	$(ENGINE)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(ENGINE)/wheels --requirement infra/engine-wheels.txt
 	touch $@
 
 debian-packages:
