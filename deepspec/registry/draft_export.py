@@ -2,6 +2,7 @@
 
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from deepspec.errors import IncompatibleDraft, RecipeError
@@ -13,7 +14,15 @@ from deepspec.store import Artifact, Store
 
 
 def write(
-    name: str, format_name: str, out: Path, target_name: str, *, home: Path, store: Store, force: bool = False
+    name: str,
+    format_name: str,
+    out: Path,
+    target_name: str,
+    *,
+    home: Path,
+    store: Store,
+    force: bool = False,
+    add: Callable[[Path, Artifact | Path], None] = lambda _part, _draft: None,
 ) -> Path:
     """Write the draft that `name` means to the new directory `out`, with its card and calibration if it is registered.
 
@@ -26,6 +35,7 @@ def write(
         target_name: what the target is called.
         home, store: where versions and artifacts are.
         force: write what the check refuses, too: beside `out`, with UNCHECKED in its name.
+        add: (where it is being written, the draft) -> None: writes further files, which are checked with the others.
 
     Returns:
         Where it was written.
@@ -51,6 +61,7 @@ def write(
         form.write(draft, part, target_name)
         for file, text in _about(found, store).items():
             (part / file).write_text(text, encoding="utf-8", newline="\n")
+        add(part, found)
         flaws = form.check(part)
         if flaws and not force:
             more = f" ({len(flaws) - 1} more)" if len(flaws) > 1 else ""
