@@ -4,6 +4,7 @@ The hub is that of HF_ENDPOINT (else huggingface.co), the token that of HF_TOKEN
 never part of a message.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspec.bundle.index import INDEX_FILE, Bundle
+from deepspec.bundle.index import INDEX_FILE, Bundle, read_index
 from deepspec.errors import BadArgument, DeepspecError, TransientError
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
 TOKEN = "HF_TOKEN"  # noqa: S105  a variable's name
 ENDPOINT = "HF_ENDPOINT"
-_OURS = ("serving/*", "plots/*", "*.safetensors", "*.json")
-"""What an earlier bundle may have left in the repository that this one does not have."""
+_MEANWHILE = "Someone else has written to it meanwhile: look at it, and run again."
 _REMEDIES = {
     401: f"The token in {TOKEN} is not valid: make a new one.",
     403: f"The token in {TOKEN} may not write there: give it that right, or name another repository.",
     404: "Check the owner's name, and what the token may see.",
-    409: "Someone else has written to it meanwhile: look at it, and run again.",
+    412: _MEANWHILE,
+    409: _MEANWHILE,
     413: "The hub takes no file of this size, or no more of them.",
 }
 
@@ -59,43 +60,44 @@ def send(folder: Path, bundle: Bundle, repository: str, *, public: bool) -> tupl
         PublishingRefused: the hub refuses.
         TransientError: it does not answer, or fails.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     endpoint = os.environ.get(ENDPOINT, "").rstrip("/") or "https://huggingface.co"
-    api = HfApi(endpoint=endpoint, token=token())
+    api, address = HfApi(endpoint=endpoint, token=token()), f"{endpoint}/{repository}"
     with _named_errors(endpoint, repository):
         api.create_repo(repository, exist_ok=True, private=not public)
-        address = f"{endpoint}/{repository}"
-        if _is_there(api, repository, bundle):
+        known = api.model_info(repository)
+        names = {one.rfilename for one in known.siblings or ()}
+        there = _index_at(api, repository, known.sha) if INDEX_FILE in names else None
+        if there == bundle and bundle.files.keys() <= names:
             return address, False
+        stale = names & (there.files.keys() if there is not None else set()) - bundle.files.keys()
         what = f"{bundle.draft.model or bundle.draft.algorithm} {bundle.draft.version or ''}".strip()
-        api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
+        api.create_commit(  # upload_folder would make several of one folder
+            repository,
+            [
+                *(CommitOperationDelete(name) for name in sorted(stale)),
+                *(CommitOperationAdd(name, folder / name) for name in sorted([*bundle.files, INDEX_FILE])),
+            ],
             commit_message=f"{what}, bundle {bundle.digest[:12]}",
-            delete_patterns=list(_OURS),
+            parent_commit=known.sha,
         )
     return address, True
 
 
-def _is_there(api: "HfApi", repository: str, bundle: Bundle) -> bool:
-    """Whether the newest commit is this bundle: its index, and every file that it names."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    names = set(api.list_repo_files(repository))
-    if INDEX_FILE not in names or not bundle.files.keys() <= names:
-        return False
+def _index_at(api: "HfApi", repository: str, commit: str | None) -> Bundle | None:
+    """The index in a commit; None: no bundle of ours."""
     with tempfile.TemporaryDirectory(prefix="deepspec-hub-") as folder:
-        try:
-            found = Path(api.hf_hub_download(repository, INDEX_FILE, local_dir=folder))
-        except EntryNotFoundError:
-            return False
-        return found.read_bytes() == bundle.text().encode()
+        api.hf_hub_download(repository, INDEX_FILE, revision=commit, local_dir=folder)
+        with contextlib.suppress(DeepspecError):
+            return read_index(Path(folder))
+    return None
 
 
 @contextmanager
 def _named_errors(endpoint: str, repository: str) -> Iterator[None]:
     """Failures of the hub in our words, without any of its own: they may quote what was sent."""
+    import httpx2  # what huggingface_hub asks with
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     where = f"{endpoint}/{repository}"
@@ -116,5 +118,5 @@ def _named_errors(endpoint: str, repository: str) -> Iterator[None]:
         raise PublishingRefused(
             "the hub refuses the card.", where=where, remedy="Look at the fields at the top of README.md."
         ) from None
-    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # that is its HTTP library's own error
+    except (OSError, RuntimeError, httpx2.HTTPError) as error:
         raise TransientError(f"the hub does not answer ({type(error).__name__}).", where=where, remedy=repeat) from None

@@ -5,8 +5,8 @@ Each comes from what was measured of the draft, or is left out with the reason: 
 Draft lengths by batch size: of R rows that each verify k drafted tokens, a step commits R·τ(k) tokens, with
 τ(k) = 1 + a_1 + … + a_k and a_i the mean over benchmarks of P(the first i tokens are all accepted). It takes the
 measured cost(R, k), which is that of a plain step for k = 0. The k with the most tokens per second is taken; of equal
-ones the smallest. Measured costs draft all K tokens whatever k is: right for drafts that propose a block at once, too dear for
-small k where tokens are proposed one by one.
+ones the smallest. Measured costs draft all K tokens whatever k is: right for drafts that propose a block at once, too
+dear for small k where tokens are proposed one by one.
 
 Legend: K draft positions, R rows. Source: the readers in SGLang 0.5.23 (speculative/dspark_components/dspark_sts.py,
 dspark_sps.py) and vLLM 0.32.0 (config/speculative.py, v1/spec_decode/dynamic/utils.py); spec page "Engines".
