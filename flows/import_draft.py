@@ -35,7 +35,7 @@ def import_draft(run: Run[Recipe], *, directory: Path) -> Outcome:
 
     Args:
         run: the run; `run.recipe` is a `Recipe` whose draft section is the directory's.
-        directory: in the layout of the public checkpoints.
+        directory: in one of the layouts of `deepspec.drafts.layouts`.
 
     Returns:
         see `judge_and_ship`. Cache policy: the artifact store's keys. Requires: the target and the sources named by the
@@ -59,8 +59,9 @@ def import_draft(run: Run[Recipe], *, directory: Path) -> Outcome:
 
 
 def _notes(draft: Reference, directory: Path) -> tuple[str, ...]:
-    known = isinstance(draft, Artifact) and draft.manifest.counts["has_the_targets_tables"]
-    return (UNKNOWN_DATA.format(directory=directory), *([] if known else [OTHER_TABLES]))
+    counts = draft.manifest.counts if isinstance(draft, Artifact) else {}
+    tables = () if counts.get("has_the_targets_tables") else (OTHER_TABLES,)
+    return (UNKNOWN_DATA.format(directory=directory), *tables, *(counts.get("assumed") or ()))
 
 
 @contextmanager

@@ -27,11 +27,15 @@ class Counts(StageCounts):
         num_tensors: of its weights.
         has_the_targets_tables: whether its embedding and head are the target's, as those of every draft are that was
             trained for it.
+        layout: the one that the directory was in.
+        assumed: what its files leave open, and what was taken for it, in sentences.
     """
 
     algorithm: str
     num_tensors: int
     has_the_targets_tables: bool
+    layout: str | None = None
+    assumed: list[str] | None = None
 
 
 @stage(version=1)
@@ -51,4 +55,6 @@ def import_(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:  # n
         algorithm=imported.algorithm,
         num_tensors=imported.num_tensors,
         has_the_targets_tables=imported.has_the_targets_tables,
+        layout=imported.layout,
+        assumed=list(imported.assumed),
     )

@@ -248,7 +248,7 @@ def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
 
 
 def published_draft(run: "Run[Recipe]", directory: Path) -> External:
-    """A draft's directory in the layout of the public checkpoints, by the content of the files that count.
+    """A draft's directory in a layout that others publish in, by the content of the files that count.
 
     Raises:
         IncompatibleDraft: see `public_files`.

@@ -306,13 +306,21 @@ class Algorithm(ABC):
         load_weights(draft, directory)
         return draft
 
-    def read_for(self, directory: Path, spec: TargetSpec, *, config: Any = None) -> Any:
+    def read_for(
+        self, directory: Path, spec: TargetSpec, *, config: Any = None, written: Mapping[str, Any] | None = None
+    ) -> Any:
         """The Config that a draft directory was written with, if it is one of a draft for this target.
+
+        Args:
+            directory: the draft's.
+            spec: the target.
+            config: what it is compared with, if given.
+            written: what its config.json says, in our own words; None: it is in our own words.
 
         Raises:
             IncompatibleDraft: config.json does not fit the target (or `config`, if given).
         """
-        written = read_draft_config(directory)
+        written = read_draft_config(directory) if written is None else written
         found = self.read(written, directory)
         check_fits(written, spec, directory)
         if config is not None:

@@ -88,6 +88,10 @@ class Eagle3(Algorithm):
         """Drafts with a training-time-test length."""
         return "ttt_length" in written
 
+    def export_row(self, config: Eagle3Config) -> str:
+        """Every layer of ours reads the embedding, elsewhere only the first does: several layers are another draft."""
+        return self.name if config.num_layers == 1 else f"{self.name}, several layers"
+
     def release(self, written: Mapping[str, Any], directory: Path, target_name: str) -> dict[str, Any]:
         """With five layers read, none of them the embedding; the target is named."""
         ids = written["target_layer_ids"]

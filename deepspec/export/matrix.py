@@ -1,8 +1,8 @@
 """What loads which draft: the one table of algorithm × family × format, with the reason where the answer is no.
 
 `export` and `export --check` ask it, `export --matrix` prints it. A test holds vLLM's architectures against the
-registry in its wheel; SGLang's and speculators' were read in theirs by hand. Source: vLLM 0.32.0 and 0.33.0, SGLang
-0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
+registry in its wheel, another loads what it says of speculators with that package; SGLang's were read by hand.
+Source: vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ ROWS = (
     "dspark, vanilla head",
     "dspark, gated head",
     "dspark, rnn head",
+    "eagle3, several layers",
 )
 """Kinds of drafts, as `Algorithm.export_row` calls them."""
 
@@ -94,14 +95,20 @@ _NO_GEMMA_DFLASH = _refuses(
     "its DFlash class has a Qwen3 body", "train with draft.slots next_token, and export with --format vllm"
 )
 _NO_GEMMA_AT_SGLANG = _refuses("SGLang registers no DSpark class with a Gemma 4 body", "export with --format vllm")
+_ONE_LAYER = _refuses(
+    "there only the first layer of an Eagle3 draft reads the embedding, here every layer does",
+    "train with draft.num_layers 1; export with --format deepspec keeps this one",
+)
 _ONLY_VANILLA = _refuses(
     "vLLM's class has the vanilla head only", "train with draft.markov_head vanilla; on Qwen3 SGLang loads this one"
 )
-_RUN = "engine run"
+_NO_NORMS = "SGLang's Eagle3 class normalises no queries and keys"
+_RUN, _OWN_CLASSES = "engine run", "own classes"
 
 _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
     {
         (VLLM, QWEN3, "eagle3"): _unrolled("Eagle3Qwen3ForCausalLM", _RUN),
+        (VLLM, QWEN3, "eagle3, several layers"): _ONE_LAYER,
         (VLLM, QWEN3, "dflash, in_place"): _in_place("DFlashDraftModel", "dflash", _RUN),
         (VLLM, QWEN3, "dflash, next_token"): _next_token("Qwen3DSparkModel", "dspark", _RUN),
         (VLLM, QWEN3, "dspark, no head"): _next_token("Qwen3DSparkModel", "dspark"),
@@ -109,14 +116,16 @@ _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
         (VLLM, QWEN3, "dspark, gated head"): _ONLY_VANILLA,
         (VLLM, QWEN3, "dspark, rnn head"): _ONLY_VANILLA,
         (VLLM, GEMMA4, "eagle3"): _NO_GEMMA_EAGLE,
+        (VLLM, GEMMA4, "eagle3, several layers"): _NO_GEMMA_EAGLE,
         (VLLM, GEMMA4, "dflash, in_place"): _NO_GEMMA_DFLASH,
         (VLLM, GEMMA4, "dflash, next_token"): _next_token("Gemma4DSparkModel", "dspark"),
         (VLLM, GEMMA4, "dspark, no head"): _next_token("Gemma4DSparkModel", "dspark"),
         (VLLM, GEMMA4, "dspark, vanilla head"): _next_token("Gemma4DSparkModel", "dspark"),
         (VLLM, GEMMA4, "dspark, gated head"): _ONLY_VANILLA,
         (VLLM, GEMMA4, "dspark, rnn head"): _ONLY_VANILLA,
-        (SGLANG, QWEN3, "eagle3"): _refuses(
-            "SGLang's Eagle3 class normalises no queries and keys", "export with --format vllm"
+        (SGLANG, QWEN3, "eagle3"): _refuses(_NO_NORMS, "export with --format vllm"),
+        (SGLANG, QWEN3, "eagle3, several layers"): _refuses(
+            _NO_NORMS, "train with draft.num_layers 1, and export with --format vllm"
         ),
         (SGLANG, QWEN3, "dflash, in_place"): _in_place("DFlashDraftModel", "DFLASH"),
         (SGLANG, QWEN3, "dflash, next_token"): _next_token("Qwen3DSparkModel", "DSPARK"),
@@ -125,6 +134,7 @@ _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
         (SGLANG, QWEN3, "dspark, gated head"): _next_token("Qwen3DSparkModel", "DSPARK"),
         (SGLANG, QWEN3, "dspark, rnn head"): _next_token("Qwen3DSparkModel", "DSPARK"),
         (SGLANG, GEMMA4, "eagle3"): _NO_GEMMA_EAGLE,
+        (SGLANG, GEMMA4, "eagle3, several layers"): _NO_GEMMA_EAGLE,
         (SGLANG, GEMMA4, "dflash, in_place"): _NO_GEMMA_DFLASH,
         (SGLANG, GEMMA4, "dflash, next_token"): _NO_GEMMA_AT_SGLANG,
         (SGLANG, GEMMA4, "dspark, no head"): _NO_GEMMA_AT_SGLANG,
@@ -132,12 +142,13 @@ _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
         (SGLANG, GEMMA4, "dspark, gated head"): _NO_GEMMA_AT_SGLANG,
         (SGLANG, GEMMA4, "dspark, rnn head"): _NO_GEMMA_AT_SGLANG,
         (SPECULATORS, QWEN3, "eagle3"): _unrolled("Eagle3Speculator", _RUN),
+        (SPECULATORS, QWEN3, "eagle3, several layers"): _ONE_LAYER,
         (SPECULATORS, QWEN3, "dflash, in_place"): _in_place("DFlashSpeculator", "dflash", _RUN),
         (SPECULATORS, QWEN3, "dflash, next_token"): _next_token("DSparkSpeculator", "dspark", _RUN),
-        (SPECULATORS, QWEN3, "dspark, no head"): _next_token("DSparkSpeculator", "dspark"),
+        (SPECULATORS, QWEN3, "dspark, no head"): _next_token("DSparkSpeculator", "dspark", _OWN_CLASSES),
         (SPECULATORS, QWEN3, "dspark, vanilla head"): _next_token("DSparkSpeculator", "dspark", _RUN),
-        (SPECULATORS, QWEN3, "dspark, gated head"): _next_token("DSparkSpeculator", "dspark"),
-        (SPECULATORS, QWEN3, "dspark, rnn head"): _next_token("DSparkSpeculator", "dspark"),
+        (SPECULATORS, QWEN3, "dspark, gated head"): _next_token("DSparkSpeculator", "dspark", _OWN_CLASSES),
+        (SPECULATORS, QWEN3, "dspark, rnn head"): _next_token("DSparkSpeculator", "dspark", _OWN_CLASSES),
         **{
             (SPECULATORS, GEMMA4, row): _refuses(
                 "the format has bodies of Qwen3 and Llama only", "export with --format vllm"

@@ -6,6 +6,8 @@ Source: SGLang 0.5.23 (models/dflash, models/dspark, speculative/dflash_utils); 
 from collections.abc import Mapping
 from typing import Any
 
+from deepspec.drafts.layouts import dflash_config
+from deepspec.drafts.layouts.fields import BONUS, SLOTS
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
 from deepspec.export.matrix import Cell, Layout
@@ -23,8 +25,8 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     }
     if cell.layout is Layout.IN_PLACE:
         nested = {**read, "block_size": described.written["block_size"]}
-        return {**common, "dflash_config": {**nested, "causal": False}}
-    return {**common, **head_fields(described), "sample_from_anchor": True, "dspark_bonus_anchor": False}
+        return {**common, dflash_config.NESTED: {**nested, "causal": False}}
+    return {**common, **head_fields(described), SLOTS: True, BONUS: False}
 
 
 FORMAT = EngineFormat(name="sglang", required=_required, own=own).format()

@@ -6,12 +6,12 @@ Source: speculators 0.9.0 and the reader in vLLM 0.32.0; spec page "Engines".
 from collections.abc import Mapping
 from typing import Any
 
+from deepspec.drafts.layouts.fields import SLOTS
+from deepspec.drafts.layouts.speculators import BLOCK_IDS, EAGLE3_IDS, KIND, SECTION, own
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
 from deepspec.export.matrix import Cell, Layout
 
-_BODY = "transformer_layer_config"
-_AUX = "aux_hidden_state_layer_ids"
 _VERSION = "0.9.0"
 
 
@@ -25,7 +25,7 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     }
     common = {
         "architectures": [cell.architecture],
-        "speculators_model_type": cell.method,
+        KIND: cell.method,
         "speculators_version": _VERSION,
         "draft_vocab_size": described.spec.vocab_size,
         "target_hidden_size": None,
@@ -39,26 +39,16 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     aux = [layer + 1 for layer in described.layer_ids]
     if cell.layout is Layout.UNROLLED:
         norms = dict.fromkeys(("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"), False)
-        return {**common, **norms, f"eagle_{_AUX}": aux, "embed_requires_grad": False}
+        return {**common, **norms, EAGLE3_IDS: aux, "embed_requires_grad": False}
     return {
         **common,
-        _AUX: aux,
+        BLOCK_IDS: aux,
         "block_size": described.written["block_size"],
         "mask_token_id": described.config.mask_token_id,
-        "sample_from_anchor": cell.layout is Layout.CHAINED,
+        SLOTS: cell.layout is Layout.CHAINED,
         "sliding_window_non_causal": True,  # its default makes drafts causal that see everything
         **(head_fields(described) if cell.layout is Layout.CHAINED else {}),
     }
 
 
-def _own(written: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in our own words: the body at the top level, layers by whose output is read."""
-    body = written.get(_BODY)
-    said = {**(body if isinstance(body, Mapping) else {}), **written}
-    ids = written.get(_AUX, written.get(f"eagle_{_AUX}"))
-    if isinstance(ids, list) and all(type(one) is int for one in ids):
-        said["target_layer_ids"] = [one - 1 for one in ids]
-    return said
-
-
-FORMAT = EngineFormat(name="speculators", required=_required, own=_own, body_field=_BODY).format()
+FORMAT = EngineFormat(name="speculators", required=_required, own=own, body_field=SECTION).format()

@@ -6,11 +6,12 @@ Source: vLLM 0.32.0 and 0.33.0 (registry, qwen3_eagle3, qwen3_dflash, qwen3_dspa
 from collections.abc import Mapping
 from typing import Any
 
+from deepspec.drafts.layouts import dflash_config, eagle3
+from deepspec.drafts.layouts.fields import BONUS, SLOTS
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
 from deepspec.export.matrix import Cell, Layout
 
-_AUX = "eagle_aux_hidden_state_layer_ids"
 _NORMS: Mapping[str, Any] = {
     "norm_before_residual": False,
     "norm_before_fc": False,
@@ -25,35 +26,27 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
         "architectures": [cell.architecture],
         "draft_vocab_size": described.spec.vocab_size,
         # It counts layers by what goes into them, with the embedding's output as the first.
-        _AUX: [layer + 1 for layer in described.layer_ids],
+        eagle3.IDS: [layer + 1 for layer in described.layer_ids],
     }
     if cell.layout is Layout.UNROLLED:
         return {**common, **_NORMS}
     block = {"block_size": described.written["block_size"], "mask_token_id": described.config.mask_token_id}
     if cell.layout is Layout.IN_PLACE:
         read = {"mask_token_id": described.config.mask_token_id, "target_layer_ids": described.layer_ids}
-        return {**common, **block, "dflash_config": {**read, "causal": False}}
+        return {**common, **block, dflash_config.NESTED: {**read, "causal": False}}
     return {
         **common,
         **block,
         **head_fields(described),
         "target_layer_ids": described.layer_ids,
-        "sample_from_anchor": True,
-        "dspark_bonus_anchor": False,
+        SLOTS: True,
+        BONUS: False,
     }
 
 
 def own(written: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of vLLM's in our own words: what it says nested or counted otherwise."""
-    said = dict(written)
-    nested = written.get("dflash_config")
-    if isinstance(nested, Mapping):
-        said = {**{name: nested[name] for name in ("mask_token_id", "target_layer_ids") if name in nested}, **said}
-        said = {**said, "sample_from_anchor": False, "markov_rank": 0, "enable_confidence_head": False}
-    ids = written.get(_AUX)
-    if "target_layer_ids" not in said and isinstance(ids, list) and all(type(one) is int for one in ids):
-        said["target_layer_ids"] = [one - 1 for one in ids]
-    return said
+    return eagle3.own(dflash_config.own(written))
 
 
 FORMAT = EngineFormat(name="vllm", required=_required, own=own).format()

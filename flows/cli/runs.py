@@ -50,7 +50,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, dry_run: DryRun = False
 
 
 def import_(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A draft in the public checkpoints' layout.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A draft as others publish it.")],
     recipe: Annotated[
         str | None,
         typer.Option(metavar="RECIPE", help="Target, data, benchmarks, gates, model; default: the last run's recipe."),
@@ -61,6 +61,7 @@ def import_(
 ) -> None:
     """Take over a published draft: evaluated, registered and judged like one that was trained here.
 
+    Its config.json says in which layout it is: DeepSpec, speculators, SpecForge, z-lab, or what `export` writes.
     Without a champion it becomes the baseline to beat, if it passes the gates.
 
     Example: deepspec import dspark_qwen3_4b_block7 --recipe dspark-qwen3-4b --set target.path=/models/qwen3-4b

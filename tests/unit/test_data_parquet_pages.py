@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.data.sources.finding import find_sources
-from deepspec.data.sources.parquet_pages import pages
+from deepspec.data.sources.parquet.pages import pages
 from deepspec.data.sources.readers import count_rows
 from deepspec.errors import DataError
 from tests.fixtures.refused import refused

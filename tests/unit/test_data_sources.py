@@ -15,6 +15,7 @@ from deepspec.data.sources import json_rows
 from deepspec.data.sources.account import Account
 from deepspec.data.sources.finding import Source, find, find_sources
 from deepspec.data.sources.hub import commit_of
+from deepspec.data.sources.parquet.table import opened_table, table_rows
 from deepspec.data.sources.readers import count_rows, read_rows, source_bytes
 from deepspec.data.sources.rows import RawRow
 from deepspec.errors import DataError
@@ -485,16 +486,16 @@ def test_a_text_that_a_small_parquet_file_repeats_is_unpacked_row_by_row(tmp_pat
     """Memory is bounded by a row, whatever the file stands for: here 2 GB, and 40 MB in rows that may be read."""
     pool = pa.default_memory_pool()
     before = pool.bytes_allocated()
-    long = repeated(tmp_path / "long.parquet", "a" * 2_000_000, 1024)
     most = 0
     tracemalloc.start()
-    for row in read_rows(find_sources([long])[0], max_row_bytes=1000):
-        assert str(row.rejection) == "longer than data.max_row_bytes"
-        most = max(most, pool.bytes_allocated() - before)
-    long = repeated(tmp_path / "fits.parquet", "a" * 40_000, 1024)
-    for row in read_rows(find_sources([long])[0], max_row_bytes=50_000):
-        assert row.value == {"turns": ["a" * 40_000]}
-        most = max(most, pool.bytes_allocated() - before)
+    with opened_table(str(repeated(tmp_path / "long.parquet", "a" * 2_000_000, 1024))) as file:
+        for row in table_rows(file, ["turns"], 1000, 0):
+            assert str(row) == "longer than data.max_row_bytes"
+            most = max(most, pool.bytes_allocated() - before)
+    with opened_table(str(repeated(tmp_path / "fits.parquet", "a" * 40_000, 1024))) as file:
+        for row in table_rows(file, ["turns"], 50_000, 0):
+            assert row == {"turns": ["a" * 40_000]}
+            most = max(most, pool.bytes_allocated() - before)
     assert most + tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()
 

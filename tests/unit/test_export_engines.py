@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "dspark, vanilla head": ("dspark", {}),
     "dspark, gated head": ("dspark", {"markov_head": "gated"}),
     "dspark, rnn head": ("dspark", {"markov_head": "rnn"}),
+    "eagle3, several layers": ("eagle3", {"num_layers": 2}),
 }
 
 

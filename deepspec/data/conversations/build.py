@@ -40,6 +40,7 @@ from deepspec.data.provenance import PositionWriter
 from deepspec.data.quarantine import Quarantine
 from deepspec.data.sources.account import Account, accounts_of, warnings
 from deepspec.data.sources.finding import Source, find
+from deepspec.data.sources.parquet.process import end_processes
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import read_rows, source_bytes
 from deepspec.data.sources.rows import Message, Position, RowRejected, excerpt_of, source_name
@@ -136,6 +137,7 @@ class _Making:
                     self._rows_by_source[source_name(source.path)] += self._counts["rows"] - before
                     if self._counts["rows"] == before:
                         logger.warning("%s holds no row", source.path)
+            end_processes()
             for account in accounts:
                 for line in warnings(account.name, account.to_json()):
                     logger.warning("%s", line)

@@ -16,7 +16,8 @@ from deepspec.data.sources.account import Account
 from deepspec.data.sources.finding import FORMATS, Source, held_out_split, kind_of
 from deepspec.data.sources.hub import HubPart, local_files, split_id
 from deepspec.data.sources.json_rows import count_json, read_json
-from deepspec.data.sources.parquet import columns_to_read, count_parquet, read_parquet, without_nulls
+from deepspec.data.sources.parquet.columns import columns_to_read, without_nulls
+from deepspec.data.sources.parquet.process import parquet_rows, table_size
 from deepspec.data.sources.rows import Position, RawRow
 from deepspec.errors import DataError
 
@@ -47,7 +48,7 @@ def read_rows(
             case "jsonl":
                 yield from read_json(source.path, max_row_bytes)
             case "parquet":
-                yield from read_parquet(source.path, source_bytes(source), max_row_bytes, columns)
+                yield from parquet_rows(source.path, source_bytes(source), max_row_bytes, columns)
             case "hub" if source.part is not None and source.part.files:
                 yield from _read_hub_files(source, source.part, max_row_bytes, columns)
             case "folder" | "hub":
@@ -66,7 +67,10 @@ def count_rows(source: Source) -> tuple[int, int]:
     try:
         if source.kind == "jsonl":
             return count_json(source.path)
-        return count_parquet(source.path) if source.kind == "parquet" else (0, 0)
+        if source.kind != "parquet":
+            return 0, 0
+        size = table_size(source.path)
+        return size.num_rows, size.num_bytes
     except OSError as error:
         raise DataError(f"cannot be read: {error}.", where=source.path, remedy="Check the file.") from error
 

@@ -184,13 +184,11 @@ def _lines_at_offsets(config: Config, path: str, count: int) -> Iterator[object]
 def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[object]:
     import numpy as np
 
-    from deepspec.data.sources.parquet import columns_to_read, opened_table, table_rows
+    from deepspec.data.sources.parquet.process import rows_of_groups, table_size
 
-    with opened_table(path) as file:
-        groups = np.random.default_rng(config.seed).permutation(file.num_row_groups)[:_NUM_SAMPLED].tolist()
-        columns = columns_to_read(file.schema_arrow, path)
-        for group in groups:
-            yield from islice(table_rows(file, columns, config.max_row_bytes, [group]), -(-count // len(groups)))
+    num_groups = table_size(path).num_groups
+    groups = np.random.default_rng(config.seed).permutation(num_groups)[:_NUM_SAMPLED].tolist()
+    yield from rows_of_groups(path, config.max_row_bytes, groups, -(-count // max(len(groups), 1)))
 
 
 def _lengths(

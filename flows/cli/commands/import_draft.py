@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepspec.drafts import algorithm_of
 from deepspec.drafts.files.public_files import public_files
+from deepspec.drafts.layouts import published_config
 from deepspec.errors import RecipeError
 from deepspec.recipe import Recipe
 from flows.cli.commands import run as run_command
@@ -19,13 +19,13 @@ def import_draft(
     """Import a draft, judge and ship it (or only preview that), show it, and leave its record; return the exit code.
 
     Args:
-        directory: in the layout of the public checkpoints.
+        directory: in one of the layouts of `deepspec.drafts.layouts`.
         recipe_name, overrides: target, data, benchmarks, gates and model; None: the recipe of the last run.
         home: where things are.
         shown: what is shown, and where.
 
     Raises:
-        IncompatibleDraft: the directory cannot be read safely, or is no draft of a known algorithm.
+        IncompatibleDraft: the directory cannot be read safely, or is no draft that can be run here.
         RecipeError: there is no such recipe, or a field of its draft section is set.
     """
     own = next((override for override in overrides if override.split("=")[0].split(".")[0].strip() == "draft"), None)
@@ -47,4 +47,5 @@ def import_draft(
 
 def _with_its_draft(recipe: Recipe, directory: Path) -> Recipe:
     """The recipe with the directory's draft section: what the run's record says of the draft is what it is."""
-    return recipe.model_copy(update={"draft": algorithm_of(directory).read_config(directory)})
+    _, config = published_config(directory)
+    return recipe.model_copy(update={"draft": config})

@@ -1,0 +1,70 @@
+"""What the two processes say to each other: JSON, each piece behind its length.
+
+Not pickled: a process that damaged bytes led astray may write anything.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+_LENGTH = struct.Struct(">I")
+_MOST_BYTES = 1 << 31
+_FOREIGN = "\0"
+
+
+class Broken(Exception):
+    """The other process has ended, or says what no frame is."""
+
+
+class Foreign:
+    """A value that JSON has no form for, a time or bytes: it is shown in reports, and is no text, number or list."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+def write(file: BinaryIO, message: Mapping[str, Any]) -> None:
+    """Write one message; it is sent when the file is flushed, or its buffer is full.
+
+    Raises:
+        OSError: the other process has ended.
+    """
+    has_foreign = False
+
+    def foreign(value: object) -> dict[str, str]:
+        nonlocal has_foreign
+        has_foreign = True
+        return {_FOREIGN: repr(value)}
+
+    text = json.dumps(message, default=foreign).encode()
+    file.write(_LENGTH.pack(len(text)) + bytes([has_foreign]) + text)
+
+
+def read(file: BinaryIO) -> dict[str, Any]:
+    """The next message.
+
+    Raises:
+        Broken: there is none.
+    """
+    head = file.read(_LENGTH.size + 1)
+    if len(head) <= _LENGTH.size:
+        raise Broken
+    (length,) = _LENGTH.unpack_from(head)
+    text = file.read(length) if length < _MOST_BYTES else b""
+    if len(text) < length or not text:
+        raise Broken
+    try:
+        found = json.loads(text, object_hook=_rebuilt if head[-1] else None)
+    except ValueError as error:
+        raise Broken from error
+    if not isinstance(found, dict):
+        raise Broken
+    return found
+
+
+def _rebuilt(value: dict[str, Any]) -> object:
+    return Foreign(str(value[_FOREIGN])) if value.keys() == {_FOREIGN} else value
