@@ -61,7 +61,7 @@ def send(folder: Path, bundle: Bundle, repository: str, *, public: bool) -> tupl
         TransientError: it does not answer, or fails.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     endpoint = os.environ.get(ENDPOINT, "").rstrip("/") or "https://huggingface.co"
