@@ -44,16 +44,39 @@ def last_store(home: Path) -> Mapping[str, Any]:
 
     A folder is named as the run found it: the recipe may have named it from another current folder.
     """
-    if (home / BACKUP_MARKER).exists():
-        return {}
     try:
-        with (home / "last-run.json").open("rb") as file:
-            record = parse(file.read(_RECORD_BYTES + 1), _RECORD_BYTES)
-        recipe = record["resolved_recipe"]
-        section = dict((recipe[0] if isinstance(recipe, list) else recipe)["store"])
+        record = _last_run(home)
+        section = dict(_recipe_in(record)["store"])
     except (OSError, ValueError, LookupError, TypeError):  # none yet, or of an older deepspec
         return {}
     return section if section.get("url") is None else {**section, "url": record.get("store") or section["url"]}
+
+
+def last_target(home: Path) -> Path | None:
+    """The directory of the last run's target, as the run found it; None: it is not known."""
+    try:
+        record = _last_run(home)
+        return Path(record.get("target") or _recipe_in(record)["target"]["path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _last_run(home: Path) -> dict[str, Any]:
+    """The last run's record.
+
+    Raises:
+        OSError, ValueError: there is none, it cannot be read, or the home is a backup.
+    """
+    if (home / BACKUP_MARKER).exists():
+        raise FileNotFoundError(home / BACKUP_MARKER)
+    with (home / "last-run.json").open("rb") as file:
+        return dict(parse(file.read(_RECORD_BYTES + 1), _RECORD_BYTES))
+
+
+def _recipe_in(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The resolved recipe, or the first of several."""
+    recipe = record["resolved_recipe"]
+    return dict(recipe[0] if isinstance(recipe, list) else recipe)
 
 
 def code_version() -> dict[str, Any]:

@@ -140,7 +140,10 @@ def _evidence(inputs: Inputs, config: Recipe, out: Path, job: Job) -> "Evidence"
 
 
 def _flaws(inputs: Inputs, config: Recipe, job: Job) -> tuple[str, ...]:
-    """What is wrong with the draft and its calibration in the formats that hold such drafts; one has to."""
+    """What is wrong with the draft and its calibration in the formats that hold such drafts.
+
+    Some format has to, and that of each engine that the recipe names.
+    """
     from deepspec.export import FORMATS
 
     found: list[str] = []
@@ -152,6 +155,8 @@ def _flaws(inputs: Inputs, config: Recipe, job: Job) -> tuple[str, ...]:
             form.write(inputs.draft.directory() / "draft", out, Path(config.target.path).name)
         except IncompatibleDraft as error:
             refusals.append(str(error))
+            if name in config.gates.engines:
+                found.append(f"{name} cannot load it: {error}")
         else:
             shutil.copyfile(inputs.calibration.path("calibration.json"), out / "calibration.json")
             found += form.check(out)

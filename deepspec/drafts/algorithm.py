@@ -325,8 +325,17 @@ class Algorithm(ABC):
         check_fits(written, spec, directory)
         if config is not None:
             check_fields(self.Config, self.saved(found), self.saved(self.resolve(config, spec)), directory)
+        self.check_resolves(found, spec, directory)
+        return found
+
+    def check_resolves(self, config: Any, spec: TargetSpec, directory: Path) -> None:
+        """See that a Config that was read from a directory is one for a target.
+
+        Raises:
+            IncompatibleDraft: a draft of this target cannot be like that; names the field.
+        """
         try:
-            self.resolve(found, spec)
+            self.resolve(config, spec)
         except RecipeError as error:
             field = (error.where or "").rpartition(".")[2]
             raise IncompatibleDraft(
@@ -334,7 +343,6 @@ class Algorithm(ABC):
                 where=f"{directory.name}/config.json",
                 remedy="Check that config.json and weights are of one draft.",
             ) from error
-        return found
 
     def export_row(self, config: Any) -> str:  # noqa: ARG002  # for algorithms with several layouts
         """Its row in the table of what engines load (`deepspec.export.matrix`)."""

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from deepspec.drafts.files.weights_file import WEIGHTS_FILE
+from deepspec.drafts.files.config_json import CONFIG_FILE, read_draft_config
+from deepspec.drafts.files.weights_file import WEIGHTS_FILE, check_size
+from deepspec.drafts.layouts import in_its_words, layout_of, read_layout
+from deepspec.errors import DeepspecError, IncompatibleDraft
+from deepspec.export.described import Described
+from deepspec.targets.weight_files import stored_tensors
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+_OFFSETS, _MAPS, _EMBEDDING = "d2t", {"d2t", "t2d"}, "embed_tokens.weight"
 
 
 def field_flaws(found: Mapping[str, Any], must: Mapping[str, Any], within: str = "") -> list[str]:
@@ -30,6 +38,41 @@ def field_flaws(found: Mapping[str, Any], must: Mapping[str, Any], within: str =
     return flaws
 
 
+def check_header(described: Described) -> None:
+    """Before a network is made of what config.json says: see that the target can have it, and the weights hold it.
+
+    Raises:
+        DeepspecError: it cannot, or they do not; names the field or the file.
+    """
+    with in_its_words(layout_of(read_draft_config(described.directory))):
+        described.algorithm.check_resolves(described.config, described.spec, described.directory)
+    shapes = {name: tensor.shape for name, tensor in stored_tensors(described.directory).items()}
+    check_size(described.config.num_layers, shapes, described.directory)
+    longest = max((size for shape in shapes.values() for size in shape), default=0)
+    for field in _SIZES:
+        size = getattr(described.spec, field)
+        if size > longest:
+            raise IncompatibleDraft(
+                f"field {field} is {size}, but the longest side of a tensor is {longest}.",
+                where=f"{described.directory.name}/{CONFIG_FILE}",
+                remedy="Check that config.json and weights are of one draft.",
+            )
+
+
+def layout_flaws(written: Mapping[str, Any], directory: Path) -> list[str]:
+    """What no draft of ours is, or what config.json says twice and differently: engines read either place.
+
+    Args:
+        written: its config.json.
+        directory: for messages.
+    """
+    try:
+        read_layout(written, directory)
+    except DeepspecError as error:
+        return [error.what]
+    return []
+
+
 def tensor_flaws(directory: Path, expected: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> list[str]:
     """Tensors that are missing, unknown, mis-shaped, of another dtype or not finite, one sentence each.
 
@@ -42,10 +85,13 @@ def tensor_flaws(directory: Path, expected: Mapping[str, torch.Tensor], dtype: t
     try:
         with safe_open(directory / WEIGHTS_FILE, framework="pt") as tensors:
             names: list[str] = tensors.keys()
+            more = set(names) - expected.keys() - _MAPS
             flaws += [f"tensor {name} is missing." for name in sorted(expected.keys() - set(names))]
-            flaws += [f"tensor {name} is not known to this layout." for name in sorted(set(names) - expected.keys())]
+            flaws += [f"tensor {name} is not known to this layout." for name in sorted(more)]
             for name in sorted(set(names) & expected.keys()):
                 flaws += _flaws_of(name, tensors.get_tensor(name), expected[name], dtype)
+            for name in sorted(set(names) & _MAPS):
+                flaws += _map_flaws(name, tensors.get_tensor(name), expected[_EMBEDDING].shape[0])
     except (OSError, SafetensorError) as error:
         return [f"{WEIGHTS_FILE} cannot be read: {error}."]
     return flaws
@@ -59,6 +105,16 @@ def _flaws_of(name: str, found: torch.Tensor, expected: torch.Tensor, dtype: tor
     if not bool(torch.isfinite(found).all()):
         return [f"tensor {name} has values that are not finite."]
     return []
+
+
+def _map_flaws(name: str, found: torch.Tensor, vocab_size: int) -> list[str]:
+    """What is wrong with a vocabulary map: that it is there, and that it has ids where offsets have to be."""
+    flaws = [f"tensor {name} is of a vocabulary of the draft's own, which no draft of this layout has."]
+    if name == _OFFSETS:
+        ids = torch.arange(found.numel()) + found.flatten()
+        if bool((ids.diff() <= 0).any()) or not bool(((ids >= 0) & (ids < vocab_size)).all()):
+            flaws.append(f"tensor {name} holds no offsets: the draft's id i is the target's id i + {name}[i].")
+    return flaws
 
 
 def _name_of(dtype: torch.dtype) -> str:

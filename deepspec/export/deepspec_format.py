@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from deepspec.drafts.files.config_json import CONFIG_FILE
-from deepspec.drafts.files.weights_file import check_size, read_shapes
 from deepspec.errors import DeepspecError
-from deepspec.export.checking import tensor_flaws
+from deepspec.export.checking import check_header, layout_flaws, tensor_flaws
 from deepspec.export.described import Described, rope_fields, write_directory
 from deepspec.export.format import Format
 from deepspec.export.matrix import DEEPSPEC, loaded
-from deepspec.export.side_files import check_side_files
+from deepspec.export.side_files import check_side_files, file_flaws
 from deepspec.targets import family_of
 
 
@@ -35,8 +34,9 @@ def check(directory: Path) -> list[str]:
     try:
         described = Described.read(directory)
         flaws = _field_flaws(described)
-        flaws += check_side_files(directory, described.num_draft_tokens)
-        check_size(described.config.num_layers, read_shapes(directory), directory)
+        flaws = flaws or layout_flaws(described.written, directory)
+        flaws += check_side_files(directory, described.num_draft_tokens) + file_flaws(directory)
+        check_header(described)
         with torch.device("meta"):
             expected = described.algorithm.build(described.config, described.spec).state_dict()
     except DeepspecError as error:

@@ -97,7 +97,8 @@ def with_zero_head(described: Described, tensors: dict[str, torch.Tensor]) -> di
 def head_fields(described: Described) -> dict[str, Any]:
     """What a block draft's config.json says of its sequential head, one that adds zero included."""
     names = ("markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov")
-    said = {"confidence_head_with_markov": False, **{name: described.written.get(name) for name in names}}
+    saved = described.algorithm.saved(described.config)
+    said = {"confidence_head_with_markov": False, **{name: saved[name] for name in names if name in saved}}
     if described.row in HEADLESS:
         return said | {"markov_rank": 1, "markov_head_type": "vanilla", "confidence_head_with_markov": False}
     return said

@@ -12,16 +12,19 @@ from typing import Any
 import torch
 
 from deepspec.drafts.files.config_json import read_draft_config
-from deepspec.drafts.files.weights_file import check_size, read_shapes
 from deepspec.errors import DeepspecError
-from deepspec.export.checking import field_flaws, tensor_flaws
+from deepspec.export.checking import check_header, field_flaws, layout_flaws, tensor_flaws
 from deepspec.export.described import Described, with_zero_head, write_directory
 from deepspec.export.format import Format
 from deepspec.export.matrix import Cell, loaded
-from deepspec.export.side_files import check_side_files
+from deepspec.export.side_files import check_side_files, file_flaws
 from deepspec.targets import family_of
 
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _takes_all(described: Described, where: str) -> None:
+    """What an engine does that has no such limits."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class EngineFormat:
         name: as on the command line.
         required: (draft, its cell, target's name) -> what config.json has to say besides the body's fields.
         own: (config.json of this format) -> the same in our own words.
+        refuse: (draft, config.json) -> None: IncompatibleDraft for what the engine cannot do with such drafts.
         body_field: the field that the body's fields stand in; None: the top level.
     """
 
     name: str
     required: Callable[[Described, Cell, str], Mapping[str, Any]]
     own: Callable[[Mapping[str, Any]], dict[str, Any]]
+    refuse: Callable[[Described, str], None] = _takes_all
     body_field: str | None = None
 
     def format(self) -> Format:
@@ -48,6 +53,7 @@ class EngineFormat:
         """Write a draft directory in this format; see `Format.write`."""
         described = Described.read(draft)
         cell = loaded(self.name, described.spec.family, described.row, f"{draft.name}/config.json")
+        self.refuse(described, f"{draft.name}/config.json")
         tensors = with_zero_head(described, described.tensors())
         write_directory(out, self._config(described, cell, target_name), tensors, draft)
 
@@ -64,8 +70,9 @@ class EngineFormat:
             written = read_draft_config(directory)
             described = Described.read(directory, self.own(written))
             cell = loaded(self.name, described.spec.family, described.row, f"{directory.name}/config.json")
+            self.refuse(described, f"{directory.name}/config.json")
             body = written if self.body_field is None else written.get(self.body_field)
-            check_size(described.config.num_layers, read_shapes(directory), directory)
+            check_header(described)
             with torch.device("meta"):
                 expected = described.algorithm.build(described.config, described.spec).state_dict()
         except DeepspecError as error:
@@ -79,7 +86,8 @@ class EngineFormat:
         must = {name: value for name, value in described.body().items() if name not in missing}
         flaws += field_flaws(said, must, within)
         flaws += field_flaws(written, self.required(described, cell, str(_target_in(written))))
-        flaws += check_side_files(directory, described.num_draft_tokens)
+        flaws = flaws or layout_flaws(written, directory)
+        flaws += check_side_files(directory, described.num_draft_tokens) + file_flaws(directory)
         dtype = written.get("dtype")
         if dtype not in _DTYPES:
             flaws.append(f"field dtype is {dtype!r}, not one of {', '.join(_DTYPES)}.")

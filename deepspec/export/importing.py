@@ -38,7 +38,7 @@ from deepspec.drafts.files.weights_file import (
     write_tensors,
 )
 from deepspec.drafts.initialization import TABLES
-from deepspec.drafts.layouts import layout_of, read_layout
+from deepspec.drafts.layouts import in_its_words, layout_of, read_layout
 from deepspec.drafts.layouts.layout import Layout
 from deepspec.errors import IncompatibleDraft
 from deepspec.targets import family_of
@@ -122,7 +122,7 @@ def import_draft(directory: Path, target: TargetSpec, out: Path) -> Imported:
     layout = layout_of(files.config)
     found = _Found(files, layout, {"num_target_layers": target.num_layers, **said}, _named(files, layout))
     algorithm = algorithm_in(found.config, directory)
-    with _in_its_words(layout):
+    with in_its_words(layout):
         _check_body(found, algorithm, target)
         described = algorithm.read_for(directory, target, written=found.config)
     _check_maps(files, target)
@@ -235,18 +235,6 @@ def _write_weights(found: _Found, absent: Mapping[str, Tensor], out: Path) -> No
         return
     # Each table lies in a place of its own in the file, also where a target has them in common.
     write_tensors({**dict(found.read()), **{name: table.clone() for name, table in absent.items()}}, out)
-
-
-@contextmanager
-def _in_its_words(layout: Layout) -> Iterator[None]:
-    """What is refused for a field is said by the field's name in its layout."""
-    try:
-        yield
-    except IncompatibleDraft as error:
-        what = error.what
-        for ours, theirs in layout.spelled.items():
-            what = what.replace(f"field {ours}", f"field {theirs}")
-        raise IncompatibleDraft(what, where=error.where, remedy=error.remedy) from error
 
 
 @contextmanager

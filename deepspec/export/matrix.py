@@ -1,8 +1,13 @@
 """What loads which draft: the one table of algorithm × family × format, with the reason where the answer is no.
 
 `export` and `export --check` ask it, `export --matrix` prints it. A test holds vLLM's architectures against the
+<<<<<<< HEAD
+registry in its wheel, another loads what it says of speculators with that package; SGLang's were read by hand. Source:
+vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
+=======
 registry in its wheel, another loads what it says of speculators with that package; SGLang's were read by hand.
 Source: vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
+>>>>>>> main
 """
 
 from collections.abc import Mapping
@@ -40,6 +45,16 @@ HEADLESS = ("dflash, next_token", "dspark, no head")
 """What other engines load only with a sequential head: it gets one that adds zero to every logit."""
 
 VLLM, SGLANG, SPECULATORS, DEEPSPEC = ENGINES
+READS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        VLLM: (VLLM, SPECULATORS, DEEPSPEC),
+        SGLANG: (SGLANG, DEEPSPEC),
+        SPECULATORS: (SPECULATORS,),
+        DEEPSPEC: (DEEPSPEC,),
+    }
+)
+"""Engine -> the formats that it reads, its own first; of the public layout only what has its own architecture there."""
+
 QWEN3, GEMMA4 = qwen3.FAMILY.name, gemma4.FAMILY.name
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from deepspec.drafts.layouts import dflash_config
 from deepspec.drafts.layouts.fields import BONUS, SLOTS
+from deepspec.errors import IncompatibleDraft
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
 from deepspec.export.matrix import Cell, Layout
@@ -29,4 +30,13 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     return {**common, **head_fields(described), SLOTS: True, BONUS: False}
 
 
-FORMAT = EngineFormat(name="sglang", required=_required, own=own).format()
+def _refuse(described: Described, where: str) -> None:
+    if min(described.layer_ids) < 0:
+        raise IncompatibleDraft(
+            f"field target_layer_ids is {described.layer_ids}: SGLang reads outputs of layers, not the embedding's.",
+            where=where,
+            remedy="Train with draft.target_layer_ids from 0 on, or export with --format vllm.",
+        )
+
+
+FORMAT = EngineFormat(name="sglang", required=_required, own=own, refuse=_refuse).format()

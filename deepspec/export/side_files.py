@@ -1,6 +1,6 @@
-"""What lies beside an exported draft's weights and config.json, read as serving engines read it.
+"""What lies in an exported draft's directory, read as serving engines read it: JSON files, weights' files, their modes.
 
-Source: SGLang's reader of confidence temperatures; spec page "Engines".
+Source: SGLang's reader of confidence temperatures, vLLM's loader of weights; spec page "Engines".
 """
 
 import json
@@ -10,6 +10,8 @@ from typing import Any
 from deepspec.foreign_json import loose_places, parse
 
 CALIBRATION_FILE = "calibration.json"
+_MASK_FILE = "mask_embedding.pt"
+_READ = 0o444
 _MAX_BYTES = 64 << 20
 
 
@@ -30,6 +32,18 @@ def check_side_files(directory: Path, num_draft_tokens: int) -> list[str]:
         flaws += [f"{file.name}: field {found}: others cannot read it." for found in loose_places(value)]
         if file.name == CALIBRATION_FILE:
             flaws += [f"{file.name}: {flaw}" for flaw in calibration_flaws(value, num_draft_tokens)]
+    return flaws
+
+
+def file_flaws(directory: Path) -> list[str]:
+    """Files that an engine would read besides the weights, or cannot read where it runs under another account."""
+    masks = (directory / _MASK_FILE).exists()
+    flaws = [f"{_MASK_FILE} is there: vLLM takes it for the embedding of the mask."] if masks else []
+    folder = directory.stat().st_mode
+    for file in sorted(path for path in directory.iterdir() if path.is_file()):
+        mode = file.stat().st_mode
+        if folder & _READ & ~mode:
+            flaws.append(f"{file.name} has the mode {mode & 0o777:o}: others may read the folder, but not this file.")
     return flaws
 
 

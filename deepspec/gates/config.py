@@ -1,10 +1,10 @@
 """What a challenger has to reach before it is promoted; the section `gates` of a recipe."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from deepspec.config import Section, execution_field
+from deepspec.config import Section, execution_field, later_field
 
 
 class Config(Section):
@@ -54,6 +54,11 @@ class Config(Section):
         default=True,
         description="The draft must have no flaw in any format that holds such drafts; false asks for nothing.",
     )
+    engines: tuple[Literal["vllm", "sglang"], ...] = later_field(
+        (),
+        key_absent=(),
+        description="Engines that have to load the draft; none named: some format has to hold it.",
+    )
     approval: Literal["automatic", "manual"] = execution_field(
         "automatic",
         description="Who promotes what the gates accept: the run, or a person, for whom it ends as awaiting_approval.",
@@ -69,3 +74,9 @@ class Config(Section):
             if tau < 1.0:
                 raise ValueError(f"{name}: τ is at least 1, got {tau:g}")
         return value
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        if self.engines and not self.servable:
+            raise ValueError("engines are named, and servable is false: nothing would ask them")
+        return self

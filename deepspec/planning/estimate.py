@@ -136,12 +136,23 @@ def estimate(
         gate=detectable(recipe.evaluate.num_gate_prompts, None, recipe.gates.confidence),
         wanted_tau_gain=recipe.gates.wanted_tau_gain,
     )
+    if recipe.gates.engines:
+        found = found.model_copy(update={"not_loaded": not_loaded(recipe, spec)})
     if room is not None:
         written = sizes[recipe.states.codec] if mode == "offline" else 0
         found = found.model_copy(update={"room": _room(recipe, spec, written, room)})
     if gpu is not None:
         found = found.model_copy(update={"gpu": _hours(recipe, gpu, num_gpus, price_per_gpu_hour, work)})
     return found
+
+
+def not_loaded(recipe: Recipe, spec: TargetSpec) -> dict[str, str]:
+    """Of the engines that the gate asks those that load no such draft, by the table of what loads what, and why."""
+    from deepspec.export.matrix import cell
+
+    row = ALGORITHMS[recipe.draft.algorithm].export_row(recipe.draft)
+    cells = {engine: cell(engine, spec.family, row) for engine in recipe.gates.engines}
+    return {engine: f"{found.reason}: {found.nearest}" for engine, found in cells.items() if found.architecture is None}
 
 
 def states_bytes(recipe: Recipe, num_tokens: int, num_supervised: int) -> int:

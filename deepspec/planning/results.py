@@ -167,6 +167,7 @@ class Estimate(JsonRecord):
         memory: None: not asked for.
         gate: what the gate's prompts can show.
         wanted_tau_gain: what the recipe wants them to show.
+        not_loaded: engine that the gate asks -> why it loads no such draft, whatever is trained; None: it asks none.
     """
 
     recipe: str
@@ -182,3 +183,4 @@ class Estimate(JsonRecord):
     memory: MemoryEstimate | None = None
     gate: Detectable | None = None
     wanted_tau_gain: Number | None = None
+    not_loaded: dict[str, str] | None = None

@@ -1,11 +1,9 @@
 """A draft, as a person names it, in a format that others read."""
 
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from deepspec.errors import IncompatibleDraft, RecipeError
+from deepspec.errors import RecipeError
 from deepspec.registry.draft_names import draft_directory, draft_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.reconciling import about
@@ -46,49 +44,38 @@ def write(
         ArtifactDamaged: a file of it is not the one that was published; names it.
     """
     from deepspec.export import FORMATS
+    from deepspec.export.whole import unchecked, write_whole
 
     _known(format_name)
-    unchecked = out.with_name(f"{out.name}-UNCHECKED")
-    for place in (out, unchecked) if force else (out,):
+    for place in (out, unchecked(out)) if force else (out,):
         if place.exists():
             raise RecipeError("the directory exists already.", where=str(place), remedy="Name a new directory.")
     found = draft_of(name, home, store, model=None, where="DRAFT")
     if isinstance(found, Artifact):
         found.refuse_damaged()
-    draft, form = draft_directory(found), FORMATS[format_name]
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        form.write(draft, part, target_name)
-        for file, text in _about(found, store).items():
-            (part / file).write_text(text, encoding="utf-8", newline="\n")
-        add(part, found)
-        flaws = form.check(part)
-        if flaws and not force:
-            more = f" ({len(flaws) - 1} more)" if len(flaws) > 1 else ""
-            raise IncompatibleDraft(
-                f"as {format_name} it would have a flaw: {flaws[0].rstrip('.')}{more}.",
-                where=str(out),
-                remedy=f"Nothing was written; --force writes {unchecked.name}.",
-            )
-        part.rename(unchecked if flaws else out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return unchecked if flaws else out
+    beside = about_draft(found.digest, store) if isinstance(found, Artifact) else {}
+    return write_whole(
+        FORMATS[format_name],
+        draft_directory(found),
+        out,
+        target_name,
+        beside,
+        force=force,
+        add=lambda part: add(part, found),
+    )
 
 
-def _about(found: Artifact | Path, store: Store) -> dict[str, str]:
-    """Card and calibration of a draft's last registration; empty if it was never registered or is outside the store.
+def about_draft(digest: str, store: Store) -> dict[str, str]:
+    """Card and calibration of a draft's last registration; empty if it was never registered.
 
     In a store that was filled from another they are in the records of versions.
     """
-    if not isinstance(found, Artifact):
-        return {}
     registrations = store.newest_first("register")
-    its = (made for made in registrations if made.manifest.parents["draft"].digest == found.digest)
+    its = (made for made in registrations if made.manifest.parents["draft"].digest == digest)
     last = next(its, None)
     if last is not None:
         return about(last)
-    records = (version_record(store.backend, model, found.digest) for model in PromotionLog(store.backend).models())
+    records = (version_record(store.backend, model, digest) for model in PromotionLog(store.backend).models())
     return next((record.about() for record in records if record is not None), {})
 
 
@@ -100,10 +87,20 @@ def check(format_name: str, directory: Path) -> list[str]:
     return FORMATS[format_name].check(directory)
 
 
-def _known(format_name: str) -> None:
+def check_for(engine: str, directory: Path) -> tuple[str, list[str]]:
+    """The format that an engine reads a directory in, and what is wrong with it; see `deepspec.export.engines`.
+
+    Raises:
+        RecipeError: no such engine.
+    """
+    from deepspec.export import engines
+
+    _known(engine, "engine")
+    return engines.check_for(engine, directory)
+
+
+def _known(name: str, what: str = "format") -> None:
     from deepspec.export import FORMATS
 
-    if format_name not in FORMATS:
-        raise RecipeError(
-            f"{format_name!r} is no format.", where="--format", remedy=f"Known: {', '.join(sorted(FORMATS))}."
-        )
+    if name not in FORMATS:
+        raise RecipeError(f"{name!r} is no {what}.", where=f"--{what}", remedy=f"Known: {', '.join(sorted(FORMATS))}.")

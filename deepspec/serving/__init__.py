@@ -1,4 +1,4 @@
-"""The consumers' side: a host pulls a promoted draft, follows the champion, and says what it holds.
+"""The consumers' side: a host pulls a promoted draft, follows the champion, serves it, and says what it holds.
 
     place = Place(Path("/models/draft"))
     draft = promoted("models:/mine@champion", home, store)         # by the store's promotion log
@@ -8,7 +8,10 @@
                       │           ├─► hook                a command after each swap
                       │           └─► followers           what this host holds, in the store
                       ├─► pull ──► names ──► promotions   which draft is meant
-                      └─► followers                       what every host holds
+                      ├─► followers                       what every host holds
+                      └─► serving ─┬─► prepare            a draft in an engine's format
+                                   ├─► launch ──► process the engine's own server, as a child
+                                   └─► live               another draft while it serves; vllm_side: its part in vLLM
 
 DIR is a symbolic link to a folder of its own for each draft, in `.DIR.versions` next to it:
 

@@ -1,6 +1,6 @@
 """What can go wrong on a host that pulls drafts."""
 
-from deepspec.errors import ArtifactError, DeepspecError
+from deepspec.errors import ArtifactError, DeepspecError, LaunchError
 
 
 class PulledDraftDamaged(ArtifactError):
@@ -11,3 +11,11 @@ class OtherTarget(DeepspecError):
     """The draft was trained for another target than the host serves."""
 
     exit_code = 2
+
+
+class NotUpdatable(DeepspecError):
+    """A server that runs cannot take the new draft: the one that it has runs on."""
+
+
+class EngineEnded(LaunchError):
+    """An engine's own server could not be started, or died."""

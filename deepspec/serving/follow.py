@@ -1,6 +1,6 @@
 """Following a champion: one listing a poll, a pull when the promotion log has changed, a command after each swap.
 
-    poll ──► the log's listing ──► changed? ──► pull ──► hook
+    poll ──► the log's listing ──► changed? ──► pull ──► hook, or a server that is to run it
                  │ no answer: the draft stays, pauses grow              └──► followers/<model>/<host>-<id>.json
 
 What goes wrong is said once, until it changes; the draft that is held stays whatever happens.
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn, Protocol
 
 from deepspec.errors import ArtifactError, BadArgument, DeepspecError
 from deepspec.progress import SILENT, Progress
@@ -31,6 +32,17 @@ HOOK_TRIES = 5
 """How often a command that fails is run for one swap."""
 
 
+class Holder(Protocol):
+    """A server that is to run what is held."""
+
+    def hold(self, held: Pulled, folder: Path) -> bool:
+        """Let it run the draft in a folder; whether that changed anything. It is asked with every poll.
+
+        Raises:
+            DeepspecError: it does not run it.
+        """
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a draft is followed.
@@ -40,12 +52,14 @@ class Settings:
         command: what is run after each swap, as a list; None: nothing.
         target: the target that the host serves; None: any.
         memo: remembers fingerprints of the target's files.
+        server: what is to run each draft; None: that is the command's part.
     """
 
     poll_seconds: float = 5.0
     command: list[str] | None = None
     target: Path | None = None
     memo: Path | None = None
+    server: Holder | None = None
 
 
 class Following:
@@ -89,6 +103,7 @@ class Following:
         self._again_at = 0.0
         self._trouble = ""
         self._hook_tries = 0
+        self._not_served = ""
         self._unwritten: tuple[Path, Pulled] | None = None
         self._said: Follower | None = None
         self._said_at = 0.0
@@ -100,7 +115,7 @@ class Following:
         folder = self._place.held()
         return None if folder is None else Pulled.read(folder)
 
-    def run(self, wait: Callable[[float], None] = time.sleep) -> None:
+    def run(self, wait: Callable[[float], None] = time.sleep) -> NoReturn:
         """Poll until an exception ends it: a signal's handler raises one."""
         while True:
             wait(self.poll())
@@ -120,6 +135,7 @@ class Following:
         elif not self._failures:
             self._tell(None)
         self._run_hook()
+        self._serve()
         self.say_back()
         return self._settings.poll_seconds
 
@@ -198,6 +214,21 @@ class Following:
             again = "with the next poll" if self._hook_tries < HOOK_TRIES else "after the next swap only"
             self._say(f"The command ended with exit code {code}; it is run again {again}.")
 
+    def _serve(self) -> None:
+        """Let the server run what is held; what goes wrong is said once, until it changes."""
+        server, folder, held = self._settings.server, self._place.held(), self.held
+        if server is None or folder is None or held is None:
+            return
+        try:
+            changed, trouble = server.hold(held, folder), ""
+        except DeepspecError as error:
+            changed, trouble = False, error.what
+            if trouble != self._not_served:
+                self._say(f"The server does not run what is held. {error}")
+        if changed or (self._not_served and not trouble):
+            self._say(f"The server runs {held.model} version {held.version} ({held.digest[:12]}).")
+        self._not_served = trouble
+
     def _write_down(self, folder: Path, record: Pulled) -> None:
         """Write how the command ended; on a full disk that is said, and tried again with every poll."""
         known, self._unwritten = self._unwritten, None
@@ -216,7 +247,8 @@ class Following:
             update = {"version": held.version, "digest": held.digest, "since": held.since}
             says = says.model_copy(update=update)
         hook_exit = held.hook_exit if held is not None and self._settings.command is not None else None
-        trouble = self._trouble or (f"the command ended with exit code {hook_exit}" if hook_exit else "")
+        failed = f"the command ended with exit code {hook_exit}" if hook_exit else ""
+        trouble = self._trouble or self._not_served or failed
         return says.model_copy(
             update={"healthy": not trouble, "trouble": trouble, "hook_exit": hook_exit, "stopped": stopped}
         )

@@ -134,7 +134,7 @@ def pull(
                 downloaded += entry.size
                 progress.advance()
         if target is not None and not fits:
-            _check_config(folder, target)
+            check_config(folder, target)
         held = _record(draft, folder, store, now, new=folder != before)
         place.switch(folder)
         return Outcome(held, folder, folder != before, downloaded, tampered)
@@ -183,7 +183,7 @@ def _flaw(folder: Path, files: Mapping[str, FileEntry]) -> str | None:
         if flaw is not None:
             return f"{name}: {flaw}"
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    foreign = sorted(name for name in found - {*files, RECORD} if not name.rpartition("/")[2].startswith("."))
+    foreign = sorted(name for name in found - {*files, RECORD} if not any(part[0] == "." for part in name.split("/")))
     return f"{foreign[0]}: it is no part of the draft" if foreign else None
 
 
@@ -263,7 +263,7 @@ def _same_target(manifest: Manifest, target: Path, memo: Path | None) -> bool:
     return True
 
 
-def _check_config(folder: Path, target: Path) -> None:
+def check_config(folder: Path, target: Path) -> None:
     """Compare shape and tokenizer, as the draft's config.json has them, with the target's.
 
     Raises:

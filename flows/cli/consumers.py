@@ -1,4 +1,4 @@
-"""The commands about hosts that serve: `pull`, and `models followers`."""
+"""The commands about hosts that serve: `pull`, `serve`, and `models followers`."""
 
 import contextlib
 import signal
@@ -20,13 +20,15 @@ from flows.cli.terminal import (
     home,
     note,
     print_json,
+    print_text,
     progress,
     show_lines,
     show_table,
 )
 
 if TYPE_CHECKING:
-    from deepspec.serving.follow import Settings
+    from deepspec.registry.draft_names import RegisteredName
+    from deepspec.serving.follow import Holder, Settings
     from deepspec.serving.pull import Pulled
     from deepspec.serving.swap import Place
     from deepspec.store import Store
@@ -47,6 +49,10 @@ def pull(
     target: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The target that is served: a draft of another one is refused.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Change the draft of a running server of vllm or sglang by its own calls.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Base URL of that server, on this host.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put a promoted draft into a directory: every byte checked, swapped from one moment to the next.
@@ -69,14 +75,17 @@ def pull(
     place = Place(directory)
     store = store_of_last_run(home(), place.download)
     memo = home() / "fingerprints.json"
+    server = _endpoint(engine, endpoint, target, store)
     if follow:
-        _follow(draft, place, store, Settings(poll_seconds, command, target, memo), as_json=as_json)
+        _follow(draft, place, store, Settings(poll_seconds, command, target, memo, server), as_json=as_json)
         return
     with progress_of(progress(), "pull") as work:
         outcome = pull_draft(draft_named(draft, home(), store), store, place, target=target, memo=memo, progress=work)
     held, code = outcome.held, 0
     if outcome.tampered:
         note(f"deepspec: what was there was not what was pulled: {outcome.tampered}.")
+    if server is not None:
+        server.hold(held, outcome.folder)
     if command is not None and held.hook_exit != 0:
         code = hooks.run(command, held, outcome.folder, place.link)
         held = held.model_copy(update={"hook_exit": code})
@@ -90,6 +99,67 @@ def pull(
         raise LaunchError(
             f"The command ended with exit code {code}.", where="--hook", remedy="The draft is in place; run it again."
         )
+
+
+def serve(
+    draft: DraftName,
+    engine: Annotated[str, typer.Option(help="Whose server: vllm or sglang.")],
+    further: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGUMENT", help="After --: arguments of the engine itself.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The target that is served; default: the last run's.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where the draft is to lie; default: in the home.")
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Python of the engine's environment; default: $DEEPSPEC_ENGINE_PYTHON."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What clients call the model; default: the target's directory.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the engine's own (8000, 30000).")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Let its draft be changed while it serves, by whoever reaches its port.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Serve each new champion; implies --live.")] = False,
+    poll_seconds: Annotated[
+        float, typer.Option(min=0.1, callback=finite, help="With --follow: how often the store is asked.")
+    ] = 5.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command, and start nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a draft and its target with the engine's own server: exported for it, checked, and started.
+
+    Example: deepspec serve models:/demo@champion --engine vllm --dry-run
+    """
+    from flows.cli.commands import serve as serving
+
+    wanted = serving.Wanted(
+        draft, engine, directory, target, python, name, host, port, live or follow, tuple(further or ())
+    )
+    followed = _followed(draft) if follow else None
+    ready = serving.Ready(wanted, home())
+    document = ready.launch.to_json()
+    if dry_run:
+        if as_json:
+            print_json(document)
+        else:
+            print_text(f"{ready.launch.shell_line()}\n")
+        return
+    ready.refuse_unstartable()
+    with heartbeat.elsewhere(), _sigterm():
+        if followed is None:
+            code = serving.run(ready, note, _Terminated)
+        else:
+            code = serving.run_following(ready, followed, poll_seconds, note, _Terminated)
+    if as_json:
+        print_json({**document, "exit_code": code})
+    else:
+        show_lines(f"{engine} ended with exit code {code}.")
 
 
 def followers(
@@ -134,15 +204,9 @@ def _follow(
     as_json: bool,
 ) -> None:
     """Follow until a signal: SIGTERM ends it well, Ctrl-C as any command."""
-    from deepspec.registry.draft_names import registered_name
     from deepspec.serving.follow import Following
-    from deepspec.serving.names import WHERE
 
-    name = registered_name(draft, WHERE)
-    if name is None:
-        raise BadArgument(
-            f"{draft!r} always means the same draft.", where=WHERE, remedy="Name models:/<name>@champion."
-        )
+    name = _followed(draft)
     following = Following(name, store, place, settings, say=note)
     note(f"Following {name}; the store is asked every {settings.poll_seconds:g} s. Ctrl-C ends it.")
     with _sigterm(), heartbeat.elsewhere():
@@ -155,6 +219,39 @@ def _follow(
     held = following.held
     if as_json:
         print_json(None if held is None else _document(held, place.link))
+
+
+def _followed(draft: str) -> "RegisteredName":
+    """The name of a champion.
+
+    Raises:
+        BadArgument: it always means the same draft.
+    """
+    from deepspec.registry.draft_names import registered_name
+    from deepspec.serving.names import WHERE
+
+    name = registered_name(draft, WHERE)
+    if name is None:
+        raise BadArgument(
+            f"{draft!r} always means the same draft.", where=WHERE, remedy="Name models:/<name>@champion."
+        )
+    return name
+
+
+def _endpoint(engine: str | None, url: str | None, target: Path | None, store: "Store") -> "Holder | None":
+    """The server that is to run what is pulled.
+
+    Raises:
+        BadArgument: only one of the two options is there.
+    """
+    if engine is None and url is None:
+        return None
+    if engine is None or url is None:
+        missing = "--engine" if engine is None else "--endpoint"
+        raise BadArgument(f"{missing} is missing.", where="pull", remedy="Name the engine and its server's URL.")
+    from flows.cli.commands.serve import endpoint
+
+    return endpoint(engine, url, target, store)
 
 
 class _Terminated(BaseException):

@@ -59,6 +59,9 @@ def export(
     format_name: Annotated[str, typer.Option("--format", help="The format to write or to check.")] = "deepspec",
     out: Annotated[Path | None, typer.Option(help="New directory to write.")] = None,
     check: Annotated[Path | None, typer.Option(help="Check a directory in that format instead.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Check it for this engine, in whatever format that reads; not in --format's.")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="The target's name at a hub; with --bundle also its folder, which is then compared.")
     ] = "",
@@ -72,6 +75,7 @@ def export(
     """Write a draft in a format that others read (vllm, sglang, speculators, deepspec), or check such a directory.
 
     Example: deepspec export models:/demo@champion --format vllm --out exported
+    Example: deepspec export --check exported --engine vllm
     """
     from deepspec.registry import draft_export
 
@@ -86,14 +90,10 @@ def export(
         return
 
     if check is not None:
-        flaws = draft_export.check(format_name, check)
-        if as_json:
-            print_json({"checked": str(check), "format": format_name, "flaws": flaws})
-        else:
-            show_lines(*flaws, f"{check}: {len(flaws)} flaws." if flaws else f"{check} is fine.")
-        if flaws:
-            raise typer.Exit(1)
+        _check(check, format_name, engine, as_json=as_json)
         return
+    if engine is not None:
+        raise BadArgument("an engine is named, but no directory to check.", where="--engine", remedy="Add --check DIR.")
     if draft is None or out is None:
         raise BadArgument(
             "nothing is named to write or to check.",
@@ -151,6 +151,23 @@ def publish(
         print_json({"published": done.where, "changed": done.changed, **index})
     else:
         show_lines(f"Published: {done.where}" if done.changed else f"Nothing to do: {done.where} has this bundle.")
+
+
+def _check(directory: Path, format_name: str, engine: str | None, *, as_json: bool) -> None:
+    from deepspec.registry import draft_export
+
+    if engine is None:
+        flaws, read = draft_export.check(format_name, directory), ""
+    else:
+        format_name, flaws = draft_export.check_for(engine, directory)
+        read = f" for {engine}, in the format {format_name}"
+    if as_json:
+        named = {} if engine is None else {"engine": engine}
+        print_json({"checked": str(directory), **named, "format": format_name, "flaws": flaws})
+    else:
+        show_lines(*flaws, f"{directory}{read}: {len(flaws)} flaws." if flaws else f"{directory} is fine{read}.")
+    if flaws:
+        raise typer.Exit(1)
 
 
 def _matrix_cells(row: dict[str, str | None]) -> list[str]:

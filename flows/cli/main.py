@@ -40,6 +40,7 @@ for command in (
     drafts.export,
     drafts.publish,
     consumers.pull,
+    consumers.serve,
     drafts.measure,
     backup.backup,
 ):

@@ -131,6 +131,11 @@ COMMANDS: dict[str, Case] = {
         slow=True,
     ),
     "pull": Case("models:/tiny@champion {tmp}/out", says="tiny version 1", rows=lambda found: [[found["model"]]]),
+    "serve": Case(
+        "models:/tiny@champion --engine vllm --dry-run",
+        says="--speculative-config",
+        rows=lambda found: [found["argv"][:5]],
+    ),
     "backup": Case("{tmp}/out", says="artifacts"),
     "data preview": Case("tiny --rows 1", says="tokens are supervised"),
     "artifacts ls": Case(
@@ -252,6 +257,7 @@ def _call(home: Home, name: str, case: Case, folder: Path, given: Words, *more: 
 
 ALLOWED = {
     "flows/cli/terminal.py",
+    "deepspec/data/sources/parquet/worker.py",  # the process that asks it reads its stdout
     "deepspec/bench/__main__.py",  # runs where `flows` is not installed
     "deepspec/training/parallel.py",  # flushes what libraries have printed, before it ends the process
 }

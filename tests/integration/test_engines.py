@@ -28,7 +28,7 @@ from deepspec.targets import FAMILIES
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
 from tests.e2e.conftest import Home
-from tests.fixtures.engines import FOLDER, INTERPRETED, PYTHON, Job, Served, Serving
+from tests.fixtures.engines import DRAFTS, INTERPRETED, PYTHON, Job, Served, Serving, artifact
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 
@@ -37,15 +37,6 @@ STOP_ID = 2
 NUM_ANSWERS, LEAST_TAU = 32, 1.3
 NUM_VARIANT_ANSWERS = 8
 """Of another format of a draft that is served, or of a damaged one."""
-
-_BLOCK = "num_draft_tokens: 5, target_layer_ids: [0, 2, 4], mask_token_id: 3, num_anchors: 24"
-DRAFTS = {
-    "dspark": (),
-    "eagle3": ("draft={algorithm: eagle3, num_draft_tokens: 5, target_layer_ids: [0, 2, 4]}",),
-    "in_place": (f"draft={{algorithm: dflash, slots: in_place, num_layers: 2, {_BLOCK}}}", "train.num_epochs=16"),
-    "next_token": (f"draft={{algorithm: dflash, num_layers: 1, {_BLOCK}}}",),
-}
-"""Name of a run -> what of the recipe is otherwise; the one of two layers is in place."""
 
 METHODS = {"dspark": "dspark", "eagle3": "eagle3", "in_place": "dflash", "next_token": "dspark"}
 
@@ -75,28 +66,14 @@ class Decoded:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a target of the demo's shape and a trained draft of every kind."""
-    found = Home(tmp_path_factory.mktemp("engines") / "home")
-    inputs = ("--set", f"inputs={FOLDER / 'served-inputs.yaml'}")
-    for name, changes in DRAFTS.items():
-        sets = [argument for change in (f"name={name}", *changes) for argument in ("--set", change)]
-        found.run("run", str(FOLDER / "served.yaml"), *inputs, *sets, code=None)
-    return found
+def home(served_home: Home) -> Home:
+    """A home with a target of the demo's shape and a trained draft of every kind; it is only read."""
+    return served_home
 
 
 @pytest.fixture(scope="module")
 def target(home: Home) -> Path:
     return home.path / "served" / "target"
-
-
-def artifact(home: Home, name: str, stage: str) -> Path:
-    """The folder of what a stage made in a run."""
-    records = [json.loads(file.read_text()) for file in (home.path / "runs").glob("*/run.json")]
-    record = next(record for record in records if record["recipe"] == name)
-    key = next(entry["key"] for entry in record["stages"] if entry["name"] == stage)
-    (folder,) = (path for path in (home.path / "store" / stage / key).iterdir() if path.is_dir())
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -254,6 +254,11 @@ def test_engines_can_load_it(flaws: tuple[str, ...] | None, *, passes: bool) -> 
     assert answer(asked(Config(servable=False), flaws=flaws), "servable") is None
 
 
+def test_engines_that_nothing_would_ask_are_refused() -> None:
+    with pytest.raises(ValueError, match="servable"):
+        Config(servable=False, engines=("vllm",))
+
+
 @pytest.mark.parametrize("tau", [None, float("nan"), float("inf"), 0.5])
 def test_an_unusable_measurement_is_an_error_not_an_answer(tau: float | None) -> None:
     unusable = results.gate(tau, IDS)

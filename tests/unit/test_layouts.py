@@ -1,5 +1,6 @@
 """Drafts in the layouts of others, taken over: back and forth with the same bits, and what cannot be run, by name."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,6 @@ from tests.unit.test_export_engines import KINDS
 
 WEIGHTS, TABLES = "model.safetensors", ("embed_tokens.weight", "lm_head.weight")
 EAGLE, BLOCK, IN_PLACE = "eagle3", "dspark, vanilla head", "dflash, in_place"
-LAYERS = (-1, 0, 2, 4, 6)
-"""With the embedding's output, of which the engines' count has the number 0."""
-
 EXPORTED = [
     (form, family, row)
     for form in ENGINES
@@ -52,8 +50,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def our_draft(target: Path, row: str, out: Path, *, rounded: bool = False, **fields: Any) -> Path:
     """A draft whose every weight matters; where it is rounded, all of them are exact in bfloat16."""
     algorithm, kind = KINDS[row]
-    layers = {"target_layer_ids": (0, 1, 2, 4, 6) if algorithm == "eagle3" else LAYERS}
-    draft = trained(target, algorithm, out, **layers, **kind, **fields)
+    draft = trained(target, algorithm, out, **kind, **fields)
     generator = torch.Generator().manual_seed(11)
     tensors = load_file(draft / WEIGHTS)
     for name in sorted(tensors.keys() - set(TABLES)):
@@ -97,7 +94,10 @@ def proposals(directory: Path, spec: TargetSpec) -> dict[str, torch.Tensor]:
 def test_back_and_forth(layout: str, family: str, row: str, targets: dict[str, Path], tmp_path: Path) -> None:
     """Weights and proposals have the same bits; a head that adds nothing comes back as a head."""
     spec = read_spec(targets[family])
-    ours = our_draft(targets[family], row, tmp_path / "ours", rounded=layout == "deepspec")
+    # With the embedding's output, where the layout can say it: it is the engines' number 0.
+    layers = (0, 1, 2, 4, 6) if layout == "sglang" or (layout, row[:6]) == ("deepspec", "eagle3") else (-1, 0, 2, 4, 6)
+    rounded = layout == "deepspec"
+    ours = our_draft(targets[family], row, tmp_path / "ours", rounded=rounded, target_layer_ids=layers)
     theirs, out = write(layout, ours, tmp_path / "theirs"), tmp_path / "out"
     imported = import_draft(theirs, spec, out)
     before, after = load_file(ours / WEIGHTS), load_file(out / WEIGHTS)
@@ -342,3 +342,34 @@ def test_what_cannot_be_run_is_refused_by_name(what: str, targets: dict[str, Pat
     with refused(IncompatibleDraft, *named, where=where):
         import_draft(theirs, read_spec(targets["qwen3"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+ODD = [None, [], {}, "x", 1.5, True, -1, 10**12, [1, "a"], [[1]], {"a": {}}]
+
+
+def places(config: dict[str, Any], within: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every field of a config.json, nested ones too."""
+    found = []
+    for name, value in config.items():
+        found.append((*within, name))
+        found += places(value, found[-1]) if isinstance(value, dict) else []
+    return found
+
+
+@pytest.mark.parametrize("row", [EAGLE, BLOCK])
+@pytest.mark.parametrize("layout", ["vllm", "speculators", "specforge"])
+def test_whatever_a_field_is_the_error_is_ours(layout: str, row: str, targets: dict[str, Path], tmp_path: Path) -> None:
+    theirs = write(layout, our_draft(targets["qwen3"], row, tmp_path / "ours"), tmp_path / "theirs")
+    whole = (theirs / "config.json").read_text()
+    read = 0
+    for *within, name in places(json.loads(whole)):
+        for value in ODD:
+            part = config = json.loads(whole)
+            for outer in within:
+                part = part[outer]
+            part[name] = value
+            (theirs / "config.json").write_text(json.dumps(config))
+            with contextlib.suppress(IncompatibleDraft):
+                published_config(theirs)
+                read += 1
+    assert 0 < read < len(ODD) * len(places(json.loads(whole)))

@@ -388,3 +388,15 @@ def test_layers_with_a_window_attend_to_no_more() -> None:
     full, windowed = 4 * 16 * 512 * 8, 4 * 16 * 256 * 40
     assert attention(512) == pytest.approx((full + windowed) * 256)
     assert attention(8192) == pytest.approx(full * 4096 + windowed * (1024 - 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "engines"), [("eagle3-qwen3-4b", ["sglang"]), ("dspark-gemma4-12b", ["sglang"]), ("dflash-qwen3-8b", [])]
+)
+def test_an_engine_that_loads_no_such_draft_is_said_before_anything_is_trained(name: str, engines: list[str]) -> None:
+    recipe = load_recipe(name, ["gates.engines=[vllm, sglang]"])
+    found = estimated(recipe).not_loaded
+    assert found is not None
+    assert list(found) == engines
+    assert all("vllm" in reason for reason in found.values())
+    assert "not_loaded" not in estimated(load_recipe(name)).to_json()

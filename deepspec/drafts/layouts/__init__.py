@@ -8,7 +8,8 @@ no torch. To add one: a file that exports a `Layout`, and its line in the table;
 it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deepspec.drafts.algorithm import Algorithm
 from deepspec.drafts.files.config_json import CONFIG_FILE, read_draft_config
 from deepspec.drafts.layouts import deepspec, dflash_config, eagle3, speculators
 from deepspec.drafts.layouts.layout import Layout
+from deepspec.errors import IncompatibleDraft
 
 LAYOUTS: tuple[Layout, ...] = (
     speculators.LAYOUT,
@@ -45,6 +47,18 @@ def read_layout(written: Mapping[str, Any], directory: Path) -> tuple[dict[str, 
     open_fields = {name: value for name, value in layout.assumed.items() if said.get(name, value) is None}
     sentences = (f"Its config.json does not say {name}; {value} is taken." for name, value in open_fields.items())
     return said | open_fields, tuple(sentences)
+
+
+@contextmanager
+def in_its_words(layout: Layout) -> Iterator[None]:
+    """What is refused for a field is said by the field's name in its layout."""
+    try:
+        yield
+    except IncompatibleDraft as error:
+        what = error.what
+        for ours, theirs in layout.spelled.items():
+            what = what.replace(f"field {ours}", f"field {theirs}")
+        raise IncompatibleDraft(what, where=error.where, remedy=error.remedy) from error
 
 
 def published_config(directory: Path) -> tuple[Algorithm, Any]:

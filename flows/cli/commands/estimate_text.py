@@ -40,6 +40,8 @@ def _lines(found: Estimate) -> list[str]:
     if found.gate is not None:
         assumed = "" if found.gate.measured else " If prompts differ as the demo's do."
         lines += _wrapped("gate", f"{limits(found.gate, found.wanted_tau_gain)}{assumed}")
+    for engine, reason in (found.not_loaded or {}).items():
+        lines += _wrapped("REFUSED", f"whatever is trained, for {engine} cannot load it: {reason}.")
     if found.room is not None:
         lines += _place("room", "store", found.room.store) + _place("", "home", found.room.home)
     return lines
