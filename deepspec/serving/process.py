@@ -21,6 +21,8 @@ _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 5.0
 _PROBE_SECONDS = 120.0
 _END_SECONDS = DRAIN_SECONDS + 30.0
+_STARTING_SECONDS = 5.0
+"""While it loads there is nothing to finish, and vLLM forgets a SIGTERM that comes then."""
 _MOST_LOG_BYTES = 4 << 20
 _FAILURE = re.compile(r"\b(?:(?:\w+\.)*\w*(?:Error|Exception)|error): +\S.*")
 _NO_REASON = ("root cause", "EngineDeadError", "WARNING", "INFO")
@@ -79,7 +81,7 @@ class EngineProcess:
     """
 
     def __init__(self, launch: Launch, log: Path) -> None:
-        self.launch, self._log = launch, log
+        self.launch, self._log, self._ready = launch, log, False
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with log.open("ab") as output:
@@ -125,6 +127,7 @@ class EngineProcess:
         while not self._answers():
             self.refuse_ended()
             sleep(_LOOK_SECONDS)
+        self._ready = True
 
     def refuse_ended(self) -> None:
         """See that it runs.
@@ -144,12 +147,12 @@ class EngineProcess:
             remedy=f"What it said is in {self._log}.",
         )
 
-    def end(self, seconds: float = _END_SECONDS) -> int:
+    def end(self) -> int:
         """Let it finish what it has begun and end, and end it by force after a time; its exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(seconds)
+            self._process.wait(_END_SECONDS if self._ready else _STARTING_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         finally:

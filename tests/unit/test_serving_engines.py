@@ -212,6 +212,17 @@ def test_the_first_failure_that_it_named_is_the_reason(said: str, why: str, tmp_
     assert "many files" not in caught.value.what
 
 
+def test_what_has_not_answered_yet_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM forgets a SIGTERM that comes while it loads, and would be waited for as if it finished answers."""
+    monkeypatch.setattr("deepspec.serving.process._STARTING_SECONDS", 0.1)
+    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    draft = Prepared("vllm", tmp_path, "eagle3", 5)
+    process = EngineProcess(Launch((sys.executable, "-c", script), {}, draft, "http://127.0.0.1:1"), tmp_path / "log")
+    while "deaf" not in (tmp_path / "log").read_text():
+        process.refuse_ended()
+    assert process.end() == -signal.SIGKILL
+
+
 # --- a server that somebody else started -----------------------------------------------------------------------------
 
 
