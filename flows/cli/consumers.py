@@ -150,7 +150,7 @@ def serve(
         else:
             print_text(f"{ready.launch.shell_line()}\n")
         return
-    ready.refuse_unstartable()
+    ready.before_start()
     with heartbeat.elsewhere(), _sigterm():
         if followed is None:
             code = serving.run(ready, note, _Terminated)

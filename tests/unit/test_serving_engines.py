@@ -22,7 +22,7 @@ from deepspec.registry.draft_names import RegisteredName
 from deepspec.serving.errors import EngineEnded, NotUpdatable
 from deepspec.serving.follow import Following, Settings
 from deepspec.serving.followers import followers
-from deepspec.serving.launch import Server
+from deepspec.serving.launch import Launch, Server
 from deepspec.serving.live import Sglang
 from deepspec.serving.names import Draft
 from deepspec.serving.prepare import Prepared
@@ -166,6 +166,7 @@ def test_a_draft_with_which_it_does_not_start_leaves_the_one_before(host: Callab
     with refused(EngineEnded, "exit code 1", "ValueError: No such draft can be loaded", where=there.url) as caught:
         there.hold(broken)
     assert str(there.log) in str(caught.value.remedy)
+    assert "No such draft" in there.log.read_text()
     assert there.runs() == says(first)
     pid = there.process.pid
     with refused(EngineEnded, "ValueError"):
@@ -190,6 +191,36 @@ def test_what_was_started_ends_with_the_block(host: Callable[[str], Host]) -> No
     assert there.process.wait(0.0) == 0
     with pytest.raises(httpx.ConnectError):
         there.runs()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("WARNING OSError: many files\nserver.py: error: argument --x: wrong value\n", ": argument --x: wrong value."),
+        ("(Worker) ERROR vllm.exceptions.BadError: too long.\nRuntimeError: See root cause above.\n", "BadError: too"),
+        ("Loading.\n", "exit code 2."),
+    ],
+)
+def test_the_first_failure_that_it_named_is_the_reason(said: str, why: str, tmp_path: Path) -> None:
+    """The lines are as vLLM writes them."""
+    script = f"import sys; sys.stderr.write({said!r}); sys.exit(2)"
+    draft = Prepared("vllm", tmp_path, "eagle3", 5)
+    process = EngineProcess(Launch((sys.executable, "-c", script), {}, draft, "http://127.0.0.1:1"), tmp_path / "log")
+    process.wait()
+    with refused(EngineEnded, why, where="127.0.0.1") as caught:
+        process.refuse_ended()
+    assert "many files" not in caught.value.what
+
+
+def test_what_has_not_answered_yet_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM forgets a SIGTERM that comes while it loads, and would be waited for as if it finished answers."""
+    monkeypatch.setattr("deepspec.serving.process._STARTING_SECONDS", 0.1)
+    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    draft = Prepared("vllm", tmp_path, "eagle3", 5)
+    process = EngineProcess(Launch((sys.executable, "-c", script), {}, draft, "http://127.0.0.1:1"), tmp_path / "log")
+    while "deaf" not in (tmp_path / "log").read_text():
+        process.refuse_ended()
+    assert process.end() == -signal.SIGKILL
 
 
 # --- a server that somebody else started -----------------------------------------------------------------------------
