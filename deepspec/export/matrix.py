@@ -1,13 +1,8 @@
 """What loads which draft: the one table of algorithm × family × format, with the reason where the answer is no.
 
 `export` and `export --check` ask it, `export --matrix` prints it. A test holds vLLM's architectures against the
-<<<<<<< HEAD
-registry in its wheel, another loads what it says of speculators with that package; SGLang's were read by hand. Source:
-vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
-=======
 registry in its wheel, another loads what it says of speculators with that package; SGLang's were read by hand.
 Source: vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
->>>>>>> main
 """
 
 from collections.abc import Mapping
