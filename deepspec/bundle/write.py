@@ -1,4 +1,4 @@
-"""Writing a bundle: a draft's export, and beside it what engines and people need."""
+"""Writes a bundle: a draft's export, with the files that engines and people need."""
 
 from dataclasses import dataclass
 from pathlib import Path

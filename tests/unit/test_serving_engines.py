@@ -23,7 +23,7 @@ from deepspec.serving.errors import EngineEnded, NotUpdatable
 from deepspec.serving.follow import Following, Settings
 from deepspec.serving.followers import followers
 from deepspec.serving.launch import Launch, Server
-from deepspec.serving.live import Sglang
+from deepspec.serving.live import Sglang, Vllm
 from deepspec.serving.names import Draft
 from deepspec.serving.prepare import Prepared
 from deepspec.serving.process import EngineProcess
@@ -156,6 +156,22 @@ def test_sglang_is_asked_where_its_call_says_which_model_it_is_about(monkeypatch
     Sglang("http://there").update(Path("/d"), "v")
     given = {"model_path": "/d", "selector": "draft", "weight_version": "v"}
     assert sent == [("/openapi.json", None), ("/update_weights_from_disk", given), ("/model_info", None)]
+
+
+@pytest.mark.parametrize("client", [Vllm, Sglang])
+def test_a_servers_own_words_are_short_and_without_the_key(
+    client: type[Vllm] | type[Sglang], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "the key secret-key is refused\x1b[31m\n" * 100
+    reply = httpx.Response(500, json={"error": {"message": words}})
+    monkeypatch.setattr("deepspec.serving.live._Calls._reply", lambda *_: reply)
+    with pytest.raises(NotUpdatable) as caught:
+        client("http://127.0.0.1:9", "secret-key").version()
+    said = str(caught.value)
+    assert "the key *** is refused" in said
+    assert "secret-key" not in said
+    assert "\x1b" not in said
+    assert len(said) < 500
 
 
 def test_a_draft_with_which_it_does_not_start_leaves_the_one_before(host: Callable[[str], Host]) -> None:

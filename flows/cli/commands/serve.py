@@ -106,7 +106,7 @@ class Ready:
         self.launch: Launch = launch(found, self.server)
 
     def before_start(self) -> None:
-        """See that the engine is there, and its port free; begin its log anew.
+        """See that the engine is there, and its port free; remove its old log.
 
         Raises:
             BadArgument: they are not.
