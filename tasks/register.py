@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.recipe import Recipe
-from deepspec.registry.identity import IMPORTED, is_from_outside
+from deepspec.registry.identity import is_from_outside
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage, nearest
 from deepspec.store.manifest import ABOUT
@@ -90,29 +90,14 @@ def register(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
 
 def _card(recipe: Recipe, job: Job, draft: Artifact, conversations: Artifact | None, evaluation: "Evaluation") -> str:
     """The card of a draft; one that was trained here, on `conversations`."""
-    from deepspec.drafts import algorithm_of
-    from deepspec.drafts.files.config_json import read_draft_config
-    from deepspec.drafts.files.public_files import ORIGIN_FILE, Origin
-    from deepspec.registry.card import CardDraft, model_card
+    from deepspec.registry.card import model_card
+    from deepspec.registry.card_facts import card_draft, origin_in
 
-    folder = draft.directory() / "draft"
-    algorithm = algorithm_of(folder)
-    config = read_draft_config(folder)
     parents = draft.manifest.parents
-    origin = None
-    if draft.kind == IMPORTED:
-        said = f"{ABOUT}{ORIGIN_FILE}"
-        origin = Origin.from_json(draft.json(said), where=f"{draft.kind}/{draft.key[:12]}/{said}")
     return model_card(
         name=recipe.registered_model,
         recipe=recipe.name,
-        draft=CardDraft(
-            algorithm=algorithm.name,
-            num_draft_tokens=algorithm.num_draft_tokens(algorithm.read_config(folder)),
-            num_hidden_layers=config.get("num_hidden_layers"),
-            target_layer_ids=tuple(config.get("target_layer_ids", ())),
-            dtype=config.get("dtype"),
-        ),
+        draft=card_draft(draft.directory() / "draft"),
         target=Path(recipe.target.path).name,
         digests={
             "draft": draft.digest,
@@ -120,7 +105,7 @@ def _card(recipe: Recipe, job: Job, draft: Artifact, conversations: Artifact | N
         },
         sources=_sources(recipe, conversations),
         evaluation=evaluation,
-        origin=origin,
+        origin=origin_in(draft),
         started_outside=any(map(is_from_outside, lineage(draft, job.artifact))),
     )
 

@@ -7,6 +7,7 @@
                              what an engine loads, and why not the rest; what lies beside the weights
 
     tasks.import_ ──► importing      a published draft, in a layout of deepspec.drafts.layouts, checked and taken over
+    bundle ─────────► engine_files   what engines read besides the weights ──► side_files
 
 To add a format: one file that exports a `Format`, its line in the table below, and its cells in `matrix.py`.
 """

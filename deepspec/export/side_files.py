@@ -31,7 +31,7 @@ def check_side_files(directory: Path, num_draft_tokens: int) -> list[str]:
             continue
         flaws += [f"{file.name}: field {found}: others cannot read it." for found in loose_places(value)]
         if file.name == CALIBRATION_FILE:
-            flaws += [f"{file.name}: {flaw}" for flaw in _calibration_flaws(value, num_draft_tokens)]
+            flaws += [f"{file.name}: {flaw}" for flaw in calibration_flaws(value, num_draft_tokens)]
     return flaws
 
 
@@ -47,7 +47,7 @@ def file_flaws(directory: Path) -> list[str]:
     return flaws
 
 
-def _calibration_flaws(value: Any, num_draft_tokens: int) -> list[str]:
+def calibration_flaws(value: Any, num_draft_tokens: int) -> list[str]:
     """What SGLang's reader refuses: a temperature per position above 0, and lists of numbers."""
     if not isinstance(value, dict):
         return ["it is not a JSON object."]

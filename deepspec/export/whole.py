@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deepspec.errors import IncompatibleDraft
@@ -10,7 +10,14 @@ from deepspec.export.format import Format
 
 
 def write_whole(
-    form: Format, draft: Path, out: Path, target_name: str, beside: Mapping[str, str], *, force: bool = False
+    form: Format,
+    draft: Path,
+    out: Path,
+    target_name: str,
+    beside: Mapping[str, str],
+    *,
+    force: bool = False,
+    add: Callable[[Path], None] = lambda _part: None,
 ) -> Path:
     """Write a draft to the new directory `out`.
 
@@ -21,6 +28,7 @@ def write_whole(
         target_name: what the target is called.
         beside: further files, name -> text.
         force: write what the check refuses, too: beside `out`, with UNCHECKED in its name.
+        add: (where it is being written) -> None: writes further files, which are checked with the others.
 
     Returns:
         Where it was written.
@@ -33,6 +41,7 @@ def write_whole(
         form.write(draft, part, target_name)
         for file, text in beside.items():
             (part / file).write_text(text, encoding="utf-8", newline="\n")
+        add(part)
         flaws = form.check(part)
         if flaws and not force:
             more = f" ({len(flaws) - 1} more)" if len(flaws) > 1 else ""

@@ -1,5 +1,6 @@
 """A draft, as a person names it, in a format that others read."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deepspec.errors import RecipeError
@@ -11,7 +12,15 @@ from deepspec.store import Artifact, Store
 
 
 def write(
-    name: str, format_name: str, out: Path, target_name: str, *, home: Path, store: Store, force: bool = False
+    name: str,
+    format_name: str,
+    out: Path,
+    target_name: str,
+    *,
+    home: Path,
+    store: Store,
+    force: bool = False,
+    add: Callable[[Path, Artifact | Path], None] = lambda _part, _draft: None,
 ) -> Path:
     """Write the draft that `name` means to the new directory `out`, with its card and calibration if it is registered.
 
@@ -24,6 +33,7 @@ def write(
         target_name: what the target is called.
         home, store: where versions and artifacts are.
         force: write what the check refuses, too: beside `out`, with UNCHECKED in its name.
+        add: (where it is being written, the draft) -> None: writes further files, which are checked with the others.
 
     Returns:
         Where it was written.
@@ -44,7 +54,15 @@ def write(
     if isinstance(found, Artifact):
         found.refuse_damaged()
     beside = about_draft(found.digest, store) if isinstance(found, Artifact) else {}
-    return write_whole(FORMATS[format_name], draft_directory(found), out, target_name, beside, force=force)
+    return write_whole(
+        FORMATS[format_name],
+        draft_directory(found),
+        out,
+        target_name,
+        beside,
+        force=force,
+        add=lambda part: add(part, found),
+    )
 
 
 def about_draft(digest: str, store: Store) -> dict[str, str]:

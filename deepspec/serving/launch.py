@@ -21,7 +21,7 @@ PORTS: Mapping[str, int] = {"vllm": 8000, "sglang": 30000}
 """Each engine's own default."""
 
 DRAIN_SECONDS = 60
-"""So long vLLM goes on with answers that it has begun, once it is told to end."""
+"""How long vLLM goes on with running requests after SIGTERM."""
 
 _DSPARK = "dspark"
 

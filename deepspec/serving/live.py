@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import TransientError
 from deepspec.network import PLAIN, UnusableReply, heeds_proxies, received
 from deepspec.serving.errors import NotUpdatable
@@ -69,7 +70,7 @@ class Vllm:
         except NotUpdatable as error:
             if _ACTIVE not in error.what:
                 raise
-            # Whoever began it is gone; with our transfer nothing is half done then.
+            # The client that began it is gone; with our transfer nothing is half done then.
             self._calls.json("POST", "/finish_weight_update", {})
             self._calls.json("POST", "/start_draft_weight_update", None)
         self._calls.json("POST", "/update_weights", {"update_info": {"directory": str(directory.absolute())}})
@@ -112,7 +113,9 @@ class Sglang:
         said = self._calls.json("POST", self._ROUTE, body)
         if said.get("success") is not True:
             raise NotUpdatable(
-                f"SGLang refuses the new draft: {said.get('message')}.", where=self._calls.url, remedy=_RESTART
+                f"SGLang refuses the new draft: {self._calls.safe(said.get('message'))}.",
+                where=self._calls.url,
+                remedy=_RESTART,
             )
         _see(self.version(), version, self._calls.url)
 
@@ -164,11 +167,16 @@ class _Calls:
         said = found if isinstance(found, dict) else {}
         if reply.status_code >= 400:
             raise NotUpdatable(
-                f"{method} {path} failed ({reply.status_code}): {_reason(said) or 'no reason is given'}.",
+                f"{method} {path} failed ({reply.status_code}): {self.safe(_reason(said)) or 'no reason is given'}.",
                 where=self.url,
                 remedy=_RESTART,
             )
         return said
+
+    def safe(self, words: object) -> str:
+        """A server's own words, fit for messages: short, one line, without the key."""
+        text = str(words)
+        return excerpt_of(text.replace(self._api_key, "***") if self._api_key else text)
 
     def _reply(self, method: str, path: str, body: Mapping[str, Any] | None) -> "httpx.Response":
         import httpx

@@ -21,10 +21,12 @@ _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 5.0
 _PROBE_SECONDS = 120.0
 _END_SECONDS = DRAIN_SECONDS + 30.0
+_STARTING_SECONDS = 5.0
+"""While it loads there is nothing to finish, and vLLM forgets a SIGTERM that comes then."""
 _MOST_LOG_BYTES = 4 << 20
-_FAILURE = re.compile(r"\b((?:\w+\.)*\w*(?:Error|Exception)): +(\S.*)")
-_SECOND_HAND = ("root cause", "EngineDeadError")
-"""Of failures that only name another one."""
+_FAILURE = re.compile(r"\b(?:(?:\w+\.)*\w*(?:Error|Exception)|error): +\S.*")
+_NO_REASON = ("root cause", "EngineDeadError", "WARNING", "INFO")
+"""In lines that only name another failure, or none."""
 
 
 def refuse_missing(python: str, engine: str) -> None:
@@ -72,17 +74,18 @@ class EngineProcess:
 
     Args:
         launch: what is started.
-        log: takes what it says; begun anew.
+        log: takes what it says, after what is there.
 
     Raises:
         EngineEnded: the program cannot be run.
     """
 
     def __init__(self, launch: Launch, log: Path) -> None:
-        self.launch, self._log = launch, log
+        self.launch, self._log, self._ready = launch, log, False
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with log.open("wb") as output:
+            with log.open("ab") as output:
+                self._said_from = output.tell()
                 # In a group of its own: Ctrl-C at a terminal is passed on by us, once.
                 self._process = subprocess.Popen(
                     launch.argv,
@@ -124,6 +127,7 @@ class EngineProcess:
         while not self._answers():
             self.refuse_ended()
             sleep(_LOOK_SECONDS)
+        self._ready = True
 
     def refuse_ended(self) -> None:
         """See that it runs.
@@ -136,24 +140,24 @@ class EngineProcess:
             return
         engine = self.launch.draft.engine
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        why = self._why()
+        why = "" if code == -signal.SIGKILL else self._why()
         raise EngineEnded(
             f"{engine} {how}{f': {why}' if why else ''}.",
             where=self.launch.url,
             remedy=f"What it said is in {self._log}.",
         )
 
-    def end(self, seconds: float = _END_SECONDS) -> int:
+    def end(self) -> int:
         """Let it finish what it has begun and end, and end it by force after a time; its exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(seconds)
+            self._process.wait(_END_SECONDS if self._ready else _STARTING_SECONDS)
         except subprocess.TimeoutExpired:
-            return self.kill()
-        except BaseException:
-            self.kill()
-            raise
+            pass
+        finally:
+            code = self.kill()  # what it started, too, if it went before that
+        return code
 
     def kill(self) -> int:
         """End it and all that it started, now."""
@@ -175,9 +179,10 @@ class EngineProcess:
         """The first failure that it named; the others follow from it."""
         try:
             with self._log.open("rb") as file:
-                text = file.read(_MOST_LOG_BYTES).decode(errors="replace")
+                file.seek(self._said_from)
+                lines = file.read(_MOST_LOG_BYTES).decode(errors="replace").splitlines()
         except OSError:
             return ""
-        found = (f"{match[1]}: {match[2]}" for match in _FAILURE.finditer(text))
-        first = next((line for line in found if not any(word in line for word in _SECOND_HAND)), "")
-        return first[:300].rstrip(". ")
+        named = (_FAILURE.search(line) for line in lines if not any(word in line for word in _NO_REASON))
+        first = next((found[0] for found in named if found is not None), "")
+        return first.removeprefix("error: ")[:300].rstrip(". ")

@@ -22,13 +22,13 @@ Prepare = Callable[[Pulled, Path], Prepared]
 
 
 def version_of(held: Pulled) -> str:
-    """What a server is told that it runs: the draft's name for people, and the beginning of its digest."""
+    """The version that a server reports for a draft: its name for people, and the beginning of its digest."""
     name = f"{held.model}/{held.version}" if held.version else f"{held.kind}/{held.key[:12]}"
     return f"{name} {held.digest[:12]}"
 
 
 class Endpoint:
-    """A server that somebody else started, asked by its own calls.
+    """A server that we did not start, asked by its own calls.
 
     Args:
         engine: whose server it is.

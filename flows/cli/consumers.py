@@ -123,7 +123,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the engine's own (8000, 30000).")] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Let its draft be changed while it serves, by whoever reaches its port.")
+        bool, typer.Option("--live", help="Let its draft be changed while it serves, by any client of its port.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Serve each new champion; implies --live.")] = False,
     poll_seconds: Annotated[
@@ -150,7 +150,7 @@ def serve(
         else:
             print_text(f"{ready.launch.shell_line()}\n")
         return
-    ready.refuse_unstartable()
+    ready.before_start()
     with heartbeat.elsewhere(), _sigterm():
         if followed is None:
             code = serving.run(ready, note, _Terminated)

@@ -1,4 +1,4 @@
-"""The commands about a draft outside its run: `compare`, `export`, `measure`."""
+"""The commands about a draft outside its run: `compare`, `export`, `publish`, `measure`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from deepspec.errors import BadArgument
 from flows.cli.runs import Overrides, RecipeName
 from flows.cli.terminal import (
     AsJson,
+    DraftName,
     DraftNames,
     OptionalDraftName,
     artifact_store,
@@ -61,8 +62,13 @@ def export(
     engine: Annotated[
         str | None, typer.Option(help="Check it for this engine, in whatever format that reads; not in --format's.")
     ] = None,
-    target: Annotated[str, typer.Option(help="The target's name, where the format wants it.")] = "",
+    target: Annotated[
+        str, typer.Option(help="The target's name at a hub; with --bundle also its folder, which is then compared.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Write DIR-UNCHECKED where the check finds flaws.")] = False,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Write what engines and people need besides, and an index of it.")
+    ] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Show what loads which draft, and why not.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,11 +100,57 @@ def export(
             where="export",
             remedy="Name a DRAFT and --out DIR, or --check DIR.",
         )
-    place = draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store(), force=force)
-    if as_json:
-        print_json({"written": str(place), "format": format_name})
+    if bundle:
+        from deepspec.bundle.index import read_index
+        from deepspec.bundle.write import write
+
+        place = write(draft, format_name, out, target, home=home(), store=artifact_store(), force=force)
+        left_out = read_index(place).left_out
     else:
-        show_lines(f"Written: {place}")
+        place = draft_export.write(draft, format_name, out, target, home=home(), store=artifact_store(), force=force)
+        left_out = {}
+    if as_json:
+        print_json({"written": str(place), "format": format_name, **({"left_out": left_out} if bundle else {})})
+    else:
+        show_lines(f"Written: {place}", *(f"Left out: {file}: {reason}." for file, reason in left_out.items()))
+
+
+def publish(
+    draft: DraftName,
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="OWNER/NAME at a model hub, or s3://bucket/prefix.")
+    ],
+    format_name: Annotated[str, typer.Option("--format", help="The format of its weights and config.json.")] = "vllm",
+    target: Annotated[str, typer.Option(help="The target's name at a hub, or its folder, which is compared.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository of the hub public.")] = False,
+    unpromoted: Annotated[
+        bool, typer.Option("--unpromoted", help="Send a draft that never was champion, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send a draft's bundle (or a folder that `export --bundle` wrote) to a model hub, or under a prefix of a bucket.
+
+    All of it is checked before. The hub's token is in HF_TOKEN; HF_ENDPOINT names another hub than huggingface.co.
+
+    Example: deepspec publish models:/demo@champion mine/demo-draft
+    """
+    from deepspec.bundle.publish import publish as publish_bundle
+
+    done = publish_bundle(
+        draft,
+        destination,
+        format_name=format_name,
+        target=target,
+        home=home(),
+        store=artifact_store(),
+        public=public,
+        unpromoted=unpromoted,
+    )
+    if as_json:
+        index = {"draft": done.bundle.draft.to_json(), "digest": done.bundle.digest}
+        print_json({"published": done.where, "changed": done.changed, **index})
+    else:
+        show_lines(f"Published: {done.where}" if done.changed else f"Nothing to do: {done.where} has this bundle.")
 
 
 def _check(directory: Path, format_name: str, engine: str | None, *, as_json: bool) -> None:

@@ -38,6 +38,7 @@ for command in (
     models.rollback,
     drafts.compare,
     drafts.export,
+    drafts.publish,
     consumers.pull,
     consumers.serve,
     drafts.measure,

@@ -19,6 +19,7 @@ from tests.e2e.conftest import Finished, Home
 from tests.e2e.test_compare import disturbed
 from tests.fixtures.openai_server import openai_server
 from tests.fixtures.published import publish
+from tests.fixtures.s3 import moto_server
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"COLUMNS": "80", "LINES": "24", "FORCE_COLOR": "", "TERM": "xterm-256color"}
@@ -93,6 +94,14 @@ def engine(home: Home, folder: Path) -> Iterator[Words]:
         yield {"url": server.url}
 
 
+@contextmanager
+def bucket(_home: Home, _folder: Path) -> Iterator[Words]:
+    """An S3 server with an empty bucket."""
+    with moto_server() as server, pytest.MonkeyPatch.context() as patch:
+        server.enter(patch)
+        yield {"bucket": f"s3://{server.bucket}/bundles"}
+
+
 COMMANDS: dict[str, Case] = {
     "demo": Case("--dry-run", says="demo_corpus", rows=stages),
     "run": Case("tiny", says="models:/tiny/1", writes=True),
@@ -113,6 +122,7 @@ COMMANDS: dict[str, Case] = {
         slow=True,
     ),
     "export": Case("models:/tiny/1 --format deepspec --out {tmp}/out", says="/out"),
+    "publish": Case("models:/tiny@champion {bucket}", says="Nothing to do", around=bucket),
     "measure": Case(
         "tiny --endpoint {url}",
         says="vllm 0.10.2",

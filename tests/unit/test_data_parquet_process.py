@@ -42,24 +42,17 @@ def test_one_process_reads_file_after_file(path: str) -> None:
     assert process._idle == [first]
 
 
-def test_a_file_that_ends_the_process_is_named_and_the_next_one_is_read(path: str) -> None:
-    table_size(path)
+@pytest.mark.parametrize(("end", "says"), [(signal.SIGABRT, "SIGABRT"), (signal.SIGALRM, "600 s")])
+def test_a_file_that_ends_the_process_is_named_and_the_next_one_is_read(
+    path: str, end: signal.Signals, says: str
+) -> None:
     rows = parquet_rows(path, 1, 1000, ())
     next(rows)
     (reader,) = children()
-    os.kill(reader, signal.SIGABRT)
-    with refused(DataError, "SIGABRT", where=path):
+    os.kill(reader, end)
+    with refused(DataError, says, where=path):
         list(rows)
     assert len(values(path)) == 3000
-
-
-def test_a_file_that_takes_for_ever_is_named(path: str) -> None:
-    rows = parquet_rows(path, 1, 1000, ())
-    next(rows)
-    (reader,) = children()
-    os.kill(reader, signal.SIGALRM)
-    with refused(DataError, "600 s", where=path):
-        list(rows)
 
 
 def test_one_that_has_waited_and_ended_is_replaced(path: str) -> None:
@@ -96,7 +89,16 @@ def test_a_relative_path_is_one_of_the_folder_that_the_asking_process_is_in(
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"\0\0", b"\0\0\0\x05\0{", b"\0\0\0\x02\0[]", b"\xff\xff\xff\xff\0{}", b"\0\0\0\x01\0{"]
+    "said",
+    [
+        b"",
+        b"\0\0",
+        b"\0\0\0\x05\0{",
+        b"\0\0\0\x02\0[]",
+        b"\xff\xff\xff\xff\0{}",
+        b"\0\x01\x00\x00\0" + b"[" * 65536,
+        b"\0\0\0\x01\0{",
+    ],
 )
 def test_what_is_no_message_is_not_read(said: bytes, tmp_path: Path) -> None:
     (tmp_path / "said").write_bytes(said)

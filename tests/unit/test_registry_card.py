@@ -4,7 +4,7 @@ from typing import Any
 
 from deepspec.drafts.files.public_files import Origin
 from deepspec.evaluation.results import Evaluation, MeanResult
-from deepspec.registry.card import CardDraft, CardSource, model_card
+from deepspec.registry.card import CardBundle, CardDraft, CardSource, model_card
 from tests.fixtures import results
 
 SOURCES = [
@@ -67,3 +67,47 @@ def test_an_imported_draft_says_where_it_came_from_and_that_its_data_are_not_kno
     assert "| chats |" in started
     assert "Training started from a draft that was not trained here" in started
     assert "started from" not in card()
+
+
+def bundled(**more: Any) -> CardBundle:
+    given: dict[str, Any] = {
+        "format": "vllm",
+        "kind": "dspark, vanilla head",
+        "checked": "source",
+        "base_model": None,
+        "revision": None,
+        "licence": None,
+        "lineage": [("train", "k" * 64, "d" * 64)],
+        "figures": [],
+        "files": {},
+        "left_out": {"serving/x.json": "<b>nothing</b> was measured"},
+        "code": {},
+    }
+    return CardBundle(**given | more)
+
+
+def test_a_bundles_front_matter_holds_what_a_hub_accepts() -> None:
+    from huggingface_hub import ModelCard
+
+    def fields(**more: Any) -> dict[str, Any]:
+        return dict(ModelCard(card(bundle=bundled(**more))).data.to_dict())
+
+    assert fields()["license"] == "unknown"
+    assert "base_model" not in fields(base_model="/models/target")
+    assert fields(base_model="Qwen/Qwen3-4B", licence="apache-2.0") | {"tags": []} == {
+        "license": "apache-2.0",
+        "base_model": "Qwen/Qwen3-4B",
+        "library_name": "vllm",
+        "tags": [],
+    }
+    odd = fields(licence="Ours: no\n---\n# <b>")
+    assert (odd["license"], odd["license_name"]) == ("other", "Ours: no\n---\n# <b>")
+
+
+def test_a_bundles_card_says_what_is_missing_and_how_it_was_checked() -> None:
+    text = card(bundle=bundled())
+    assert "not there: \\<b\\>nothing\\</b\\> was measured." in text
+    assert "was checked by source" in text
+    assert "was checked by running the engine" in card(bundle=bundled(checked="engine run"))
+    assert "it was not served" in card(bundle=bundled(checked=None))
+    assert "The licence of the target is not known" in text

@@ -22,8 +22,8 @@ from deepspec.registry.draft_names import RegisteredName
 from deepspec.serving.errors import EngineEnded, NotUpdatable
 from deepspec.serving.follow import Following, Settings
 from deepspec.serving.followers import followers
-from deepspec.serving.launch import Server
-from deepspec.serving.live import Sglang
+from deepspec.serving.launch import Launch, Server
+from deepspec.serving.live import Sglang, Vllm
 from deepspec.serving.names import Draft
 from deepspec.serving.prepare import Prepared
 from deepspec.serving.process import EngineProcess
@@ -158,6 +158,22 @@ def test_sglang_is_asked_where_its_call_says_which_model_it_is_about(monkeypatch
     assert sent == [("/openapi.json", None), ("/update_weights_from_disk", given), ("/model_info", None)]
 
 
+@pytest.mark.parametrize("client", [Vllm, Sglang])
+def test_a_servers_own_words_are_short_and_without_the_key(
+    client: type[Vllm] | type[Sglang], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "the key secret-key is refused\x1b[31m\n" * 100
+    reply = httpx.Response(500, json={"error": {"message": words}})
+    monkeypatch.setattr("deepspec.serving.live._Calls._reply", lambda *_: reply)
+    with pytest.raises(NotUpdatable) as caught:
+        client("http://127.0.0.1:9", "secret-key").version()
+    said = str(caught.value)
+    assert "the key *** is refused" in said
+    assert "secret-key" not in said
+    assert "\x1b" not in said
+    assert len(said) < 500
+
+
 def test_a_draft_with_which_it_does_not_start_leaves_the_one_before(host: Callable[[str], Host]) -> None:
     there = host("vllm")
     first = there.champion("1")
@@ -166,6 +182,7 @@ def test_a_draft_with_which_it_does_not_start_leaves_the_one_before(host: Callab
     with refused(EngineEnded, "exit code 1", "ValueError: No such draft can be loaded", where=there.url) as caught:
         there.hold(broken)
     assert str(there.log) in str(caught.value.remedy)
+    assert "No such draft" in there.log.read_text()
     assert there.runs() == says(first)
     pid = there.process.pid
     with refused(EngineEnded, "ValueError"):
@@ -190,6 +207,36 @@ def test_what_was_started_ends_with_the_block(host: Callable[[str], Host]) -> No
     assert there.process.wait(0.0) == 0
     with pytest.raises(httpx.ConnectError):
         there.runs()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("WARNING OSError: many files\nserver.py: error: argument --x: wrong value\n", ": argument --x: wrong value."),
+        ("(Worker) ERROR vllm.exceptions.BadError: too long.\nRuntimeError: See root cause above.\n", "BadError: too"),
+        ("Loading.\n", "exit code 2."),
+    ],
+)
+def test_the_first_failure_that_it_named_is_the_reason(said: str, why: str, tmp_path: Path) -> None:
+    """The lines are as vLLM writes them."""
+    script = f"import sys; sys.stderr.write({said!r}); sys.exit(2)"
+    draft = Prepared("vllm", tmp_path, "eagle3", 5)
+    process = EngineProcess(Launch((sys.executable, "-c", script), {}, draft, "http://127.0.0.1:1"), tmp_path / "log")
+    process.wait()
+    with refused(EngineEnded, why, where="127.0.0.1") as caught:
+        process.refuse_ended()
+    assert "many files" not in caught.value.what
+
+
+def test_what_has_not_answered_yet_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM forgets a SIGTERM that comes while it loads, and would be waited for as if it finished answers."""
+    monkeypatch.setattr("deepspec.serving.process._STARTING_SECONDS", 0.1)
+    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    draft = Prepared("vllm", tmp_path, "eagle3", 5)
+    process = EngineProcess(Launch((sys.executable, "-c", script), {}, draft, "http://127.0.0.1:1"), tmp_path / "log")
+    while "deaf" not in (tmp_path / "log").read_text():
+        process.refuse_ended()
+    assert process.end() == -signal.SIGKILL
 
 
 # --- a server that somebody else started -----------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def origin_of(files: PublicFiles) -> Origin:
         files={path.name: sha256_of(path) for path in files.paths},
         name=text("_name_or_path"),
         target=text("target_model_name_or_path"),
-        licence=_licence_of(files.directory),
+        licence=licence_of(files.directory),
     )
 
 
@@ -111,7 +111,7 @@ def public_files(directory: Path) -> PublicFiles:
     return PublicFiles(directory, config, tensors, tuple(sorted(found)))
 
 
-def _licence_of(directory: Path) -> str | None:
+def licence_of(directory: Path) -> str | None:
     """The licence that the front matter of a directory's README.md names; None: it names none that can be read."""
     try:
         with (directory / README).open("rb") as opened:

@@ -36,7 +36,7 @@ EAGLE3: Allowed = MappingProxyType(
         "norm_before_residual": ((None, False), "the residual is taken before the norm"),
         "norm_before_fc": ((None, False), "the target's states are not normalised"),
         "fc_norm": ((None, False), "the target's states are not normalised"),
-        "norm_output": ((None, False), "what is fed back is not normalised"),
+        "norm_output": ((None, False), "the output that enters the next step is not normalised"),
         "parallel_drafting": ((None, False), "tokens are drafted one after the other"),
         "pard_token": ((None,), "tokens are drafted one after the other"),
         "eagle_config.norm_before_fc": ((None, False), "the target's states are not normalised"),

@@ -105,14 +105,15 @@ class Ready:
             self.held, found = outcome.held, self.prepare(outcome.held, outcome.folder)
         self.launch: Launch = launch(found, self.server)
 
-    def refuse_unstartable(self) -> None:
-        """See that the engine is there, and its port free.
+    def before_start(self) -> None:
+        """See that the engine is there, and its port free; remove its old log.
 
         Raises:
             BadArgument: they are not.
         """
         refuse_missing(self.server.python, self.launch.draft.engine)
         refuse_taken(self.server.host, self.server.port)
+        self.log.unlink(missing_ok=True)
 
     @property
     def pulled(self) -> Pulled:

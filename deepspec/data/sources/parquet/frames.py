@@ -59,7 +59,7 @@ def read(file: BinaryIO) -> dict[str, Any]:
         raise Broken
     try:
         found = json.loads(text, object_hook=_rebuilt if head[-1] else None)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Broken from error
     if not isinstance(found, dict):
         raise Broken
