@@ -13,9 +13,9 @@ import pytest
 
 from deepspec.data.sources import json_rows
 from deepspec.data.sources.account import Account
+from deepspec.data.sources.columnar.parquet import opened_table, table_rows
 from deepspec.data.sources.finding import Source, find, find_sources
 from deepspec.data.sources.hub import commit_of
-from deepspec.data.sources.parquet.table import opened_table, table_rows
 from deepspec.data.sources.readers import count_rows, read_rows, source_bytes
 from deepspec.data.sources.rows import RawRow
 from deepspec.errors import DataError
@@ -489,12 +489,13 @@ def test_a_text_that_a_small_parquet_file_repeats_is_unpacked_row_by_row(tmp_pat
     most = 0
     tracemalloc.start()
     with opened_table(str(repeated(tmp_path / "long.parquet", "a" * 2_000_000, 1024))) as file:
-        for row in table_rows(file, ["turns"], 1000, 0):
-            assert str(row) == "longer than data.max_row_bytes"
+        for rows in table_rows(file, ["turns"], 1000, 0):
+            assert str(rows) == "longer than data.max_row_bytes"
             most = max(most, pool.bytes_allocated() - before)
     with opened_table(str(repeated(tmp_path / "fits.parquet", "a" * 40_000, 1024))) as file:
-        for row in table_rows(file, ["turns"], 50_000, 0):
-            assert row == {"turns": ["a" * 40_000]}
+        for rows in table_rows(file, ["turns"], 50_000, 0):
+            assert isinstance(rows, list)
+            assert all(row == {"turns": ["a" * 40_000]} for row in rows)
             most = max(most, pool.bytes_allocated() - before)
     assert most + tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()

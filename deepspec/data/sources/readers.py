@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deepspec.data.sources.account import Account
+from deepspec.data.sources.columnar.columns import columns_to_read, without_nulls
+from deepspec.data.sources.columnar.process import parquet_rows, table_size
 from deepspec.data.sources.finding import FORMATS, Source, held_out_split, kind_of
 from deepspec.data.sources.hub import HubPart, local_files, split_id
 from deepspec.data.sources.json_rows import count_json, read_json
-from deepspec.data.sources.parquet.columns import columns_to_read, without_nulls
-from deepspec.data.sources.parquet.process import parquet_rows, table_size
 from deepspec.data.sources.rows import Position, RawRow
 from deepspec.errors import DataError
 

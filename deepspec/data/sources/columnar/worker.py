@@ -10,12 +10,12 @@ import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
-from deepspec.data.sources.parquet import frames
-from deepspec.data.sources.parquet.columns import columns_to_read
-from deepspec.data.sources.parquet.table import empty_columns, opened_table, table_rows
+from deepspec.data.sources.columnar import frames
+from deepspec.data.sources.columnar.batches import Rows
+from deepspec.data.sources.columnar.columns import columns_to_read
+from deepspec.data.sources.columnar.parquet import empty_columns, opened_table, table_rows
 from deepspec.data.sources.rows import RowRejected
 from deepspec.errors import DataError
 
@@ -36,9 +36,9 @@ def main() -> None:
             os.chdir(request["folder"])
         answer = _safely(request["path"], size(request) if request["what"] == "size" else rows(request))
         while (message := _patiently(answer)) is not None:
-            frames.write(sys.stdout.buffer, message)
-        frames.write(sys.stdout.buffer, {"end": True})
-        sys.stdout.buffer.flush()
+            _said.write(message)
+        _said.write({"end": True})
+        _said.flush()
 
 
 def size(request: Message) -> Iterator[Message]:
@@ -57,8 +57,21 @@ def rows(request: Message) -> Iterator[Message]:
         unread = sorted(set(file.schema_arrow.names) - {*columns, *empty_columns(file)})
         yield {"num_rows": file.metadata.num_rows, "unread": unread}
         for group in range(file.num_row_groups) if groups is None else groups:
-            for row in islice(table_rows(file, columns, request["max_row_bytes"], group), most):
-                yield {"reason": row.reason, "detail": row.detail} if isinstance(row, RowRejected) else {"value": row}
+            yield from _first(table_rows(file, columns, request["max_row_bytes"], group), most)
+
+
+def _first(found: Iterator[Rows], most: int | None) -> Iterator[Message]:
+    """The first rows, or all."""
+    left = sys.maxsize if most is None else most
+    for rows in found:
+        if isinstance(rows, RowRejected):
+            yield {"rejected": [rows.reason, rows.detail]}
+            left -= 1
+        else:
+            yield {"values": rows[:left]}
+            left -= len(rows)
+        if left <= 0:
+            return
 
 
 def _safely(path: str, answer: Iterator[Message]) -> Iterator[Message]:
@@ -87,7 +100,10 @@ class _Passed(logging.Handler):
     """Warnings are the other process's to show."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        frames.write(sys.stdout.buffer, {"warning": record.getMessage()})
+        _said.write({"warning": record.getMessage()})
+
+
+_said = frames.Writer(sys.stdout.buffer)
 
 
 if __name__ == "__main__":

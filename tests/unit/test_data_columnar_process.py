@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.data.sources.parquet import frames, process
-from deepspec.data.sources.parquet.process import end_processes, parquet_rows, table_size
+from deepspec.data.sources.columnar import frames, process
+from deepspec.data.sources.columnar.process import end_processes, parquet_rows, table_size
 from deepspec.errors import DataError
 from tests.fixtures.refused import refused
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from deepspec.data.sources.parquet import frames, worker
+from deepspec.data.sources.columnar import frames, worker
 from deepspec.data.sources.rows import Position, RawRow, RowRejected, excerpt_of
 from deepspec.errors import DataError
 
@@ -62,8 +62,7 @@ def parquet_rows(path: str, size: int, max_row_bytes: int, wanted: Sequence[str]
     answers = _rows(path, max_row_bytes, wanted)
     about = next(answers)
     num_bytes, unread = size // max(about["num_rows"], 1), frozenset(about["unread"])
-    for number, answer in enumerate(answers, start=1):
-        found = _found(answer)
+    for number, found in enumerate(_found(answers), start=1):
         rejection = found if isinstance(found, RowRejected) else None
         value = None if rejection else found
         yield RawRow(Position(path, number), value, rejection, num_bytes=num_bytes, unread=unread)
@@ -73,7 +72,7 @@ def rows_of_groups(path: str, max_row_bytes: int, groups: Sequence[int], rows_ea
     """The first rows of some row groups, as values or as rejected; raises what `parquet_rows` raises."""
     answers = _rows(path, max_row_bytes, (), groups=groups, rows_each=rows_each)
     next(answers)
-    yield from map(_found, answers)
+    yield from _found(answers)
 
 
 def end_processes() -> None:
@@ -87,8 +86,14 @@ def _rows(path: str, max_row_bytes: int, wanted: Sequence[str], **groups: Any) -
     return _answers(path, what="rows", **asked)
 
 
-def _found(answer: Mapping[str, Any]) -> object:
-    return RowRejected(answer["reason"], detail=answer["detail"]) if "reason" in answer else answer["value"]
+def _found(answers: Iterator[Mapping[str, Any]]) -> Iterator[object]:
+    """The rows that messages hold, one by one."""
+    for answer in answers:
+        match answer:
+            case {"rejected": [reason, detail]}:
+                yield RowRejected(reason, detail=detail)
+            case {"values": [*values]}:
+                yield from values
 
 
 def _answers(path: str, **asked: Any) -> Iterator[Mapping[str, Any]]:
@@ -140,16 +145,17 @@ class _Process:
 
     def __init__(self) -> None:
         # Its modules are found where this process found them, whatever lies in the folder that this one runs in.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", worker.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": path},
         )
-        self._requests = cast("BinaryIO", self._process.stdin)
+        self._input = cast("BinaryIO", self._process.stdin)
+        self._requests = frames.Writer(self._input)
         self._messages = cast("BinaryIO", self._process.stdout)
 
     def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -158,7 +164,7 @@ class _Process:
         Raises:
             Broken, BrokenPipeError: it has ended.
         """
-        frames.write(self._requests, request)
+        self._requests.write(request)
         self._requests.flush()
         return self.next()
 
@@ -192,7 +198,7 @@ class _Process:
 
     def close(self) -> None:
         """Close what leads to it."""
-        for file in (self._requests, self._messages, self._words):
+        for file in (self._input, self._messages, self._words):
             with contextlib.suppress(BrokenPipeError):
                 file.close()
 
