@@ -1,16 +1,21 @@
-"""Parquet files are read by a process that they may end: each is then named, and the reading process goes on."""
+"""Tables of others are read by a process that they may end: each is then named, and the asking process goes on."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepspec.data.sources.account import Account
 from deepspec.data.sources.columnar import frames, process
 from deepspec.data.sources.columnar.process import end_processes, parquet_rows, table_size
+from deepspec.data.sources.finding import Source
+from deepspec.data.sources.readers import read_rows
 from deepspec.errors import DataError
 from tests.fixtures.refused import refused
 
@@ -104,6 +109,74 @@ def test_what_is_no_message_is_not_read(said: bytes, tmp_path: Path) -> None:
     (tmp_path / "said").write_bytes(said)
     with (tmp_path / "said").open("rb") as file, pytest.raises(frames.Broken):
         frames.read(file)
+
+
+def test_an_arrow_file_that_ends_the_process_is_named(tmp_path: Path) -> None:
+    """The file itself, where its folder has several."""
+    rows = [{"turns": [f"hello {number}" * 100]} for number in range(3000)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set", num_shards=2)
+    source = Source(str(tmp_path / "set"), "folder")
+    found = read_rows(source, max_row_bytes=10_000)
+    assert [next(found).value for _ in rows[:1501]] == rows[:1501]
+    (reader,) = children()
+    os.kill(reader, signal.SIGSEGV)
+    with refused(DataError, "SIGSEGV", where="set/data-00001-of-00002.arrow"):
+        list(found)
+    assert len(list(read_rows(source, max_row_bytes=10_000))) == 3000
+
+
+def test_a_data_set_is_loaded_by_that_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the working directory stands for one on the hub: the library looks there first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"turns": [[split, "you"]] * 3, "n": [1] * 3}), folder / f"{split}.parquet")
+    account = Account("name")
+    rows = list(read_rows(Source("owner/name", "hub"), max_row_bytes=1000, account=account))
+    assert [row.value for row in rows] == [{"turns": ["train", "you"]}] * 3
+    assert [str(row.position) for row in rows] == ["owner/name:1", "owner/name:2", "owner/name:3"]
+    assert {row.unread for row in rows} == {frozenset({"n"})}
+    assert account.to_json()["splits"] == {"test": False, "train": True}
+    assert children() == []
+    (folder / "train.parquet").write_bytes((folder / "train.parquet").read_bytes()[:-9])
+    with refused(DataError, where="owner/name"):
+        list(read_rows(Source("owner/name", "hub"), max_row_bytes=1000))
+
+
+_OPENS_OTHERS = re.compile(
+    r"\b(load_from_disk|load_dataset|open_stream|pa\.memory_map|MessageReader|read_message|read_record_batch|read_feather"
+    r"|ParquetDataset|ipc\.open_file|ipc\.read_\w+|pyarrow\.(dataset|feather|ipc))\b"
+)
+_OPENS_PARQUET = re.compile(r"\b(ParquetFile|parquet\.read_\w+|pq\.read_\w+|from_parquet|read_parquet)\b")
+_OWN_PARQUET = {
+    "deepspec/data/tables.py", "deepspec/store/reading/tables.py", "deepspec/store/reading/pieces.py",
+    "deepspec/states/token_documents.py", "deepspec/states/format/shards.py", "deepspec/evaluation/load_test.py",
+    "deepspec/bench/tokens.py", "deepspec/bench/states.py", "deepspec/bench/pair.py", "tasks/gate.py", "flows/seeds.py",
+    "flows/cli/commands/compare.py",
+}  # fmt: skip
+"""What opens Parquet files of artifacts, which this program has written and whose bytes were checked."""
+
+
+def test_nothing_else_opens_parquet_or_arrow_files_of_others() -> None:
+    """Whatever opens one may be ended by it; files that are named here open the store's own."""
+    root = Path(__file__).parents[2]
+    room = "deepspec/data/sources/columnar/"
+    others, parquet = set(), set()
+    for top in ("deepspec", "tasks", "flows"):
+        for file in (root / top).rglob("*.py"):
+            name = file.relative_to(root).as_posix()
+            text = file.read_text()
+            if not name.startswith(room):
+                others |= {name} if _OPENS_OTHERS.search(text) else set()
+                parquet |= {name} if _OPENS_PARQUET.search(text) else set()
+                opens = r"sources\.columnar(\.| import )(parquet|arrow|hub_tables|worker|batches)\b"
+                assert not re.search(opens, text), f"{name} reads tables in its own process"
+    assert others == set()
+    assert parquet == _OWN_PARQUET
+    assert all(_OPENS_OTHERS.search((root / room / name).read_text()) for name in ("arrow.py", "hub_tables.py"))
+    assert _OPENS_PARQUET.search((root / room / "parquet.py").read_text())
 
 
 def children() -> list[int]:

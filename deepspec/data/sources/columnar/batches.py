@@ -115,7 +115,11 @@ def _plain(batch: Any) -> Any:
     """A batch with its dictionaries unpacked: to Python they are converted slowly."""
     import pyarrow as pa
 
+    schema = plain_schema(batch.schema)
+    if batch.schema.equals(schema):
+        return batch
     try:
-        return batch.cast(plain_schema(batch.schema))
+        # What is cast is all that the batch is a slice of; what is taken is the slice alone.
+        return batch.take(pa.array(range(batch.num_rows), pa.int64())).cast(schema)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return batch
