@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from deepspec.errors import BudgetExceeded, DeepspecError
 from deepspec.home import store_of
@@ -95,7 +95,7 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
         state = approval.promote(given, home, store_of(home, loaded.store.url))
         _call(base, f"{state.name} v{given.version.rpartition('/')[2]}".lower())
         return state
-    result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name)
+    result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name, night=deployment.name)
     _call(base, outcome_of(record))
     if result.error is not None and not isinstance(result.error, BudgetExceeded):
         raise result.error
