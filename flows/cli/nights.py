@@ -82,7 +82,7 @@ def _ended(run: "Run") -> str:
 
 def _stands(run: "Run") -> str:
     percent = "" if run.percent is None else f" {run.percent:.0f} %"
-    return f"{run.state}{f', {run.stage}{percent}' if run.stage else ''} since {run.at:%H:%M}"
+    return f"{run.state} since {run.at:%H:%M}{f', {run.doing}{percent}' if run.doing else ''}"
 
 
 @app.command("pause")

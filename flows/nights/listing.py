@@ -4,7 +4,7 @@ All of it is asked of Prefect's server, so that it is the same from every machin
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _LATE = timedelta(minutes=15)
 """After which a run that no worker took is named as trouble: workers ask every few seconds."""
 
+_WHOLE_RUN = "run-progress"
+"""Key of the artifact that shows how far a whole run is."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -32,7 +35,7 @@ class Run:
         state: how it ended or stands, as its state is called.
         at: when it came into that state.
         said: what the state says.
-        stage, percent: where a running one is; None: it is in no stage that takes long.
+        doing, percent: what a running one does, and how far it is; None: nothing yet that takes long.
     """
 
     flow_run: str
@@ -40,7 +43,7 @@ class Run:
     state: str
     at: datetime
     said: str
-    stage: str | None = None
+    doing: str | None = None
     percent: float | None = None
 
 
@@ -162,7 +165,7 @@ def _run(run: "FlowRun") -> Run:
 
 
 def _progress(client: "SyncPrefectClient", run: "FlowRun") -> Run:
-    """A run with the stage that shows its progress, and how far that is."""
+    """A run with how far it is: the whole of it where it shows that, else the stage that it is in."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
     from prefect.client.schemas.sorting import ArtifactSort
 
@@ -171,14 +174,12 @@ def _progress(client: "SyncPrefectClient", run: "FlowRun") -> Run:
             flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), type=ArtifactFilterType(any_=["progress"])
         ),
         sort=ArtifactSort.UPDATED_DESC,
-        limit=1,
     )
-    shown = _run(run)
-    if not found:
-        return shown
-    stage, percent = found[0].description, found[0].data
-    done = float(percent) if isinstance(percent, int | float) else None
-    return Run(shown.flow_run, shown.name, shown.state, shown.at, shown.said, stage, done)
+    shown = max(found, key=lambda artifact: artifact.key == _WHOLE_RUN, default=None)  # the first, if none is that
+    if shown is None:
+        return _run(run)
+    percent = float(shown.data) if isinstance(shown.data, int | float) else None
+    return replace(_run(run), doing=shown.description, percent=percent)
 
 
 def _late(run: "FlowRun") -> str:

@@ -46,7 +46,7 @@ def asked(home: Path) -> Iterator["SyncPrefectClient"]:
                 raise LaunchError(
                     f"Prefect's server refused: {error.response.status_code} {error.response.text[:300]}",
                     where=error.request.url.path,
-                    remedy="Apply the nights again; what was applied stays.",
+                    remedy="The server's log says more; what was applied before stays.",
                 ) from error
             named = server.named(error)
             if named is None:

@@ -435,13 +435,20 @@ ENDS = {
 """Occasion -> type and name of the state of a flow run that is its reason."""
 
 
-def set_state(deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "") -> dict[str, Any]:
-    body = {"state": {"type": kind, "name": name or kind.title(), "message": message}}
+def set_state(
+    deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "", *, until: str = "2099-01-01"
+) -> dict[str, Any]:
+    state: dict[str, Any] = {"type": kind, "name": name or kind.title(), "message": message}
+    if kind == "PAUSED":
+        state["state_details"] = {"pause_reschedule": True, "pause_timeout": f"{until}T00:00:00Z", "pause_key": "k"}
+    body = {"state": state}
     return dict(deployed.api(f"/flow_runs/{flow_run}/set_state", body))
 
 
 def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed, tmp_path: Path) -> None:
     """Every automation is seen firing; no worker takes these runs, whose states are set as a run's process sets them.
+
+    Among them is an approval that nobody gives: its run fails, and people are told.
 
     A minute: Prefect waits ten seconds for what does not happen, and looks every five.
     """
@@ -461,9 +468,15 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
 
         for occasion, (kind, name) in ENDS.items():
             run = flow_run()
-            assert set_state(deployed, run, "PENDING")["status"] == "ACCEPT"
-            set_state(deployed, run, "RUNNING")
-            set_state(deployed, run, kind, name, f'told of "{occasion}"')
+            steps = (("PENDING",), ("RUNNING",), (kind, name, f'told of "{occasion}"'))
+            assert [set_state(deployed, run, *step)["status"] for step in steps] == ["ACCEPT"] * 3
+        for key, percent in (("run-progress", 40.0), ("train-progress", 90.0)):
+            shown = {"key": key, "type": "progress", "data": percent, "description": key, "flow_run_id": run}
+            deployed.api("/artifacts/", shown)
+        unanswered = flow_run()
+        set_state(deployed, unanswered, "PENDING")
+        set_state(deployed, unanswered, "RUNNING")
+        set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01")
         dead, waiting = flow_run(), flow_run()
         assert set_state(deployed, dead, "PENDING")["status"] == "ACCEPT"
         answer = set_state(deployed, waiting, "PENDING")
@@ -474,13 +487,15 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         assert {note["night"] for note in told} == {"told"}
         for occasion in ENDS:
             assert any(f'told of "{occasion}"' in note["text"] for note in told if note["occasion"] == occasion)
+        assert deployed.ended(unanswered) == "Failed"  # a person had not approved in time
+        wait_for("that to be told", lambda: [note for note in told if "never resumed" in note["text"]], pause=0.5)
         assert deployed.ended(dead) == "Crashed"
         assert "not heard of" in deployed.api(f"/flow_runs/{dead}")["state"]["message"]
         listed = {each["model"]: each for each in deployed.json("nights", "ls")}
         assert listed["told"]["active"]
         assert listed["told"]["next"]
         assert listed["told"]["last"]["state"] == "Crashed"
-        assert [run["state"] for run in listed["told"]["now"]] == ["Suspended"]
+        assert [(run["state"], run["percent"]) for run in listed["told"]["now"]] == [("Suspended", 40.0)]
 
     file.write_text(NIGHTS)
     changes = deployed.json("nights", "apply", str(file))
