@@ -435,14 +435,17 @@ ENDS = {
 """Occasion -> type and name of the state of a flow run that is its reason."""
 
 
+NEVER = "2099-01-01T00:00:00Z"
+
+
 def set_state(
-    deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "", *, until: str = "2099-01-01"
+    deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "", until: str = NEVER
 ) -> dict[str, Any]:
-    state: dict[str, Any] = {"type": kind, "name": name or kind.title(), "message": message}
-    if kind == "PAUSED":
-        state["state_details"] = {"pause_reschedule": True, "pause_timeout": f"{until}T00:00:00Z", "pause_key": "k"}
-    body = {"state": state}
-    return dict(deployed.api(f"/flow_runs/{flow_run}/set_state", body))
+    """Set the state of a flow run as its process does; what is scheduled or paused is so `until` then."""
+    details = {"pause_reschedule": True, "pause_timeout": until, "pause_key": "k"} if kind == "PAUSED" else {}
+    details |= {"scheduled_time": until} if kind == "SCHEDULED" else {}
+    state = {"type": kind, "name": name or kind.title(), "message": message, "state_details": details}
+    return dict(deployed.api(f"/flow_runs/{flow_run}/set_state", {"state": state}))
 
 
 def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed, tmp_path: Path) -> None:
@@ -463,7 +466,7 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         night = deployed.api("/deployments/name/retrain/told")["id"]
 
         def flow_run() -> str:
-            body = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}}
+            body = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": NEVER}}}
             return str(deployed.api(f"/deployments/{night}/create_flow_run", body)["id"])
 
         for occasion, (kind, name) in ENDS.items():
@@ -476,12 +479,12 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         unanswered = flow_run()
         set_state(deployed, unanswered, "PENDING")
         set_state(deployed, unanswered, "RUNNING")
-        set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01")
+        set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01T00:00:00Z")
         dead, waiting = flow_run(), flow_run()
         assert set_state(deployed, dead, "PENDING")["status"] == "ACCEPT"
         answer = set_state(deployed, waiting, "PENDING")
         assert (answer["status"], answer["state"]["name"]) == ("REJECT", "AwaitingConcurrencySlot")
-        set_state(deployed, waiting, "CANCELLED")
+        set_state(deployed, waiting, "SCHEDULED", "AwaitingConcurrencySlot")  # and no worker tries again
 
         wait_for("all to be told", lambda: {note["occasion"] for note in told} >= {*ENDS, "missed"}, pause=0.5)
         assert {note["night"] for note in told} == {"told"}
@@ -494,16 +497,16 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         listed = {each["model"]: each for each in deployed.json("nights", "ls")}
         assert listed["told"]["active"]
         assert listed["told"]["next"]
-        assert listed["told"]["last"]["state"] == "Crashed"
-        assert [(run["state"], run["percent"]) for run in listed["told"]["now"]] == [("Suspended", 40.0)]
+        assert listed["told"]["last"]["flow_run"] in (unanswered, dead)
+        now = [(each["flow_run"], each["state"], each["percent"]) for each in listed["told"]["now"]]
+        assert now == [(run, "Suspended", 40.0), (waiting, "AwaitingConcurrencySlot", None)]
 
     file.write_text(NIGHTS)
     changes = deployed.json("nights", "apply", str(file))
     assert (changes[-1]["model"], changes[-1]["done"]) == ("told", "not in the file")
     changes = deployed.json("nights", "apply", str(file), "--prune")
     assert changes[-1]["done"] == "paused"  # a run of it waits for a person
-    (suspended,) = listed["told"]["now"]
-    set_state(deployed, suspended["flow_run"], "CANCELLED")
+    set_state(deployed, run, "CANCELLED")
     assert deployed.json("nights", "apply", str(file), "--prune")[-1]["done"] == "removed"
     names = {automation["name"] for automation in deployed.api("/automations/filter", {})}
     assert names == {"nights: a run that never starts", "demo: missed", "other: missed"}
