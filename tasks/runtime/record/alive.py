@@ -27,7 +27,7 @@ from deepspec.registry.errors import TrackingLost
 from deepspec.store.backends.s3_location import shown as without_credentials
 from deepspec.store.lease import live
 from tasks.runtime.paid import paid_by
-from tasks.runtime.prefect.ended import end_flow_runs
+from tasks.runtime.prefect.ended import end_flow_runs, ousted
 from tasks.runtime.record.run_record import read_record, write_record
 
 if TYPE_CHECKING:
@@ -128,6 +128,19 @@ def end_dead(run: "Run[Any]") -> None:
                     _forget(note)
             except (DeepspecError, *_UNREADABLE) as error:  # it is no reason for this run to fail
                 logger.warning("Run %s died, and could not be ended: %s", note.stem, error)
+        _end_ousted(run, alive)
+
+
+def _end_ousted(run: "Run[Any]", alive: set[str]) -> None:
+    """End flow runs of this run's night that left no note: their processes died while they started."""
+    if not run.on_shared_server:
+        return
+    import httpx
+
+    try:
+        end_flow_runs(list(ousted()), alive)
+    except httpx.HTTPError as error:
+        logger.warning("Flow runs of this night that died could not be ended: %s", error)
 
 
 def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) -> dict[str, Any]:
