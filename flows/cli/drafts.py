@@ -185,8 +185,9 @@ def measure(
 ) -> None:
     """Play a recipe's benchmarks through a server (vLLM, SGLang), and compare its acceptance with the last run's.
 
-    Acceptance is the difference of the server's own counters: no other client may use it meanwhile. The key, if it
-    wants one, is in DEEPSPEC_ENDPOINT_API_KEY.
+    Others may use the server meanwhile if its replies say their rounds (vLLM: --per-request-spec-decode-metrics
+    detailed, as `deepspec serve` starts it); else its counters are read, and no one may. The key, if it wants one, is
+    in DEEPSPEC_ENDPOINT_API_KEY.
 
     Example: deepspec measure dspark-qwen3-4b --endpoint http://gpu1:8000 --set target.path=/models/qwen3-4b
     """
