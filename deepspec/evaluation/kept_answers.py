@@ -29,6 +29,11 @@ class KeptAnswer:
     finish_reason: FinishReason
     rounds: tuple[tuple[int, int, int], ...]
 
+    @property
+    def place(self) -> str:
+        """What was asked, for people."""
+        return f"{self.benchmark}/{self.prompt}" + (f", turn {self.turn + 1}" if self.turn else "")
+
 
 def kept_answers(folder: Path) -> list[KeptAnswer]:
     """All answers of an evaluation whose files are in `folder`, in their order there."""

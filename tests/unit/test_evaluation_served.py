@@ -20,7 +20,8 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, MeasurementError, RecipeError
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate
-from deepspec.evaluation.server.measure import Pace, Server, measure
+from deepspec.evaluation.server.asked import Pace, Server
+from deepspec.evaluation.server.measure import measure
 from deepspec.evaluation.server.results import ServedEvaluation
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target

@@ -126,6 +126,11 @@ class Endpoints:
         return said[1] if said is not None else ("unknown", "unknown")
 
     @property
+    def served_names(self) -> tuple[str, ...]:
+        """What each endpoint calls the target; known once the context is entered."""
+        return tuple(str(endpoint.model) for endpoint in self._endpoints)
+
+    @property
     def num_lost(self) -> int:
         """Attempts so far that gave no answer and were repeated or given up; a server may have worked on them."""
         return self._num_lost

@@ -26,7 +26,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
-from deepspec.errors import DataError, MeasurementError, TransientError
+from deepspec.errors import DataError, DeepspecError, MeasurementError, TransientError
 from deepspec.evaluation.server.results import ServedAcceptance
 from deepspec.network import PLAIN, UnusableReply, heeds_proxies, received
 
@@ -56,7 +56,7 @@ _MAX_POSITIONS = 1024
 _MAX_COUNT = 2.0**63
 
 _NO_METRICS = "the server has no /metrics; SGLang has them with --enable-metrics"
-_NO_COUNTERS = (
+NO_COUNTERS = (
     "the server has no counters of speculative decoding: it decodes without a draft, or its statistics are switched off"
 )
 _ONLY_AVERAGES = (
@@ -130,7 +130,7 @@ def parse(text: str) -> Reading:
             f"GET /metrics returned no Prometheus metrics ({str(error)[:80]}).",
             remedy="Name the base URL of the server itself.",
         ) from error
-    nothing = _ONLY_AVERAGES if averages else _NO_COUNTERS
+    nothing = _ONLY_AVERAGES if averages else NO_COUNTERS
     return Reading(counts, started, None if "rounds" in counts else nothing)
 
 
@@ -244,6 +244,13 @@ class ServerMetrics:
             reraise=True,
         )
         return again(self._read)
+
+    def read_or_why_not(self) -> Reading | DeepspecError:
+        """The counters now; or why there are none, which matters only if replies do not say their rounds."""
+        try:
+            return self.read()
+        except (DataError, TransientError) as error:
+            return error
 
     def _read(self) -> Reading:
         import httpx

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from deepspec.data.config import Responses
 from deepspec.data.responses.endpoint_pool import Endpoints
 from deepspec.data.responses.endpoint_protocol import Vocabulary
 from deepspec.data.responses.requests import GenerationRequest, GenerationResult
-from deepspec.errors import DataError, DeepspecError, MeasurementError, RecipeError, TransientError
+from deepspec.errors import DeepspecError, MeasurementError, RecipeError, TransientError
 from deepspec.evaluation.answering import requests_for
 from deepspec.evaluation.config import Config, domains_of
 from deepspec.evaluation.prompts.selection import (
@@ -43,6 +42,7 @@ from deepspec.evaluation.prompts.selection import (
 )
 from deepspec.evaluation.results import LostTurn
 from deepspec.evaluation.server import counters
+from deepspec.evaluation.server.asked import Pace, Server, endpoints_of
 from deepspec.evaluation.server.counters import Reading, ServerMetrics
 from deepspec.evaluation.server.played import Played, by_replies, compared, mean_of, why_not_by_replies
 from deepspec.evaluation.server.replies import Measured
@@ -58,37 +58,6 @@ if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Server:
-    """Which server, and how it is asked.
-
-    Attributes:
-        url: base URL, without `/v1` and without credentials.
-        model: the target's name; the server must serve it.
-        served_model: the name under which it does so; None: `model`.
-        concurrency: requests in flight.
-        timeout_seconds: of one answer.
-        patience_seconds: how long the server may be silent before it is given up.
-        api_key: sent as bearer token.
-    """
-
-    url: str
-    model: str
-    served_model: str | None = None
-    concurrency: int = 1
-    timeout_seconds: float = 600.0
-    patience_seconds: float = 300.0
-    api_key: str | None = None
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long counters must have stood still to be read, and how long that is waited for, in seconds."""
-
-    idle_seconds: float = 1.0
-    limit_seconds: float = 30.0
 
 
 def measure(
@@ -134,7 +103,7 @@ def measure(
         prompts[name] = encode(name, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
     progress.start(sum(len(encoded.prompts) for encoded in prompts.values()), "prompts")
     with (
-        _endpoints(config, server, vocabulary, _longest(config, prompts, context)) as endpoints,
+        endpoints_of(server, vocabulary, config.sampling, _longest(config, prompts, context)) as endpoints,
         ServerMetrics(server.url, api_key=server.api_key) as metrics,
     ):
         player = _Player(config, endpoints, metrics, context, renderer, pace)
@@ -191,7 +160,7 @@ class _Player:
         try:
             if self.gone is not None:
                 raise TransientError(self.gone, remedy="Check that the server runs.")
-            lost, before = self.endpoints.num_lost, self._reading()
+            lost, before = self.endpoints.num_lost, self.metrics.read_or_why_not()
             self._play(encoded.prompts, played, progress)
             why_not = why_not_by_replies(played)
             if why_not is None:
@@ -236,13 +205,6 @@ class _Player:
         counted = counters.difference(before, after)
         notes += compared(counted, played, num_lost, self.config.max_new_tokens)
         return counters.not_measured(after.reason) if after.reason else counters.acceptance(counted)
-
-    def _reading(self) -> Reading | DeepspecError:
-        """The counters now; or why there are none, which matters only if replies do not say their rounds."""
-        try:
-            return self.metrics.read()
-        except (DataError, TransientError) as error:
-            return error
 
     def _idle_reading(self) -> Reading:
         return counters.idle_reading(
@@ -306,29 +268,6 @@ class _Player:
         # A server refuses what would not fit; in process the answer ends there as well.
         room = self.context - len(request.prompt_ids)
         return GenerationRequest(request.id, request.prompt_ids, min(request.max_new_tokens, room), request.seed)
-
-
-def _endpoints(config: Config, server: Server, vocabulary: Vocabulary, longest: int) -> Endpoints:
-    sampling = config.sampling
-    return Endpoints(
-        [server.url],
-        Responses(
-            engine="endpoint",
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            served_model=server.served_model,
-        ),
-        model=server.model,
-        vocabulary=vocabulary,
-        max_length_tokens=longest,
-        limit_name="the longest prompt with evaluate.max_new_tokens",
-        concurrency=server.concurrency,
-        timeout_seconds=server.timeout_seconds,
-        patience_seconds=server.patience_seconds,
-        api_key=server.api_key,
-        asks_rounds=True,
-    )
 
 
 def _longest(config: Config, prompts: Mapping[str, EncodedPrompts], context: int) -> int:

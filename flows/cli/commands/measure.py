@@ -62,7 +62,8 @@ def document(
     """
     from deepspec.data.chat.renderer import Renderer
     from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
-    from deepspec.evaluation.server.measure import Server, measure
+    from deepspec.evaluation.server.asked import Server
+    from deepspec.evaluation.server.measure import measure
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_there
     from tasks.generators import vocabulary_of
