@@ -40,17 +40,19 @@ test: $(READY)  ## unit, property, parity and end-to-end tests
 test-full: $(READY) debian-packages engine  ## all tests: also real servers, the browser, and a sample of each part of the campaign
 	$(PYTEST) $(FOLDERS) --durations 40
 
-# A real vLLM, in an environment of its own: its packages are not ours. pip has nothing to resolve here either.
+# A real vLLM, in an environment of its own: its packages are not ours. pip has nothing to resolve here either. What is
+# only read is downloaded.
 engine: $(ENGINE)/.ready
-$(ENGINE)/.ready: infra/engine-constraints.txt
+$(ENGINE)/.ready: infra/engine-constraints.txt infra/engine-wheels.txt
 	test -x $(ENGINE)/bin/python || $(PYTHON) -m venv $(ENGINE)
 	$(ENGINE)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --no-deps --requirement $<
+	$(ENGINE)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(ENGINE)/wheels --requirement infra/engine-wheels.txt
 	touch $@
 
 debian-packages:
 	bash infra/install_services.sh browser services
 
-campaign: $(READY)  ## what takes hours, a PART at a time: algorithms, borders, codecs, computation, demo, estimates, faults, kills, lossless, parallel, pull, verdict
+campaign: $(READY) $(if $(filter engines,$(PART)),engine)  ## what takes hours, a PART at a time: algorithms, borders, codecs, computation, demo, engines, estimates, faults, kills, lossless, parallel, pull, verdict
 	bash infra/install_services.sh services
 	$(BIN)/python -m pytest -m campaign tests/campaign/test_$(or $(PART),PART_is_missing).py
 

@@ -1,8 +1,8 @@
 """What loads which draft: the one table of algorithm × family × format, with the reason where the answer is no.
 
-`export` and `export --check` ask it, `export --matrix` prints it. A test holds vLLM's architectures against the
-registry in its wheel, another loads what it says of speculators with that package; SGLang's were read by hand.
-Source: vLLM 0.32.0 and 0.33.0, SGLang 0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
+`export` and `export --check` ask it, `export --matrix` prints it. Tests hold every cell against the engines' registries
+and sources, as their wheels have them: what is loaded and what is refused. Source: vLLM 0.32.0 and 0.33.0, SGLang
+0.5.23, speculators 0.9.0 as they are on PyPI; spec page "Engines".
 """
 
 from collections.abc import Mapping
@@ -130,7 +130,7 @@ _TABLE: Mapping[tuple[str, str, str], Cell] = MappingProxyType(
         (VLLM, GEMMA4, "dflash, in_place"): _NO_GEMMA_DFLASH,
         (VLLM, GEMMA4, "dflash, next_token"): _next_token("Gemma4DSparkModel", "dspark"),
         (VLLM, GEMMA4, "dspark, no head"): _next_token("Gemma4DSparkModel", "dspark"),
-        (VLLM, GEMMA4, "dspark, vanilla head"): _next_token("Gemma4DSparkModel", "dspark"),
+        (VLLM, GEMMA4, "dspark, vanilla head"): _next_token("Gemma4DSparkModel", "dspark", _RUN),
         (VLLM, GEMMA4, "dspark, gated head"): _ONLY_VANILLA,
         (VLLM, GEMMA4, "dspark, rnn head"): _ONLY_VANILLA,
         (SGLANG, QWEN3, "eagle3"): _refuses(_NO_NORMS, "export with --format vllm"),

@@ -8,9 +8,10 @@ from typing import Any
 
 from deepspec.drafts.layouts import dflash_config, eagle3
 from deepspec.drafts.layouts.fields import BONUS, SLOTS
+from deepspec.errors import IncompatibleDraft
 from deepspec.export.described import Described, head_fields
 from deepspec.export.engine_format import EngineFormat
-from deepspec.export.matrix import Cell, Layout
+from deepspec.export.matrix import GEMMA4, Cell, Layout
 
 _NORMS: Mapping[str, Any] = {
     "norm_before_residual": False,
@@ -44,9 +45,18 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     }
 
 
+def _refuse(described: Described, where: str) -> None:
+    if described.spec.family == GEMMA4 and not described.spec.value_from_keys:
+        raise IncompatibleDraft(
+            "attention_k_eq_v is not true: vLLM's class fills its cache only where keys serve as values.",
+            where=where,
+            remedy="Train for a target with attention_k_eq_v, or export with --format deepspec.",
+        )
+
+
 def own(written: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of vLLM's in our own words: what it says nested or counted otherwise."""
     return eagle3.own(dflash_config.own(written))
 
 
-FORMAT = EngineFormat(name="vllm", required=_required, own=own).format()
+FORMAT = EngineFormat(name="vllm", required=_required, own=own, refuse=_refuse).format()

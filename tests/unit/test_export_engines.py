@@ -70,6 +70,14 @@ def test_a_cell_is_written_and_fine_or_refused(family: str, row: str, targets: d
             assert set(loaded.state_dict()) == set(after)
 
 
+def test_vllm_takes_gemma_drafts_only_where_keys_serve_as_values(tmp_path: Path) -> None:
+    target = TARGETS["gemma4"](tmp_path / "target", attention_k_eq_v=False, **DEPTH["gemma4"])
+    draft = trained(target, "dspark", tmp_path / "draft")
+    with refused(IncompatibleDraft, "attention_k_eq_v", where="draft/config.json"):
+        FORMATS["vllm"].write(draft, tmp_path / "out", "some/target")
+    assert not (tmp_path / "out").exists()
+
+
 def test_layers_are_counted_as_the_engine_counts_them(targets: dict[str, Path], tmp_path: Path) -> None:
     draft = trained(targets["qwen3"], "eagle3", tmp_path / "draft", target_layer_ids=(-1, 2, 5))
     for form, field in (
