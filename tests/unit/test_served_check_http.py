@@ -22,7 +22,9 @@ from deepspec.evaluation.server import gaps
 from deepspec.evaluation.server.asked import Pace, Server
 from deepspec.evaluation.server.check_results import ServedCheck
 from deepspec.evaluation.server.expected import Pair, decoded, variants
+from deepspec.gates.evidence import Served
 from deepspec.serving.served_check import Wanted, evaluation_for, served_check
+from deepspec.serving.staging import staged
 from deepspec.store import Artifact, Store, open_store
 from tests.fixtures.openai_server import openai_server
 from tests.fixtures.published import trained
@@ -184,6 +186,29 @@ def test_a_server_that_is_gone_is_one_error(place: Place) -> None:
         place.check(url)
     with refused(TransientError):
         place.check(url)
+
+
+def test_a_staging_server_is_asked_as_it_is_where_its_draft_cannot_be_changed(place: Place, tmp_path: Path) -> None:
+    wanted = Wanted("train/1", place.train.digest, place.draft, place.target, place.evaluation)
+
+    def found(url: str) -> Served:
+        server = Server(url, "tiny", concurrency=3, timeout_seconds=30.0, patience_seconds=2.0)
+        return staged(wanted, server, place.vocabulary, tmp_path / "out", pace=PACE)
+
+    with place.server() as url:
+        well = found(url)
+        assert well.passed
+        assert (well.rounds, "as measured" in well.sentence) == (well.expected, True)
+    with place.server(draft="", says_rounds="", metrics="vllm_plain") as url:
+        badly = found(url)
+    for words in (url, "without a draft", "--live"):
+        assert words in badly.sentence
+    away = found(url)
+    assert (badly.passed, away.passed, away.rounds) == (False, False, None)
+    assert f"The server at {url} was not asked to the end: " in away.sentence
+    with place.server(model="another") as url:
+        other = found(url)
+    assert (other.passed, "another" in other.sentence) == (False, True)
 
 
 def test_an_empty_store_has_no_prompts(tmp_path: Path) -> None:
