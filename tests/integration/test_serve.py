@@ -159,7 +159,9 @@ def is_measured_as_here(home: Home, server: Server, draft: Path, target: Path) -
     """`measure` finds, by replies, the rounds and τ that our own decoding of the benchmarks takes."""
     recipe = (str(FOLDER / "served.yaml"), "--set", f"inputs={FOLDER / 'served-inputs.yaml'}", "--set", "name=eagle3")
     greedy = ("--set", "evaluate.sampling.temperature=0")
-    document = json.loads(home.run("measure", *recipe, *greedy, "--endpoint", server.url, "--json").out)
+    document = json.loads(
+        home.run("measure", *recipe, *greedy, "--concurrency", "4", "--endpoint", server.url, "--json").out
+    )
     assert document["problems"] == []
     rows = pq.read_table(artifact(home, "eagle3", "evaluate") / "answers.parquet").to_pylist()
     for name, part in document["benchmarks"].items():

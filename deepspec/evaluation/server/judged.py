@@ -102,11 +102,13 @@ class _Sides:
     Attributes:
         ours, theirs: what is counted by answer.
         total: their rounds together, by the server's counters.
+        missing: answers that end by a stop, and are in neither: they part, or there is none.
     """
 
     ours: dict[int, tuple[int, int]]
     theirs: dict[int, tuple[int, int]]
     total: int | None
+    missing: int = 0
 
     def side(self, counts: dict[int, tuple[int, int]], rounds: int | None) -> Side:
         tokens = sum(of_answer for of_answer, _ in counts.values())
@@ -172,7 +174,8 @@ def _sides(expected: Expected, outcome: Outcome) -> _Sides:
     }
     ours = {place: (len(answer.output_ids) - 1, len(answer.rounds)) for place, answer in both.items()}
     theirs = {place: (ours[place][0], outcome.rounds.get(place, 0)) for place in both}
-    return _Sides(ours, theirs, outcome.total)
+    stopped = sum(answer.finish_reason == "stop" for answer in expected.answers)
+    return _Sides(ours, theirs, outcome.total, stopped - len(both))
 
 
 def _sampled_sides(expected: Expected, outcome: Outcome) -> _Sides:
@@ -215,7 +218,7 @@ def _unequal(outcome: Outcome, sides: _Sides) -> list[str]:
     if ties > max(1.0, _MOST_TIES * len(outcome.served)):
         found.append(f"{ties} of {len(outcome.served)} answers part at ties, more than rounding in fp32 makes.")
     ours, theirs = sides.expected, sides.served
-    if outcome.total is not None and outcome.parted:
+    if outcome.total is not None and sides.missing:
         found.append("Rounds of equal answers alone are not known by counters.")
     elif ours.answers and ours.rounds != theirs.rounds:
         found.append(
