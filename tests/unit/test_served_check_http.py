@@ -87,7 +87,8 @@ class Place:
 
     def check(self, url: str, **given: Any) -> ServedCheck:
         wanted = Wanted("models:/mine@champion", self.train.digest, self.draft, self.target, self.evaluation)
-        server = Server(url, "tiny", concurrency=3, timeout_seconds=30.0, patience_seconds=2.0)
+        concurrency = given.pop("concurrency", 3)
+        server = Server(url, "tiny", concurrency=concurrency, timeout_seconds=30.0, patience_seconds=2.0)
         return served_check(given.pop("wanted", wanted), server, self.vocabulary, pace=PACE, **given)
 
 
@@ -186,6 +187,25 @@ def test_a_server_that_is_gone_is_one_error(place: Place) -> None:
         place.check(url)
     with refused(TransientError):
         place.check(url)
+
+
+def test_a_server_that_dies_in_the_middle_is_one_error(place: Place, tmp_path: Path) -> None:
+    settings = {"target": str(place.target), "draft": str(place.draft), "says_rounds": "detailed"}
+    with openai_server(place.target, tmp_path / "log", **settings) as server:
+
+        class Killing:
+            """Kills it with the first answer."""
+
+            def start(self, total: int, unit: str) -> None:
+                assert (total, unit) == (len(PROMPTS), "prompts")
+
+            def advance(self, amount: int = 1) -> None:
+                assert amount
+                server.process.kill()
+
+        with refused(TransientError, where=server.url):
+            place.check(server.url, progress=Killing(), concurrency=1)
+    assert server.answered()
 
 
 def test_a_staging_server_is_asked_as_it_is_where_its_draft_cannot_be_changed(place: Place, tmp_path: Path) -> None:
