@@ -42,9 +42,10 @@ for command in (
     consumers.pull,
     consumers.serve,
     drafts.measure,
+    drafts.serve_check,
     backup.backup,
 ):
-    app.command(command.__name__.removesuffix("_"))(command)
+    app.command(command.__name__.removesuffix("_").replace("_", "-"))(command)
 for name, group in (
     ("data", data.app),
     ("artifacts", artifacts.app),
