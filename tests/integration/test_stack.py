@@ -402,6 +402,7 @@ def test_a_person_approves_on_prefects_page(deployed: Deployed, first: str) -> N
     given = {"reason": "the canary was fine", "name": "Ada"}
     assert deployed.api(f"/flow_runs/{newer}/resume", {"run_input": given})["status"] == "ACCEPT"
     assert deployed.ended(newer) == "Promoted", deployed.log(newer)
+    assert deployed.api(f"/flow_runs/{newer}")["name"].endswith(" · promoted v1")
     tags = {*deployed.api(f"/flow_runs/{newer}")["tags"]}
     assert "status:promoted" in tags
     assert not any(tag.startswith("awaiting:") for tag in tags)
@@ -465,22 +466,21 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         assert [change["done"] for change in changes] == ["unchanged"] * 3
         night = deployed.api("/deployments/name/retrain/told")["id"]
 
-        def flow_run() -> str:
-            body = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": NEVER}}}
-            return str(deployed.api(f"/deployments/{night}/create_flow_run", body)["id"])
+        def flow_run(state: dict[str, Any]) -> str:
+            return str(deployed.api(f"/deployments/{night}/create_flow_run", {"state": state})["id"])
 
         for occasion, (kind, name) in ENDS.items():
-            run = flow_run()
-            steps = (("PENDING",), ("RUNNING",), (kind, name, f'told of "{occasion}"'))
-            assert [set_state(deployed, run, *step)["status"] for step in steps] == ["ACCEPT"] * 3
+            run = flow_run({"type": "PENDING"})
+            steps = (("RUNNING",), (kind, name, f'told of "{occasion}"'))
+            assert [set_state(deployed, run, *step)["status"] for step in steps] == ["ACCEPT"] * 2
         for key, percent in (("run-progress", 40.0), ("train-progress", 90.0)):
             shown = {"key": key, "type": "progress", "data": percent, "description": key, "flow_run_id": run}
             deployed.api("/artifacts/", shown)
-        unanswered = flow_run()
-        set_state(deployed, unanswered, "PENDING")
+        unanswered = flow_run({"type": "PENDING"})
         set_state(deployed, unanswered, "RUNNING")
         set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01T00:00:00Z")
-        dead, waiting = flow_run(), flow_run()
+        never = {"type": "SCHEDULED", "state_details": {"scheduled_time": NEVER}}
+        dead, waiting = flow_run(never), flow_run(never)
         assert set_state(deployed, dead, "PENDING")["status"] == "ACCEPT"
         answer = set_state(deployed, waiting, "PENDING")
         assert (answer["status"], answer["state"]["name"]) == ("REJECT", "AwaitingConcurrencySlot")
