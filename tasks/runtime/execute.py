@@ -75,14 +75,15 @@ def execute(
     run: Run[Any] = Run(
         recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
     )
-    run.name, run.night = name, night
+    run.name, run.night, run.recipes = name, night, tuple(recipes)
     run.models = tuple(dict.fromkeys(recipe.registered_model for recipe in recipes))
-    usage = Usage()
+    usage = run.usage = Usage()
     result = Result(run, name, [RecipeRun(recipe) for recipe in recipes])
 
     def measure() -> None:
         result.seconds = usage.seconds()
         result.cpu_seconds = usage.cpu_seconds()
+        result.counted = usage.counted()
         result.peak_rss_bytes = usage.peak_rss_bytes()
 
     def give_up() -> None:

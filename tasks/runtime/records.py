@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 
 from deepspec.record import StageEntry, StageStatus
 
+_OPTIONAL = ("algorithm", "cost")
+
 
 @dataclass
 class StageRecord:
@@ -17,13 +19,13 @@ class StageRecord:
     key: str = ""
     why: str = ""
     algorithm: str | None = None
+    cost: dict[str, float] | None = None
 
     def entry(self) -> StageEntry:
-        """As in `run.json`, where only a run of several algorithms says whose a stage was."""
+        """As in `run.json`; what does not apply is left out."""
         content = asdict(self)
-        if self.algorithm is None:
-            del content["algorithm"]
-        return StageEntry(**content)
+        given = {name: value for name, value in content.items() if name not in _OPTIONAL or value is not None}
+        return StageEntry(**given)
 
 
 MARKS = {

@@ -66,6 +66,7 @@ class Result:
         parts: one per recipe, in order; one that was not reached counts as failed.
         error: what ended it early.
         ended_at: when that was, in UTC.
+        counted: requests and bytes of its process, see `deepspec.usage.COUNTED`.
         further: what flows returned that came after the parts, by name.
     """
 
@@ -77,6 +78,7 @@ class Result:
     ended_at: str | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    counted: Mapping[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
 
     def end(self, error: BaseException) -> None:
