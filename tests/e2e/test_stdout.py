@@ -262,7 +262,7 @@ def _call(home: Home, name: str, case: Case, folder: Path, given: Words, *more: 
 
 ALLOWED = {
     "flows/cli/terminal.py",
-    "deepspec/data/sources/parquet/worker.py",  # the process that asks it reads its stdout
+    "deepspec/data/sources/columnar/worker.py",  # the process that asks it reads its stdout
     "deepspec/bench/__main__.py",  # runs where `flows` is not installed
     "deepspec/training/parallel.py",  # flushes what libraries have printed, before it ends the process
 }
