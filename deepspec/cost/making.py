@@ -134,7 +134,7 @@ def _row(artifact: Artifact, attempt: Attempt, num_drafts: int, prices: Prices |
         finished=attempt.finished,
         shared_with=num_drafts,
         cost=dict(attempt.used),
-        amount=None if amount is None else round(amount, 4),
+        amount=None if amount is None else round(amount, 6),
         currency=None if amount is None else prices.currency,
     )
 

@@ -1,5 +1,6 @@
 """The command `cost`: what a draft, an artifact, a run or the runs of a month have cost."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
@@ -11,7 +12,7 @@ from flows.cli.terminal import AsJson, artifact_store, finite, home, note, print
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from deepspec.cost.making import MakingCost
+    from deepspec.cost.making import MakingCost, PaidAttempt
     from deepspec.cost.months import CostGroup, MonthCost, RunCost
     from deepspec.cost.prices import Prices
     from deepspec.store.records import JsonRecord
@@ -93,38 +94,29 @@ def _making(name: str, prices: "Prices | None") -> "MakingCost":
 def _show_making(made: "MakingCost") -> None:
     show_lines(f"{made.kind}/{made.key[:12]}, and what it was made from and measured by:")
     rows = [
-        [
-            one.stage,
-            one.key[:12],
-            one.run or "not recorded",
-            one.model or "",
-            *_used(one.cost),
-            "" if one.amount is None else _money({str(one.currency): one.amount}),
-            "; ".join(
-                filter(
-                    None,
-                    (
-                        "" if one.finished else "did not finish",
-                        f"shared with {one.shared_with} other drafts" if one.shared_with > 1 else "",
-                        "shared with another draft" if one.shared_with == 1 else "",
-                    ),
-                )
-            ),
-        ]
+        _Row(
+            [one.stage, one.key[:12], one.run or "not recorded", one.model or ""],
+            one.cost,
+            {} if one.amount is None else {str(one.currency): one.amount},
+            [_note_on(one)],
+        )
         for one in made.attempts
     ]
-    total = ["total", "", "", "", *_used(made.cost), _money(made.amounts), ""]
-    show_table(["stage", "key", "paid by run", "model", *_COLUMNS, "money", ""], [*rows, total])
+    _show(["stage", "key", "paid by run", "model"], [*rows, _Row(["total"], made.cost, made.amounts)], ["note"])
     _hint(made.num_unpriced, len(made.attempts), "attempts")
     for gone in made.absent:
         note(f"deepspec: {gone} is not in this store; what it cost is not known.")
 
 
+def _note_on(one: "PaidAttempt") -> str:
+    others = f"shared with {one.shared_with} other draft{'s' if one.shared_with > 1 else ''}" if one.shared_with else ""
+    return "; ".join(filter(None, ("" if one.finished else "did not finish", others)))
+
+
 def _show_month(found: "MonthCost") -> None:
     show_lines(f"Runs that began in {found.month}, by {found.by}:")
-    columns = [found.by, "runs", *_STATUSES, "other"] if found.by != "stage" else ["stage", "runs"]
-    rows = [_group_row(group, found.by) for group in (*found.groups, found.total)]
-    show_table([*columns, *_COLUMNS, "money"], rows)
+    names = [found.by, "runs"] if found.by == "stage" else [found.by, "runs", *_STATUSES, "other"]
+    _show(names, [_row_of(group, by_run=found.by != "stage") for group in (*found.groups, found.total)])
     if found.in_vain.num_runs:
         show_lines(_in_vain(found))
     _hint(found.total.num_unpriced, found.total.num_runs, "runs")
@@ -145,31 +137,87 @@ def _in_vain(found: "MonthCost") -> str:
 
 def _show_run(found: "RunCost") -> None:
     show_lines(f"{found.run_id} ({found.recipe}): {found.status}")
-    rows = [[group.name, *_used(group.cost), _money(group.amounts)] for group in (*found.stages, found.total)]
-    show_table(["stage", *_COLUMNS, "money"], rows)
+    _show(["stage"], [_Row([group.name], group.cost, group.amounts) for group in (*found.stages, found.total)])
     _hint(found.total.num_unpriced, found.total.num_runs, "runs")
 
 
-_COLUMNS = ("GPU h", "CPU h", "hours", "written", "read", "put/get/list/delete", "endpoints")
+@dataclass(frozen=True)
+class _Row:
+    """A line of a table.
+
+    Attributes:
+        names: its first cells.
+        cost, amounts: what was used, and the money.
+        notes: its last cells.
+    """
+
+    names: "Sequence[str]"
+    cost: "Mapping[str, float]"
+    amounts: "Mapping[str, float]"
+    notes: "Sequence[str]" = ()
 
 
-def _used(cost: "Mapping[str, float]") -> list[str]:
-    hours = [f"{cost.get(name, 0.0) / 3600:,.4f}" for name in ("gpu_seconds", "cpu_seconds", "seconds")]
-    sizes = [in_units(cost.get(name, 0.0)) for name in ("bytes_written", "bytes_read")]
-    requests = "/".join(f"{cost.get(name, 0.0):.0f}" for name in _REQUESTS)
-    return [*hours, *sizes, requests, f"{cost.get('endpoint_requests', 0.0):,.0f}"]
+def _row_of(group: "CostGroup", *, by_run: bool) -> _Row:
+    known = [group.statuses.get(status, 0) for status in _STATUSES]
+    counts = [*known, sum(group.statuses.values()) - sum(known)] if by_run else []
+    return _Row([group.name, str(group.num_runs), *map(str, counts)], group.cost, group.amounts)
 
 
-def _group_row(group: "CostGroup", by: str) -> list[str]:
-    counts: Sequence[str] = ()
-    if by != "stage":
-        known = [group.statuses.get(status, 0) for status in _STATUSES]
-        counts = [str(number) for number in (*known, sum(group.statuses.values()) - sum(known))]
-    return [group.name, str(group.num_runs), *counts, *_used(group.cost), _money(group.amounts)]
+def _show(names: "Sequence[str]", rows: "Sequence[_Row]", notes: "Sequence[str]" = ()) -> None:
+    """Print rows with what they have in common; a column that is empty in all of them is left out."""
+    used = {
+        title: cells
+        for title, cell in _COLUMNS.items()
+        if any(cells := [cell(row.cost) for row in rows]) or title in _ALWAYS
+    }
+    money = [_money(row.amounts) for row in rows]
+    columns = [*used.values(), *([money] if any(money) else [])]
+    titles = [*names, *used, *(["money"] if any(money) else []), *notes]
+    blank = [""] * len(names)
+    show_table(
+        titles,
+        [
+            [
+                *[*row.names, *blank][: len(names)],
+                *(cells[place] for cells in columns),
+                *(row.notes or [""] * len(notes)),
+            ]
+            for place, row in enumerate(rows)
+        ],
+    )
+
+
+def _time(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever is read best; empty for none."""
+    for length, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.2f} {unit}"
+    return f"{seconds:.1f} s" if seconds else ""
+
+
+def _size(num_bytes: float) -> str:
+    return in_units(num_bytes) if num_bytes else ""
+
+
+def _requests(cost: "Mapping[str, float]") -> str:
+    numbers = [f"{cost.get(name, 0.0):.0f}" for name in _REQUESTS]
+    return "/".join(numbers) if any(cost.get(name) for name in _REQUESTS) else ""
+
+
+_COLUMNS: "Mapping[str, Callable[[Mapping[str, float]], str]]" = {
+    "GPU": lambda cost: _time(cost.get("gpu_seconds", 0.0)),
+    "processor": lambda cost: _time(cost.get("cpu_seconds", 0.0)),
+    "wall": lambda cost: _time(cost.get("seconds", 0.0)),
+    "written": lambda cost: _size(cost.get("bytes_written", 0.0)),
+    "read": lambda cost: _size(cost.get("bytes_read", 0.0)),
+    "put/get/list/delete": _requests,
+    "endpoints": lambda cost: f"{cost['endpoint_requests']:,.0f}" if cost.get("endpoint_requests") else "",
+}
+_ALWAYS = ("GPU", "processor", "wall", "written")
 
 
 def _money(amounts: "Mapping[str, float]") -> str:
-    return ", ".join(f"{amount:,.2f} {currency}" for currency, amount in amounts.items())
+    return ", ".join(f"{amount:,.{2 if amount >= 1 else 4}f} {currency}" for currency, amount in amounts.items())
 
 
 def _hint(num_unpriced: int, num_all: int, what: str) -> None:

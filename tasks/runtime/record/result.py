@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from deepspec.record import RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict
+from deepspec.usage import Usage
 from tasks.runtime.flow import Flow, Status
 from tasks.runtime.interrupt import is_interruption
 from tasks.runtime.references import Reference
@@ -87,6 +88,11 @@ class Result:
         if is_interruption(error):
             for part in self.parts:
                 part.status = "interrupted" if part.status == "failed" else part.status
+
+    def measure(self, usage: Usage) -> None:
+        """What the run has used until now."""
+        self.seconds, self.cpu_seconds = usage.seconds(), usage.cpu_seconds()
+        self.counted, self.peak_rss_bytes = usage.counted(), usage.peak_rss_bytes()
 
     @property
     def status(self) -> Status:
