@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 
 from deepspec.record import StageEntry, StageStatus
 
-_OPTIONAL = ("algorithm", "cost")
-
 
 @dataclass
 class StageRecord:
@@ -19,13 +17,13 @@ class StageRecord:
     key: str = ""
     why: str = ""
     algorithm: str | None = None
-    cost: dict[str, float] | None = None
 
     def entry(self) -> StageEntry:
-        """As in `run.json`; what does not apply is left out."""
+        """As in `run.json`, where only a run of several algorithms says whose a stage was."""
         content = asdict(self)
-        given = {name: value for name, value in content.items() if name not in _OPTIONAL or value is not None}
-        return StageEntry(**given)
+        if self.algorithm is None:
+            del content["algorithm"]
+        return StageEntry(**content)
 
 
 MARKS = {

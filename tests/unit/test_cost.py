@@ -244,6 +244,20 @@ def test_only_what_has_a_name_is_counted() -> None:
     assert added_up([{"seconds": 1.0, "tokens": 5.0}, {"seconds": 0.2503}]) == {"seconds": 1.25}
 
 
+def test_a_run_that_is_interrupted_says_what_it_did_not_finish(tmp_path: Path) -> None:
+    """Ctrl-C ends the process in the middle of a stage: the account is what is known of it."""
+    recipe = load_recipe("tiny")
+    run: Run[Any] = Run(recipe, open_store(str(tmp_path / "store")), tmp_path, run_id=NIGHT, name="tiny")
+    by = payer(attempt="9")
+    run.begin_making("train", "k" * 64)
+    run.store.backend.put(path_of("k" * 64, by), content_of(by, {"seconds": 7.0, "gpu_seconds": 14.0}, "home"))
+    found = record_of(Result(run, "tiny", [RecipeRun(recipe, status="interrupted")]))
+    assert found.cost.gpu_seconds == 14.0
+    assert [(stage.name, stage.status, stage.cost) for stage in found.stages] == [
+        ("train", "failed", {"seconds": 7.0, "gpu_seconds": 14.0})
+    ]
+
+
 BURNS = """
 import sys, time
 from pathlib import Path

@@ -37,6 +37,7 @@ FIELDS = {
     "target",
     "store",
     "resolved_recipe",
+    "registered_models",
 }
 
 

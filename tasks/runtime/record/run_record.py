@@ -29,7 +29,7 @@ from deepspec.usage import added_up
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption
 from tasks.runtime.record.result import PartResults, RecipeRun, Result
-from tasks.runtime.record.spent import MADE_OR_TRIED, cost_of, prices_of, spent
+from tasks.runtime.record.spent import cost_of, prices_of, with_costs
 
 Recorded = TypeVar("Recorded", RecordedEvaluation, RecordedCalibration, RecordedVerdict, RecordedModel)
 
@@ -175,14 +175,11 @@ def _read(record: type[Recorded], artifact: Artifact, file: str) -> Recorded:
 
 
 def _stages(result: Result) -> tuple[StageEntry, ...]:
-    """The stages, with what the run itself used for each."""
+    """The stages, with what the run itself used for each, and the one in the middle of which it was interrupted."""
     run = result.run
-    tried = [(one.kind, one.key) for one in run.records if one.status in MADE_OR_TRIED and one.key]
-    used = spent(run.run_id, tried, run.find, run.accounts)
-    for one in run.records:
-        if one.status in MADE_OR_TRIED:
-            one.cost = used.get((one.kind, one.key))
-    return tuple(one.entry() for one in run.records)
+    making = (run.making, run.making_key) if run.making and run.making_key else None
+    entries = [one.entry() for one in run.records]
+    return with_costs(entries, making, run_id=run.run_id, find=run.find, accounts=run.accounts)
 
 
 def _cost(result: Result, stages: Iterable[StageEntry]) -> Cost:

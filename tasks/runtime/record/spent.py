@@ -3,50 +3,61 @@
 What a run took over from one that died is that one's, wherever it stands now: in an account, or in a manifest.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from deepspec.cost.accounts import Accounts
 from deepspec.cost.attempts import attempts_at, once
 from deepspec.cost.prices import Prices, prices_in
+from deepspec.evaluation.results import Number
 from deepspec.recipe import Recipe
 from deepspec.record import Cost, RunRecord, StageEntry
 from deepspec.store import Artifact, Store
 from deepspec.usage import COUNTED, USED, added_up
 
-MADE_OR_TRIED = ("ran", "rebuilt", "failed")
+_MADE_OR_TRIED = ("ran", "rebuilt", "failed")
 """Status of a stage that a run may have paid for."""
 
-_DIED = "the run died while this was made"
+_ENDED = "the run ended while this was made"
 
 Name = tuple[str, str]
 """Kind and key of an artifact."""
 
 
-def spent(
-    run_id: str, names: Iterable[Name], find: Callable[[str, str], Artifact | None], accounts: Accounts
-) -> Mapping[Name, dict[str, float]]:
-    """What a run used for each artifact, by the names in `deepspec.usage.USED`; what it paid nothing for is left out.
+def with_costs(
+    stages: Sequence[StageEntry],
+    making: Name | None,
+    *,
+    run_id: str,
+    find: Callable[[str, str], Artifact | None],
+    accounts: Accounts,
+) -> tuple[StageEntry, ...]:
+    """Stages with what the run itself used for each; last, the one that it was making when it ended, if it paid for it.
 
     Args:
+        stages: as the run has recorded them.
+        making: kind and key of the artifact that it was making; None: none.
         run_id: of the run.
-        names: what it tried to make.
         find: (kind, key) -> the artifact; None: it is not there.
         accounts: in the store.
 
     Raises:
         DeepspecError: the store does not answer.
     """
-    names = list(dict.fromkeys(names))
-    if not names:
-        return {}
-    left = [account.attempt for account in accounts.of_run(run_id)]
-    found = {}
-    for kind, key in names:
+    names = [(stage.kind, stage.key) if stage.status in _MADE_OR_TRIED and stage.key else None for stage in stages]
+    last = None if making in names else making
+    wanted = {name for name in (*names, last) if name is not None}
+    left = [account.attempt for account in accounts.of_run(run_id)] if wanted else []
+    costs: dict[Name, dict[str, Number]] = {}
+    for kind, key in wanted:
         artifact = find(kind, key)
         recorded = [] if artifact is None else attempts_at(artifact)
         own = [one for one in once([*recorded, *left]) if one.key == key and one.payer and one.payer.run == run_id]
-        found[kind, key] = added_up(one.used for one in own)
-    return {name: used for name, used in found.items() if used}
+        costs[kind, key] = added_up(one.used for one in own)
+    found = [
+        stage.model_copy(update={"cost": costs[name]}) if name is not None and costs[name] else stage
+        for stage, name in zip(stages, names, strict=True)
+    ]
+    return (*found, *([_unfinished(last, costs[last])] if last is not None and costs[last] else []))
 
 
 def with_cost_of_dead(record: RunRecord, making: Sequence[str] | None, store: Store) -> RunRecord:
@@ -54,7 +65,7 @@ def with_cost_of_dead(record: RunRecord, making: Sequence[str] | None, store: St
 
     Args:
         record: as the run left it, with what its process had used when its last stage began or ended.
-        making: stage and key of what it was making then.
+        making: kind and key of the artifact that it was making then.
         store: that it may have been made in.
 
     Raises:
@@ -62,30 +73,24 @@ def with_cost_of_dead(record: RunRecord, making: Sequence[str] | None, store: St
     """
     if record.store != store.backend.location:
         return record
-    names = [(stage.kind, stage.key) for stage in record.stages if stage.status in MADE_OR_TRIED and stage.key]
-    last = None if making is None or tuple(making) in names else (str(making[0]), str(making[1]))
+    name = None if making is None else (str(making[0]), str(making[1]))
     accounts = Accounts(store.backend)
-    by_stage = dict(spent(record.run_id, [*names, *([last] if last else [])], store.find, accounts))
-    stages = [_with_cost(stage, by_stage.get((stage.kind, stage.key))) for stage in record.stages]
-    if last in by_stage:
-        stages.append(_unfinished(*last, by_stage[last]))
-    known = {key for _, key in by_stage}
+    stages = with_costs(record.stages, name, run_id=record.run_id, find=store.find, accounts=accounts)
+    known = {stage.key for stage in stages if stage.cost}
     elsewhere = [one.attempt.used for one in accounts.of_run(record.run_id) if one.attempt.key not in known]
+    since = [stage.cost or {} for stage in stages[len(record.stages) :]]
     noted = {name: value for name, value in record.cost.to_json().items() if name in ("cpu_seconds", *COUNTED)}
-    process = added_up([noted, *([by_stage[last]] if last in by_stage else []), *elsewhere])
-    paid = added_up([*by_stage.values(), *elsewhere])
+    process = added_up([noted, *since, *elsewhere])
+    paid = added_up([*(stage.cost for stage in stages if stage.cost), *elsewhere])
     used = {name: max(process.get(name, 0.0), paid.get(name, 0.0)) for name in USED}
     cost = cost_of(used, prices_in(record.resolved_recipe))
-    return record.model_copy(update={"cost": cost, "stages": tuple(stages)})
+    return record.model_copy(update={"cost": cost, "stages": stages})
 
 
-def _with_cost(stage: StageEntry, used: dict[str, float] | None) -> StageEntry:
-    return stage if used is None else stage.model_copy(update={"cost": used})
-
-
-def _unfinished(kind: str, key: str, used: dict[str, float]) -> StageEntry:
+def _unfinished(name: Name, used: dict[str, Number]) -> StageEntry:
+    kind, key = name
     seconds = used.get("seconds", 0.0)
-    return StageEntry(name=kind, status="failed", seconds=seconds, kind=kind, key=key, why=_DIED, cost=dict(used))
+    return StageEntry(name=kind, status="failed", seconds=seconds, kind=kind, key=key, why=_ENDED, cost=used)
 
 
 def prices_of(recipe: object) -> Prices:
