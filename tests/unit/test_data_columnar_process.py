@@ -152,8 +152,8 @@ _OPENS_OTHERS = re.compile(
 _OPENS_PARQUET = re.compile(r"\b(ParquetFile|parquet\.read_\w+|pq\.read_\w+|from_parquet|read_parquet)\b")
 _OWN_PARQUET = {
     "deepspec/data/tables.py", "deepspec/store/reading/tables.py", "deepspec/store/reading/pieces.py",
-    "deepspec/states/token_documents.py", "deepspec/states/format/shards.py", "deepspec/evaluation/load_test.py",
-    "deepspec/bench/tokens.py", "deepspec/bench/states.py", "deepspec/bench/pair.py", "tasks/gate.py", "flows/seeds.py",
+    "deepspec/states/token_documents.py", "deepspec/states/format/layout.py", "deepspec/evaluation/load_test.py",
+    "deepspec/bench/tokens.py", "deepspec/bench/pair.py", "tasks/gate.py", "flows/seeds.py",
     "flows/cli/commands/compare.py",
 }  # fmt: skip
 """What opens Parquet files of artifacts, which this program has written and whose bytes were checked."""

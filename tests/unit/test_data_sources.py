@@ -532,6 +532,13 @@ def test_a_parquet_file_that_stands_for_too_much_is_refused_by_row_group(tmp_pat
             question(path)
 
 
+def test_row_groups_that_together_stand_for_too_much_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"turns": pa.nulls((1 << 24) + 1)}), path, compression="zstd", row_group_size=1 << 23)
+    with refused(DataError, "16,777,217 rows", where=f"{path}, row group 2"):
+        read(path)
+
+
 def test_saved_datasets(tmp_path: Path) -> None:
     import datasets
 

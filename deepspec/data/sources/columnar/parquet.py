@@ -57,13 +57,16 @@ def _check_sizes(metadata: Any, path: str) -> None:
     Raises:
         DataError: naming file and row group.
     """
+    num_rows = num_bytes = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group)
         where = f"{path}, row group {group}"
         columns = [rows.column(index) for index in range(rows.num_columns)]
         packed = sum(column.total_compressed_size for column in columns)
-        if rows.num_rows > max(_MOST_VALUES, _MOST_ROWS_IN_A_BYTE * packed):
-            raise DataError(f"holds {rows.num_rows:,} rows in {packed:,} bytes.", where=where, remedy=_WRITE_AGAIN)
+        num_rows, num_bytes = num_rows + rows.num_rows, num_bytes + packed
+        for found, held in ((rows.num_rows, packed), (num_rows, num_bytes)):
+            if found > max(_MOST_VALUES, _MOST_ROWS_IN_A_BYTE * held):
+                raise DataError(f"holds {found:,} rows in {held:,} bytes.", where=where, remedy=_WRITE_AGAIN)
         for column in columns:
             size, unpacked = column.total_compressed_size, column.total_uncompressed_size
             if is_bomb(size, unpacked) or column.num_values > _MOST_VALUES:
