@@ -237,7 +237,7 @@ def run_flow(
 
 @contextmanager
 def _paid_for(result: Result, usage: Usage) -> Iterator[None]:
-    """Leave in the history what a run without a draft has paid, however the block ends, if it began to make something."""
+    """Leave in the history what a run without a draft has paid, however it ends, if it was more than a look."""
     try:
         yield
     except BaseException as error:
@@ -247,7 +247,7 @@ def _paid_for(result: Result, usage: Usage) -> Iterator[None]:
         usage.stop()
         result.measure(usage)
         run = result.run
-        if run.alive is not None:  # it was more than a look
+        if run.alive is not None:
             record = record_of(result)
             if result.error is not None:
                 write_record(record, run.home, is_last=False)  # for the run that ends it
