@@ -62,6 +62,11 @@ def cpu_seconds_so_far() -> float:
     return total
 
 
+def spelled_out(used: Mapping[str, float]) -> dict[str, float]:
+    """What was used with every name of `USED`, for those who read it by them."""
+    return {name: used.get(name, 0.0) for name in USED}
+
+
 class Usage:
     """What this process and its children have used since it was made; requests are those of this process alone."""
 

@@ -9,7 +9,7 @@ from deepspec.evaluation.results import Number
 from deepspec.store import Artifact, Manifest, Store
 from deepspec.store.gc import absent, lineage
 from deepspec.store.records import JsonRecord
-from deepspec.usage import added_up
+from deepspec.usage import added_up, spelled_out
 
 NEWEST_DRAFTS = 200
 """So many are asked whether they were made from the same artifacts: each costs a small read or two."""
@@ -25,7 +25,7 @@ class PaidAttempt(JsonRecord):
         run, model: who paid; None: an earlier deepspec did not record it.
         finished: whether the artifact is its result; otherwise it was killed, failed, or still goes on.
         shared_with: how many other drafts were made from the artifact.
-        cost: what it used, by the names in `deepspec.usage.USED`.
+        cost: what it used, by all names in `deepspec.usage.USED`.
         amount, currency: of money; None: without prices.
     """
 
@@ -107,8 +107,8 @@ def making_cost(store: Store, items: Iterable[Artifact], drafts: Collection[str]
         kind=items[0].kind,
         key=items[0].key,
         attempts=tuple(rows),
-        cost=dict(added_up(row.cost for row in rows)),
-        amounts=dict(summed((str(row.currency), row.amount) for row in rows if row.amount is not None)),
+        cost=spelled_out(added_up(row.cost for row in rows)),
+        amounts=summed((str(row.currency), row.amount) for row in rows if row.amount is not None),
         num_unpriced=sum(row.amount is None for row in rows),
         absent=tuple(f"{parent.kind}/{parent.key}" for parent in gone),
     )
@@ -133,7 +133,7 @@ def _row(artifact: Artifact, attempt: Attempt, num_drafts: int, prices: Prices |
         model=attempt.payer.model if attempt.payer else None,
         finished=attempt.finished,
         shared_with=num_drafts,
-        cost=dict(attempt.used),
+        cost=spelled_out(attempt.used),
         amount=None if amount is None else round(amount, 6),
         currency=None if amount is None else prices.currency,
     )

@@ -18,7 +18,7 @@ from deepspec.record import RunRecord
 from deepspec.store import Backend
 from deepspec.store.layout import HISTORY
 from deepspec.store.records import JsonRecord
-from deepspec.usage import USED, added_up
+from deepspec.usage import USED, added_up, spelled_out
 
 By: TypeAlias = Literal["model", "stage", "status"]
 
@@ -112,8 +112,8 @@ class _Sum:
             name=name,
             num_runs=len(self.runs),
             statuses=dict(sorted(self.statuses.items())),
-            cost=dict(added_up(self.used)),
-            amounts=dict(summed(self.amounts)),
+            cost=spelled_out(added_up(self.used)),
+            amounts=summed(self.amounts),
             num_unpriced=len(self.unpriced),
         )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from deepspec.errors import BadArgument
+from deepspec.errors import ArtifactUnknown, BadArgument
 from deepspec.units import in_units
 from flows.cli.terminal import AsJson, artifact_store, finite, home, note, print_json, show_lines, show_table
 
@@ -86,7 +86,14 @@ def _making(name: str, prices: "Prices | None") -> "MakingCost":
     from deepspec.registry.identity import DRAFT_KINDS
 
     store = artifact_store()
-    item = artifact_of(name, home(), store, where="NAME")
+    try:
+        item = artifact_of(name, home(), store, where="NAME")
+    except ArtifactUnknown as error:
+        raise BadArgument(
+            f"{name} is no draft, artifact or run of this store: {error.what}",
+            where="NAME",
+            remedy="Name models:/<name>@champion, models:/<name>/<version>, train/<key> or the id of a run.",
+        ) from error
     measured = registration_of(store, item) if item.kind in DRAFT_KINDS else None
     return making_cost(store, [item, *([measured] if measured else [])], DRAFT_KINDS, prices)
 

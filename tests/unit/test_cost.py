@@ -1,5 +1,6 @@
 """What things have cost: each attempt once, whoever paid, killed ones too; by draft, by run, by month."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from deepspec.registry.identity import DRAFT_KINDS
 from deepspec.store import Artifact, Backend, Ingredients, Manifest, Parent, Store, artifact_key, open_store
 from deepspec.store.manifest import EarlierAttempt, Payer
 from deepspec.store.records import seal, unseal
-from deepspec.usage import added_up, count, counted_since, counted_so_far
+from deepspec.usage import USED, added_up, count, counted_since, counted_so_far
+from flows.cli.cost import cost
 from tasks.runtime.record.alive import Alive, end_dead
 from tasks.runtime.record.result import RecipeRun, Result
 from tasks.runtime.record.run_record import record_of
@@ -128,14 +130,14 @@ def test_what_a_draft_cost_is_told_by_stage_with_who_paid(store: Store) -> None:
     found = registration_of(store, draft)
     assert found is not None
     assert found.key == registration.key
-    cost = making_cost(store, [draft, found], DRAFT_KINDS, None)
-    rows = {one.stage: one for one in cost.attempts}
+    making = making_cost(store, [draft, found], DRAFT_KINDS, None)
+    rows = {one.stage: one for one in making.attempts}
     assert sorted(rows) == ["evaluate", "register", "tokens", "train"]
-    assert cost.cost["gpu_seconds"] == 1011.0
+    assert making.cost["gpu_seconds"] == 1011.0
     assert rows["tokens"].run == "20261130-020000-cccccc"
     assert (rows["tokens"].shared_with, rows["train"].shared_with) == (1, 0)
-    assert cost.amounts == {"EUR": 1.01}
-    assert cost.num_unpriced == 2
+    assert making.amounts == {"EUR": 1.01}
+    assert making.num_unpriced == 2
     now = making_cost(store, [draft, found], DRAFT_KINDS, Prices(7.2, None, "USD"))
     assert (now.amounts, now.num_unpriced) == ({"USD": 2.022}, 0)
 
@@ -258,6 +260,67 @@ def test_a_run_that_is_interrupted_says_what_it_did_not_finish(tmp_path: Path) -
     ]
 
 
+@pytest.fixture
+def shown(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What `deepspec cost` prints: on stdout, and on stderr."""
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    monkeypatch.setenv("DEEPSPEC_STORE", store.backend.location)
+
+    def call(*arguments: Any, **options: Any) -> tuple[str, str]:
+        cost(*arguments, **{"by": "model", "currency": "USD", **options})
+        printed = capsys.readouterr()
+        return printed.out, printed.err
+
+    return call
+
+
+def test_the_command_says_what_has_no_price_and_what_was_in_vain(store: Store, shown: Any) -> None:
+    history.publish(store.backend, record(NIGHT, resolved_recipe=prices(2.0, "EUR")))
+    history.publish(store.backend, record(LATER, "failed"))
+    out, err = shown(month="2026-12")
+    assert "1 of 2 runs brought no new champion and took 50% of the GPU hours and 50% of the processor hours." in out
+    assert "4.00 EUR" in out
+    assert "endpoints" not in out, "a column in which nothing stands"
+    assert "1 of 2 runs have no prices" in err
+    out, err = shown(month="2026-12", price_gpu_hour=1.0)
+    assert "4.00 USD" in out
+    assert err == ""
+    assert LATER in shown(LATER)[0]
+
+
+def test_the_command_says_who_paid_and_what_is_shared(store: Store, shown: Any) -> None:
+    tokens = made(store, "tokens", None)
+    made(store, "train", payer(LATER), gpu=2.0, tokens=tokens)
+    killed = EarlierAttempt(payer=payer(LATER), cost={"gpu_seconds": 7200.0})
+    draft = made(store, "train", payer(), gpu=1.0, tokens=tokens, earlier=[killed])
+    out, err = shown(f"train/{draft.key[:12]}")
+    lines = {line.split()[2]: line for line in out.splitlines()[2:-1]}
+    assert "did not finish" in lines[LATER]
+    assert "2.00 h" in lines[LATER]
+    assert lines[NIGHT].startswith("train")
+    assert "not recorded" in out
+    assert "shared with 1 other draft" in out
+    assert "3 of 3 attempts have no prices" in err
+    document = json.loads(shown(f"train/{draft.key[:12]}", as_json=True)[0])
+    assert document["cost"]["gpu_seconds"] == 7201.0
+    assert set(document["cost"]) == set(USED)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "named", "where"),
+    [
+        (["tiny"], {}, "tiny", "NAME"),
+        (["models:/tiny/1"], {"month": "2026-12"}, "a name and a month", "--month"),
+        ([], {"by": "week"}, "week", "--by"),
+    ],
+)
+def test_what_the_command_cannot_answer_is_named(
+    shown: Any, arguments: list[str], options: dict[str, Any], named: str, where: str
+) -> None:
+    with refused(BadArgument, named, where=where):
+        shown(*arguments, **options)
+
+
 BURNS = """
 import sys, time
 from pathlib import Path
@@ -265,6 +328,7 @@ from deepspec.recipe import load_recipe
 from deepspec.store import Ingredients, artifact_key, open_store
 from deepspec.usage import Usage
 from tasks.runtime import paid
+from flows.cli.cost import cost
 from tasks.runtime.record.alive import Alive
 from tasks.runtime.run import Run
 
