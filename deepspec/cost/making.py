@@ -1,5 +1,6 @@
 """What an artifact cost to make, with all that it was made from: attempt by attempt, and who paid for each."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 from deepspec.cost.accounts import Accounts
@@ -158,21 +159,22 @@ def _shared(store: Store, items: Iterable[Artifact], drafts: Collection[str]) ->
             read[kind, key] = store.manifest(kind, key, numbers[-1]) if numbers else None
         return read[kind, key]
 
-    counts: dict[tuple[str, str], int] = {}
-    for kind in drafts:
-        for draft in store.latest(kind, NEWEST_DRAFTS):
-            if draft.key in own:
+    newest = (draft for kind in drafts for draft in store.latest(kind, NEWEST_DRAFTS))
+    others = {draft.key: draft for draft in newest if draft.key not in own}
+    return Counter(name for draft in others.values() for name in _needed(draft, manifest_of, drafts))
+
+
+def _needed(
+    draft: Manifest, manifest_of: Callable[[str, str], Manifest | None], drafts: Collection[str]
+) -> set[tuple[str, str]]:
+    """(kind, key) of what a draft was made from, without other drafts and what only those needed."""
+    reached: set[tuple[str, str]] = set()
+    open_ = [draft]
+    while open_:
+        for parent in open_.pop().parents.values():
+            if parent.key is None or parent.kind in drafts or (parent.kind, parent.key) in reached:
                 continue
-            reached: set[tuple[str, str]] = set()
-            open_ = [draft]
-            while open_:
-                manifest = open_.pop()
-                for parent in manifest.parents.values():
-                    if parent.key is None or parent.kind in drafts or (parent.kind, parent.key) in reached:
-                        continue
-                    reached.add((parent.kind, parent.key))
-                    further = manifest_of(parent.kind, parent.key)
-                    open_ += [] if further is None else [further]
-            for name in reached:
-                counts[name] = counts.get(name, 0) + 1
-    return counts
+            reached.add((parent.kind, parent.key))
+            further = manifest_of(parent.kind, parent.key)
+            open_ += [] if further is None else [further]
+    return reached

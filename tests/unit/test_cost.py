@@ -290,6 +290,7 @@ def test_the_command_says_what_has_no_price_and_what_was_in_vain(store: Store, s
 
 def test_the_command_says_who_paid_and_what_is_shared(store: Store, shown: Any) -> None:
     tokens = made(store, "tokens", None)
+    made(store, "train", payer(LATER), gpu=2.0, tokens=tokens).condemn("made twice, and one draft")
     made(store, "train", payer(LATER), gpu=2.0, tokens=tokens)
     killed = EarlierAttempt(payer=payer(LATER), cost={"gpu_seconds": 7200.0})
     draft = made(store, "train", payer(), gpu=1.0, tokens=tokens, earlier=[killed])
