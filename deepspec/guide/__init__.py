@@ -19,6 +19,7 @@ TOPICS = (
     "services",
     "storage",
     "operations",
+    "dashboard",
     "benches",
     "troubleshooting",
 )

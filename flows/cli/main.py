@@ -15,7 +15,7 @@ import typer
 from deepspec import __version__
 from deepspec.errors import DeepspecError
 from deepspec.network import ask_this_machine_directly
-from flows.cli import artifacts, backup, bench, consumers, data, drafts, guide, heartbeat, models, runs
+from flows.cli import artifacts, backup, bench, consumers, dashboard, data, drafts, guide, heartbeat, models, runs
 from flows.cli.terminal import flush, note, prepare_streams, print_text
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ for command in (
     consumers.pull,
     consumers.serve,
     drafts.measure,
+    dashboard.dashboard,
     backup.backup,
 ):
     app.command(command.__name__.removesuffix("_"))(command)
