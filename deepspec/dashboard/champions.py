@@ -12,10 +12,11 @@ from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Comparison, Verdict
 from deepspec.registry.entries import Promotion
 from deepspec.registry.errors import PromotionLogDamaged
+from deepspec.registry.identity import registration_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.version_record import version_record
 from deepspec.reports.dashboard.feed import Champion, Gain, GateAnswer, LogEntry, Measured, Model, Night
-from deepspec.store import Store
+from deepspec.store import Artifact, Store
 
 _BY_RUN = re.compile(r"run (\d{8}-\d{6}-[0-9a-f]+)")
 
@@ -59,8 +60,10 @@ def appointed(store: Store, promotions: PromotionLog, name: str, nights: Sequenc
         return Appointed()
     since = next(one for one in reversed(log) if one.kind != "unblock")
     before = earlier.champion
-    if before is not None and (before.entry, before.digest) == (since.number, since.digest) and before.measured:
-        return Appointed(before, log)
+    if before is not None and (before.entry, before.digest) == (since.number, since.digest):
+        newly_known = not before.measured and any(night.version == before.version for night in nights if night.measured)
+        if not newly_known:
+            return Appointed(before, log)
     if entries[0].number > 1:
         entries = promotions.history(name)
     return Appointed(_champion(store, name, entries, nights), log)
@@ -106,7 +109,8 @@ def _champion(store: Store, name: str, entries: Sequence[Promotion], nights: Seq
     verdict = first.verdict if first is not None else None
     own = [night for night in nights if draft.version is not None and night.version == draft.version]
     night = next((one for one in reversed(own) if one.measured), None)
-    registration = next((one.registration for one in reversed(own) if one.registration), None)
+    key = next((one.registration for one in reversed(own) if one.registration), None)
+    registration = store.find("register", key) if key else registration_of(store, draft.digest)
     return Champion(
         entry=last.number,
         by="rollback" if last.kind == "rollback" else "promote",
@@ -142,11 +146,10 @@ def _gains(rows: Sequence[Comparison]) -> Mapping[str, Gain]:
     }
 
 
-def _measured(store: Store, name: str, digest: str, registration: str | None) -> dict[str, Measured]:
+def _measured(store: Store, name: str, digest: str, registration: Artifact | None) -> dict[str, Measured]:
     """What a champion was measured at whose run is not in the history: by its registration, or by its record."""
     try:
-        made = store.find("register", registration) if registration else None
-        parent = made.manifest.parents.get("evaluation") if made is not None else None
+        parent = registration.manifest.parents.get("evaluation") if registration is not None else None
         evaluated = store.find(parent.kind, parent.key) if parent is not None and parent.key is not None else None
         if evaluated is not None:
             content = evaluated.json("evaluation.json")

@@ -14,7 +14,9 @@ _COUNTS = ("conversations", "answers", "tokens", "steps", "rounds", "bytes")
 _EXTERNAL = "external"
 
 
-def ancestors_of(store: Store, model: str, draft: DraftReference, registration: str | None) -> tuple[Ancestor, ...]:
+def ancestors_of(
+    store: Store, model: str, draft: DraftReference, registration: Artifact | None
+) -> tuple[Ancestor, ...]:
     """The version first, then what it was made from, nearest first; empty where nothing of it is known here.
 
     An earlier draft that training started from is named, and what that one was made from is left out.
@@ -23,14 +25,13 @@ def ancestors_of(store: Store, model: str, draft: DraftReference, registration: 
         store: where artifacts are.
         model: registered name.
         draft: the champion.
-        registration: key of the artifact `register`, where one is known.
+        registration: the artifact `register`, where there is one.
     """
 
     def get(kind: str, key: str) -> Artifact | None:
         return None if kind in DRAFT_KINDS and key != draft.key else store.find(kind, key)
 
-    begin = store.find("register", registration) if registration else None
-    begin = begin or store.find(draft.kind, draft.key)
+    begin = registration or store.find(draft.kind, draft.key)
     if begin is not None:
         return _of_artifacts(lineage(begin, get))
     try:

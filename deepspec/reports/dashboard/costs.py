@@ -49,9 +49,10 @@ def months_of(feed: Feed) -> list[CostMonth]:
 
 def gpu_hours(spent: Spent) -> str:
     """GPU hours, or processor hours where no GPU was used."""
-    if spent.gpu_seconds:
-        return f"{number(spent.gpu_seconds / 3600, 1)} GPU hours"
-    return f"{number(spent.cpu_seconds / 3600, 1)} processor hours"
+    seconds, of = (spent.gpu_seconds, "GPU") if spent.gpu_seconds else (spent.cpu_seconds, "processor")
+    if seconds < 360:
+        return f"{number(seconds / 60, 1)} {of} minutes"
+    return f"{number(seconds / 3600, 1)} {of} hours"
 
 
 def money(spent: Spent) -> str:

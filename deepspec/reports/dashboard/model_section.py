@@ -94,7 +94,7 @@ class LogRow:
     version: str
     before: str
     when: Moment
-    by: str
+    run_id: str | None
     reason: str
     sentence: str
 
@@ -232,7 +232,7 @@ def _log_row(entry: LogEntry) -> LogRow:
         version=version(entry.version),
         before=version(entry.from_version) if entry.from_version else "",
         when=moment(entry.when),
-        by=f"run {entry.run_id}" if entry.run_id else "a person",
+        run_id=entry.run_id,
         reason=entry.reason,
         sentence=entry.sentence or "",
     )

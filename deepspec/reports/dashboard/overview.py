@@ -93,7 +93,7 @@ def _card(feed: Feed, place: int, model: Model) -> Card:
         since=moment(champion.since) if champion is not None else None,
         how=("rolled back to" if champion.by == "rollback" else "champion") if champion is not None else "",
         tau=number(mean.tau if mean is not None else None, 2),
-        tau_interval=interval(mean.tau_ci95) if mean is not None else NOT_MEASURED,
+        tau_interval=interval(mean.tau_ci95) if mean is not None and mean.tau_ci95 else "",
         speedup=times(mean.speedup if mean is not None else None),
         last=(last.status, WORDS[last.status], moment(last.ended)) if last is not None else None,
         strip=[Strip(night.status, WORDS[night.status]) for night in model.nights[-_NIGHTS:]],
