@@ -24,7 +24,7 @@ PAGE = "index.html"
 FEED = "dashboard.json"
 
 
-def publish(store: Store, *, but: str | None = None) -> None:
+def publish_dashboard(store: Store, *, but: str | None = None) -> None:
     """Write the dashboard into the store; what is wrong is warned of, and nothing is raised.
 
     Args:

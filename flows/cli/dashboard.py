@@ -19,7 +19,7 @@ def dashboard(
 ) -> None:
     """Write one page about every model: champions, τ over time, nights, cost, what is served; it needs no server.
 
-    Every run that ends writes the same page into the store, as dashboard/index.html.
+    Every run that ends, and every promotion and roll back, writes the same page into the store.
 
     Example: deepspec dashboard --out dashboard
     """

@@ -20,7 +20,7 @@ from deepspec.store import Store, open_store
 from deepspec.store.copy_store import copy_store
 from deepspec.store.gc import collect as collect_garbage
 from deepspec.store.lease import leased
-from tests.fixtures.nights import Counting, Nights
+from tests.fixtures.few_nights import Counting, Nights
 
 NOW = datetime(2026, 12, 1, 5, 0, tzinfo=UTC)
 
@@ -102,7 +102,7 @@ def test_no_person_and_no_secret_is_in_it(store: Store, nights: Nights) -> None:
     message = "https://ada:s3cret@hub.example/x?X-Amz-Signature=abcdef failed in /home/ada/runs"
     failure = {"error": "DataError", "message": message, "stage": "train", "at": NOW.isoformat()}
     nights.ended("failed", error=message, failure=failure)
-    publish.publish(store)
+    publish.publish_dashboard(store)
     for name in (publish.FEED, publish.PAGE):
         text = store.backend.read(f"dashboard/{name}").decode()
         assert "https://hub.example/x failed in ~/runs" in text
@@ -143,11 +143,11 @@ def test_the_second_time_only_what_is_new_is_read(store: Store, nights: Nights) 
 )
 def test_an_earlier_feed_that_cannot_be_relied_on_is_made_anew(store: Store, nights: Nights, change: Any) -> None:
     nights.promoted(3.0)
-    publish.publish(store)
+    publish.publish_dashboard(store)
     right = json.loads(store.backend.read("dashboard/dashboard.json"))
     wrong = b"\xff{" if change is None else json.dumps({**right, "models": [], **change}).encode()
     store.backend.put("dashboard/dashboard.json", wrong)
-    publish.publish(store)
+    publish.publish_dashboard(store)
     again = json.loads(store.backend.read("dashboard/dashboard.json"))
     assert again["models"] == right["models"]
 
@@ -280,14 +280,14 @@ def test_what_goes_wrong_is_said_and_fails_no_run(
 ) -> None:
     nights.promoted(3.0)
     store.backend = Broken(store.backend, operation, error)  # type: ignore[assignment]
-    publish.publish(store)
+    publish.publish_dashboard(store)
     assert str(error) in caplog.text
 
 
 def test_collectors_and_copies_leave_it_alone(store: Store, nights: Nights, tmp_path: Path) -> None:
     """History is copied, as it is made once; the dashboard is not: it is made anew."""
     record = nights.promoted(3.0)
-    publish.publish(store)
+    publish.publish_dashboard(store)
     before = set(store.backend.list(""))
     assert collect_garbage(store, (), grace_seconds=0.0) == []
     assert set(store.backend.list("")) == before

@@ -18,7 +18,7 @@ from deepspec.reports.dashboard.overview import concerns_of
 from deepspec.reports.dashboard.page import page_of
 from deepspec.reports.dashboard.tau_chart import charts_of
 from deepspec.store import Store, open_store
-from tests.fixtures.nights import Nights
+from tests.fixtures.few_nights import Nights
 from tests.fixtures.reports import HOSTILE, Page
 
 NOW = datetime(2026, 11, 12, 5, 0, tzinfo=UTC)
