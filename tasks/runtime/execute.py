@@ -319,7 +319,7 @@ def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: 
 def protect(run: Run[Any], stack: ExitStack) -> None:
     """Protect the artifacts that the run relies on from collectors, from now on."""
     if run.on_lease is None:
-        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
+        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[], models=run.models))
         run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
 
 
