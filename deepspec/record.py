@@ -17,6 +17,9 @@ from deepspec.evaluation.results import Evaluation, Number
 from deepspec.gates.verdict import Verdict
 from deepspec.store.records import JsonRecord
 
+FORMAT = 1
+"""Raised when a record is written that an older deepspec could not read."""
+
 Recorded = TypeVar("Recorded", bound=JsonRecord | Verdict)
 
 RunStatus: TypeAlias = Literal[
@@ -146,7 +149,7 @@ class RunRecord(JsonRecord):
     """What a run leaves behind.
 
     Attributes:
-        format: of the record; see `tasks.runtime.record.run_record.FORMAT`.
+        format: of the record; see `FORMAT`.
         run_id: sorts by time.
         recipe: the recipe's name, or what several are called together.
         status: how it ended.
@@ -166,7 +169,10 @@ class RunRecord(JsonRecord):
         failure: the same with its class, stage and time; None: nothing did, or an earlier deepspec left it out.
         seeds: the study over training seeds.
         resolved_recipe: the recipe with every default, or those of several in order; None: an earlier deepspec left it
-            out.
+            out, or the run died.
+        registered_models: that its recipes are about, also where it registered nothing.
+        flow_runs, tracking_runs: its runs on Prefect's server and in MLflow, by their ids.
+        night: the Prefect deployment that started it; None: a person did.
     """
 
     format: int = 1
@@ -190,6 +196,10 @@ class RunRecord(JsonRecord):
     failure: Failure | None = None
     seeds: SeedStudy | None = None
     resolved_recipe: dict[str, Any] | tuple[dict[str, Any], ...] | None = None
+    registered_models: tuple[str, ...] = ()
+    flow_runs: tuple[str, ...] = ()
+    tracking_runs: tuple[str, ...] = ()
+    night: str | None = None
 
     @property
     def evaluations(self) -> tuple[RecordedEvaluation, ...]:

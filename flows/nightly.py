@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from deepspec.errors import BudgetExceeded, DeepspecError
 from deepspec.home import store_of
@@ -60,7 +60,7 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None) -> State[A
     given = approval.approved()
     if given is not None:
         return approval.promote(given, home, store_of(home, loaded.store.url))
-    result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name)
+    result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name, night=deployment.name)
     if result.error is not None and not isinstance(result.error, BudgetExceeded):
         raise result.error
     if result.status == "awaiting_approval":

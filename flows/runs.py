@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspec import history
 from deepspec.errors import DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
@@ -30,6 +31,7 @@ def run_recipes(
     name: str,
     num_seeds: int = 1,
     flow: Flow = retrain,
+    night: str | None = None,
 ) -> tuple[Result, RunRecord, Path]:
     """Run recipes, and leave the run's record and report.
 
@@ -40,12 +42,14 @@ def run_recipes(
         name: of the run in its record.
         num_seeds: of training, of several recipes.
         flow: what is run of each.
+        night: the Prefect deployment that started it.
 
     Returns:
         how it ended, the record, and where that is; what ended the run early is in the result, not raised.
     """
 
     def leave_record(result: Result) -> None:
+        # The next run adds it to the history: the store may not answer, and the process has to end.
         run_record.write_record(run_record.record_of(result), home)
 
     store = store_of(home, recipes[0].store.url)
@@ -56,10 +60,20 @@ def run_recipes(
 
         after = further_seeds(recipes, num_seeds)
     result = execute.execute(
-        flow, recipes, store, home, name=name, display=display, before=before, after=after, interrupted=leave_record
+        flow,
+        recipes,
+        store,
+        home,
+        name=name,
+        night=night,
+        display=display,
+        before=before,
+        after=after,
+        interrupted=leave_record,
     )
     with ended_after(result.run):
         record, path = _leave(result, home, num_seeds=num_seeds if after else 1)
+        history.publish(store.backend, record)
         if result.run.on_shared_server and result.run.alive is not None:
             from flows.outcome_page import show_outcome
 

@@ -2,8 +2,9 @@
 
 Only what is missing is written, and nothing is ever overwritten, so a copy that was interrupted is simply made again.
 Each artifact's files come first, compared with their SHA-256, then its manifest. The records under `registry/` (the
-promotion log) come last, and only those that were there when the copy began: everything that they name was there before
-them. What is under way in the source while it is copied (attempts, leases, work folders) is left out.
+promotion log) and `history/` (runs that have ended) come last, and only those that were there when the copy began:
+everything that they name was there before them. What is under way in the source while it is copied (attempts, leases,
+work folders) is left out.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ from deepspec.store.manifest import FileEntry
 from deepspec.store.reading import pieces
 from deepspec.store.records import seal, unseal
 
-RECORDS = "registry"
-"""The top-level folder of a store whose records are copied; those of the others say what goes on just now."""
+RECORDS = ("registry", layout.HISTORY)
+"""The top-level folders of a store whose records are copied; those of the others say what goes on just now."""
 
 _NUMBERED = re.compile(r"([0-9]+)")
 
@@ -60,7 +61,7 @@ class Copied:
 def copy_store(
     source: Store, destination: Store, progress: Progress = SILENT, check: Callable[[Store], object] | None = None
 ) -> Copied:
-    """Copy every valid artifact, and the records under `registry/`, that the destination lacks.
+    """Copy every valid artifact, and the records of the registry and of runs, that the destination lacks.
 
     Args:
         source: is only read (damage that is found is recorded, as by any reader).
@@ -78,7 +79,7 @@ def copy_store(
         TransientError: one of the two places does not answer.
     """
     # Listed first, copied last: see above.
-    records = sorted(source.backend.list(RECORDS), key=_in_order)
+    records = [path for folder in RECORDS for path in sorted(source.backend.list(folder), key=_in_order)]
     if check is not None:
         check(source)
         check(destination)
@@ -191,7 +192,7 @@ def _discard(backend: Backend, prefix: str, staging: Path) -> None:
 
 def _compare(source: Backend, destination: Backend, records: Sequence[str]) -> None:
     """Refuse a destination that has another record under the same name."""
-    there = destination.list(RECORDS)
+    there = {path for folder in RECORDS for path in destination.list(folder)}
     for path in records:
         if path in there and destination.read(path) != source.read(path):
             raise ArtifactError(

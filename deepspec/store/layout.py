@@ -4,7 +4,8 @@
 <kind>/<key>/manifest.<n>.json         makes an attempt an artifact
 <kind>/<key>/condemned.<n>.json        manifest n must not be used again
 <kind>/<key>/checked.<n>.<time>.json   its files were read in full; time: milliseconds by the place's clock
-followers/… leases/… registry/… work/… no artifacts
+dashboard/… followers/… history/… leases/… registry/… work/…
+                                       no artifacts
 
 `condemned` and `checked` say all by their names: only people read what is in them, and they have no format version.
 Files of artifacts need none of their own either: a stage's version is in its key, so that no version reads what another
@@ -37,7 +38,13 @@ class Stat:
 FOLLOWERS = "followers"
 """Of records that hosts overwrite to say what they hold: no artifacts, and no part of a copy."""
 
-RESERVED = (FOLLOWERS, "leases", "registry", "work")
+HISTORY = "history"
+"""Of the records of runs that have ended."""
+
+DASHBOARD = "dashboard"
+"""Of pages that are made anew from all the others."""
+
+RESERVED = (DASHBOARD, FOLLOWERS, HISTORY, "leases", "registry", "work")
 """Top-level folders of a store that hold no artifacts."""
 
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

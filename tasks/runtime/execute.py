@@ -49,6 +49,7 @@ def execute(
     home: Path,
     *,
     name: str,
+    night: str | None = None,
     display: Display | None = None,
     before: Steps = (),
     after: Mapping[str, tuple[Flow, Any]] = MappingProxyType({}),
@@ -62,6 +63,7 @@ def execute(
         store: where artifacts are.
         home: where runs, databases and work folders are.
         name: of the run in its record.
+        night: the Prefect deployment that started it.
         display: shows progress.
         before: flows (with their configurations) that make this one's inputs; their stages are part of the record.
         after: by name, flows (with their recipes) that run after the parts and are tracked, but are no part.
@@ -73,7 +75,8 @@ def execute(
     run: Run[Any] = Run(
         recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
     )
-    run.name = name
+    run.name, run.night = name, night
+    run.models = tuple(dict.fromkeys(recipe.registered_model for recipe in recipes))
     usage = Usage()
     result = Result(run, name, [RecipeRun(recipe) for recipe in recipes])
 

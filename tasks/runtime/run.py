@@ -82,6 +82,8 @@ class Run(Generic[RecipeT]):
         waited: seconds that it has waited for others.
         making: the stage that is being made or looked up; after an error, the one that it ended.
         name: what it is called in its record; empty if it leaves none.
+        models: the registered models that its recipes are about, as its record says.
+        night: the Prefect deployment that started it, as its record says.
         alive: its signs of life, once it makes something.
         began: model -> number of the last entry in its promotion log when the run first looked.
     """
@@ -107,6 +109,8 @@ class Run(Generic[RecipeT]):
     waited: float = 0.0
     making: str | None = None
     name: str = ""
+    models: tuple[str, ...] = ()
+    night: str | None = None
     alive: "SignsOfLife | None" = None
     _fingerprints: Fingerprints | None = None
     _accounts: Accounts | None = None

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from deepspec import history
 from deepspec.atomic_write import write_text
 from deepspec.errors import DeepspecError
 from deepspec.file_lock import FileLock
-from deepspec.record import Cost, RunRecord
+from deepspec.record import FORMAT, Cost, RunRecord
 from deepspec.registry.errors import TrackingLost
 from deepspec.store.backends.s3_location import shown as without_credentials
 from deepspec.store.lease import live
 from tasks.runtime.paid import paid_by
 from tasks.runtime.prefect.ended import end_flow_runs
-from tasks.runtime.record.run_record import FORMAT, read_record, write_record
+from tasks.runtime.record.run_record import read_record, write_record
 
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
@@ -94,6 +95,10 @@ class Alive:
             report=None,
             store=run.store.backend.location,
             error="The run's process ended without a word: it was killed, or its machine went down.",
+            registered_models=run.models,
+            flow_runs=tuple(self.flow_runs),
+            tracking_runs=tuple(self.tracking_runs),
+            night=run.night,
         )
 
 
@@ -132,6 +137,8 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
         record = RunRecord.model_validate(content["record"])
         record = record.model_copy(update={"cost": _cost(run, record)})
         write_record(record, run.home, is_last=False)
+    if record is not None and record.store == run.store.backend.location:
+        history.publish(run.store.backend, record)
     tracked = _end_tracking(run, note.stem, content, record)
     shown = _end_flow_runs(run, content, alive)
     if tracked and shown:

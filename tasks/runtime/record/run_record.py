@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deepspec.atomic_write import write_text
 from deepspec.errors import DeepspecError
 from deepspec.record import (
+    FORMAT,
     Cost,
     Failure,
     RecordedCalibration,
@@ -26,9 +27,6 @@ from tasks.runtime.counts import StageCounts
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption
 from tasks.runtime.paid import EARLIER
 from tasks.runtime.record.result import PartResults, RecipeRun, Result
-
-FORMAT = 1
-"""Raised when a record is written that an older deepspec could not read."""
 
 Recorded = TypeVar("Recorded", RecordedEvaluation, RecordedCalibration, RecordedVerdict, RecordedModel)
 
@@ -66,10 +64,20 @@ def record_of(result: Result) -> RunRecord:
         target=result.parts[0].recipe.target.path,
         store=run.store.backend.location,
         resolved_recipe=recipes[0] if len(recipes) == 1 else recipes,
+        registered_models=run.models,
+        **_elsewhere(result),
     )
     notes = tuple(note for part in result.parts for note in part.notes)
     record = record.model_copy(update={"notes": notes}) if notes else record  # only what was given is written
     return with_error(record, result)
+
+
+def _elsewhere(result: Result) -> dict[str, Any]:
+    """Where else the run is seen; only what there is."""
+    alive = result.run.alive
+    tracked = [part.tracking_run for part in result.parts if part.tracking_run is not None]
+    found = {"flow_runs": alive.flow_runs if alive else [], "tracking_runs": tracked, "night": result.run.night}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items() if value}
 
 
 def with_error(record: RunRecord, result: Result) -> RunRecord:
