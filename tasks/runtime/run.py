@@ -24,6 +24,7 @@ from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints
 from deepspec.store.lease import Lease
 from tasks.runtime.display import Display, Hidden, Sayings
+from tasks.runtime.outlook import Outlook
 from tasks.runtime.paid import Accounts
 from tasks.runtime.reasons import Reason
 from tasks.runtime.records import StageRecord
@@ -85,6 +86,8 @@ class Run(Generic[RecipeT]):
         models: the registered models that its recipes are about, as its record says.
         night: the Prefect deployment that started it, as its record says.
         alive: its signs of life, once it makes something.
+        outlook: how far it is; None where nothing is made, or nobody else sees it.
+        progress_artifact: id of the artifact in Prefect that says so.
         began: model -> number of the last entry in its promotion log when the run first looked.
     """
 
@@ -112,6 +115,8 @@ class Run(Generic[RecipeT]):
     models: tuple[str, ...] = ()
     night: str | None = None
     alive: "SignsOfLife | None" = None
+    outlook: Outlook | None = None
+    progress_artifact: uuid.UUID | None = None
     _fingerprints: Fingerprints | None = None
     _accounts: Accounts | None = None
     _promotions: PromotionLog | None = None
