@@ -71,7 +71,7 @@ def run_recipes(
         after=after,
         interrupted=leave_record,
     )
-    with ended_after(result.run):
+    with ended_after(result.run, failed=lambda: result.status == "failed"):
         record, path = _leave(result, home, num_seeds=num_seeds if after else 1)
         history.publish(store.backend, record)
         if result.run.tracking is not None or result.run.on_shared_server:

@@ -1,6 +1,6 @@
 """What starts an engine on a bundle: words, run in the bundle's folder, and the same as scripts.
 
-Source: vLLM 0.32.0's and SGLang 0.5.23's arguments; spec page "Engines". None of SGLang's was run.
+Source: vLLM 0.32.0's and SGLang 0.5.23's arguments; spec page "Engines". vLLM's were run; none of SGLang's was.
 """
 
 import json
@@ -13,19 +13,30 @@ from deepspec.export.engine_files import ACCEPTANCE, DRAFT_LENGTHS, SCHEDULE_FIE
 TARGET = "$TARGET"
 """Stands for the target where a bundle knows no name of it that others could use."""
 FOLDER = "serving"
-_VLLM = ("python", "-m", "vllm.entrypoints.openai.api_server", "--model")
-_SGLANG = ("python", "-m", "sglang.launch_server", "--model-path")
+_PYTHON = "python"
+_VLLM = (_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model")
+_SGLANG = (_PYTHON, "-m", "sglang.launch_server", "--model-path")
+_SECOND_RUNNER = ("env", "VLLM_USE_V2_MODEL_RUNNER=1")
+"""The only one that has DSpark."""
 _STEP_RATES_MODE = ("env", "SGLANG_RAGGED_VERIFY_MODE=compact")
 """Without it SGLang reads the table of costs, and verifies every drafted token all the same."""
+_NO_WEIGHTS = {"draft_load_config": {"load_format": "dummy"}}
+"""The draft's network with weights that mean nothing: drafting costs the same, and no file of them is read."""
 
 
 def engine_commands(
-    weights_format: str, method: str, target: str, num_draft_tokens: int, contents: Mapping[str, Any]
+    weights_format: str,
+    method: str,
+    target: str,
+    num_draft_tokens: int,
+    contents: Mapping[str, Any],
+    revision: str | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """The words that start engines: `vllm` or `sglang`, and `vllm-capacity DOMAIN` for each domain.
 
-    A capacity command decodes with the draft, and accepts by the table of that domain whatever is proposed: its answers
-    are of no use, its speed is that of a server with such acceptance.
+    A capacity command runs the draft's network without its weights, of which config.json says enough, and accepts by
+    the table of that domain whatever is proposed: its answers are of no use, its speed is that of a server with such
+    acceptance.
 
     Args:
         weights_format: of the bundle.
@@ -33,26 +44,25 @@ def engine_commands(
         target: its name or folder, or `TARGET`.
         num_draft_tokens: proposed in a round.
         contents: the files for engines that are there, by name.
+        revision: the target's commit at a hub; None: not known.
     """
+    pinned = ("--revision", revision) if revision is not None else ()
     if weights_format in ("vllm", "speculators"):
         speculative = {"method": method, "model": ".", "num_speculative_tokens": num_draft_tokens}
-        lengths = {SCHEDULE_FIELD: contents[DRAFT_LENGTHS]} if DRAFT_LENGTHS in contents else {}
-        commands = {"vllm": _vllm(target, speculative | lengths)}
+        speculative |= {SCHEDULE_FIELD: contents[DRAFT_LENGTHS]} if DRAFT_LENGTHS in contents else {}
+        words = (*(_SECOND_RUNNER if method == "dspark" else ()), *_VLLM, target, *pinned, "--speculative-config")
+        commands = {"vllm": (*words, json.dumps(speculative))}
         for domain, rates in contents.get(ACCEPTANCE, {}).items():
             synthetic = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": rates}
-            commands[f"vllm-capacity {domain}"] = _vllm(target, speculative | synthetic)
+            commands[f"vllm-capacity {domain}"] = (*words, json.dumps(speculative | _NO_WEIGHTS | synthetic))
         return commands
     if weights_format == "sglang":
-        return {"sglang": _sglang(target, method, contents)}
+        return {"sglang": _sglang((*_SGLANG, target, *pinned), method, contents)}
     return {}
 
 
-def _vllm(target: str, speculative: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*_VLLM, target, "--speculative-config", json.dumps(speculative))
-
-
-def _sglang(target: str, method: str, contents: Mapping[str, Any]) -> tuple[str, ...]:
-    words = [*_SGLANG, target, "--speculative-algorithm", method, "--speculative-draft-model-path", "."]
+def _sglang(started: tuple[str, ...], method: str, contents: Mapping[str, Any]) -> tuple[str, ...]:
+    words = [*started, "--speculative-algorithm", method, "--speculative-draft-model-path", "."]
     if method != "DSPARK":
         return tuple(words)
     if TEMPERATURES in contents:
@@ -63,22 +73,32 @@ def _sglang(target: str, method: str, contents: Mapping[str, Any]) -> tuple[str,
     return tuple(words)
 
 
-def scripts(commands: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The commands as shell scripts, by file name; further arguments are the engine's."""
-    found = {f"{name}.sh": _script(_line(words)) for name, words in commands.items() if " " not in name}
-    capacity = {name.split(" ", 1)[1]: words for name, words in commands.items() if " " in name}
+def scripts(commands: Mapping[str, Sequence[str]], target: str) -> dict[str, str]:
+    """The commands as shell scripts, by file name.
+
+    Further arguments are the engine's. The variables PYTHON and TARGET take the place of Python and of the target.
+
+    Args:
+        commands: of `engine_commands`.
+        target: as it stands in them.
+    """
+    line = {name: _line(words, target) for name, words in commands.items()}
+    found = {f"{name}.sh": _script(text, target) for name, text in line.items() if " " not in name}
+    capacity = {name.split(" ", 1)[1]: text for name, text in line.items() if " " in name}
     if capacity:
-        cases = [f"{shlex.quote(domain)}) shift; {_line(words)} ;;" for domain, words in capacity.items()]
+        cases = [f"{shlex.quote(domain)}) shift; {text} ;;" for domain, text in capacity.items()]
         known = shlex.quote(f"usage: vllm-capacity.sh DOMAIN, one of: {', '.join(capacity)}")
         lines = ['case "${1-}" in', *cases, f"*) echo {known} >&2; exit 2 ;;", "esac"]
-        found["vllm-capacity.sh"] = _script("\n".join(lines))
+        found["vllm-capacity.sh"] = _script("\n".join(lines), target)
     return found
 
 
-def _line(words: Sequence[str]) -> str:
-    quoted = ('"${TARGET:?name the target}"' if word == TARGET else shlex.quote(word) for word in words)
-    return f'exec {" ".join(quoted)} "$@"'
+def _line(words: Sequence[str], target: str) -> str:
+    named = {target: '"$TARGET"', _PYTHON: '"$PYTHON"'}
+    return f'exec {" ".join(named.get(word) or shlex.quote(word) for word in words)} "$@"'
 
 
-def _script(line: str) -> str:
-    return f'#!/bin/sh\nset -eu\ncd -- "$(dirname -- "$0")/.."\n{line}\n'
+def _script(line: str, target: str) -> str:
+    asked = ': "${TARGET:?name the target}"' if target == TARGET else f"TARGET=${{TARGET:-{shlex.quote(target)}}}"
+    lines = ["#!/bin/sh", "set -eu", f"PYTHON=${{PYTHON:-{_PYTHON}}}", asked, 'cd -- "$(dirname -- "$0")/.."', line]
+    return "\n".join([*lines, ""])

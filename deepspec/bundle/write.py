@@ -34,7 +34,7 @@ _WHAT = {
     "vllm-acceptance.json": "P(the first k tokens are all accepted) by domain, vLLM's synthetic_acceptance_rates",
     "vllm.sh": "starts vLLM",
     "sglang.sh": "starts SGLang",
-    "vllm-capacity.sh": "starts vLLM with a domain's acceptance from the table: for capacity tests",
+    "vllm-capacity.sh": "starts vLLM with a domain's acceptance from the table and random weights: shows capacity",
 }
 
 
@@ -89,21 +89,28 @@ def _add(part: Path, found: Artifact | Path, format_name: str, target: str, *, h
         facts=facts,
         origin=origin_in(found) if isinstance(found, Artifact) else None,
         target=served_target(target, facts.target, memo=home / "fingerprints.json"),
-        engine=engine_files(facts.calibration, facts.evaluation, draft.num_draft_tokens),
+        engine=engine_files(
+            facts.calibration,
+            facts.evaluation,
+            draft.num_draft_tokens,
+            has_confidences=bool(described.written.get("enable_confidence_head")),
+        ),
         found=found,
     )
+    named = what.target.name or commands.TARGET
     started = commands.engine_commands(
         format_name,
         what.cell.method,
-        what.target.name or commands.TARGET,
+        named,
         draft.num_draft_tokens,
         what.engine.contents,
+        what.target.revision,
     )
     serving = part / commands.FOLDER
     serving.mkdir()
     for file, content in what.engine.contents.items():
         (serving / file).write_text(strict_text(content, indent=1) + "\n", encoding="utf-8", newline="\n")
-    for file, text in commands.scripts(started).items():
+    for file, text in commands.scripts(started, named).items():
         (serving / file).write_text(text, encoding="utf-8", newline="\n")
     figures = _draw(what, part / PLOTS)
     (part / CARD_FILE).write_text(_card(what, part, figures), encoding="utf-8", newline="\n")

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from deepspec.drafts.files.config_json import CONFIG_FILE, read_draft_config
-from deepspec.drafts.files.weights_file import WEIGHTS_FILE, check_size
+from deepspec.drafts.files.stored import stored_weights
+from deepspec.drafts.files.weights_file import check_size, read_tensors
 from deepspec.drafts.layouts import in_its_words, layout_of, read_layout
 from deepspec.errors import DeepspecError, IncompatibleDraft
 from deepspec.export.described import Described
-from deepspec.targets.weight_files import stored_tensors
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 _OFFSETS, _MAPS, _EMBEDDING = "d2t", {"d2t", "t2d"}, "embed_tokens.weight"
@@ -46,7 +45,7 @@ def check_header(described: Described) -> None:
     """
     with in_its_words(layout_of(read_draft_config(described.directory))):
         described.algorithm.check_resolves(described.config, described.spec, described.directory)
-    shapes = {name: tensor.shape for name, tensor in stored_tensors(described.directory).items()}
+    shapes = {name: tensor.shape for name, tensor in stored_weights(described.directory).items()}
     check_size(described.config.num_layers, shapes, described.directory)
     longest = max((size for shape in shapes.values() for size in shape), default=0)
     for field in _SIZES:
@@ -83,17 +82,16 @@ def tensor_flaws(directory: Path, expected: Mapping[str, torch.Tensor], dtype: t
     """
     flaws: list[str] = []
     try:
-        with safe_open(directory / WEIGHTS_FILE, framework="pt") as tensors:
-            names: list[str] = tensors.keys()
-            more = set(names) - expected.keys() - _MAPS
-            flaws += [f"tensor {name} is missing." for name in sorted(expected.keys() - set(names))]
-            flaws += [f"tensor {name} is not known to this layout." for name in sorted(more)]
-            for name in sorted(set(names) & expected.keys()):
-                flaws += _flaws_of(name, tensors.get_tensor(name), expected[name], dtype)
-            for name in sorted(set(names) & _MAPS):
-                flaws += _map_flaws(name, tensors.get_tensor(name), expected[_EMBEDDING].shape[0])
-    except (OSError, SafetensorError) as error:
-        return [f"{WEIGHTS_FILE} cannot be read: {error}."]
+        names = stored_weights(directory).keys()
+        flaws += [f"tensor {name} is missing." for name in sorted(expected.keys() - names)]
+        flaws += [f"tensor {name} is not known to this layout." for name in sorted(names - expected.keys() - _MAPS)]
+        for name, tensor in read_tensors(directory):
+            if name in expected:
+                flaws += _flaws_of(name, tensor, expected[name], dtype)
+            elif name in _MAPS:
+                flaws += _map_flaws(name, tensor, expected[_EMBEDDING].shape[0])
+    except DeepspecError as error:
+        return [str(error)]
     return flaws
 
 

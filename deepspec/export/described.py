@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from deepspec.drafts import algorithm_in
 from deepspec.drafts.algorithm import Algorithm
 from deepspec.drafts.files.config_json import CONFIG_FILE, body_of, read_draft_config
-from deepspec.drafts.files.weights_file import WEIGHTS_FILE, write_tensors
+from deepspec.drafts.files.weights_file import WEIGHTS_FILE, read_tensors, write_tensors
 from deepspec.errors import IncompatibleDraft
 from deepspec.export.matrix import HEADLESS
 from deepspec.foreign_json import strict_text
@@ -70,8 +69,12 @@ class Described:
         return self.algorithm.num_draft_tokens(self.config)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Its weights, in their own dtype."""
-        return load_file(self.directory / WEIGHTS_FILE)
+        """Its weights, in their own dtype.
+
+        Raises:
+            IncompatibleDraft: they cannot be read.
+        """
+        return dict(read_tensors(self.directory))
 
     def body(self) -> dict[str, Any]:
         """What a config.json has to say of its body, so that nothing is left to a reader's default."""

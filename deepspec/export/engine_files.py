@@ -29,6 +29,8 @@ ACCEPTANCE = "vllm-acceptance.json"
 SCHEDULE_FIELD = "num_speculative_tokens_per_batch_size"
 _NOT_EVALUATED = "the draft was not evaluated"
 _NO_COSTS = "no costs of steps were measured: evaluate.load.concurrency is empty in the recipe"
+_NO_CONFIDENCES = "the draft has no confidences, by which SGLang chooses what is verified: it would not start with them"
+_NEVER_PAYS = "where costs were measured, drafting pays at no batch size: measure where it is served"
 _FEWEST_LOADS = 2
 """SGLang takes a table with one load for none."""
 
@@ -47,17 +49,22 @@ class EngineFiles:
 
 
 def engine_files(
-    calibration: CalibrationResult | None, evaluation: Evaluation | None, num_draft_tokens: int
+    calibration: CalibrationResult | None,
+    evaluation: Evaluation | None,
+    num_draft_tokens: int,
+    *,
+    has_confidences: bool,
 ) -> EngineFiles:
     """Everything that can be said to engines of a draft.
 
     Args:
         calibration, evaluation: of the draft; None: there is none.
         num_draft_tokens: K.
+        has_confidences: whether it has a confidence head.
     """
     made = {
         TEMPERATURES: _temperatures(calibration, num_draft_tokens),
-        STEP_RATES: _step_rates(evaluation),
+        STEP_RATES: _step_rates(evaluation) if has_confidences else _NO_CONFIDENCES,
         DRAFT_LENGTHS: _draft_lengths(evaluation, num_draft_tokens),
         ACCEPTANCE: _acceptance_by_domain(evaluation, num_draft_tokens),
     }
@@ -120,7 +127,8 @@ def _draft_lengths(evaluation: Evaluation | None, num_draft_tokens: int) -> list
     prefix = mean_prefix_acceptance(list(evaluation.benchmarks.values()), num_draft_tokens)
     if prefix is None:
         return "acceptance at some position is not known"
-    return draft_lengths(costs, prefix)
+    ranges = draft_lengths(costs, prefix)
+    return ranges if any(length for _, _, length in ranges) else _NEVER_PAYS
 
 
 def draft_lengths(costs: StepCosts, prefix_acceptance: Sequence[float]) -> list[list[int]]:

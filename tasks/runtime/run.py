@@ -56,8 +56,8 @@ class SignsOfLife(Protocol):
     def write(self) -> None:
         """Keep them, and what the run has recorded."""
 
-    def end(self) -> None:
-        """The run has ended, and all that others see of it."""
+    def end(self, *, in_order: bool = True) -> None:
+        """The run has ended, and all that others see of it; else a later run ends what this one could not."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ prints it.
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from tests.fixtures import borders
 pytestmark = pytest.mark.campaign
 
 SEEDS = range(8)
-INPUTS = {"names": 2_000, "config": 1_500, "weights": 3_000, "replies": 12_000, "metrics": 110_000}
+INPUTS = {
+    "names": 2_000, "config": 1_500, "weights": 3_000, "replies": 12_000, "metrics": 110_000, "parquet": 400,
+    "arrow": 400,
+}  # fmt: skip
 """Of each unit: some minutes; over a million inputs in all."""
 
 
@@ -47,6 +51,11 @@ def _drawn(check: Callable[[Any], object], strategy: Any, number: int, count: in
 @pytest.mark.parametrize("number", SEEDS)
 @pytest.mark.parametrize("border", INPUTS)
 def test_a_border_holds(border: str, number: int, tmp_path: Path, tokenizer: Any, record: Record) -> None:
+    if border in ("parquet", "arrow"):
+        table = borders.TableBorder(tmp_path, "parquet" if border == "parquet" else "arrow")
+        done = _drawn(table.check, borders.TABLE_CHANGES, number, INPUTS[border])
+        record({border: done, "outcomes": {border: dict(table.outcomes)}})
+        return
     check, strategy = _border(border, tmp_path, tokenizer)
     record({border: _drawn(check, strategy, number, INPUTS[border])})
 
@@ -73,6 +82,10 @@ def _made(path: Path) -> Path:
 
 
 def summary(units: list[dict[str, Any]]) -> dict[str, Any]:
-    """Inputs by border; a unit that does not hold does not end."""
+    """Inputs by border; how questions about tables ended, two for each; a unit that does not hold does not end."""
     counted = {border: sum(unit.get(border, 0) for unit in units) for border in INPUTS}
-    return {"inputs": counted, "all": sum(counted.values()), "wrong": []}
+    outcomes: dict[str, Counter[str]] = {}
+    for unit in units:
+        for border, counts in unit.get("outcomes", {}).items():
+            outcomes.setdefault(border, Counter()).update(counts)
+    return {"inputs": counted, "all": sum(counted.values()), "questions": outcomes, "wrong": []}

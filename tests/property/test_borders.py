@@ -1,4 +1,4 @@
-"""What others wrote, at four borders: names in a bucket, draft directories, replies of endpoints, metrics of servers.
+"""What others wrote, at five borders: names in a bucket, draft directories, replies of endpoints, metrics, tables.
 
 Whatever comes there ends in a result or in a typed error, within bounds, and nothing outside the store is written or
 removed. `make campaign PART=borders` draws many more.
@@ -175,6 +175,31 @@ def test_no_metrics_of_a_server_are_an_untyped_error(text: str) -> None:
 
 def test_metrics_that_unpack_to_too_much() -> None:
     borders.check_long_metrics(gzip.compress(b"# " + b"x" * (64 << 20), 1))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, borders.TableBorder]:
+    return {
+        "parquet": borders.TableBorder(tmp_path_factory.mktemp("border"), "parquet"),
+        "arrow": borders.TableBorder(tmp_path_factory.mktemp("border"), "arrow"),
+    }
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@settings(FEW, max_examples=20)
+@given(change=borders.TABLE_CHANGES)
+def test_a_damaged_table_is_refused_or_read(tables: dict[str, borders.TableBorder], kind: str, change: Any) -> None:
+    """Some 20 s: each file that is refused costs the process that read it, and another one has to start."""
+    tables[kind].check(change)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_that_is_not_changed_is_read(tables: dict[str, borders.TableBorder], kind: str) -> None:
+    """The check itself can fail: these are read."""
+    before = tables[kind].outcomes.copy()
+    tables[kind].check((0, [], None, 1.0))
+    assert tables[kind].outcomes - before == {"read": 2}
 
 
 def test_the_sample_writes_nothing_next_to_the_store(tmp_path: Path) -> None:

@@ -186,3 +186,29 @@ def test_a_record_that_cannot_be_written_fails_no_other_run(
     assert note.exists()
     assert not ended
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_run_that_failed_is_looked_at_by_the_next_one(
+    tmp_path: Path, ended: list[tuple[list[str], set[str]]], failed: bool
+) -> None:
+    """A server that did not answer may show a part of it as going on; its record stays as it was written."""
+    run = run_of(tmp_path, "20261201-020000-aaaaaa")
+    run.alive = alive.Alive(run)
+    run.alive.flow_runs.append("f")
+    with alive.ended_after(run, failed=lambda: failed):
+        written = RunRecord(
+            run_id=run.run_id,
+            recipe="tiny",
+            status="failed" if failed else "refused",
+            seconds=1,
+            peak_rss_bytes=1,
+            stages=(),
+            cost=Cost(cpu_seconds=1.0),
+            report=None,
+        )
+        write_record(written, tmp_path)
+    alive.end_dead(run_of(tmp_path))
+    assert [flow_runs for flow_runs, _ in ended] == [["f"]] * failed
+    assert read_record(tmp_path, run.run_id) == written
+    assert not list((tmp_path / "running").iterdir())

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepspec.data.sources.columnar.pages import pages
 from deepspec.data.sources.finding import find_sources
-from deepspec.data.sources.parquet.pages import pages
 from deepspec.data.sources.readers import count_rows
 from deepspec.errors import DataError
 from tests.fixtures.refused import refused

@@ -13,12 +13,13 @@ import pytest
 
 from deepspec.data.sources import json_rows
 from deepspec.data.sources.account import Account
+from deepspec.data.sources.columnar.parquet import opened_table, table_rows
 from deepspec.data.sources.finding import Source, find, find_sources
 from deepspec.data.sources.hub import commit_of
-from deepspec.data.sources.parquet.table import opened_table, table_rows
 from deepspec.data.sources.readers import count_rows, read_rows, source_bytes
 from deepspec.data.sources.rows import RawRow
 from deepspec.errors import DataError
+from tests.fixtures.one_process import reading_here
 from tests.fixtures.refused import refused
 
 ROW = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "é"}]}
@@ -343,7 +344,7 @@ def test_data_set_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> N
         raise ConnectionError("could not reach it")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with refused(DataError, "could not reach it", where="owner/name"):
+    with reading_here(), refused(DataError, "could not reach it", where="owner/name"):
         list(read_rows(Source("owner/name", "hub"), max_row_bytes=100))
 
 
@@ -483,18 +484,23 @@ def repeated(path: Path, text: str, rows: int, per_row: int = 1) -> Path:
 
 
 def test_a_text_that_a_small_parquet_file_repeats_is_unpacked_row_by_row(tmp_path: Path) -> None:
-    """Memory is bounded by a row, whatever the file stands for: here 2 GB, and 40 MB in rows that may be read."""
+    """Memory is bounded by a row, whatever the file stands for: 2 GB, or 40 and 400 MB in rows that may be read."""
     pool = pa.default_memory_pool()
     before = pool.bytes_allocated()
     most = 0
     tracemalloc.start()
     with opened_table(str(repeated(tmp_path / "long.parquet", "a" * 2_000_000, 1024))) as file:
-        for row in table_rows(file, ["turns"], 1000, 0):
-            assert str(row) == "longer than data.max_row_bytes"
+        for rows in table_rows(file, ["turns"], 1000, 0):
+            assert str(rows) == "longer than data.max_row_bytes"
             most = max(most, pool.bytes_allocated() - before)
     with opened_table(str(repeated(tmp_path / "fits.parquet", "a" * 40_000, 1024))) as file:
-        for row in table_rows(file, ["turns"], 50_000, 0):
-            assert row == {"turns": ["a" * 40_000]}
+        for rows in table_rows(file, ["turns"], 50_000, 0):
+            assert isinstance(rows, list)
+            assert all(row == {"turns": ["a" * 40_000]} for row in rows)
+            most = max(most, pool.bytes_allocated() - before)
+    with opened_table(str(repeated(tmp_path / "just fits.parquet", "a" * 1_000_000, 400))) as file:
+        for rows in table_rows(file, ["turns"], 1_000_000, 0):
+            assert isinstance(rows, list)
             most = max(most, pool.bytes_allocated() - before)
     assert most + tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()
@@ -524,6 +530,13 @@ def test_a_parquet_file_that_stands_for_too_much_is_refused_by_row_group(tmp_pat
     for question in (read, lambda given: count_rows(find_sources([given])[0])):
         with refused(DataError, "bytes", where=f"{path}, row group 0"):
             question(path)
+
+
+def test_row_groups_that_together_stand_for_too_much_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"turns": pa.nulls((1 << 24) + 1)}), path, compression="zstd", row_group_size=1 << 23)
+    with refused(DataError, "16,777,217 rows", where=f"{path}, row group 2"):
+        read(path)
 
 
 def test_saved_datasets(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from deepspec.data.chat.tokenizer import tokenizer_identity
 from deepspec.drafts import ALGORITHMS, algorithm_of
 from deepspec.errors import IncompatibleDraft
 from deepspec.targets.directory import read_spec
+from tests.fixtures.published import split
 from tests.fixtures.refused import refused
 from tests.fixtures.targets import tiny_qwen3
 from tests.fixtures.tokenizers import CHAT_TEMPLATE, tiny_tokenizer
@@ -95,6 +96,20 @@ def test_equal_drafts_have_equal_bytes(draft, directory, spec, tmp_path):
     ALGORITHM.save(ALGORITHM.load(directory, spec), tmp_path / "again", CONFIG, spec)
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_weights_in_several_files_are_read_through_their_index(draft, directory, spec):
+    split(directory)
+    loaded = ALGORITHM.load(directory, spec)
+    assert all(torch.equal(weight, draft.state_dict()[name]) for name, weight in loaded.state_dict().items())
+    part = directory / "model-00002-of-00003.safetensors"
+    tensors = load_file(part)
+    save_file({name: tensor * torch.nan for name, tensor in tensors.items()}, part)
+    with refused(IncompatibleDraft, min(tensors), "not finite", where="draft/model.safetensors.index.json"):
+        ALGORITHM.load(directory, spec)
+    part.unlink()
+    with refused(IncompatibleDraft, part.name, "missing", where="draft/model.safetensors.index.json"):
+        ALGORITHM.load(directory, spec)
 
 
 def test_fields_of_the_public_layout(directory):
@@ -229,7 +244,7 @@ def test_unreadable_directories(directory, spec, tmp_path):
     with refused(IncompatibleDraft, "safetensors", where="draft/model.safetensors"):
         ALGORITHM.load(directory, spec)
     (directory / "model.safetensors").unlink()
-    with refused(IncompatibleDraft, "weights", where="draft/model.safetensors"):
+    with refused(IncompatibleDraft, "weights", where="draft"):
         ALGORITHM.load(directory, spec)
     change_config(directory, block_size=None)
     with refused(IncompatibleDraft, "eagle3, dflash, dspark", where="draft"):

@@ -54,31 +54,43 @@ def calibrated(*temperatures: float) -> CalibrationResult:
 
 
 def test_what_was_not_measured_is_left_out_with_the_reason() -> None:
-    found = engine_files(None, None, K)
+    found = engine_files(None, None, K, has_confidences=True)
     assert found.contents == {}
     assert found.left_out.keys() == {TEMPERATURES, STEP_RATES, DRAFT_LENGTHS, ACCEPTANCE}
     assert "not calibrated" in found.left_out[TEMPERATURES]
     assert "not evaluated" in found.left_out[ACCEPTANCE]
-    without_costs = engine_files(None, evaluated(), K)
+    without_costs = engine_files(None, evaluated(), K, has_confidences=True)
     assert without_costs.contents.keys() == {ACCEPTANCE}
     assert "evaluate.load.concurrency" in without_costs.left_out[DRAFT_LENGTHS]
 
 
+def test_what_would_turn_drafting_off_or_keep_an_engine_from_starting_is_left_out() -> None:
+    """A table that has no drafted token at any batch size; rates by which SGLang shares out what confidences choose."""
+    never = engine_files(None, evaluated(costs_of(10.0)), K, has_confidences=True)
+    assert "pays at no batch size" in never.left_out[DRAFT_LENGTHS]
+    assert STEP_RATES in never.contents
+    without = engine_files(None, evaluated(costs_of(0.1)), K, has_confidences=False)
+    assert "no confidences" in without.left_out[STEP_RATES]
+    assert DRAFT_LENGTHS in without.contents
+
+
 def test_temperatures_are_numbers_above_zero_one_for_each_position() -> None:
-    content = engine_files(calibrated(0.5, 1.0, 2.0), None, K).contents[TEMPERATURES]
+    content = engine_files(calibrated(0.5, 1.0, 2.0), None, K, has_confidences=True).contents[TEMPERATURES]
     assert content["temperatures"] == [0.5, 1.0, 2.0]
     assert "null" not in json.dumps(content)
     for bad in (calibrated(0.5, 1.0), calibrated(0.5, 0.0, 1.0)):
-        found = engine_files(bad, None, K)
+        found = engine_files(bad, None, K, has_confidences=True)
         assert TEMPERATURES not in found.contents
         assert "SGLang would refuse it" in found.left_out[TEMPERATURES]
-    without = engine_files(CalibrationResult(applicable=False, reason="The draft has no confidence head."), None, K)
+    without = engine_files(
+        CalibrationResult(applicable=False, reason="The draft has no confidence head."), None, K, has_confidences=True
+    )
     assert without.left_out[TEMPERATURES] == "The draft has no confidence head"
 
 
 def test_rates_of_steps_are_as_sglangs_reader_wants_them() -> None:
     """Strictly increasing whole loads, a rate above 0 for each, and no load beyond the most."""
-    table = engine_files(None, evaluated(costs_of(0.1)), K).contents[STEP_RATES]
+    table = engine_files(None, evaluated(costs_of(0.1)), K, has_confidences=True).contents[STEP_RATES]
     loads, rates = table["sample_batch_tokens"], table["sample_steps_per_sec"]
     assert loads == sorted(set(loads))
     assert all(type(load) is int for load in loads)
@@ -110,8 +122,8 @@ def test_the_draft_length_with_the_most_tokens_per_second_is_taken(per_token: fl
 
 
 def test_acceptance_is_that_of_prefixes_by_domain_and_never_increases() -> None:
-    rates = engine_files(None, evaluated(), K).contents[ACCEPTANCE]
+    rates = engine_files(None, evaluated(), K, has_confidences=True).contents[ACCEPTANCE]
     assert rates["maths"] == pytest.approx([0.7, 0.5, 0.3])
     assert rates["talk"] == pytest.approx([0.5, 0.2, 0.2])
     unknown = Evaluation(benchmarks={"talk": results.benchmark(2.0)})
-    assert "not known" in engine_files(None, unknown, K).left_out[ACCEPTANCE]
+    assert "not known" in engine_files(None, unknown, K, has_confidences=True).left_out[ACCEPTANCE]

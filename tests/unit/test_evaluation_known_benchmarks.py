@@ -32,6 +32,7 @@ from deepspec.store.keys import canonical
 from tasks.resolve import benchmarks_of
 from tasks.runtime.references import Pending
 from tasks.runtime.run import Run
+from tests.fixtures.one_process import reading_here
 from tests.fixtures.refused import refused
 from tests.fixtures.s3 import S3Server
 
@@ -298,10 +299,11 @@ def test_the_original_is_read_in_the_part_that_is_meant(monkeypatch: pytest.Monk
         return datasets.Dataset.from_list([ORIGINALS["gsm8k"][0]])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    (prompt,) = select("gsm8k", Benchmark(path="gsm8k"), seed=0)
+    with reading_here():
+        (prompt,) = select("gsm8k", Benchmark(path="gsm8k"), seed=0)
+        select("mine", Benchmark(path="openai/gsm8k@v1"), seed=0)
     assert list(prompt.turns) == ORIGINALS["gsm8k"][1]
     assert prompt.place == "openai/gsm8k:1"
-    select("mine", Benchmark(path="openai/gsm8k@v1"), seed=0)
     assert asked == [
         (("openai/gsm8k", "main"), {"split": "test", "revision": None}),
         (("openai/gsm8k", "main"), {"split": "test", "revision": "v1"}),

@@ -1,6 +1,7 @@
 """`export --check`: faults seeded into exports of every format, each named; and the other formats that engines read."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from deepspec.export.engines import check_for
 from deepspec.export.matrix import ENGINES, READS, cell
 from deepspec.registry import draft_export
 from tests.fixtures.algorithms import TARGETS
-from tests.fixtures.published import trained
+from tests.fixtures.published import split, trained
 from tests.fixtures.refused import refused
 from tests.unit.test_export import DEPTH
 from tests.unit.test_export_engines import KINDS
@@ -187,6 +188,92 @@ def test_a_seeded_fault_is_named(what: str, exports: dict[tuple[str, str], Path]
 
 def test_every_engine_has_faults() -> None:
     assert {what.partition(":")[0] for what in FAULTS} == set(ENGINES) == set(READS)
+
+
+def index(change_it: Callable[[dict[str, str]], Any]) -> Change:
+    """Change which file the index says a tensor is in."""
+
+    def change(directory: Path) -> None:
+        written = json.loads((directory / INDEX).read_text())
+        change_it(written["weight_map"])
+        (directory / INDEX).write_text(json.dumps(written))
+
+    return change
+
+
+def part(change_it: Callable[[dict[str, torch.Tensor]], Any]) -> Change:
+    """Change the tensors of the second of three files."""
+
+    def change(directory: Path) -> None:
+        found = load_file(directory / SECOND)
+        change_it(found)
+        save_file(found, directory / SECOND)
+        (directory / SECOND).chmod(0o644)
+
+    return change
+
+
+INDEX, SECOND, FIRST_TENSOR = "model.safetensors.index.json", "model-00002-of-00003.safetensors", "embed_tokens.weight"
+TENSOR = "hidden_norm.weight"
+
+SHARD_FAULTS: dict[str, tuple[Change, list[str]]] = {
+    "a file is missing": (lambda directory: (directory / SECOND).unlink(), [SECOND, "missing", INDEX]),
+    "a tensor in two files": (
+        part(lambda found: found.update({FIRST_TENSOR: torch.zeros(61, 32)})), [FIRST_TENSOR, SECOND, "and in"],
+    ),
+    "a tensor in no file": (part(lambda found: found.pop(TENSOR)), [TENSOR, SECOND, "does not hold it"]),
+    "a tensor neither in a file nor in the index": (
+        lambda at: (part(lambda found: found.pop(TENSOR))(at), index(lambda mapped: mapped.pop(TENSOR))(at)),
+        [f"tensor {TENSOR} is missing"],
+    ),
+    "another file than the index says": (
+        index(lambda at: at.update({FIRST_TENSOR: SECOND})), [FIRST_TENSOR, SECOND, "does not hold it"],
+    ),
+    "a file outside": (index(lambda at: at.update({TENSOR: "../a.safetensors"})), ["../a.safetensors", TENSOR]),
+    "no index": (lambda directory: (directory / INDEX).unlink(), [SECOND, INDEX]),
+    "two sets of weights": (
+        lambda directory: shutil.copy(directory / SECOND, directory / WEIGHTS), [WEIGHTS, INDEX, "two sets"],
+    ),
+    "a damaged file": (lambda directory: os.truncate(directory / SECOND, 900), [SECOND, "safetensors"]),
+    "a shape": (part(lambda found: found.update({TENSOR: torch.ones(31)})), [f"{TENSOR} has shape [31], not [32]"]),
+    "a dtype": (
+        part(lambda found: found.update({TENSOR: found[TENSOR].half()})), [f"{TENSOR} is float16, not float32"],
+    ),
+    "a value": (part(lambda found: found[TENSOR].fill_(torch.inf)), [f"{TENSOR} has values that are not finite"]),
+    "an unknown tensor": (part(lambda found: found.update(more=torch.ones(1))), ["more is not known"]),
+    "mode of a file": (lambda directory: (directory / SECOND).chmod(0o600), [SECOND, "600"]),
+    "mode of the index": (lambda directory: (directory / INDEX).chmod(0o600), [INDEX, "600"]),
+}  # fmt: skip
+"""What is wrong with weights in several files -> the fault, words of the flaw."""
+
+
+@pytest.mark.parametrize("what", SHARD_FAULTS)
+def test_a_fault_of_weights_in_several_files_is_named(
+    what: str, exports: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    change, words = SHARD_FAULTS[what]
+    directory = shutil.copytree(exports["vllm", BLOCK], tmp_path / "out")
+    directory.chmod(0o755)
+    split(directory)
+    change(directory)
+    flaws = " ".join(FORMATS["vllm"].check(directory))
+    assert [word for word in words if word not in flaws] == []
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_weights_in_several_files_are_as_good_as_one(
+    form: str, exports: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """The check passes, and an export of such a directory has the same bytes as one of the single file."""
+    directory = shutil.copytree(exports[form, BLOCK], tmp_path / "out")
+    directory.chmod(0o755)
+    split(directory)
+    assert FORMATS[form].check(directory) == []
+    if form == "deepspec":
+        for source in (directory, exports[form, BLOCK]):
+            FORMATS["vllm"].write(source, tmp_path / f"again {source.name}", "some/target")
+        first, second = sorted(tmp_path.glob("again *"))
+        assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize(

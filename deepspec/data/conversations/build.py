@@ -39,8 +39,8 @@ from deepspec.data.conversations.statistics import Statistics, name_of
 from deepspec.data.provenance import PositionWriter
 from deepspec.data.quarantine import Quarantine
 from deepspec.data.sources.account import Account, accounts_of, warnings
+from deepspec.data.sources.columnar.process import end_processes
 from deepspec.data.sources.finding import Source, find
-from deepspec.data.sources.parquet.process import end_processes
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import read_rows, source_bytes
 from deepspec.data.sources.rows import Message, Position, RowRejected, excerpt_of, source_name

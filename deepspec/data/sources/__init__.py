@@ -5,7 +5,8 @@
             found = parse_conversation(row.value, config)        parsing.py
 
     readers ──► json_rows, hub              formats; a data set on the hub: which part is meant, and its commit
-       ├──────► parquet                     in a process of its own, which damaged bytes may end
+       ├──────► columnar                    Parquet and Arrow, in a process of its own, which damaged bytes may end
+       ├──────► saved                       which Arrow files a `datasets` folder has
        ├──────► finding ──► opening         files, plain or packed
        └──────► account                     rows and fields that were read, and those that were not
     parsing ──► forms ──► tool_calls        the forms of a row, and the fields that each reads; tools, calls, results

@@ -1,24 +1,24 @@
 """Reads conversations as they come: JSON, Parquet, or Hugging Face `datasets`, each row with its position.
 
 A file that cannot be read raises; a row that cannot be read is yielded as rejected, so that it is quarantined and
-counted like any other. Rows are streamed: no more than one row (JSON) or one batch (tables) is in memory. Not here:
-which files there are (finding.py), what a row must contain (forms.py). `datasets` is imported only if a source needs
-it.
+counted like any other. Rows are streamed: no more than one row (JSON) or one batch (tables) is in memory. Tables are
+opened by the reading process (columnar) and nowhere else. Not here: which files there are (finding.py), what a row must
+contain (forms.py).
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from deepspec.data.sources.account import Account
-from deepspec.data.sources.finding import FORMATS, Source, held_out_split, kind_of
-from deepspec.data.sources.hub import HubPart, local_files, split_id
+from deepspec.data.sources.columnar.process import hub_rows, parquet_rows, saved_rows, table_size
+from deepspec.data.sources.finding import Source, kind_of
+from deepspec.data.sources.hub import HubPart, local_files
 from deepspec.data.sources.json_rows import count_json, read_json
-from deepspec.data.sources.parquet.columns import columns_to_read, without_nulls
-from deepspec.data.sources.parquet.process import parquet_rows, table_size
 from deepspec.data.sources.rows import Position, RawRow
+from deepspec.data.sources.saved import read_saved
 from deepspec.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def read_rows(
 
     Args:
         source: from `find_sources`.
-        max_row_bytes: longer lines of JSON, and rows of Parquet that are much longer, are rejected unread.
+        max_row_bytes: longer lines of JSON, and rows of tables that are much longer, are rejected unread.
         columns: read of a table that has no column of conversations; without them such a table is an error.
         account: gets the splits of a data set.
 
@@ -51,8 +51,13 @@ def read_rows(
                 yield from parquet_rows(source.path, source_bytes(source), max_row_bytes, columns)
             case "hub" if source.part is not None and source.part.files:
                 yield from _read_hub_files(source, source.part, max_row_bytes, columns)
-            case "folder" | "hub":
-                yield from _read_datasets(source, columns, account)
+            case "folder":
+                saved = read_saved(source.path, any_split=source.any_split)
+                if saved.parts is not None:
+                    _found_parts(account, *saved.parts)
+                yield from saved_rows(source.path, saved, max_row_bytes, columns)
+            case "hub":
+                yield from _read_hub(source, max_row_bytes, columns, account)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot be read: {reason}.", where=source.path, remedy="Check the file.") from error
@@ -81,42 +86,18 @@ def _read_hub_files(source: Source, part: HubPart, max_row_bytes: int, columns: 
             yield replace(row, position=Position(f"{source.path}/{name}", row.position.row))
 
 
-def _read_datasets(source: Source, columns: Sequence[str], account: Account | None) -> Iterator[RawRow]:
-    import datasets
-
-    try:
-        loaded = _load_datasets(source)
-    except (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
-        if source.kind == "folder":
-            what, remedy = f"cannot be read as a `datasets` folder: {error}.", "Save it again with save_to_disk."
-        else:
-            what, remedy = f"is neither a file or folder nor a data set that can be loaded: {error}.", FORMATS
-        raise DataError(what, where=source.path, remedy=remedy) from error
-    if isinstance(loaded, datasets.DatasetDict):
-        names = sorted(loaded)
-        is_held_out = len(names) == 1 and held_out_split(names[0]) and not source.any_split
-        if "train" not in names and (len(names) != 1 or is_held_out):
-            raise DataError(
-                f"has the parts {', '.join(names) or '(none)'} and none called train.",
-                where=source.path,
-                remedy="Point data.source at one part's folder.",
-            )
-        name = "train" if "train" in names else names[0]
-        if account is not None:
-            account.found_splits([name], [other for other in names if other != name])
-        loaded = loaded[name]
-    read = columns_to_read(loaded.features.arrow_schema, source.path, columns)
-    unread = frozenset(set(loaded.features) - set(read))
-    for number, value in enumerate(loaded.select_columns(read), start=1):
-        yield RawRow(Position(source.path, number), without_nulls(value), unread=unread)
-
-
-def _load_datasets(source: Source) -> Any:
-    import datasets
-
-    if source.kind == "folder":
-        return datasets.load_from_disk(source.path)
-    name, revision = split_id(source.path)
-    part = source.part or HubPart()
+def _read_hub(source: Source, max_row_bytes: int, columns: Sequence[str], account: Account | None) -> Iterator[RawRow]:
     logger.info("loading the data set %s", source.path)
-    return datasets.load_dataset(name, part.config, split=part.split, revision=revision)
+    yield from hub_rows(
+        source.path,
+        source.part or HubPart(),
+        max_row_bytes,
+        columns,
+        any_split=source.any_split,
+        found_parts=partial(_found_parts, account),
+    )
+
+
+def _found_parts(account: Account | None, read: str, others: Sequence[str]) -> None:
+    if account is not None:
+        account.found_splits([read], others)

@@ -184,7 +184,7 @@ def _lines_at_offsets(config: Config, path: str, count: int) -> Iterator[object]
 def _first_rows_of_groups(config: Config, path: str, count: int) -> Iterator[object]:
     import numpy as np
 
-    from deepspec.data.sources.parquet.process import rows_of_groups, table_size
+    from deepspec.data.sources.columnar.process import rows_of_groups, table_size
 
     num_groups = table_size(path).num_groups
     groups = np.random.default_rng(config.seed).permutation(num_groups)[:_NUM_SAMPLED].tolist()

@@ -9,18 +9,18 @@ Source of the layout: spec page "Serving", section 4.
 
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepspec.drafts.files.config_json import CONFIG_FILE, COPY_AGAIN, read_draft_config
-from deepspec.errors import IncompatibleDraft, UnsupportedTarget
+from deepspec.drafts.files.stored import about_a_draft, stored_weights
+from deepspec.errors import IncompatibleDraft
 from deepspec.foreign_json import read_object
 from deepspec.store.reading.pieces import sha256_of
 from deepspec.store.records import JsonRecord
-from deepspec.targets.weight_files import INDEX, StoredTensor, stored_tensors
+from deepspec.targets.weight_files import INDEX, StoredTensor
 from deepspec.yaml import NotYaml, loads
 
 README = "README.md"
@@ -104,9 +104,9 @@ def public_files(directory: Path) -> PublicFiles:
     for file in (*sides, *sorted(directory.glob("*.safetensors"))):
         _refuse_unsafe(file)
     config = read_draft_config(directory)
-    with _about_a_draft():
+    with about_a_draft():
         read_object(directory / CONFIG_FILE)  # sees a field that is there twice
-        tensors = stored_tensors(directory)
+    tensors = stored_weights(directory)
     found = {tensor.file for tensor in tensors.values()} | {file for file in sides if file.is_file()}
     return PublicFiles(directory, config, tensors, tuple(sorted(found)))
 
@@ -153,12 +153,3 @@ def _refuse_unsafe(file: Path) -> None:
         )
     if not is_plain:
         raise IncompatibleDraft("is not a plain file.", where=where, remedy=COPY_AGAIN)
-
-
-@contextmanager
-def _about_a_draft() -> Iterator[None]:
-    """What the readers of any model directory refuse, as the error of a draft."""
-    try:
-        yield
-    except UnsupportedTarget as error:
-        raise IncompatibleDraft(error.what, where=error.where, remedy=error.remedy) from error

@@ -1,12 +1,12 @@
 """Drafts as directories: `config.json` and `model.safetensors` in the layout of the public checkpoints.
 
-What is read is checked tensor by tensor before anything runs: a draft that does not fit loads without error elsewhere
-and only its acceptance collapses. The weights' own dtype is kept. What stands in config.json is `config_json`'s.
+What is written is one file; what is read may be several with an index. It is checked tensor by tensor before anything
+runs: a draft that does not fit loads without error elsewhere and only its acceptance collapses. The weights' own dtype
+is kept. What stands in config.json is `config_json`'s.
 
 Source of the layout: spec page "Serving", section 4.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from deepspec.drafts.files.config_json import COPY_AGAIN, write_draft_config
+from deepspec.drafts.files.stored import stored_weights
 from deepspec.errors import IncompatibleDraft
 from deepspec.file_system import readable_as_its_folder
+from deepspec.targets.weight_files import INDEX, SINGLE
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = SINGLE
+"""What is written."""
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -63,13 +66,32 @@ def write_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
 
 
 def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a directory's tensors, by the file's header.
+    """Names and shapes of a directory's tensors, by the files' headers.
 
     Raises:
-        IncompatibleDraft: there is no such file, or a tensor that no draft has.
+        IncompatibleDraft: see `stored_weights`; or a tensor is of a dtype that no draft has.
     """
-    with _opened(directory) as tensors:
-        return _shapes_in(tensors, weights_of(directory))
+    stored = stored_weights(directory)
+    for name, tensor in stored.items():
+        check_dtype(name, tensor.dtype, f"{directory.name}/{tensor.file.name}")
+    return {name: tensor.shape for name, tensor in stored.items()}
+
+
+def read_tensors(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of a directory, one after the other; a file is mapped while its own are read.
+
+    Raises:
+        IncompatibleDraft: see `stored_weights`.
+    """
+    for file in sorted({tensor.file for tensor in stored_weights(directory).values()}):
+        try:
+            with safe_open(file, framework="pt", device="cpu") as opened:
+                for name in opened.keys():  # noqa: SIM118 (no mapping)
+                    yield name, opened.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise IncompatibleDraft(
+                f"cannot be read as safetensors: {error}.", where=f"{directory.name}/{file.name}", remedy=COPY_AGAIN
+            ) from error
 
 
 def check_size(num_layers: int, found: Mapping[str, tuple[int, ...]], directory: Path) -> None:
@@ -130,45 +152,23 @@ def load_weights(draft: nn.Module, directory: Path) -> None:
 
     Args:
         draft: of the form that the directory's config.json describes.
-        directory: with model.safetensors.
+        directory: with the weights.
 
     Raises:
         IncompatibleDraft: a tensor that is missing, extra, mis-shaped or not finite.
     """
     expected = dict(draft.state_dict())
     where = weights_of(directory)
-    with _opened(directory) as tensors, torch.no_grad():
-        _check_tensors(_shapes_in(tensors, where), expected, where)
-        for name, weight in expected.items():
-            weight.copy_(tensors.get_tensor(name))
-            check_finite(name, weight, where)
-
-
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[Any]:
-    """The weights' file, with what is wrong with it as an IncompatibleDraft."""
-    file, where = directory / WEIGHTS_FILE, weights_of(directory)
-    if not file.is_file():
-        raise IncompatibleDraft("there are no weights.", where=where, remedy=COPY_AGAIN)
-    try:
-        with safe_open(file, framework="pt", device="cpu") as tensors:
-            yield tensors
-    except (OSError, SafetensorError) as error:
-        raise IncompatibleDraft(f"cannot be read as safetensors: {error}.", where=where, remedy=COPY_AGAIN) from error
-
-
-def _shapes_in(tensors: Any, where: str) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for name in tensors.keys():  # noqa: SIM118 (no mapping)
-        part = tensors.get_slice(name)
-        check_dtype(name, part.get_dtype(), where)
-        shapes[name] = tuple(part.get_shape())
-    return shapes
+    _check_tensors(read_shapes(directory), expected, where)
+    with torch.no_grad():
+        for name, tensor in read_tensors(directory):
+            expected[name].copy_(tensor)
+            check_finite(name, expected[name], where)
 
 
 def weights_of(directory: Path) -> str:
-    """A directory's weights, as messages call them."""
-    return f"{directory.name}/{WEIGHTS_FILE}"
+    """A directory's weights, as messages call them: the file, or the index of several."""
+    return f"{directory.name}/{INDEX if (directory / INDEX).is_file() else WEIGHTS_FILE}"
 
 
 def _check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Tensor], where: str) -> None:

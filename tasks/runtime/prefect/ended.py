@@ -1,6 +1,6 @@
 """Ending flow runs on Prefect's server whose process has died: it would show them as running for ever."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from uuid import UUID
 
 from tasks.runtime.prefect.flow import state_of
@@ -41,3 +41,39 @@ def end_flow_runs(flow_runs: Collection[str], alive: Collection[str]) -> None:
         for flow_run in client.read_flow_runs(flow_run_filter=dead):
             if flow_run.state is None or not flow_run.state.is_final():
                 client.set_flow_run_state(flow_run.id, state, force=True)
+
+
+def ousted() -> Iterator[str]:
+    """Ids of flow runs that say they go on in the place of this one: of a deployment that lets one run at a time.
+
+    Prefect gave their concurrency slot to this flow run, so that their processes have died, perhaps before they could
+    leave a sign of life. Nothing where the process is no deployment's, or that has another limit.
+
+    Raises:
+        httpx.HTTPError: the server cannot be asked.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.context import FlowRunContext
+
+    around = FlowRunContext.get()
+    if around is None or around.flow_run is None or around.flow_run.deployment_id is None:
+        return
+    own, deployment = around.flow_run.id, around.flow_run.deployment_id
+    begun = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+    with get_client(sync_client=True) as client:
+        limit = client.read_deployment(deployment).global_concurrency_limit
+        if limit is None or limit.limit != 1:
+            return
+        others = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=begun)),
+        )
+        yield from (str(other.id) for other in others if other.id != own)

@@ -1,4 +1,4 @@
-"""Signs of life: a run says that it is there, and the next one in the same home ends what died without a word.
+"""Signs of life: a run says that it is there; the next one in the same home ends what failed, or died without a word.
 
 A run that makes something keeps the note `<home>/running/<run id>.json` (what its record would say by now, its runs in
 MLflow and on Prefect's server) and holds a lock beside it, which the kernel takes from a dead process. So a note whose
@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from deepspec.registry.errors import TrackingLost
 from deepspec.store.backends.s3_location import shown as without_credentials
 from deepspec.store.lease import live
 from tasks.runtime.paid import paid_by
-from tasks.runtime.prefect.ended import end_flow_runs
+from tasks.runtime.prefect.ended import end_flow_runs, ousted
 from tasks.runtime.record.run_record import read_record, write_record
 
 if TYPE_CHECKING:
@@ -75,9 +75,12 @@ class Alive:
         with contextlib.suppress(OSError):
             write_text(self._note, json.dumps(content))
 
-    def end(self) -> None:
-        """The run has ended, and all that others see of it."""
-        _forget(self._note)
+    def end(self, *, in_order: bool = True) -> None:
+        """The run has ended, and all that others see of it; else a later run ends what this one could not."""
+        if in_order:
+            _forget(self._note)
+        else:
+            self.write()
         self._lock.release()
 
     def _record(self) -> RunRecord:
@@ -128,6 +131,21 @@ def end_dead(run: "Run[Any]") -> None:
                     _forget(note)
             except (DeepspecError, *_UNREADABLE) as error:  # it is no reason for this run to fail
                 logger.warning("Run %s died, and could not be ended: %s", note.stem, error)
+        _end_ousted(run, alive)
+
+
+def _end_ousted(run: "Run[Any]", alive: set[str]) -> None:
+    """End flow runs of this run's night that left no note: their processes died while they started."""
+    if not run.on_shared_server:
+        return
+    import httpx
+
+    try:
+        found = list(ousted())
+        if found:
+            end_flow_runs(found, alive)
+    except httpx.HTTPError as error:
+        logger.warning("Flow runs of this night that died could not be ended: %s", error)
 
 
 def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) -> dict[str, Any]:
@@ -236,10 +254,18 @@ def _forget(note: Path) -> None:
 
 
 @contextlib.contextmanager
-def ended_after(run: "Run[Any]") -> Iterator[None]:
-    """The run is alive until the block ends, if it is at all."""
+def ended_after(run: "Run[Any]", failed: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """The run is alive until the block ends, if it is at all.
+
+    Args:
+        run: the run.
+        failed: whether it failed: a server that did not answer may show it, or a part of it, as going on. So does a
+            block that raises.
+    """
+    in_order = False
     try:
         yield
+        in_order = not failed()
     finally:
         if run.alive is not None:
-            run.alive.end()
+            run.alive.end(in_order=in_order)

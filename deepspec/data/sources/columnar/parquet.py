@@ -1,6 +1,6 @@
 """Reads a Parquet file, in this process: on damaged bytes pyarrow may end it, which is why others call `process`.
 
-A struct of a table has every field of its column: a field that is null is one that the row has not, and is left out.
+Not here: what rows are in a batch of a table (batches.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
+from deepspec.data.sources.columnar.batches import Rows, rows_of
+from deepspec.data.sources.columnar.pages import pages
 from deepspec.data.sources.opening import as_file, is_bomb
-from deepspec.data.sources.parquet.columns import plain_schema, without_nulls
-from deepspec.data.sources.parquet.pages import pages
-from deepspec.data.sources.rows import TOO_LONG, RowRejected
 from deepspec.errors import DataError
 
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 64 << 20
-_UNPACKED_BYTES = 16 << 20
 _MOST_VALUES = 1 << 24
 """Of a column in a row group, where a million rows have sixteen messages each."""
 _MOST_ROWS_IN_A_BYTE = 16
@@ -62,13 +57,16 @@ def _check_sizes(metadata: Any, path: str) -> None:
     Raises:
         DataError: naming file and row group.
     """
+    num_rows = num_bytes = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group)
         where = f"{path}, row group {group}"
         columns = [rows.column(index) for index in range(rows.num_columns)]
         packed = sum(column.total_compressed_size for column in columns)
-        if rows.num_rows > max(_MOST_VALUES, _MOST_ROWS_IN_A_BYTE * packed):
-            raise DataError(f"holds {rows.num_rows:,} rows in {packed:,} bytes.", where=where, remedy=_WRITE_AGAIN)
+        num_rows, num_bytes = num_rows + rows.num_rows, num_bytes + packed
+        for found, held in ((rows.num_rows, packed), (num_rows, num_bytes)):
+            if found > max(_MOST_VALUES, _MOST_ROWS_IN_A_BYTE * held):
+                raise DataError(f"holds {found:,} rows in {held:,} bytes.", where=where, remedy=_WRITE_AGAIN)
         for column in columns:
             size, unpacked = column.total_compressed_size, column.total_uncompressed_size
             if is_bomb(size, unpacked) or column.num_values > _MOST_VALUES:
@@ -116,7 +114,7 @@ def _flaw_of_pages(file: BinaryIO, column: Any) -> str | None:
     return None
 
 
-def table_rows(file: Any, columns: Sequence[str], max_row_bytes: int, group: int) -> Iterator[object]:
+def table_rows(file: Any, columns: Sequence[str], max_row_bytes: int, group: int) -> Iterator[Rows]:
     """Rows of a row group as dictionaries, or as rejected. Memory: a batch as it is packed, a few rows unpacked.
 
     Args:
@@ -130,66 +128,7 @@ def table_rows(file: Any, columns: Sequence[str], max_row_bytes: int, group: int
     mean = max(1, total // max(found.num_rows, 1))
     batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // mean))
     for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=list(columns)):
-        yield from _few_by_few(batch, max_row_bytes)
-
-
-def _few_by_few(batch: Any, max_row_bytes: int) -> Iterator[object]:
-    """The rows of a batch, of which few are unpacked at once."""
-    sizes = sum((_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, dtype=np.int64))
-    start, size = 0, 0
-    # What a row may hold is bounded where it is parsed; names of roles and of fields that are not kept come on top.
-    most = 4 * max_row_bytes + (1 << 16)
-    for row, row_size in enumerate(sizes.tolist()):
-        if row_size > most:
-            yield from _batch_rows(batch.slice(start, row - start))
-            yield RowRejected(TOO_LONG)
-            start, size = row + 1, 0
-        elif size + row_size > _UNPACKED_BYTES:
-            yield from _batch_rows(batch.slice(start, row - start))
-            start, size = row, row_size
-        else:
-            size += row_size
-    yield from _batch_rows(batch.slice(start))
-
-
-def _sizes(array: Any) -> npt.NDArray[np.int64]:
-    """Bytes that each row of an Arrow array takes when it is unpacked, about."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.types as arrow
-
-    kind = array.type
-    if arrow.is_dictionary(kind):
-        values = _sizes(array.dictionary)
-        indices = pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy()
-        if len(indices) and not 0 <= indices.min() <= indices.max() <= len(values):
-            raise pa.ArrowInvalid("a value is not in the dictionary of its column")
-        found: npt.NDArray[np.int64] = np.append(values, 0)[indices]
-        return found
-    if arrow.is_map(kind):
-        return _spans(array.offsets, _sizes(array.keys) + _sizes(array.items))
-    if arrow.is_fixed_size_list(kind) or arrow.is_list_view(kind) or arrow.is_large_list_view(kind):
-        array = array.cast(pa.large_list(kind.value_type))
-        kind = array.type
-    if arrow.is_list(kind) or arrow.is_large_list(kind):
-        return _spans(array.offsets, _sizes(array.values))
-    if arrow.is_struct(kind):
-        found = np.full(len(array), 8, dtype=np.int64)
-        for number in range(kind.num_fields):
-            found = found + _sizes(array.field(number))
-        return found
-    try:
-        lengths = pc.fill_null(pc.binary_length(array), 0)
-    except pa.ArrowNotImplementedError:  # neither text nor bytes
-        return np.full(len(array), 8, dtype=np.int64)
-    return np.asarray(8 + lengths.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def _spans(offsets: Any, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Sums of the sizes between offsets."""
-    sums = np.concatenate(([0], np.cumsum(sizes)))
-    ends: npt.NDArray[np.int64] = sums[offsets.to_numpy()]
-    return 8 + ends[1:] - ends[:-1]
+        yield from rows_of(batch, max_row_bytes)
 
 
 def empty_columns(file: Any) -> set[str]:
@@ -207,27 +146,3 @@ def empty_columns(file: Any) -> set[str]:
             found[name] = found.get(name, True) and is_empty
     nulls = {field.name for field in file.schema_arrow if arrow.is_null(field.type)}
     return nulls | {name for name, is_empty in found.items() if is_empty}
-
-
-def _batch_rows(batch: Any) -> Iterator[object]:
-    """The rows of a batch, one by one where some string in it is not text."""
-    try:
-        rows = _plain(batch).to_pylist()
-    except UnicodeDecodeError as error:
-        if batch.num_rows == 1:
-            yield RowRejected("not valid UTF-8", detail=str(error))
-            return
-        for row in range(batch.num_rows):
-            yield from _batch_rows(batch.slice(row, 1))
-    else:
-        yield from map(without_nulls, rows)
-
-
-def _plain(batch: Any) -> Any:
-    """A batch with its dictionaries unpacked: to Python they are converted slowly."""
-    import pyarrow as pa
-
-    try:
-        return batch.cast(plain_schema(batch.schema))
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return batch

@@ -1,7 +1,7 @@
 """Which columns of a table hold conversations, by name and type; a data set's and a Parquet file's alike."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from deepspec.data.sources.forms import COLUMNS, FORMS, Form
@@ -140,6 +140,10 @@ def _plain_type(kind: Any) -> Any:
 
 def without_nulls(value: Any) -> Any:
     """A value of an Arrow table without the fields that are null: a row has every column, also those it has not."""
-    if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, dict):
+        return {
+            key: without_nulls(inner) if isinstance(inner, dict | list) else inner
+            for key, inner in value.items()
+            if inner is not None
+        }
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
