@@ -27,8 +27,9 @@ from deepspec.registry import operations
 from deepspec.registry.errors import PromotionConflict
 from deepspec.registry.following import follow
 from deepspec.registry.production import production_of
+from deepspec.reports.run_markdown import summary
 from deepspec.store import Store
-from flows.outcome_page import show_status, summary
+from flows.outcome_page import show_status
 from flows.waiting import try_to_supersede
 from tasks.runtime.prefect.flow import state_of
 

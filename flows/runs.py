@@ -76,6 +76,10 @@ def run_recipes(
         record, path = _leave(result, home, num_seeds=num_seeds if after else 1)
         history.publish(store.backend, record)
         publish_dashboard(store, but=record.run_id)
+        if result.run.tracking is not None or result.run.on_shared_server:
+            from flows.model_page import show_models
+
+            show_models(result.run)
         if result.run.on_shared_server and result.run.alive is not None:
             from flows.outcome_page import show_outcome
 
