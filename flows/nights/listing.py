@@ -12,6 +12,7 @@ from uuid import UUID
 
 from flows.nights import automations, control
 from flows.nights.server import FLOW, asked, deployments
+from tasks.runtime.prefect.pages import RUN_PROGRESS
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -23,9 +24,6 @@ _LATE = timedelta(minutes=15)
 
 _MOST = 200
 """Runs of a night that are looked at; Prefect gives no more at a time."""
-
-_WHOLE_RUN = "run-progress"
-"""Key of the artifact that shows how far a whole run is."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def _progress(client: "SyncPrefectClient", run: "FlowRun") -> Run:
         ),
         sort=ArtifactSort.UPDATED_DESC,
     )
-    shown = max(found, key=lambda artifact: artifact.key == _WHOLE_RUN, default=None)  # the first, if none is that
+    shown = max(found, key=lambda artifact: artifact.key == RUN_PROGRESS, default=None)  # the first, if none is that
     if shown is None:
         return _run(run)
     percent = float(shown.data) if isinstance(shown.data, int | float) else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from deepspec import history
 from deepspec.errors import ArtifactDamaged, BudgetExceeded, DeepspecError
 from deepspec.registry.open import tracking_of
 from deepspec.registry.production import production_of
@@ -25,11 +26,13 @@ from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden
 from tasks.runtime.flow import Flow, Outcome
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption, prompt_back_soon
+from tasks.runtime.outlook import Outlook, expected_seconds
 from tasks.runtime.prefect import flow as prefect_flow
 from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
 from tasks.runtime.record.alive import Alive, end_dead, ended_after
 from tasks.runtime.record.result import RecipeRun, Result, Steps
+from tasks.runtime.record.run_record import record_of, write_record
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from deepspec.recipe import Recipe
     from deepspec.registry.mlflow.runs import RunWriter
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
+    from deepspec.registry.mlflow.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -75,19 +79,14 @@ def execute(
     run: Run[Any] = Run(
         recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
     )
-    run.name, run.night = name, night
+    run.name, run.night, run.recipes = name, night, tuple(recipes)
     run.models = tuple(dict.fromkeys(recipe.registered_model for recipe in recipes))
-    usage = Usage()
+    usage = run.usage = Usage()
     result = Result(run, name, [RecipeRun(recipe) for recipe in recipes])
-
-    def measure() -> None:
-        result.seconds = usage.seconds()
-        result.cpu_seconds = usage.cpu_seconds()
-        result.peak_rss_bytes = usage.peak_rss_bytes()
 
     def give_up() -> None:
         result.end(KeyboardInterrupt(INTERRUPTED))
-        measure()
+        result.measure(usage)
         if interrupted is not None:
             interrupted(result)
 
@@ -120,7 +119,7 @@ def execute(
     finally:
         usage.stop()
         run.fingerprints.save()
-        measure()
+        result.measure(usage)
     return result
 
 
@@ -207,7 +206,9 @@ def _repair_aliases(run: Run[Any], parts: Sequence[RecipeRun]) -> None:
 def run_flow(
     flow: Flow, recipe: "Recipe", store: Store, home: Path, *, display: Display
 ) -> "Iterator[tuple[Run[Any], Mapping[str, Reference], RunWriter | None]]":
-    """Run a flow that makes no draft: no record of a run is left, and errors of stages are raised.
+    """Run a flow that makes no draft: it leaves no `run.json` unless it fails, and errors of stages are raised.
+
+    Where it made something, the store's history has a record of it with what that cost.
 
     Args:
         flow, recipe, store, home, display: see `execute`.
@@ -217,19 +218,42 @@ def run_flow(
         the flow returned is protected from collectors, and the tracker's run goes on, until the block ends.
     """
     run: Run[Any] = Run(recipe, store, home, display=display, on_shared_server=prefect_server.is_configured())
+    usage = run.usage = Usage()
+    run.name, run.recipes = flow.name, (recipe,)
+    result = Result(run, flow.name, [RecipeRun(recipe)])
     try:
         run.begin(recipe)
-        with (
-            ended_after(run),
-            prompt_back_soon(lambda: None),
-            ExitStack() as stack,
-            tracked_until_its_end(run, RecipeRun(recipe)) as part,
-        ):
-            outcome = run_or_reuse(run, flow, part, stack)
-            tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
-            yield run, outcome.artifacts, tracked or None
+        with ended_after(run), _paid_for(result, usage):
+            with (
+                prompt_back_soon(lambda: None),
+                ExitStack() as stack,
+                tracked_until_its_end(run, result.parts[0]) as part,
+            ):
+                outcome = run_or_reuse(run, flow, part, stack)
+                tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
+                yield run, outcome.artifacts, tracked or None
+            part.status = "no_change"
     finally:
         run.fingerprints.save()
+
+
+@contextmanager
+def _paid_for(result: Result, usage: Usage) -> Iterator[None]:
+    """Leave in the history what a run without a draft has paid, however it ends, if it was more than a look."""
+    try:
+        yield
+    except BaseException as error:
+        result.end(error)
+        raise
+    finally:
+        usage.stop()
+        result.measure(usage)
+        run = result.run
+        if run.alive is not None:
+            record = record_of(result)
+            if result.error is not None:
+                write_record(record, run.home, is_last=False)  # for the run that ends it
+            history.publish(run.store.backend, record)
 
 
 def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -> Outcome:
@@ -246,6 +270,11 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -
     if run.on_lease is None:
         begin(run, part, stack, makes_something=not looked.all_found)
     start_tracking(run, part)
+    if run.on_shared_server and not looked.all_found:
+        missing = [record.name for record in looked.records if record.status == "would_run"]
+        run.outlook = Outlook(
+            expected_seconds(missing, store=run.store, models=run.models, recipe=run.recipe, home=run.home)
+        )
     run.lease_all(run.known.values())
     for attempt in (1, 2):
         try:
@@ -297,7 +326,7 @@ def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: 
 def protect(run: Run[Any], stack: ExitStack) -> None:
     """Protect the artifacts that the run relies on from collectors, from now on."""
     if run.on_lease is None:
-        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
+        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[], models=run.models))
         run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
 
 
@@ -310,13 +339,31 @@ def start_tracking(run: Run[Any], part: RecipeRun) -> None:
         return
     recipe = part.recipe
     run.tracking = run.tracking or tracking_of(run.home)
-    code = str(run.store.code.get("commit") or run.store.code.get("deepspec", ""))
-    tags = {keys.RUN_ID: run.run_id, keys.RECIPE: recipe.name, keys.CODE_VERSION: code}
-    run.tracking_run = run.tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
+    name = keys.run_name(recipe.registered_model, run.run_id)
+    parameters = flat(recipe.model_dump(mode="json"))
+    run.tracking_run = run.tracking.start_pipeline_run(name, parameters, _tags_of(run, recipe, run.tracking))
     part.tracking_run = run.tracking_run
     if run.alive is not None:
         run.alive.tracking_runs.append(run.tracking_run)
         run.alive.write()
+
+
+def _tags_of(run: Run[Any], recipe: "Recipe", tracking: "Tracking") -> dict[str, str]:
+    """What a pipeline run in the tracker says from its beginning: which run it is, of what, by whom."""
+    from deepspec.account import local_user
+    from deepspec.registry import keys
+
+    commit = run.store.code.get("commit")
+    user = tracking.current_user() or local_user()
+    return {
+        keys.RUN_ID: run.run_id,
+        keys.RECIPE: recipe.name,
+        keys.CODE_VERSION: str(commit or run.store.code.get("deepspec", "")),
+        keys.USER: user.name or str(user),
+        keys.SOURCE_NAME: run.night or f"deepspec run {recipe.name}",
+        keys.SOURCE_TYPE: "JOB" if run.night else "LOCAL",
+        **({keys.COMMIT: str(commit)} if commit else {}),
+    }
 
 
 @contextmanager
