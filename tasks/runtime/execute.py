@@ -32,7 +32,7 @@ from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
 from tasks.runtime.record.alive import Alive, end_dead, ended_after
 from tasks.runtime.record.result import RecipeRun, Result, Steps
-from tasks.runtime.record.run_record import record_of, write_record
+from tasks.runtime.record.run_record import record_of
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
@@ -206,7 +206,7 @@ def _repair_aliases(run: Run[Any], parts: Sequence[RecipeRun]) -> None:
 def run_flow(
     flow: Flow, recipe: "Recipe", store: Store, home: Path, *, display: Display
 ) -> "Iterator[tuple[Run[Any], Mapping[str, Reference], RunWriter | None]]":
-    """Run a flow that makes no draft: it leaves no `run.json` unless it fails, and errors of stages are raised.
+    """Run a flow that makes no draft: it leaves no `run.json`, and errors of stages are raised.
 
     Where it made something, the store's history has a record of it with what that cost.
 
@@ -250,10 +250,8 @@ def _paid_for(result: Result, usage: Usage) -> Iterator[None]:
         result.measure(usage)
         run = result.run
         if run.alive is not None:
-            record = record_of(result)
-            if result.error is not None:
-                write_record(record, run.home, is_last=False)  # for the run that ends it
-            history.publish(run.store.backend, record)
+            history.publish(run.store.backend, record_of(result))
+            run.name = ""  # a run that ends it, should it have failed, has no record to leave
 
 
 def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -> Outcome:
