@@ -123,5 +123,6 @@ def _sum(nights: Sequence[Night]) -> Spent:
         gpu_seconds=round(sum(night.spent.gpu_seconds for night in nights), 1),
         cpu_seconds=round(sum(night.spent.cpu_seconds for night in nights), 1),
         bytes_written=sum(night.spent.bytes_written for night in nights),
+        requests=sum(night.spent.requests for night in nights),
         amounts=amounts,
     )
