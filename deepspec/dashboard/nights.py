@@ -1,5 +1,6 @@
 """Nights: what the dashboard keeps of a run's record, by registered model."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -135,11 +136,12 @@ def _mean(part: MeanResult) -> Measured:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _both(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (round(interval[0], 4), round(interval[1], 4))
+    low, high = map(_rounded, interval or (None, None))
+    return None if low is None or high is None else (low, high)
 
 
 def _spent(cost: Cost, among: int) -> Spent:
