@@ -69,7 +69,8 @@ class Tracking(Versions):
         """How a person opens what was tracked; a server's own address if there is one."""
         database = self._server.database
         if database is None:
-            return f"open {self._server.shown_uri}"
+            # Without this MLflow's page opens among those for applications of language models.
+            return f'open "{self._server.shown_uri}/#/experiments?workflowType=machine_learning"'
         own = Path(sys.executable).with_name("mlflow")
         on_path = shutil.which("mlflow") == str(own) or not own.exists()
         program = "mlflow" if on_path else _from_here(own)
