@@ -20,6 +20,7 @@ from prefect.input.actions import create_flow_run_input, read_flow_run_input
 from prefect.input.run_input import keyset_from_base_key
 from pydantic import Field
 
+from deepspec.dashboard.publish import publish_dashboard
 from deepspec.errors import GateFailed
 from deepspec.record import RunRecord, RunStatus
 from deepspec.registry import operations
@@ -97,6 +98,7 @@ def promote(given: Approved, home: Path, store: Store) -> State[None]:
         )
     except (GateFailed, PromotionConflict) as error:
         return _ended("refused", str(error))
+    publish_dashboard(store)
     followed = follow(store, home, done.model, production).notes if production is not None else ()
     show_again(home, store, done.model)
     why = " ".join((*done.said, *followed))

@@ -188,6 +188,7 @@ def promote(
     if done.serves:
         _end_waiting(done.model, done.said[-1])
     _show_again(done.model)
+    _show_on_dashboard()
     _let_follow(production, done.model)
 
 
@@ -218,6 +219,13 @@ def _let_follow(production: "Production | None", model: str) -> None:
     if followed.error is not None:
         note(f"deepspec: {followed.error}")
         raise typer.Exit(1)
+
+
+def _show_on_dashboard() -> None:
+    """Bring the store's dashboard up to the promotion log."""
+    from deepspec.dashboard.publish import publish_dashboard
+
+    publish_dashboard(artifact_store())
 
 
 def _end_waiting(model: str, why: str) -> None:
@@ -251,6 +259,7 @@ def rollback(
     done = operations.rollback(home(), artifact_store(), model, to, reason)
     show_lines(done.said)
     _show_again(done.model)
+    _show_on_dashboard()
     _let_follow(production, done.model)
 
 
