@@ -69,7 +69,7 @@ class Shown(NamedTuple):
     def picture(self, name: str) -> None:
         """Leave a picture of the page, once it is complete."""
         self.tab.settle()
-        self.tab.screenshot(self.shots / f"{name}.png")
+        self.tab.screenshot(self.shots / f"{name}.png", whole=False)
 
     def run_id(self, name: str) -> str:
         """MLflow's id of a run."""
