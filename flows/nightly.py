@@ -26,7 +26,7 @@ from deepspec.home import store_of
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
 from deepspec.record import RunRecord
-from tasks.runtime.prefect.flow import state_of
+from tasks.runtime.prefect.flow import STATES, state_of
 from tasks.runtime.prefect.server import named
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
     given = approval.approved()
     if given is not None:
         state = approval.promote(given, home, store_of(home, loaded.store.url))
-        _call(base, f"{state.name} v{given.version.rpartition('/')[2]}".lower())
+        status = next(status for status, (name, _) in STATES.items() if name == state.name)
+        _call(base, f"{status.replace('_', ' ')} v{given.version.rpartition('/')[2]}")
         return state
     result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name, night=deployment.name)
     _call(base, outcome_of(record))
