@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from deepspec.recipe import Recipe
     from deepspec.registry.mlflow.runs import RunWriter
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
+    from deepspec.registry.mlflow.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +102,17 @@ def execute(
                 run.begin(part.recipe, algorithm_among(recipes, part.recipe))
                 if run.algorithm is not None:
                     run.display.say(run.algorithm)
-                outcome = run_or_reuse(run, flow, part, stack)
-                start_tracking(run, part)
+                try:
+                    outcome = run_or_reuse(run, flow, part, stack)
+                except BudgetExceeded:
+                    part.status = "budget_exhausted"
+                    raise
                 part.outcome = outcome.artifacts
                 part.notes = outcome.notes
+                connect(run)
                 _reconcile(run, part)
                 _let_production_follow(run, part)
+                part.repaired = part.notes != outcome.notes
                 part.status = outcome.status or "no_change"
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
@@ -242,10 +248,13 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -
         for record in looked.records:
             run.record(record)
         return looked.outcome
-    refuse_over_budget(run, part, looked.records)
+    refuse_over_budget(run, looked.records)
     if run.on_lease is None:
         begin(run, part, stack, makes_something=not looked.all_found)
-    start_tracking(run, part)
+    if not looked.all_found:
+        start_tracking(run, part)
+    # Where all was found, something may still have to be made: what is damaged, or judged against another champion.
+    run.on_making = lambda: make_ready(run, part, stack)
     run.lease_all(run.known.values())
     for attempt in (1, 2):
         try:
@@ -261,7 +270,7 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -
     raise AssertionError("the second attempt returns or raises")
 
 
-def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRecord]) -> None:
+def refuse_over_budget(run: Run[Any], records: Sequence[StageRecord]) -> None:
     """Refuse what is over budget, or certainly has no room, before anything of it is made."""
     from deepspec.planning.budget import refuse
     from deepspec.recipe import Recipe
@@ -271,7 +280,6 @@ def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRe
     try:
         refuse(run.recipe, run.home, records)
     except BudgetExceeded:
-        part.status = "budget_exhausted"
         for record in records:
             found = record.status in ("hit", "skipped")
             run.record(record if found else StageRecord(record.name, "skipped", kind=record.kind, why="over budget"))
@@ -279,19 +287,31 @@ def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRe
 
 
 def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: bool) -> None:
-    """What a run under Prefect needs: its server, the tracker's run; and a lease, if it makes something."""
+    """What a run under Prefect needs: its server; and a lease and the tracker's run, if it makes something."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(prefect_server.server(run.home))
     run.alive = run.alive or Alive(run)  # a flow in which all was found has begun, too
+    connect(run)
     if makes_something:
-        protect(run, stack)
-    start_tracking(run, part)
+        make_ready(run, part, stack)
     if embedded is not None:
         # While the server starts on one core, this one imports what the stages will need.
         for module in ("prefect", "deepspec.decoding.engine"):
             importlib.import_module(module)
         embedded.ready()
     end_dead(run)
+
+
+def make_ready(run: Run[Any], part: RecipeRun, stack: ExitStack) -> None:
+    """What a run needs that makes something: protection of what it relies on, and the part's run in the tracker."""
+    protect(run, stack)
+    start_tracking(run, part)
+
+
+def connect(run: Run[Any]) -> "Tracking":
+    """The tracker, where what came of the run is shown, and what died is ended; it is not asked for anything yet."""
+    run.tracking = run.tracking or tracking_of(run.home)
+    return run.tracking
 
 
 def protect(run: Run[Any], stack: ExitStack) -> None:
@@ -309,10 +329,10 @@ def start_tracking(run: Run[Any], part: RecipeRun) -> None:
     if part.tracking_run is not None:
         return
     recipe = part.recipe
-    run.tracking = run.tracking or tracking_of(run.home)
+    tracking = connect(run)
     code = str(run.store.code.get("commit") or run.store.code.get("deepspec", ""))
     tags = {keys.RUN_ID: run.run_id, keys.RECIPE: recipe.name, keys.CODE_VERSION: code}
-    run.tracking_run = run.tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
+    run.tracking_run = tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
     part.tracking_run = run.tracking_run
     if run.alive is not None:
         run.alive.tracking_runs.append(run.tracking_run)

@@ -85,6 +85,7 @@ class Run(Generic[RecipeT]):
         models: the registered models that its recipes are about, as its record says.
         night: the Prefect deployment that started it, as its record says.
         alive: its signs of life, once it makes something.
+        on_making: called before a stage makes something.
         began: model -> number of the last entry in its promotion log when the run first looked.
     """
 
@@ -105,6 +106,7 @@ class Run(Generic[RecipeT]):
     resolved: dict[str, External] = field(default_factory=dict)
     leased: list[tuple[str, str]] = field(default_factory=list)
     on_lease: Callable[[list[tuple[str, str]]], None] | None = None
+    on_making: Callable[[], None] = lambda: None
     given: RecipeT | None = None
     waited: float = 0.0
     making: str | None = None

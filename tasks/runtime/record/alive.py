@@ -201,6 +201,11 @@ def _end_flow_runs(run: "Run[Any]", content: dict[str, Any], alive: set[str]) ->
     return True
 
 
+def is_running(home: Path, run_id: str) -> bool:
+    """Whether a run of this home has not ended, or has died and no later one has ended it."""
+    return (home / "running" / f"{run_id}.json").exists()
+
+
 def _cost(run: "Run[Any]", record: RunRecord) -> Cost:
     """What a dead run has paid: for what it made, and for what it did not finish."""
     cpu_seconds, gpu_seconds, written = 0.0, 0.0, 0.0
