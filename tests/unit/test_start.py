@@ -1,6 +1,7 @@
 """What trainings start from, night after night: of one model in a store, with artifacts that are only named."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from deepspec.gates.verdict import Reason, Verdict
 from deepspec.recipe import load_recipe
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.promotions import PromotionLog
-from deepspec.store import Artifact, Parent, Store, open_store
+from deepspec.store import Artifact, Parent, Store, artifacts, open_store
 from deepspec.store.fingerprint import External
 from tasks.runtime.references import Pending, Reference
 from tasks.runtime.run import Run
@@ -29,6 +30,7 @@ class Nights:
         self.store: Store = open_store(str(folder / "store"))
         self.recipe = load_recipe("tiny", overrides or CHAMPION)
         self.home = folder
+        self.clock = lambda: datetime.now(UTC)
 
     def learned(self, data: str) -> dict[str, Reference]:
         return {
@@ -72,7 +74,7 @@ class Nights:
         return artifact_key(made_of)  # type: ignore[arg-type]
 
     def promote(self, draft: Artifact) -> None:
-        log = PromotionLog(self.store.backend)
+        log = PromotionLog(self.store.backend, self.clock)
         last = log.champion("tiny")
         reason = Reason(gate="tau", passed=True, measured=1.0, sentence="Better.")
         against = None if last is None or last.digest == draft.digest else last.digest
@@ -141,6 +143,24 @@ def test_every_third_training_is_a_control_and_a_killed_one_stays_so(tmp_path: P
         controls += [day] if any(note.startswith("Control: ") for note in notes) else []
         assert (nights.started_from(draft) is None) == (day in (1, 4, 7))
     assert controls == [4, 7]
+
+
+def test_a_clock_that_jumps_changes_no_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Years back and forth between nights, for the store and for the promotion log: the same as by a good clock."""
+    days = ["one", "two", "two", "three", "one", "four", "three", "five"]
+    by_clock: list[list[tuple[str, str, tuple[str, ...]]]] = []
+    for jumps in (False, True):
+        nights = Nights(tmp_path / str(jumps), *CHAMPION, "train.control_every=3")
+        decided = []
+        for number, day in enumerate(days):
+            year = 2026 - 3 * (number % 2) if jumps else 2026
+            now = datetime(year, 12, 1 + (0 if jumps else number), tzinfo=UTC)
+            nights.clock = lambda now=now: now  # type: ignore[misc]
+            monkeypatch.setattr(artifacts, "datetime", type("Clock", (), {"now": lambda _, now=now: now}))
+            decided.append(nights.night(day))
+        by_clock.append(decided)
+    assert by_clock[0] == by_clock[1]
+    assert [status for status, _, _ in by_clock[0]].count("ran") == 5
 
 
 def test_a_champion_from_before_starts_were_written_down_is_known_by_its_manifest(nights: Nights) -> None:
