@@ -56,6 +56,12 @@ class BudgetExceeded(RecipeError):
     """A run would take more than its recipe's budget, or has used it up."""
 
 
+class NightsError(DeepspecError):
+    """A file of nights that cannot be applied."""
+
+    exit_code = 2
+
+
 class DataError(DeepspecError):
     """Input rows, files or benchmarks that cannot be used."""
 

@@ -191,14 +191,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return validated(Recipe, read_yaml(name), overrides, where=f"recipe {name}")
 
 
-def validated(model: type[Model], content: dict[str, Any], overrides: Iterable[str], where: str) -> Model:
-    """`content` with `overrides` as a `model`; RecipeError names the first offending field."""
+def validated(
+    model: type[Model], content: dict[str, Any], overrides: Iterable[str], where: str, *, file: str = "recipe"
+) -> Model:
+    """`content` with `overrides` as a `model`; RecipeError names the first offending field, and `file` to change."""
     for override in overrides:
         _apply(model, content, override)
     try:
         return model.model_validate(content, context=EXPANDING)
     except ValidationError as error:
-        raise _explained(model, error, where) from error
+        raise _explained(model, error, where, file) from error
 
 
 def read_yaml(name: str) -> dict[str, Any]:
@@ -291,7 +293,7 @@ def _section_of(model: type[BaseModel], content: Mapping[str, Any], names: Seque
     return _place(model, [names[0], *algorithm, *names[1:]]).section
 
 
-def _explained(model: type[BaseModel], error: ValidationError, where: str) -> RecipeError:
+def _explained(model: type[BaseModel], error: ValidationError, where: str, file: str) -> RecipeError:
     """The first of pydantic's complaints as one of ours: field, value, what is allowed, what to do."""
     details = error.errors(include_url=False)
     first = details[0]
@@ -310,22 +312,24 @@ def _explained(model: type[BaseModel], error: ValidationError, where: str) -> Re
         advice = f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(allowed)}."
         return RecipeError(f"Unknown field {field}{more}.", where=where, remedy=advice)
     if kind == "union_tag_not_found" or (kind == "missing" and not place.is_value):
-        set_it = f"Set it, e.g. --set {field}=…" if "[" not in field else "Set it in the recipe."
+        is_option = file == "recipe" and "[" not in field
+        set_it = f"Set it, e.g. --set {field}=…" if is_option else f"Set it in the {file}."
         return RecipeError(f"{field} is missing{more}.", where=where, remedy=set_it)
     if kind == "value_error" or place.field is None:
         # A sentence of our own, which names the value: the input may be a whole section.
         problem = first["msg"].removeprefix("Value error, ")
         own = place.inner.model_fields if field and place.inner else ()
-        subject = f"{field}." if re.split(r"[ .]", problem)[0] in own else f"{field or 'The recipe'}: "
-        return RecipeError(f"{subject}{problem}{more}.", where=where, remedy="Change it in the recipe or with --set.")
+        subject = f"{field}." if re.split(r"[ .]", problem)[0] in own else f"{field or f'The {file}'}: "
+        option = " or with --set" if file == "recipe" else ""
+        return RecipeError(f"{subject}{problem}{more}.", where=where, remedy=f"Change it in the {file}{option}.")
     words, example = _allowed(place.section, place.field)
     if kind == "union_tag_invalid":
         words, example = f"one of {', '.join(sorted(ALGORITHMS))}", "…"
-    change = f" or with --set {field}={example}" if "[" not in field else ""
+    change = f" or with --set {field}={example}" if file == "recipe" and "[" not in field else ""
     return RecipeError(
         f"{field} must be {words}, got {_as_written(value)}{more}.",
         where=where,
-        remedy=f"Change it in the recipe{change}.",
+        remedy=f"Change it in the {file}{change}.",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import CollectionNode, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import VersionedResolver
 
@@ -80,6 +80,19 @@ def loads(text: str) -> Any:
             while_ = f"{error.context} (line {error.context_mark.line + 1}): " if begun else ""
             problem, line = f"{while_}{error.problem}", error.problem_mark.line + 1
         raise NotYaml(" ".join(problem.split()), line) from error
+
+
+def item_lines(text: str, name: str) -> list[int]:
+    """The lines, from 1, at which the items of the list at a name of the outermost mapping begin.
+
+    Args:
+        text: that `loads` reads.
+        name: of the list; where there is none of that name, it has no items.
+    """
+    top = YAML(typ="safe", pure=True).compose(text)
+    pairs = top.value if isinstance(top, MappingNode) else ()
+    lists = (value for key, value in pairs if key.value == name and isinstance(value, SequenceNode))
+    return [item.start_mark.line + 1 for found in lists for item in found.value]
 
 
 def _num_values(node: Any, known: dict[int, int | None]) -> int:

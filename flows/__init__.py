@@ -6,6 +6,6 @@
     deepspec import ──────► cli ──► runs ──► import_draft   import → … → promote
     deepspec compare ─────► cli ──► compare                 several drafts, one recipe's own stages
 
-Every call in a flow is a cached stage of `tasks`: found in the store by its key, or made now. `infra/prefect.yaml`
-names `nightly.py`; `deployed.py` is the name that older deployments know it by.
+Every call in a flow is a cached stage of `tasks`: found in the store by its key, or made now. `nights/` makes
+deployments of `nightly.py`; `deployed.py` is the name that older deployments know it by.
 """

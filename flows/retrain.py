@@ -13,6 +13,7 @@ from deepspec.recipe import Recipe
 from deepspec.registry.errors import PromotionConflict
 from tasks.calibrate import calibrate
 from tasks.contest import (
+    asked_in,
     awaits_approval,
     champion_to_beat,
     check_contest,
@@ -116,7 +117,7 @@ def judge_and_ship(
     judged |= {"evaluation": evaluation, "calibration": calibration, "draft": draft}
     for race_is_last in (*[False] * (NUM_RACES - 1), True):
         champion = champion_to_beat(run, draft)
-        verdict = gate(run, champion=champion, look=look_at(run, champion, draft, answered), **judged)
+        verdict = gate(run, champion=champion, look=look_at(run, champion, draft, answered), **judged, **asked_in(run))
         made["verdict"] = verdict
         if refused(verdict):
             run.skip(promote.name, "the gate refused")

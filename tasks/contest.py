@@ -91,6 +91,11 @@ def look_at(run: "Run[Recipe]", champion: Reference, draft: Reference, responses
     return Value(looks.reserve(model, champion.digest, subject, draft.digest))
 
 
+def asked_in(run: "Run[Recipe]") -> dict[str, Reference]:
+    """The run, where the recipe names a server that is asked: what it does now is no matter of an earlier run."""
+    return {} if run.recipe.gates.endpoint is None else {"asked_in": Value(run.run_id)}
+
+
 def check_contest(run: "Run[Recipe]", target: Reference) -> tuple[str, ...]:
     """See that the model's champion can be measured on this target: others cannot be compared, or served in its place.
 

@@ -1,6 +1,7 @@
 """gate: may this challenger serve instead of the champion, by all that was measured of both?"""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,12 @@ from tasks.runtime.stage import stage
 
 if TYPE_CHECKING:
     from deepspec.evaluation.results import GateResult
-    from deepspec.gates.evidence import Evidence
+    from deepspec.gates.evidence import Evidence, Served
     from deepspec.gates.unseen import Side
+
+_SERVED_CONCURRENCY = 4
+_SERVED_PATIENCE_SECONDS = 30.0
+"""How long a server may be silent before it counts as one that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Inputs:
 
     Attributes:
         look: which look at this champion it is; None without one.
+        asked_in: the run in which the recipe's server is asked, which each run does anew; None: it names none.
     """
 
     evaluation: Artifact
@@ -39,6 +45,7 @@ class Inputs:
     target: External
     benchmarks: External
     look: int | None = None
+    asked_in: str | None = None
 
 
 class Counts(StageCounts):
@@ -56,8 +63,12 @@ class Counts(StageCounts):
 
 
 def _needs_a_device(inputs: Inputs, recipe: Recipe) -> bool:
-    """A GPU, to measure the champion: a CPU takes its few answers with the training of another model."""
-    return inputs.champion is not None and device_of(recipe.run) == "cuda"
+    """A GPU, to measure the champion, or to decode what a server has to answer.
+
+    A CPU takes these few answers with the training of another model.
+    """
+    decodes = inputs.champion is not None or recipe.gates.endpoint is not None
+    return decodes and device_of(recipe.run) == "cuda"
 
 
 MEASURED_BY = (
@@ -139,6 +150,38 @@ def _evidence(inputs: Inputs, config: Recipe, out: Path, job: Job) -> "Evidence"
         domains=domains_of(config.evaluate.benchmarks),
         flaws=_flaws(inputs, config, job),
         look=inputs.look or FIRST,
+        served=None if config.gates.endpoint is None else _served(inputs, config, config.gates.endpoint, job),
+    )
+
+
+def _served(inputs: Inputs, config: Recipe, endpoint: str, job: Job) -> "Served":
+    """What the recipe's staging server does with the draft."""
+    from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
+    from deepspec.evaluation.server.asked import Server
+    from deepspec.serving.served_check import Wanted
+    from deepspec.serving.staging import staged
+    from tasks.generators import vocabulary_of
+
+    draft, target = inputs.draft, inputs.target.directory()
+    return staged(
+        Wanted(
+            f"{draft.kind}/{draft.key[:12]}",
+            draft.digest,
+            draft.directory() / "draft",
+            target,
+            inputs.evaluation,
+            job.device,
+        ),
+        Server(
+            endpoint,
+            Path(config.target.path).name,
+            concurrency=_SERVED_CONCURRENCY,
+            patience_seconds=_SERVED_PATIENCE_SECONDS,
+            api_key=os.environ.get(KEY_VARIABLE) or None,
+        ),
+        vocabulary_of(target),
+        job.work_folder / "served",
+        progress=job.progress,
     )
 
 

@@ -55,6 +55,23 @@ class Responses(Section):
     )
 
 
+def plain_endpoint(url: str, name: str) -> str:
+    """A server's base URL, without `/v1`.
+
+    Raises:
+        ValueError: it is none, or has more in it; it is not repeated, for it may hold a password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name} is no http or https URL")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            f"{name} has more than scheme, host, port and path: a key belongs into the environment variable"
+            " DEEPSPEC_ENDPOINT_API_KEY"
+        )
+    return url.rstrip("/").removesuffix("/v1")
+
+
 class EndpointExecution(ExecutionSection):
     """Which endpoints answer, and how they are asked: no answer depends on it."""
 
@@ -72,17 +89,7 @@ class EndpointExecution(ExecutionSection):
     @field_validator("endpoints")
     @classmethod
     def _plain_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # Refused without being repeated: it may hold a password.
-        for number, url in enumerate(value, start=1):
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"endpoint {number} is no http or https URL")
-            if "@" in parts.netloc or parts.query or parts.fragment:
-                raise ValueError(
-                    f"endpoint {number} has more than scheme, host, port and path: a key belongs into the environment"
-                    " variable DEEPSPEC_ENDPOINT_API_KEY"
-                )
-        plain = tuple(url.rstrip("/").removesuffix("/v1") for url in value)
+        plain = tuple(plain_endpoint(url, f"endpoint {number}") for number, url in enumerate(value, start=1))
         if len(set(plain)) < len(plain):
             raise ValueError("an endpoint is named twice")
         return plain

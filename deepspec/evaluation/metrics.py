@@ -100,8 +100,12 @@ def acceptance_length_interval(tables: Sequence[RoundTable]) -> Interval | None:
     Returns:
         None if no benchmark has a round, or one of them too few prompts for an interval.
     """
-    measured = [table.per_prompt() for table in tables if len(table.committed_N)]
-    found = _interval(mean_estimate(measured, lambda sums_S2: ratio(*sums_S2.T)))
+    return length_interval([table.per_prompt() for table in tables if len(table.committed_N)])
+
+
+def length_interval(sums_P2: Sequence[Floats]) -> Interval | None:
+    """The same from what each prompt of each benchmark came to: committed tokens and rounds."""
+    found = _interval(mean_estimate(sums_P2, lambda sums_S2: ratio(*sums_S2.T)))
     return None if found is None else (max(found[0], 1.0), found[1])  # a round commits at least one token
 
 

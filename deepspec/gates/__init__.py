@@ -5,7 +5,8 @@
                            │      └────► looks, detectable     the error a night may spend; what its prompts show
                            ├──► floors       τ on the gate split and on benchmarks, speed, calibration
                            ├──► domains      is no domain worse?
-                           ├──► soundness    are answers equal with and without the draft? can it be exported?
+                           ├──► soundness    are answers equal with and without the draft? can it be exported, and
+                           │                    does a server serve it as it was measured?
                            ├──► unseen       which prompts a draft may have trained on; they do not count
                            └──► verdict      what they say together, bound to the champion they measured
 

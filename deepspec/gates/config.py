@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from deepspec.config import Section, execution_field, later_field
+from deepspec.data.config import plain_endpoint
 
 
 class Config(Section):
@@ -59,6 +60,12 @@ class Config(Section):
         key_absent=(),
         description="Engines that have to load the draft; none named: some format has to hold it.",
     )
+    endpoint: str | None = later_field(
+        None,
+        key_absent=None,
+        description="Base URL of a staging server that is given the draft and has to serve it as it was measured; none"
+        " asks no server.",
+    )
     approval: Literal["automatic", "manual"] = execution_field(
         "automatic",
         description="Who promotes what the gates accept: the run, or a person, for whom it ends as awaiting_approval.",
@@ -74,6 +81,11 @@ class Config(Section):
             if tau < 1.0:
                 raise ValueError(f"{name}: τ is at least 1, got {tau:g}")
         return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        return None if value is None else plain_endpoint(value, "it")
 
     @model_validator(mode="after")
     def _asked(self) -> Self:

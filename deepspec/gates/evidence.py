@@ -14,6 +14,23 @@ from deepspec.gates.looks import FIRST
 
 
 @dataclass(frozen=True)
+class Served:
+    """What came of asking a server for a draft.
+
+    Attributes:
+        passed: it serves the draft as it was measured.
+        sentence: the same in words, or why that is not known.
+        rounds: that its answers took; None: not known.
+        expected: rounds that they took when it was measured.
+    """
+
+    passed: bool
+    sentence: str
+    rounds: int | None = None
+    expected: int | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Of one challenger, and the champion it is compared with.
 
@@ -27,6 +44,7 @@ class Evidence:
         domains: domain -> its benchmarks.
         flaws: what is wrong with the draft as it is exported; None: not looked at.
         look: which look at this champion it is.
+        served: what the recipe's server did with it; None: none was asked.
     """
 
     challenger: GateResult
@@ -38,6 +56,7 @@ class Evidence:
     domains: Mapping[str, Sequence[str]] = field(default_factory=dict)
     flaws: tuple[str, ...] | None = None
     look: int = FIRST
+    served: Served | None = None
 
     def without(self, prompts: Collection[str]) -> "Evidence":
         """The same without some of the gate's prompts."""

@@ -14,7 +14,7 @@ from deepspec.gates.evidence import Evidence
 from deepspec.gates.floors import BenchmarkFloors, CalibrationError, Speed, TauFloor
 from deepspec.gates.gain import TauGain
 from deepspec.gates.looks import error_of
-from deepspec.gates.soundness import Lossless, Servable
+from deepspec.gates.soundness import AsMeasured, Lossless, Servable
 from deepspec.gates.verdict import Comparison, Reason, Verdict
 
 
@@ -38,6 +38,7 @@ GATES: tuple[Gate, ...] = (
     CalibrationError(),
     Lossless(),
     Servable(),
+    AsMeasured(),
 )
 
 

@@ -1,7 +1,7 @@
-"""Gates on whether a draft may serve at all: the target's own answers come out, and engines can load it."""
+"""Gates on whether a draft may serve at all: the target's answers come out, engines load it, a server serves it."""
 
 from deepspec.gates.config import Config
-from deepspec.gates.evidence import Evidence
+from deepspec.gates.evidence import Evidence, Served
 from deepspec.gates.verdict import Reason
 
 
@@ -50,3 +50,19 @@ class Servable:
             return Reason(gate=self.name, passed=False, measured=None, required=0.0, sentence=said)
         said = f"The exported draft has a flaw: {flaws[0]}" if flaws else "The exported draft has no flaw."
         return Reason(gate=self.name, passed=not flaws, measured=float(len(flaws)), required=0.0, sentence=said)
+
+
+class AsMeasured:
+    """Whether the recipe's server serves the draft as it was measured."""
+
+    name = "served"
+
+    def judge(self, evidence: Evidence, config: Config) -> Reason | None:
+        """None if the recipe names no server; one that does not answer is not passed."""
+        if config.endpoint is None:
+            return None
+        found = evidence.served or Served(passed=False, sentence=f"The server at {config.endpoint} was not asked.")
+        measured, required = (None if count is None else float(count) for count in (found.rounds, found.expected))
+        return Reason(
+            gate=self.name, passed=found.passed, measured=measured, required=required, sentence=found.sentence
+        )

@@ -19,6 +19,7 @@ TOPICS = (
     "services",
     "storage",
     "operations",
+    "nights",
     "benches",
     "troubleshooting",
 )

@@ -1,4 +1,4 @@
-"""The commands about a draft outside its run: `compare`, `export`, `publish`, `measure`."""
+"""The commands about a draft outside its run: `compare`, `export`, `publish`, `measure`, `serve-check`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -185,8 +185,9 @@ def measure(
 ) -> None:
     """Play a recipe's benchmarks through a server (vLLM, SGLang), and compare its acceptance with the last run's.
 
-    Acceptance is the difference of the server's own counters: no other client may use it meanwhile. The key, if it
-    wants one, is in DEEPSPEC_ENDPOINT_API_KEY.
+    Others may use the server meanwhile if its replies say their rounds (vLLM: --per-request-spec-decode-metrics
+    detailed, as `deepspec serve` starts it); else its counters are read, and no one may. The key, if it wants one, is
+    in DEEPSPEC_ENDPOINT_API_KEY.
 
     Example: deepspec measure dspark-qwen3-4b --endpoint http://gpu1:8000 --set target.path=/models/qwen3-4b
     """
@@ -208,3 +209,52 @@ def measure(
         if as_json:
             say(progress(), *document.problems)
         raise typer.Exit(1)
+
+
+def serve_check(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Base URL of the server that serves target and draft.")],
+    draft: Annotated[str, typer.Option("--draft", metavar="DRAFT", help="What it is to serve, named as everywhere.")],
+    target: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The target that is served; default: the last run's.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="What the server computes in: float32, bfloat16 or float16; default: as measured."),
+    ] = None,
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="Draw answers as the evaluation did; no weights are needed here.")
+    ] = False,
+    served_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the server calls the target; default: its directory.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Most prompts that are asked.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a server the prompts of a draft's evaluation, and see whether it serves that draft as it was measured.
+
+    Greedy and in float32, answers, rounds and tau from tokens have to be equal; else they have to lie within bounds. If
+    they do not, it says what may be wrong, and ends with exit code 3. The key, if the server wants one, is in
+    DEEPSPEC_ENDPOINT_API_KEY.
+
+    Example: deepspec serve-check http://localhost:8000 --draft models:/demo@champion
+    """
+    from flows.cli.commands import serve_check as checking
+    from flows.cli.progress import progress_of
+
+    with progress_of(progress(), "serve-check") as work:
+        found = checking.document(
+            url,
+            checking.Question(draft, target, dtype, sampled, served_model, prompts, concurrency),
+            home=home(),
+            store=artifact_store(),
+            progress=work,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        checking.show(found, results())
+    if not found.passed:
+        if as_json:
+            say(progress(), found.sentence)
+        raise typer.Exit(3)

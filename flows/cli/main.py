@@ -15,7 +15,7 @@ import typer
 from deepspec import __version__
 from deepspec.errors import DeepspecError
 from deepspec.network import ask_this_machine_directly
-from flows.cli import artifacts, backup, bench, consumers, data, drafts, guide, heartbeat, models, runs
+from flows.cli import artifacts, backup, bench, consumers, data, drafts, guide, heartbeat, models, nights, runs
 from flows.cli.terminal import flush, note, prepare_streams, print_text
 
 app = typer.Typer(
@@ -42,13 +42,15 @@ for command in (
     consumers.pull,
     consumers.serve,
     drafts.measure,
+    drafts.serve_check,
     backup.backup,
 ):
-    app.command(command.__name__.removesuffix("_"))(command)
+    app.command(command.__name__.removesuffix("_").replace("_", "-"))(command)
 for name, group in (
     ("data", data.app),
     ("artifacts", artifacts.app),
     ("models", models.app),
+    ("nights", nights.app),
     ("bench", bench.app),
 ):
     app.add_typer(group, name=name)

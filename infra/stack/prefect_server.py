@@ -1,4 +1,4 @@
-"""Prefect's server on PostgreSQL, one process worker in the checkout, and the deployments of infra/prefect.yaml.
+"""Prefect's server on PostgreSQL, one process worker in the checkout, and the nights of infra/nights.yaml.
 
 A worker runs every flow that the server is asked for, under our account: so the server needs a password, too.
 """
@@ -22,11 +22,13 @@ _QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
 def _prefect(stack: Stack, *arguments: str, **environment: str) -> Command:
-    """The checkout is where flows are imported from; the user's own profile is left alone."""
+    return _python(stack, "-m", "prefect", "--no-prompt", *arguments, **environment)
+
+
+def _python(stack: Stack, *arguments: str, **environment: str) -> Command:
+    """A command in the checkout, of which the worker runs the code; the user's own profile of Prefect is left alone."""
     home = {"PREFECT_HOME": str(stack.folder / "prefect")}
-    return Command(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments], {**_QUIET, **home, **environment}, ROOT
-    )
+    return Command([sys.executable, *arguments], {**_QUIET, **home, **environment}, ROOT)
 
 
 def _server(stack: Stack) -> Command:
@@ -84,11 +86,12 @@ def _check_worker(stack: Stack) -> None:
 
 
 def _deploy(stack: Stack) -> None:
-    """Register what infra/prefect.yaml lists; the worker imports it from the checkout."""
-    command = _prefect(stack, "deploy", "--all", "--prefect-file", "infra/prefect.yaml", **variables(stack))
+    """Apply the nights of infra/nights.yaml; what people have switched on or off on the server stays so."""
+    arguments = ("-m", "flows.cli.main", "nights", "apply", "infra/nights.yaml")
+    command = _python(stack, *arguments, **variables(stack))
     log = stack.log("deploy")
     with log.open("a", encoding="utf-8") as output:
-        output.write(run_once(stack, "deploy", command, what="prefect deploy"))
+        output.write(run_once(stack, "deploy", command, what="deepspec nights apply"))
 
 
 PREFECT_SERVICES = (

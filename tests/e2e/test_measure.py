@@ -47,10 +47,27 @@ def test_served_and_in_process_acceptance_stand_side_by_side(warm: Home, tmp_pat
         assert part["tau_from_tokens"] <= in_process[name]["tau"] <= part["tau"]
         assert document["in_process"]["benchmarks"][name] == in_process[name]
         [line] = [line for line in table.splitlines() if line.startswith(name)]
-        assert f"{in_process[name]['tau']:.3f}" in line
-        assert f"{part['tau']:.3f}" in line
+        if part["stopped"] == part["requests"]:
+            assert f"{document['in_process']['tau_from_tokens'][name]:.3f}" in line
+        assert f"{part['tau_from_tokens']:.3f}" in line
     assert f"vllm 0.10.2 at {server.url.removeprefix('http://')}" in table
     assert "DEEPSPEC_ENDPOINT_API_KEY" in refused
+    with openai_server(
+        target,
+        tmp_path / "log",
+        model="org/target",
+        target=str(target),
+        draft=str(draft),
+        metrics="vllm",
+        is_busy=True,
+        says_rounds="detailed",
+    ) as server:
+        used = json.loads(warm.run(*arguments, server.url, "--json").out)
+    for name, part in used["benchmarks"].items():
+        assert part["counted_by"] == "round"
+        assert part["tau_from_tokens"] == used["in_process"]["tau_from_tokens"][name]
+        assert part["tau"] == in_process[name]["tau"]
+    assert used["macro"]["tau_from_tokens"] == used["in_process"]["tau_from_tokens"]["macro"]
     for path in (*warm.path.rglob("*"), out):
         assert not path.is_file() or b"sk-e2e" not in path.read_bytes(), path
 

@@ -17,6 +17,7 @@ from deepspec.store import open_store
 from flows.cli import main as cli
 from tests.e2e.conftest import Finished, Home
 from tests.e2e.test_compare import disturbed
+from tests.fixtures.nights import prefect_server
 from tests.fixtures.openai_server import openai_server
 from tests.fixtures.published import publish
 from tests.fixtures.s3 import moto_server
@@ -95,11 +96,31 @@ def engine(home: Home, folder: Path) -> Iterator[Words]:
 
 
 @contextmanager
+def serving(home: Home, folder: Path) -> Iterator[Words]:
+    """A server that decodes the tiny target with the champion's draft."""
+    target, draft = home.path / "tiny" / "target", home.artifact_file("train", "draft")
+    settings = {"target": str(target), "draft": str(draft), "says_rounds": "detailed"}
+    with openai_server(target, folder / "log", model="target", **settings) as server:
+        yield {"url": server.url}
+
+
+@contextmanager
 def bucket(_home: Home, _folder: Path) -> Iterator[Words]:
     """An S3 server with an empty bucket."""
     with moto_server() as server, pytest.MonkeyPatch.context() as patch:
         server.enter(patch)
         yield {"bucket": f"s3://{server.bucket}/bundles"}
+
+
+@contextmanager
+def night(home: Home, folder: Path) -> Iterator[Words]:
+    """A Prefect server with the night of a model."""
+    file = folder / "nights.yaml"
+    file.write_text("nights: [{recipe: tiny, cron: 0 2 * * *}]\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", prefect_server())
+        home.run("nights", "apply", str(file), environment=PLAIN)
+        yield {"nights": str(file)}
 
 
 COMMANDS: dict[str, Case] = {
@@ -126,8 +147,16 @@ COMMANDS: dict[str, Case] = {
     "measure": Case(
         "tiny --endpoint {url}",
         says="vllm 0.10.2",
-        rows=lambda found: [[name, f"{part['tau']:.3f}"] for name, part in found["benchmarks"].items()],
+        rows=lambda found: [[name, f"{part['tau_from_tokens']:.3f}"] for name, part in found["benchmarks"].items()],
         around=engine,
+        slow=True,
+    ),
+    "serve-check": Case(
+        "{url} --draft models:/tiny@champion",
+        says="No answer that ends by a stop",  # for the tiny target has not learned to
+        rows=lambda found: [["measured", str(found["expected"]["answers"])], ["served"]],
+        code=3,
+        around=serving,
         slow=True,
     ),
     "pull": Case("models:/tiny@champion {tmp}/out", says="tiny version 1", rows=lambda found: [[found["model"]]]),
@@ -160,6 +189,22 @@ COMMANDS: dict[str, Case] = {
         "tiny", says="made from", rows=lambda found: [[item["kind"], item["key"][:12]] for item in found["lineage"]]
     ),
     "models reconcile": Case("tiny", says="tiny"),
+    "nights apply": Case(
+        "{nights} --dry-run",
+        says="unchanged",
+        rows=lambda found: [[change["model"], change["done"]] for change in found],
+        around=night,
+        slow=True,
+    ),
+    "nights ls": Case(
+        says="0 2 * * * UTC",
+        rows=lambda found: [[each["model"], each["schedule"]] for each in found],
+        around=night,
+        slow=True,
+    ),
+    "nights pause": Case("tiny", says="The night of tiny", around=night, slow=True),
+    "nights resume": Case("tiny", says="The night of tiny", around=night, slow=True),
+    "nights run": Case("tiny", says="flow run", around=night, slow=True),
     "bench attention": Case(f"--context 40 --documents 2 --anchors 5 --slots 3 {ONCE}", says="reference", slow=True),
     "bench decode": Case(f"--batch 2 --requests 1 --max-new-tokens 4 {ONCE}", says="batch=2", slow=True),
     "bench loss": Case(f"--vocab 300 --hidden 8 --anchors 3 --slots 2 {ONCE}", says="reference"),

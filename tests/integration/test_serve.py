@@ -24,11 +24,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from deepspec.evaluation.server.asked import Server as ServedBy
 from deepspec.gates.verdict import Reason, Verdict
 from deepspec.registry.promotions import DraftReference, PromotionLog
+from deepspec.serving.served_check import Wanted, evaluation_for
+from deepspec.serving.staging import staged
 from deepspec.store import Artifact, open_store
+from tasks.generators import vocabulary_of
 from tests.e2e.conftest import Home
-from tests.fixtures.engines import PYTHON, QUIET, artifact
+from tests.fixtures.engines import FOLDER, PYTHON, QUIET, artifact
 from tests.fixtures.store import ingredients, put
 from tests.integration.test_engines import MAX_NEW_TOKENS, STOP_ID, Decoded, decoded
 
@@ -151,6 +155,54 @@ def ending_prompts(home: Home, draft: Path, target: Path) -> list[tuple[int, ...
     return decoded(draft, target, prompts).shortest(NUM_PROMPTS).prompts
 
 
+def is_measured_as_here(home: Home, server: Server, draft: Path, target: Path) -> None:
+    """`measure` finds, by replies, the rounds and τ that our own decoding of the benchmarks takes."""
+    recipe = (str(FOLDER / "served.yaml"), "--set", f"inputs={FOLDER / 'served-inputs.yaml'}", "--set", "name=eagle3")
+    greedy = ("--set", "evaluate.sampling.temperature=0")
+    document = json.loads(
+        home.run("measure", *recipe, *greedy, "--concurrency", "4", "--endpoint", server.url, "--json").out
+    )
+    assert document["problems"] == []
+    rows = pq.read_table(artifact(home, "eagle3", "evaluate") / "answers.parquet").to_pylist()
+    for name, part in document["benchmarks"].items():
+        found = ours(draft, target, [tuple(row["prompt_ids"]) for row in rows if row["benchmark"] == name])
+        assert part["counted_by"] == "round"
+        assert (part["rounds"], part["tau_from_tokens"]) == (found.rounds, found.tau_from_tokens)
+        assert part["tau"] == found.tau_from_tokens
+        low, high = part["tau_from_tokens_ci95"]
+        assert low < part["tau_from_tokens"] < high
+
+
+def is_checked(home: Home, server: Server, draft: Path, folder: Path) -> None:
+    """`serve-check` passes with the draft that is served, and finds out a layer that is counted otherwise."""
+    asked = ("serve-check", server.url, "--prompts", "12", "--json", "--draft")
+    found = json.loads(home.run(*asked, CHAMPION).out)
+    assert (found["passed"], found["rule"], found["counted_by"], found["equal"]) == (True, "equal", "round", 12)
+    assert found["served"] == found["expected"]
+    shifted = folder / "shifted"
+    shutil.copytree(draft, shifted)
+    config = json.loads((draft / "config.json").read_text())
+    ids = [number - 1 for number in config["target_layer_ids"]]
+    (shifted / "config.json").write_text(json.dumps({**config, "target_layer_ids": ids}))
+    refused = json.loads(home.run(*asked, str(shifted), code=3).out)
+    assert (refused["passed"], refused["equal"]) == (False, 12)
+    assert refused["served"]["rounds"] != refused["expected"]["rounds"]
+    (cause,) = refused["causes"]
+    assert "layers one too high" in cause
+
+
+def is_staged(home: Home, server: Server, draft: Artifact, target: Path, out: Path) -> None:
+    """The gate's server is given a candidate, and serves it as it was measured."""
+    store = open_store(str(home.path / "store"))
+    evaluation = evaluation_for(draft.digest, store)
+    wanted = Wanted(f"train/{draft.key[:12]}", draft.digest, draft.directory() / "draft", target, evaluation)
+    asked = ServedBy(server.url, target.name, patience_seconds=60.0, concurrency=4)
+    found = staged(wanted, asked, vocabulary_of(target), out)
+    assert found.passed, found.sentence
+    assert found.rounds == found.expected
+    assert server.version() == f"train/{draft.key[:12]} {draft.digest[:12]}"
+
+
 def test_a_champion_is_served_and_changed_while_it_answers(served_home: Home, tmp_path: Path) -> None:
     """Over ten seconds: a real engine is started."""
     home = Home(tmp_path / "home")
@@ -186,12 +238,22 @@ def test_a_champion_is_served_and_changed_while_it_answers(served_home: Home, tm
         server.wait_for(lambda: server.version().startswith("eagle3/1 "))
         assert server.answers(prompts) == (texts, first.rounds)
 
+        with server.asked_meanwhile(prompts):
+            is_measured_as_here(home, server, first_draft, target)
+            is_checked(home, server, first_draft, tmp_path)
+
         here = ("--engine", "vllm", "--endpoint", server.url)
         home.run("pull", f"train/{other.key}", str(tmp_path / "pulled"), *here)
         assert server.answers(prompts) == (texts, second.rounds)
         refusal = home.run("pull", "models:/dspark@champion", str(tmp_path / "pulled"), *here, code=1)
         assert "architectures" in refusal.err
         assert server.answers(prompts) == (texts, second.rounds)
+
+        champion = open_store(str(home.path / "store")).resolve(
+            f"train/{artifact(home, 'eagle3', 'train').parent.name}"
+        )
+        is_staged(home, server, champion, target, tmp_path / "staged")
+        assert server.answers(prompts) == (texts, first.rounds)
     finally:
         os.kill(server.process.pid, signal.SIGTERM)
         code = server.process.wait(120)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from infra.stack.s3 import S3_SERVICES
 from infra.stack.services import SERVICES
 from infra.stack.settings import PORTS, ROOT, Settings
 from infra.stack.variables import write_variables
+from tests.fixtures.nights import webhook
 from tests.fixtures.stack import FINAL, STAGES, Deployed, Running, processes, running, wait_for
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
@@ -76,12 +77,13 @@ def test_mlflow_wants_the_password(stack: Running) -> None:
 
 
 def test_prefect_wants_the_password_and_knows_the_deployment(stack: Running) -> None:
-    path = "/deployments/name/retrain/nightly"
+    path = "/deployments/name/retrain/demo"
     assert stack.get(path, server="PREFECT_API_URL") == 401
     credentials = stack.variables["PREFECT_API_AUTH_STRING"]
     deployment = stack.get(path, server="PREFECT_API_URL", credentials=credentials)
     assert deployment["work_pool_name"] == "deepspec"
-    assert deployment["parameters"] == {"recipe": "demo", "overrides": []}
+    assert deployment["parameters"] == {"recipe": "demo", "overrides": [], "timezone": "UTC"}
+    assert deployment["global_concurrency_limit"]["limit"] == 1
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
 
 
@@ -146,7 +148,7 @@ def test_a_hanging_service_is_told(stack: Running) -> None:
 
 def schedules(stack: Running) -> dict[str, Any]:
     """Schedules of the deployment, by their cron."""
-    path, credentials = "/deployments/name/retrain/nightly", stack.variables["PREFECT_API_AUTH_STRING"]
+    path, credentials = "/deployments/name/retrain/demo", stack.variables["PREFECT_API_AUTH_STRING"]
     found = stack.get(path, server="PREFECT_API_URL", credentials=credentials)
     return {
         schedule["schedule"]["cron"]: (f"/deployments/{found['id']}/schedules/{schedule['id']}", schedule["active"])
@@ -247,9 +249,22 @@ def _environment(process: psutil.Process) -> str:
 # --- the flow, by a deployment and the API ---------------------------------------------------------------------------
 
 
+NIGHTS = """
+nights:
+  - {recipe: demo, cron: 0 2 * * *, active: false}
+  - {recipe: tiny, model: other, every_hours: 24, active: false}
+"""
+
+
 @pytest.fixture(scope="module")
 def deployed(stack: Running) -> Deployed:
-    return Deployed(stack, stack.folder.parent / "home")
+    """With a second night: each has one run at a time."""
+    found = Deployed(stack, stack.folder.parent / "home")
+    file = stack.folder.parent / "nights.yaml"
+    file.write_text(NIGHTS)
+    changes = found.json("nights", "apply", str(file))
+    assert [(change["model"], change["done"]) for change in changes] == [("demo", "unchanged"), ("other", "created")]
+    return found
 
 
 def drafts(deployed: Deployed, store: str) -> dict[str, dict[str, Any]]:
@@ -277,7 +292,7 @@ class TwoFlowRuns(NamedTuple):
 
 @pytest.fixture(scope="module")
 def pair(deployed: Deployed) -> TwoFlowRuns:
-    flow_runs = [deployed.flow_run(*LONGER) for _ in range(2)]
+    flow_runs = [deployed.flow_run(*LONGER, night=night) for night in ("demo", "other")]
     concurrency_slots = []
 
     def ended() -> Any:
@@ -298,6 +313,15 @@ def pair(deployed: Deployed) -> TwoFlowRuns:
 def first(pair: TwoFlowRuns) -> str:
     """The flow run that promoted."""
     return pair.first
+
+
+def test_a_flow_run_is_called_by_model_day_and_outcome(deployed: Deployed, pair: TwoFlowRuns) -> None:
+    names = [deployed.api(f"/flow_runs/{flow_run}")["name"] for flow_run in pair.flow_runs]
+    day = datetime.now(UTC).date()
+    due = [f"tiny · {day - timedelta(days=late)} · " for late in (0, 1)]  # midnight may have passed
+    assert all(name.startswith(tuple(due)) for name in names)
+    assert {name.rpartition(" · ")[2] for name in names} <= {"promoted v1", "no change"}
+    assert deployed.api(f"/flow_runs/{pair.first}")["name"].endswith(" · promoted v1")
 
 
 def test_of_two_at_once_one_makes_each_thing_and_the_other_reuses_it(deployed: Deployed, pair: TwoFlowRuns) -> None:
@@ -386,6 +410,105 @@ def test_a_person_approves_on_prefects_page(deployed: Deployed, first: str) -> N
     assert entry["actor"]["known_by"] == "MLflow user"
 
 
+# --- people are told, runs that never start are ended ----------------------------------------------------------------
+
+TOLD = (
+    NIGHTS
+    + """
+  - recipe: tiny
+    model: told
+    every_hours: 24
+    missed_after_hours: 0.001
+    notification: {webhook_from: NIGHTS_TEST_WEBHOOK}
+pending_minutes: 0.2
+"""
+)
+"""A night of which people are told; missed after seconds."""
+
+ENDS = {
+    "promoted": ("COMPLETED", "Promoted"),
+    "refused": ("COMPLETED", "Refused"),
+    "budget_exhausted": ("COMPLETED", "BudgetExhausted"),
+    "failed": ("FAILED", "Failed"),
+    "awaiting_approval": ("PAUSED", "Suspended"),
+}
+"""Occasion -> type and name of the state of a flow run that is its reason."""
+
+
+def set_state(
+    deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "", *, until: str = "2099-01-01"
+) -> dict[str, Any]:
+    state: dict[str, Any] = {"type": kind, "name": name or kind.title(), "message": message}
+    if kind == "PAUSED":
+        state["state_details"] = {"pause_reschedule": True, "pause_timeout": f"{until}T00:00:00Z", "pause_key": "k"}
+    body = {"state": state}
+    return dict(deployed.api(f"/flow_runs/{flow_run}/set_state", body))
+
+
+def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed, tmp_path: Path) -> None:
+    """Every automation is seen firing; no worker takes these runs, whose states are set as a run's process sets them.
+
+    Among them is an approval that nobody gives: its run fails, and people are told.
+
+    A minute: Prefect waits ten seconds for what does not happen, and looks every five.
+    """
+    file = tmp_path / "nights.yaml"
+    with webhook() as (address, told):
+        file.write_text(TOLD)
+        words = ("nights", "apply", str(file))
+        changes = deployed.json(*words, NIGHTS_TEST_WEBHOOK=address)
+        assert [change["done"] for change in changes] == ["changed", "changed", "created"]
+        changes = deployed.json(*words, NIGHTS_TEST_WEBHOOK=address)
+        assert [change["done"] for change in changes] == ["unchanged"] * 3
+        night = deployed.api("/deployments/name/retrain/told")["id"]
+
+        def flow_run() -> str:
+            body = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}}
+            return str(deployed.api(f"/deployments/{night}/create_flow_run", body)["id"])
+
+        for occasion, (kind, name) in ENDS.items():
+            run = flow_run()
+            steps = (("PENDING",), ("RUNNING",), (kind, name, f'told of "{occasion}"'))
+            assert [set_state(deployed, run, *step)["status"] for step in steps] == ["ACCEPT"] * 3
+        for key, percent in (("run-progress", 40.0), ("train-progress", 90.0)):
+            shown = {"key": key, "type": "progress", "data": percent, "description": key, "flow_run_id": run}
+            deployed.api("/artifacts/", shown)
+        unanswered = flow_run()
+        set_state(deployed, unanswered, "PENDING")
+        set_state(deployed, unanswered, "RUNNING")
+        set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01")
+        dead, waiting = flow_run(), flow_run()
+        assert set_state(deployed, dead, "PENDING")["status"] == "ACCEPT"
+        answer = set_state(deployed, waiting, "PENDING")
+        assert (answer["status"], answer["state"]["name"]) == ("REJECT", "AwaitingConcurrencySlot")
+        set_state(deployed, waiting, "CANCELLED")
+
+        wait_for("all to be told", lambda: {note["occasion"] for note in told} >= {*ENDS, "missed"}, pause=0.5)
+        assert {note["night"] for note in told} == {"told"}
+        for occasion in ENDS:
+            assert any(f'told of "{occasion}"' in note["text"] for note in told if note["occasion"] == occasion)
+        assert deployed.ended(unanswered) == "Failed"  # a person had not approved in time
+        wait_for("that to be told", lambda: [note for note in told if "never resumed" in note["text"]], pause=0.5)
+        assert deployed.ended(dead) == "Crashed"
+        assert "not heard of" in deployed.api(f"/flow_runs/{dead}")["state"]["message"]
+        listed = {each["model"]: each for each in deployed.json("nights", "ls")}
+        assert listed["told"]["active"]
+        assert listed["told"]["next"]
+        assert listed["told"]["last"]["state"] == "Crashed"
+        assert [(run["state"], run["percent"]) for run in listed["told"]["now"]] == [("Suspended", 40.0)]
+
+    file.write_text(NIGHTS)
+    changes = deployed.json("nights", "apply", str(file))
+    assert (changes[-1]["model"], changes[-1]["done"]) == ("told", "not in the file")
+    changes = deployed.json("nights", "apply", str(file), "--prune")
+    assert changes[-1]["done"] == "paused"  # a run of it waits for a person
+    (suspended,) = listed["told"]["now"]
+    set_state(deployed, suspended["flow_run"], "CANCELLED")
+    assert deployed.json("nights", "apply", str(file), "--prune")[-1]["done"] == "removed"
+    names = {automation["name"] for automation in deployed.api("/automations/filter", {})}
+    assert names == {"nights: a run that never starts", "demo: missed", "other: missed"}
+
+
 # --- failures -------------------------------------------------------------------------------------------------------
 
 
@@ -417,7 +540,8 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     assert not drafts(deployed, "killed")
     deployed.stack.up()
 
-    again = deployed.flow_run(*LONGER, **store)
+    # Prefect frees the slot of the night whose run died minutes later, when its lease has run out.
+    again = deployed.flow_run(*LONGER, night="other", **store)
     assert deployed.ended(again) == "Promoted", deployed.log(again)
     states = deployed.task_runs(again)
     assert (states["states"], states["train"]) == ("Cached", "Completed")

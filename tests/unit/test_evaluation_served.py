@@ -20,7 +20,8 @@ from deepspec.drafts import ALGORITHMS
 from deepspec.errors import DataError, MeasurementError, RecipeError
 from deepspec.evaluation.config import Config
 from deepspec.evaluation.evaluate import evaluate
-from deepspec.evaluation.server.measure import Pace, Server, measure
+from deepspec.evaluation.server.asked import Pace, Server
+from deepspec.evaluation.server.measure import measure
 from deepspec.evaluation.server.results import ServedEvaluation
 from deepspec.targets.directory import read_spec
 from deepspec.targets.model import Target
@@ -233,6 +234,67 @@ def test_somebody_elses_answer_spoils_the_benchmark_it_falls_into(
 def test_a_server_that_others_use_is_not_measured_at_all(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
     with refused(MeasurementError, "counters", "change"):
         rule(tokenizer_dir, inputs, tokenizer, config_of(inputs), is_busy=True)
+
+
+@pytest.mark.parametrize(("how", "counted_by"), [("detailed", "round"), ("summary", "answer"), ("sglang", "answer")])
+def test_replies_that_say_their_rounds_are_counted_while_others_use_the_server(
+    tokenizer_dir: Path, inputs: Path, tokenizer: Any, how: str, counted_by: str
+) -> None:
+    """The number is that by the counters of a server that no one else uses."""
+    config = config_of(inputs, max_new_tokens=64)
+    alone = rule(tokenizer_dir, inputs, tokenizer, config)
+    used = rule(tokenizer_dir, inputs, tokenizer, config, is_busy=True, says_rounds=how)
+    assert used.problems == ()
+    for name, part in used.benchmarks.items():
+        expected = alone.benchmarks[name]
+        assert (part.counted_by, expected.counted_by) == (counted_by, "server")
+        assert part.stopped == part.tau_from_tokens_answers == part.prompts
+        assert part.tau_from_tokens == expected.tau_from_tokens > 1
+        assert (part.rounds, part.proposed, part.accepted) == (expected.rounds, expected.proposed, expected.accepted)
+        low, high = part.tau_from_tokens_ci95
+        assert low < part.tau_from_tokens < high
+        assert expected.tau_from_tokens_ci95 is None
+        assert part.prefix_acceptance[:2] == expected.prefix_acceptance[:2]
+    assert used.macro.tau_from_tokens == alone.macro.tau_from_tokens
+    low, high = used.macro.tau_from_tokens_ci95
+    assert low < used.macro.tau_from_tokens < high
+
+
+@pytest.mark.parametrize(("how", "note"), [("some", "3 of 6 replies do not say"), ("wrong", "what 6 of 6 replies say")])
+def test_where_replies_do_not_do_the_servers_counters_do(
+    tokenizer_dir: Path, inputs: Path, tokenizer: Any, how: str, note: str
+) -> None:
+    config = config_of(inputs, num_warmup_prompts=1, max_new_tokens=64)
+    alone = rule(tokenizer_dir, inputs, tokenizer, config)
+    found = rule(tokenizer_dir, inputs, tokenizer, config, says_rounds=how)
+    assert found.problems == ()
+    assert found.benchmarks["math"].notes[0].startswith(note)
+    for name, part in found.benchmarks.items():
+        assert part.counted_by == "server"
+        assert part.tau_from_tokens == alone.benchmarks[name].tau_from_tokens
+    config = config_of(inputs, benchmarks={"math": str(inputs / "math.jsonl")}, num_warmup_prompts=0)
+    used = rule(tokenizer_dir, inputs, tokenizer, config, says_rounds=how, is_busy=True)
+    [problem] = used.problems
+    assert "counters" in problem
+    assert used.benchmarks["math"].tau_from_tokens is None
+    assert used.benchmarks["math"].notes[0].startswith(note)
+
+
+def test_domains_have_means_over_their_benchmarks(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:
+    paths = {name: str(inputs / f"{name}.jsonl") for name in ("math", "chat")}
+    benchmarks = {
+        "math": {"path": paths["math"], "domain": "code"},
+        "chat": {"path": paths["chat"], "domain": "code"},
+        "again": {"path": paths["chat"]},
+    }
+    config = config_of(inputs, benchmarks=benchmarks, max_new_tokens=64)
+    found = rule(tokenizer_dir, inputs, tokenizer, config, says_rounds="detailed")
+    [(name, domain)] = found.domains.items()
+    assert (name, domain.benchmarks) == ("code", ("math", "chat"))
+    taus = [found.benchmarks[name].tau_from_tokens for name in domain.benchmarks]
+    assert domain.tau_from_tokens == sum(taus) / 2
+    assert domain.tau_from_tokens_ci95 is not None
+    assert [part.domain for part in found.benchmarks.values()] == [None, "code", "code"]
 
 
 def test_what_fails_is_listed_and_loses_nothing_else(tokenizer_dir: Path, inputs: Path, tokenizer: Any) -> None:

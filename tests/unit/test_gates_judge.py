@@ -13,7 +13,7 @@ from deepspec.evaluation.calibration.results import CalibrationResult
 from deepspec.evaluation.compare.drafts import gain
 from deepspec.evaluation.results import DifferingAnswer, Evaluation, GateResult, LosslessProbe, MeanResult
 from deepspec.gates.config import Config
-from deepspec.gates.evidence import Evidence
+from deepspec.gates.evidence import Evidence, Served
 from deepspec.gates.judge import GATES, judge
 from deepspec.gates.looks import error_of
 from deepspec.gates.verdict import Reason, Verdict
@@ -259,6 +259,33 @@ def test_engines_that_nothing_would_ask_are_refused() -> None:
         Config(servable=False, engines=("vllm",))
 
 
+def test_the_recipes_server_has_to_serve_it_as_measured() -> None:
+    url = "http://staging:8100"
+    well = Served(passed=True, sentence="It does.", rounds=40, expected=40)
+    badly = Served(passed=False, sentence="It takes 46 rounds.", rounds=46, expected=40)
+    away = Served(passed=False, sentence="It does not answer.")
+    for found, passed, counts in (
+        (well, True, (40.0, 40.0)),
+        (badly, False, (46.0, 40.0)),
+        (away, False, (None, None)),
+    ):
+        reason = answer(asked(Config(endpoint=url), served=found), "served")
+        assert reason is not None
+        assert (reason.passed, reason.sentence, (reason.measured, reason.required)) == (passed, found.sentence, counts)
+    unasked = answer(asked(Config(endpoint=url)), "served")
+    assert unasked is not None
+    assert not unasked.passed
+    assert answer(asked(served=badly), "served") is None
+
+
+@pytest.mark.parametrize("url", ["staging:8100", "http://user:secret@staging", "http://staging/?key=secret"])
+def test_a_gates_endpoint_is_a_plain_url(url: str) -> None:
+    with pytest.raises(ValueError, match="endpoint") as caught:
+        Config(endpoint=url)
+    assert "it is no http" in str(caught.value) or "DEEPSPEC_ENDPOINT_API_KEY" in str(caught.value)
+    assert Config(endpoint="http://staging:8100/v1/").endpoint == "http://staging:8100"
+
+
 @pytest.mark.parametrize("tau", [None, float("nan"), float("inf"), 0.5])
 def test_an_unusable_measurement_is_an_error_not_an_answer(tau: float | None) -> None:
     unusable = results.gate(tau, IDS)
@@ -342,7 +369,7 @@ def test_thresholds_are_validated(fields: dict[str, object]) -> None:
 
 
 def test_every_gate_of_the_table_is_asked() -> None:
-    everything = Config(min_tau=1.5, min_benchmark_tau={"arithmetic": 1.5})
+    everything = Config(min_tau=1.5, min_benchmark_tau={"arithmetic": 1.5}, endpoint="http://staging:8100")
     parts = {"domains": {"math": ["code"]}, "benchmarks": {"code": counts(3.5)}}
     verdict = asked(everything, champion=3.0, champion_benchmarks={"code": counts(3.0)}, **parts)
     assert [reason.gate for reason in verdict.reasons] == [gate.name for gate in GATES]

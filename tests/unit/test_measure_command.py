@@ -50,6 +50,7 @@ def test_the_last_evaluation_of_the_recipe_is_found(tmp_path: Path, monkeypatch:
 
 def shown(part: ServedAcceptance, *, in_process: InProcess | None, problems: Sequence[str], stopped: int = 0) -> str:
     benchmark = ServedBenchmark(
+        domain=None,
         prompts=12,
         requests=12,
         tokens=300,
@@ -70,7 +71,8 @@ def shown(part: ServedAcceptance, *, in_process: InProcess | None, problems: Seq
         engine_version="0.10.2",
         concurrency=8,
         benchmarks={"math": benchmark, "chat": benchmark},
-        macro=ServedMean(tau=part.tau),
+        domains={},
+        macro=ServedMean(tau_from_tokens=part.tau_from_tokens, tau_from_tokens_ci95=None, tau=part.tau, tau_ci95=None),
         problems=tuple(problems),
         in_process=in_process,
     )
@@ -84,7 +86,8 @@ def test_both_numbers_stand_side_by_side() -> None:
     beside = results.evaluation(math=2.75)
     part_of = {"math": results.benchmark(2.75, prompts=16)}
     assert beside.macro is not None
-    in_process = InProcess(run_id="20260101-2", benchmarks=part_of, macro=beside.macro)
+    taus = {"math": 2.75, "macro": 2.75}
+    in_process = InProcess(run_id="20260101-2", tau_from_tokens=taus, benchmarks=part_of, macro=beside.macro)
     text = shown(part, in_process=in_process, problems=[])
     [line] = [line for line in text.splitlines() if line.startswith("math ")]
     assert line.split() == ["math", "2.750", "2.500", "80", "62", "40", "88.4", "12", "of", "16"]
@@ -93,15 +96,30 @@ def test_both_numbers_stand_side_by_side() -> None:
     assert all(len(line) <= 80 for line in text.splitlines()[:4])
 
 
-def test_where_an_engine_counts_otherwise_is_said() -> None:
+def test_how_rounds_were_counted_and_what_the_engine_counts_is_said() -> None:
     counted = Counted(rounds=100, proposed=300, accepted=150, accepted_at=(80, 50, 20), tokens=262, answers=22)
     text = shown(acceptance(counted), in_process=None, problems=[], stopped=3)
-    assert "By the answers' tokens alone τ served is math 2.400, chat 2.400: without what" in text
+    assert "Counted by the server's counters, of all answers." in text
+    assert "behind an answer's end, is math 2.500, chat 2.500." in text
+    by_round = acceptance(counted).model_copy(update={"counted_by": "round", "tau_from_tokens_ci95": (2.25, 2.75)})
+    text = shown(by_round, in_process=None, problems=[], stopped=3)
+    assert "Counted by the rounds that each reply lists." in text
+    assert "2.400 [2.25, 2.75]" in text
     counted = Counted(rounds=100, proposed=None, accepted=None, accepted_at=(), tokens=262, answers=22)
-    text = shown(acceptance(counted), in_process=None, problems=[], stopped=3)
-    assert "not in τ served" in text
-    assert "tokens alone" not in text
-    assert "not in τ served" not in shown(acceptance(counted), in_process=None, problems=[], stopped=12)
+    assert "behind an answer's end" not in shown(acceptance(counted), in_process=None, problems=[], stopped=3)
+
+
+def test_an_evaluation_whose_answers_are_gone_has_no_such_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSPEC_HOME", str(tmp_path))
+    leave_run(tmp_path, "20260101-2", "tiny", evaluated(3.0))
+    found = last_evaluation(load_recipe("tiny"), tmp_path)
+    assert found is not None
+    assert found.tau_from_tokens == {}
+    assert found.tau_from_tokens_unknown
+    part = acceptance(Counted(rounds=100, proposed=300, accepted=150, accepted_at=(), tokens=262, answers=22))
+    assert "This τ is not known in process: " in shown(part, in_process=found, problems=[])
 
 
 def test_what_was_not_measured_is_said() -> None:

@@ -1,4 +1,4 @@
-"""What an error says of Prefect's server: one sentence that names the variable, or nothing; and what is deployed."""
+"""What an error says of Prefect's server: one sentence that names the variable, or nothing; the names of flow runs."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import httpx
@@ -14,7 +15,7 @@ import yaml
 
 from deepspec.errors import DataError, LaunchError
 from deepspec.recipe import read_yaml
-from deepspec.record import RunStatus
+from deepspec.record import Cost, Failure, RecordedModel, RunRecord, RunStatus
 from tasks.runtime.display import Hidden
 from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.prefect.concurrency import free_ended
@@ -82,20 +83,6 @@ def test_what_is_about_other_things_is_left_alone(error: Exception) -> None:
     assert prefect_server.named(error) is None
 
 
-def test_no_deployment_writes_over_what_a_person_has_switched() -> None:
-    """A new schedule is what the file says, any other what the server says: test_stack.py deploys it again."""
-    deployed = yaml.safe_load(Path("infra/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    assert deployed
-    for deployment in deployed:
-        assert "paused" not in deployment
-        (step,) = (step for build in deployment["build"] for name, step in build.items() if "as_on_the_server" in name)
-        assert step["deployment"].endswith(f"/{deployment['name']}")
-        slugs = [schedule["slug"] for schedule in deployment["schedules"]]
-        assert step["active"].keys() == set(slugs)
-        taken = [schedule["active"] for schedule in deployment["schedules"]]
-        assert taken == [f"{{{{ {step['id']}.{slug} }}}}" for slug in slugs]
-
-
 def test_every_way_a_run_ends_is_a_state_of_its_flow_run() -> None:
     from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 
@@ -104,16 +91,44 @@ def test_every_way_a_run_ends_is_a_state_of_its_flow_run() -> None:
     assert len({name for name, _ in STATES.values()}) == len(STATES)
 
 
-def test_a_flow_run_is_named_by_its_recipe_and_not_by_where_that_lies(tmp_path: Path) -> None:
+def test_a_flow_run_is_named_by_its_model_and_day(tmp_path: Path) -> None:
+    """Not by where a recipe lies, nor by the day of an approval; of a recipe that cannot be read the file is named."""
+    from prefect.runtime import flow_run
+
     from flows.nightly import name_of
 
     path = tmp_path / "some file.yaml"
     path.write_text(yaml.safe_dump({**read_yaml("tiny"), "name": "ours"}))
-    assert name_of("tiny", None) == "tiny"
-    assert name_of(str(path), []) == "ours"
-    assert name_of(str(path), ["name=theirs"]) == "theirs"
-    path.write_text("[")
-    assert name_of(str(path), None) == "some file"
+    due = datetime(2026, 12, 1, 23, 30, tzinfo=UTC)
+    with (
+        patch.object(flow_run, "scheduled_start_time", due, create=True),
+        patch.object(flow_run, "name", "brave-owl", create=True),
+    ):
+        assert name_of("tiny", None) == "tiny · 2026-12-01"
+        assert name_of("tiny", [], "Europe/Zurich") == "tiny · 2026-12-02"
+        assert name_of(str(path), ["registry.model=theirs"]) == "theirs · 2026-12-01"
+        assert name_of(str(path), []) == "ours · 2026-12-01"
+        path.write_text("[")
+        assert name_of(str(path), None) == "some file · 2026-12-01"
+        with patch.object(flow_run, "name", "tiny · 2026-11-29 · awaiting approval v7", create=True):
+            assert name_of("tiny", None) == "tiny · 2026-11-29"
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"status": "promoted"}, "promoted v7"),
+        ({"status": "awaiting_approval"}, "awaiting approval v7"),
+        ({"status": "no_change"}, "no change"),
+        ({"status": "failed", "failure": Failure(error="E", message="m", stage="train", at="t")}, "failed in train"),
+    ],
+)
+def test_a_flow_runs_name_ends_with_how_it_ended(changes: dict[str, Any], outcome: str) -> None:
+    from flows.nightly import outcome_of
+
+    model = RecordedModel(name="tiny", version="7", uri="models:/tiny/7")
+    fields = {"run_id": "r", "recipe": "tiny", "seconds": 1.0, "peak_rss_bytes": 0, "stages": (), "report": None}
+    assert outcome_of(RunRecord(**fields, cost=Cost(cpu_seconds=0.0), model=model, **changes)) == outcome
 
 
 LIMIT = "deepspec-cpu"

@@ -93,7 +93,8 @@ class Exchange:
     """Requests to the endpoints of one pool.
 
     Args:
-        config, model, vocabulary, max_length_tokens, timeout_seconds, limit_name, api_key: as in `Endpoints`.
+        config, model, vocabulary, max_length_tokens, timeout_seconds, limit_name, api_key, asks_rounds: as in
+            `Endpoints`.
 
     Attributes:
         last_sign: when an endpoint last showed a sign of life, `time.monotonic`.
@@ -110,7 +111,9 @@ class Exchange:
         timeout_seconds: float,
         limit_name: str,
         api_key: str | None,
+        asks_rounds: bool = False,
     ) -> None:
+        self._asks_rounds = asks_rounds
         self._config = config
         self._model = model
         self._vocabulary = vocabulary
@@ -130,7 +133,7 @@ class Exchange:
             DataError: the endpoint is not what it should be.
         """
         model = str(endpoint.model)
-        body = completion_request(request, self._config, model, self._vocabulary)
+        body = completion_request(request, self._config, model, self._vocabulary, asks_rounds=self._asks_rounds)
         reply = await self._send(endpoint, request.id, "POST", "/v1/completions", body)
         if reply.status_code != 200:
             words = self._words(reply)

@@ -73,6 +73,7 @@ class Endpoints:
         api_key: sent as bearer token; goes into no message.
         patience_seconds: how long no endpoint may have replied before it is given up.
         pause_seconds: mean of the first pause after a failure.
+        asks_rounds: whether answers are to come with the rounds of speculative decoding behind them.
 
     Raises:
         DataError: on entering: an endpoint serves another model, an engine of another version than the others', or
@@ -94,6 +95,7 @@ class Endpoints:
         api_key: str | None = None,
         patience_seconds: float = 300.0,
         pause_seconds: float = 0.5,
+        asks_rounds: bool = False,
     ) -> None:
         self._endpoints = [Endpoint(url) for url in urls]
         self._exchange = Exchange(
@@ -104,6 +106,7 @@ class Endpoints:
             timeout_seconds=timeout_seconds,
             limit_name=limit_name,
             api_key=api_key,
+            asks_rounds=asks_rounds,
         )
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
@@ -121,6 +124,11 @@ class Endpoints:
         """Name and version of the endpoints' engine, as they say; known once the context is entered."""
         said = self._exchange.engine
         return said[1] if said is not None else ("unknown", "unknown")
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """What each endpoint calls the target; known once the context is entered."""
+        return tuple(str(endpoint.model) for endpoint in self._endpoints)
 
     @property
     def num_lost(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepspec.data.config import Responses
+from deepspec.data.responses.reported_rounds import ASKED, reported_rounds
 from deepspec.data.responses.requests import GenerationFailure, GenerationRequest, GenerationResult
 from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
@@ -61,10 +62,11 @@ class Vocabulary:
 
 
 def completion_request(
-    request: GenerationRequest, config: Responses, model: str, vocabulary: Vocabulary
+    request: GenerationRequest, config: Responses, model: str, vocabulary: Vocabulary, *, asks_rounds: bool = False
 ) -> dict[str, Any]:
-    """The body of a request to `/v1/completions`."""
+    """The body of a request to `/v1/completions`; `asks_rounds`: also for the rounds behind the answer."""
     return {
+        **(ASKED if asks_rounds else {}),
         "model": model,
         "prompt": list(request.prompt_ids),
         "max_tokens": request.max_new_tokens,
@@ -133,7 +135,8 @@ def read_completion(
     if reason == "stop" and ids[-1] not in vocabulary.end_ids:
         ids = [*ids, _end_of(choice, vocabulary)]
         ids_from = "text" if ids_from == "text" else "engine_without_end"
-    return GenerationResult(request.id, tuple(ids), reason, engine, version, ids_from)
+    reported = reported_rounds(reply, choice)
+    return GenerationResult(request.id, tuple(ids), reason, engine, version, ids_from, reported)
 
 
 def words_of(body: bytes) -> str:

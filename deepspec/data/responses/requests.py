@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deepspec import __version__
+from deepspec.data.responses.reported_rounds import ReportedRounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class GenerationResult:
         engine, engine_version: what generated it.
         ids_from: "engine" said the ids; it said them without the token that ends the answer, which was put behind them
             ("engine_without_end"); or it said only the text, which was encoded once ("text").
+        reported: what it said of the rounds of speculative decoding behind it; None: nothing, or it was not asked.
     """
 
     id: str
@@ -43,6 +45,7 @@ class GenerationResult:
     engine: str = "deepspec"
     engine_version: str = __version__
     ids_from: Literal["engine", "engine_without_end", "text"] = "engine"
+    reported: ReportedRounds | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A server counts all clients' requests from its start on. Only the difference over a time without other clients measures
 what we asked; so counters that fell, or moved while none of our requests ran, end in an error.
 
-What the engines count, read from their public sources and untested against the engines themselves:
+What the engines count, vLLM 0.32.0 as it ran on a CPU, SGLang as its source has it:
 
 * vLLM (V1): `vllm:spec_decode_num_drafts` (rounds in which something was proposed), `…_num_draft_tokens`,
   `…_num_accepted_tokens`, `…_num_accepted_tokens_per_pos{position}`, each per engine of a server. Accepted tokens are
@@ -26,7 +26,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
-from deepspec.errors import DataError, MeasurementError, TransientError
+from deepspec.errors import DataError, DeepspecError, MeasurementError, TransientError
 from deepspec.evaluation.server.results import ServedAcceptance
 from deepspec.network import PLAIN, UnusableReply, heeds_proxies, received
 
@@ -56,14 +56,14 @@ _MAX_POSITIONS = 1024
 _MAX_COUNT = 2.0**63
 
 _NO_METRICS = "the server has no /metrics; SGLang has them with --enable-metrics"
-_NO_COUNTERS = (
+NO_COUNTERS = (
     "the server has no counters of speculative decoding: it decodes without a draft, or its statistics are switched off"
 )
 _ONLY_AVERAGES = (
     "the server offers averages only (sglang:spec_accept_length), of which no difference can be taken; newer SGLang"
     " counts sglang:spec_verify_calls_total"
 )
-_NO_ROUNDS = "the server counted no round of speculative decoding"
+NO_ROUNDS = "the server counted no round of speculative decoding"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def parse(text: str) -> Reading:
             f"GET /metrics returned no Prometheus metrics ({str(error)[:80]}).",
             remedy="Name the base URL of the server itself.",
         ) from error
-    nothing = _ONLY_AVERAGES if averages else _NO_COUNTERS
+    nothing = _ONLY_AVERAGES if averages else NO_COUNTERS
     return Reading(counts, started, None if "rounds" in counts else nothing)
 
 
@@ -170,8 +170,11 @@ def acceptance(counted: Counted) -> ServedAcceptance:
     trials = (rounds, *counted.accepted_at[:-1]) if counted.accepted_at else ()
     verified = None if accepted is None or proposed is None else _ratio(rounds + accepted, rounds + proposed)
     return ServedAcceptance(
-        tau=from_tokens if accepted is None else from_accepted,
         tau_from_tokens=from_tokens,
+        tau_from_tokens_ci95=None,
+        tau_from_tokens_answers=None if from_tokens is None else counted.answers,
+        counted_by="server" if rounds else None,
+        tau=from_tokens if accepted is None else from_accepted,
         tau_ci95=None,
         conditional_acceptance=tuple(_ratio(at, of) for at, of in zip(counted.accepted_at, trials, strict=True)),
         conditional_trials=trials,
@@ -182,7 +185,7 @@ def acceptance(counted: Counted) -> ServedAcceptance:
         rounds=counted.rounds,
         proposed=proposed,
         accepted=accepted,
-        not_measured=None if rounds else _NO_ROUNDS,
+        not_measured=None if rounds else NO_ROUNDS,
     )
 
 
@@ -241,6 +244,13 @@ class ServerMetrics:
             reraise=True,
         )
         return again(self._read)
+
+    def read_or_why_not(self) -> Reading | DeepspecError:
+        """The counters now; or why there are none, which matters only if replies do not say their rounds."""
+        try:
+            return self.read()
+        except (DataError, TransientError) as error:
+            return error
 
     def _read(self) -> Reading:
         import httpx

@@ -2,10 +2,11 @@
 
     document = measure(recipe.evaluate, Server(url, …), renderer=…, vocabulary=…, context=…)
 
-Acceptance comes from the server's own counters (counters.py), as differences around each benchmark; engine and
-version are recorded with it, because the same draft's acceptance changes with them. What the server did not count is
-None, and `not_measured` says why. No other client may use the server meanwhile: its tokens and answers are compared
-with those that were asked for.
+Acceptance comes from the replies where each says the rounds behind its answer (replies.py): then others may use the
+server, too. Else it comes from the server's own counters (counters.py), as differences around each benchmark, and no
+other client may use it meanwhile: its tokens and answers are compared with those that were asked for. Engine and
+version are recorded, because the same draft's acceptance changes with them. What was not counted is None, and
+`not_measured` says why.
 
 Greedy answers are the target's, here as there (to the rounding of its kernels); sampled ones are drawn by the engine's
 own generator, so that of these only means can be compared.
@@ -19,18 +20,16 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from deepspec.data.config import Responses
 from deepspec.data.responses.endpoint_pool import Endpoints
 from deepspec.data.responses.endpoint_protocol import Vocabulary
 from deepspec.data.responses.requests import GenerationRequest, GenerationResult
 from deepspec.errors import DeepspecError, MeasurementError, RecipeError, TransientError
 from deepspec.evaluation.answering import requests_for
-from deepspec.evaluation.config import Config
-from deepspec.evaluation.metrics import mean
+from deepspec.evaluation.config import Config, domains_of
 from deepspec.evaluation.prompts.selection import (
     EncodedPrompt,
     EncodedPrompts,
@@ -43,61 +42,22 @@ from deepspec.evaluation.prompts.selection import (
 )
 from deepspec.evaluation.results import LostTurn
 from deepspec.evaluation.server import counters
-from deepspec.evaluation.server.counters import Counted, Reading, ServerMetrics
-from deepspec.evaluation.server.results import ServedBenchmark, ServedEvaluation, ServedMean
+from deepspec.evaluation.server.asked import Pace, Server, endpoints_of
+from deepspec.evaluation.server.counters import Reading, ServerMetrics
+from deepspec.evaluation.server.played import Played, by_replies, compared, mean_of, why_not_by_replies
+from deepspec.evaluation.server.replies import Measured
+from deepspec.evaluation.server.results import (
+    ServedAcceptance,
+    ServedBenchmark,
+    ServedDomain,
+    ServedEvaluation,
+)
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from deepspec.data.chat.renderer import Renderer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Server:
-    """Which server, and how it is asked.
-
-    Attributes:
-        url: base URL, without `/v1` and without credentials.
-        model: the target's name; the server must serve it.
-        served_model: the name under which it does so; None: `model`.
-        concurrency: requests in flight.
-        timeout_seconds: of one answer.
-        patience_seconds: how long the server may be silent before it is given up.
-        api_key: sent as bearer token.
-    """
-
-    url: str
-    model: str
-    served_model: str | None = None
-    concurrency: int = 1
-    timeout_seconds: float = 600.0
-    patience_seconds: float = 300.0
-    api_key: str | None = None
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long counters must have stood still to be read, and how long that is waited for, in seconds."""
-
-    idle_seconds: float = 1.0
-    limit_seconds: float = 30.0
-
-
-@dataclass
-class _Played:
-    """One benchmark, answered."""
-
-    answers: list[GenerationResult] = field(default_factory=list)
-    answered: set[str] = field(default_factory=set)
-    failed: list[LostTurn] = field(default_factory=list)
-    skipped: list[LostTurn] = field(default_factory=list)
-    num_requests: int = 0
-    seconds: float = 0.0
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(answer.output_ids) for answer in self.answers)
 
 
 def measure(
@@ -143,14 +103,14 @@ def measure(
         prompts[name] = encode(name, selected, renderer, context=context, max_skipped_share=config.max_skipped_share)
     progress.start(sum(len(encoded.prompts) for encoded in prompts.values()), "prompts")
     with (
-        _endpoints(config, server, vocabulary, _longest(config, prompts, context)) as endpoints,
+        endpoints_of(server, vocabulary, config.sampling, _longest(config, prompts, context)) as endpoints,
         ServerMetrics(server.url, api_key=server.api_key) as metrics,
     ):
         player = _Player(config, endpoints, metrics, context, renderer, pace)
         player.warm_up([prompt for encoded in prompts.values() for prompt in encoded.prompts])
-        benchmarks, problems = {}, []
+        benchmarks, measured, problems = {}, {}, []
         for name, encoded in prompts.items():
-            benchmarks[name], found = player.benchmark(name, encoded, progress)
+            benchmarks[name], measured[name], found = player.benchmark(name, encoded, progress)
             problems += found
         engine, version = endpoints.engine
     return ServedEvaluation(
@@ -159,7 +119,11 @@ def measure(
         engine_version=version,
         concurrency=server.concurrency,
         benchmarks=benchmarks,
-        macro=ServedMean(tau=mean([part.tau for part in benchmarks.values()])),
+        domains={
+            domain: ServedDomain(benchmarks=tuple(names), **dict(mean_of(names, benchmarks, measured)))
+            for domain, names in sorted(domains_of(config.benchmarks).items())
+        },
+        macro=mean_of(list(benchmarks), benchmarks, measured),
         problems=tuple(problems),
     )
 
@@ -177,23 +141,34 @@ class _Player:
     gone: str | None = None
 
     def warm_up(self, prompts: Sequence[EncodedPrompt]) -> None:
-        """Ask for a few answers that do not count, so that no benchmark pays for first calls; check that it idles."""
-        self._play(prompts[: self.config.num_warmup_prompts], _Played(), SILENT)
-        self._idle_reading()
+        """Ask for a few answers that do not count, so that no benchmark pays for first calls.
 
-    def benchmark(self, name: str, encoded: EncodedPrompts, progress: Progress) -> tuple[ServedBenchmark, list[str]]:
-        """What is said of one benchmark, and what is wrong with it."""
-        played, notes, problems = _Played(), [], []
-        lost = self.endpoints.num_lost
+        Where these do not say their rounds, the server has to be idle.
+        """
+        played = Played()
+        self._play(prompts[: self.config.num_warmup_prompts], played, SILENT)
+        if played.answers and not played.say_rounds():
+            self._idle_reading()
+
+    def benchmark(
+        self, name: str, encoded: EncodedPrompts, progress: Progress
+    ) -> tuple[ServedBenchmark, Measured | None, list[str]]:
+        """What is said of one benchmark, what means need of it (None: by counters), and what is wrong with it."""
+        played, measured = Played(), None
+        notes: list[str] = []
+        problems: list[str] = []
         try:
             if self.gone is not None:
                 raise TransientError(self.gone, remedy="Check that the server runs.")
-            before = self.metrics.read()
+            lost, before = self.endpoints.num_lost, self.metrics.read_or_why_not()
             self._play(encoded.prompts, played, progress)
-            after = self._idle_reading()
-            counted = counters.difference(before, after)
-            notes = _compared(counted, played, self.endpoints.num_lost - lost, self.config.max_new_tokens)
-            found = counters.not_measured(after.reason) if after.reason else counters.acceptance(counted)
+            why_not = why_not_by_replies(played)
+            if why_not is None:
+                measured, notes = by_replies(played)
+                found = measured.acceptance
+            else:
+                notes = [why_not] if why_not else []
+                found = self._by_counters(before, played, self.endpoints.num_lost - lost, notes)
         except (MeasurementError, TransientError) as error:
             found = counters.not_measured(error.what)
             problems.append(f"benchmark {name}: {error}")
@@ -205,7 +180,8 @@ class _Player:
                 f"benchmark {name}: {len(played.failed)} of {total} prompts failed; the first,"
                 f" {played.failed[0].place}: {played.failed[0].reason}"
             )
-        measured = ServedBenchmark(
+        benchmark = ServedBenchmark(
+            domain=self.config.benchmarks[name].domain_of(name),
             prompts=len(played.answered),
             requests=played.num_requests,
             tokens=played.num_tokens,
@@ -217,14 +193,25 @@ class _Player:
             notes=tuple(notes),
             **dict(found),
         )
-        return measured, problems
+        return benchmark, measured, problems
+
+    def _by_counters(
+        self, before: Reading | DeepspecError, played: Played, num_lost: int, notes: list[str]
+    ) -> ServedAcceptance:
+        """Acceptance by the server's counters; what has to be known of it is put to the notes."""
+        if isinstance(before, DeepspecError):
+            raise before
+        after = self._idle_reading()
+        counted = counters.difference(before, after)
+        notes += compared(counted, played, num_lost, self.config.max_new_tokens)
+        return counters.not_measured(after.reason) if after.reason else counters.acceptance(counted)
 
     def _idle_reading(self) -> Reading:
         return counters.idle_reading(
             self.metrics.read, idle_seconds=self.pace.idle_seconds, limit_seconds=self.pace.limit_seconds
         )
 
-    def _play(self, prompts: Sequence[EncodedPrompt], played: _Played, progress: Progress) -> None:
+    def _play(self, prompts: Sequence[EncodedPrompt], played: Played, progress: Progress) -> None:
         """Ask all turns of all prompts, noting what comes; one that fails does not lose the others."""
         waiting: deque[tuple[EncodedPrompt, EncodedPrompt, list[GenerationResult]]] = deque(
             (prompt, prompt, []) for prompt in prompts
@@ -247,6 +234,8 @@ class _Player:
             if isinstance(result, GenerationResult):
                 answers.append(result)
                 played.answers.append(result)
+                played.by_prompt[prompt.id] = answers
+                played.places[prompt.id] = prompt.place
                 following = self._next_turn(prompt, answers, played)
                 if following is not None:
                     waiting.append((prompt, following, answers))
@@ -261,7 +250,7 @@ class _Player:
             played.seconds = time.perf_counter() - started
 
     def _next_turn(
-        self, prompt: EncodedPrompt, answers: Sequence[GenerationResult], played: _Played
+        self, prompt: EncodedPrompt, answers: Sequence[GenerationResult], played: Played
     ) -> EncodedPrompt | None:
         """What is asked behind the server's own answers; None after the last turn, and where the next is too long."""
         asked = prompt.asked
@@ -281,71 +270,7 @@ class _Player:
         return GenerationRequest(request.id, request.prompt_ids, min(request.max_new_tokens, room), request.seed)
 
 
-def _endpoints(config: Config, server: Server, vocabulary: Vocabulary, longest: int) -> Endpoints:
-    sampling = config.sampling
-    return Endpoints(
-        [server.url],
-        Responses(
-            engine="endpoint",
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            served_model=server.served_model,
-        ),
-        model=server.model,
-        vocabulary=vocabulary,
-        max_length_tokens=longest,
-        limit_name="the longest prompt with evaluate.max_new_tokens",
-        concurrency=server.concurrency,
-        timeout_seconds=server.timeout_seconds,
-        patience_seconds=server.patience_seconds,
-        api_key=server.api_key,
-    )
-
-
 def _longest(config: Config, prompts: Mapping[str, EncodedPrompts], context: int) -> int:
     """Positions that the longest prompt and its answer take."""
     lengths = [len(prompt.prompt_ids) for encoded in prompts.values() for prompt in encoded.prompts]
     return min(max(lengths, default=0) + config.max_new_tokens, context)
-
-
-def _compared(counted: Counted, played: _Played, num_lost: int, max_new_tokens: int) -> list[str]:
-    """Whether the server did what it was asked for, and nothing else.
-
-    Returns:
-        Notes to show with the numbers.
-
-    Raises:
-        MeasurementError: others were answered as well.
-    """
-    spare = num_lost + len(played.failed)  # worked on, perhaps, without an answer that counts here
-    notes = []
-    if spare:
-        notes.append(
-            f"{spare} attempts brought no answer; what the server did for them may be in its counters, and their"
-            " prompts in there twice"
-        )
-    if counted.answers is None and counted.tokens is None:
-        return [*notes, "the server counts neither answers nor tokens: other clients' could not be excluded"]
-    extra_answers = 0 if counted.answers is None else counted.answers - len(played.answers)
-    if not 0 <= extra_answers <= spare:
-        raise _used_by_others(f"finished {counted.answers} answers", f"{len(played.answers)} of them")
-    if counted.tokens is None:
-        return notes
-    if any(answer.ids_from == "text" for answer in played.answers):
-        return [*notes, "the server said its answers as text: its tokens could not be compared with ours"]
-    extra_tokens = counted.tokens - played.num_tokens
-    if not extra_tokens:
-        return notes
-    # Whether the token that ends an answer is counted is not the same everywhere.
-    ends = sum(answer.finish_reason == "stop" for answer in played.answers)
-    if not -ends <= extra_tokens <= ends + spare * max_new_tokens:
-        raise _used_by_others(f"generated {counted.tokens} tokens", f"{played.num_tokens} of them")
-    return [*notes, f"the server generated {counted.tokens} tokens, and our answers have {played.num_tokens}"]
-
-
-def _used_by_others(did: str, ours: str) -> DeepspecError:
-    return MeasurementError(
-        f"The server {did}, and only {ours} were ours: others used it.",
-        remedy="Measure while no one else uses the server.",
-    )

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspec.decoding.config import Sampling
-from deepspec.errors import RecipeError
-from deepspec.evaluation.results import MeanResult
-from deepspec.evaluation.server.results import InProcess, ServedBenchmark, ServedEvaluation
+from deepspec.errors import DeepspecError, RecipeError
+from deepspec.evaluation.results import MeanResult, Number
+from deepspec.evaluation.server.results import InProcess, ServedBenchmark, ServedEvaluation, ServedMean
+from deepspec.home import store_of
 from deepspec.inputs import local, made_target
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import Recipe, load_recipe
+from deepspec.record import RunRecord
 from flows.cli.terminal import say
 from flows.cli.terminal import show as show_whole
 from tasks.runtime.record.run_record import read_record
@@ -60,7 +62,8 @@ def document(
     """
     from deepspec.data.chat.renderer import Renderer
     from deepspec.data.responses.endpoint_exchange import KEY_VARIABLE
-    from deepspec.evaluation.server.measure import Server, measure
+    from deepspec.evaluation.server.asked import Server
+    from deepspec.evaluation.server.measure import measure
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_there
     from tasks.generators import vocabulary_of
@@ -111,8 +114,34 @@ def last_evaluation(recipe: Recipe, home: Path) -> InProcess | None:
         for part in record.evaluations:
             if part.algorithm in (None, recipe.draft.algorithm):
                 macro = part.macro or MeanResult(tau=None, speedup=None)
-                return InProcess(run_id=record.run_id, benchmarks=part.benchmarks, macro=macro)
+                taus, unknown = _from_tokens(record, part.algorithm, recipe, home)
+                return InProcess(
+                    run_id=record.run_id,
+                    tau_from_tokens=taus,
+                    tau_from_tokens_unknown=unknown,
+                    benchmarks=part.benchmarks,
+                    domains=part.domains,
+                    macro=macro,
+                )
     return None
+
+
+def _from_tokens(
+    record: RunRecord, algorithm: str | None, recipe: Recipe, home: Path
+) -> tuple[dict[str, Number | None], str | None]:
+    """τ from tokens of a run's benchmarks and of `macro`; or why it is not known."""
+    from deepspec.evaluation.kept_answers import kept_answers
+    from deepspec.evaluation.kept_answers import tau_from_tokens as taus_of
+
+    made = next((one for one in record.stages if (one.name, one.algorithm) == ("evaluate", algorithm)), None)
+    if made is None or not made.key:
+        return {}, f"run {record.run_id} does not name its evaluation"
+    try:
+        evaluation = store_of(home, record.store or recipe.store.url).get(made.kind, made.key)
+        answers = kept_answers(evaluation.directory())
+    except DeepspecError as error:
+        return {}, error.what
+    return taus_of(answers), None
 
 
 def save(found: ServedDocument, out: Path) -> None:
@@ -134,14 +163,16 @@ def show(found: ServedDocument, console: "Console") -> None:
     """In-process and served acceptance side by side, with notes on how they differ."""
     from rich.text import Text
 
+    from deepspec.evaluation.metrics import mean
     from deepspec.reports.formatting import MACRO, number
     from deepspec.reports.terminal import whole_table
 
     table = whole_table()
     table.add_column("", overflow="fold")
-    for column in ("τ in process", "τ served", "accepted at k, %", "tokens/s", "prompts"):
-        table.add_column(column, justify="left" if column.startswith("accepted") else "right", no_wrap=True)
+    for column in ("τ in process", "τ served", "at k, %", "tokens/s", "prompts"):
+        table.add_column(column, justify="left" if column.startswith("at k") else "right", no_wrap=True)
     earlier = found.in_process
+    in_process = earlier.tau_from_tokens if earlier is not None else {}
     for name, part in found.benchmarks.items():
         ours = earlier.benchmarks.get(name) if earlier is not None else None
         counts = [part.prompts]
@@ -149,17 +180,36 @@ def show(found: ServedDocument, console: "Console") -> None:
             counts.append(ours.prompts)
         table.add_row(
             Text(name),
-            number(ours.tau if ours is not None else None, 3),
-            number(part.tau, 3),
+            number(in_process.get(name), 3),
+            _with_interval(part),
             " ".join(number(None if rate is None else 100 * rate, 0) for rate in part.conditional_acceptance),
             number(part.tokens_per_second, 1),
             " of ".join(map(str, counts)),
         )
     if len(found.benchmarks) > 1:
-        in_process = number(earlier.macro.tau if earlier is not None else None, 3)
-        table.add_row(MACRO, in_process, number(found.macro.tau, 3), "", "", "", style="bold")
+        for domain, of_domain in found.domains.items():
+            if len(of_domain.benchmarks) > 1:
+                own = mean([in_process.get(name) for name in of_domain.benchmarks])
+                table.add_row(Text(f"domain {domain}"), number(own, 3), _with_interval(of_domain), "", "", "")
+        table.add_row(MACRO, number(in_process.get("macro"), 3), _with_interval(found.macro), "", "", "", style="bold")
     show_whole(console, table)
     say(console, *_remarks(found))
+
+
+def _with_interval(part: ServedBenchmark | ServedMean) -> str:
+    from deepspec.reports.formatting import number
+
+    ends = part.tau_from_tokens_ci95
+    bounds = f" [{number(ends[0], 2)}, {number(ends[1], 2)}]" if ends is not None else ""
+    return f"{number(part.tau_from_tokens, 3)}{bounds}"
+
+
+_COUNTED = {
+    "round": "by the rounds that each reply lists",
+    "answer": "by the rounds that each reply sums up",
+    "server": "by the server's counters, of all answers",
+    None: "",
+}
 
 
 def _remarks(found: ServedDocument) -> list[str]:
@@ -168,7 +218,15 @@ def _remarks(found: ServedDocument) -> list[str]:
         compared = "This home has no evaluation of this recipe to compare with."
     else:
         compared = f"In process: run {found.in_process.run_id}."
-    lines = [f"{where} {compared}", "τ: tokens per round, bonus included. Accepted at k: given that all before were."]
+    lines = [
+        f"{where} {compared}",
+        "τ: (tokens - answers) / rounds of the answers that ended by themselves, with its 95 % interval over prompts.",
+        "At k: accepted, given that all before were.",
+        *_ways(found.benchmarks),
+    ]
+    if found.in_process is not None and found.in_process.tau_from_tokens_unknown:
+        unknown = found.in_process.tau_from_tokens_unknown.rstrip(".")
+        lines.append(f"This τ is not known in process: {unknown}.")
     lines += _other_counts(found.benchmarks)
     for name, part in found.benchmarks.items():
         reason = part.not_measured
@@ -179,30 +237,27 @@ def _remarks(found: ServedDocument) -> list[str]:
     return [*lines, *found.problems]
 
 
+def _ways(benchmarks: Mapping[str, ServedBenchmark]) -> list[str]:
+    """How rounds were counted, in a sentence; it names the benchmarks where there is more than one way."""
+    ways: dict[str, list[str]] = {}
+    for name, part in benchmarks.items():
+        if part.counted_by is not None:
+            ways.setdefault(_COUNTED[part.counted_by], []).append(name)
+    if len(ways) == 1:
+        return [f"Counted {next(iter(ways))}."]
+    return [f"Counted {way}: {', '.join(names)}." for way, names in ways.items()]
+
+
 def _other_counts(benchmarks: Mapping[str, ServedBenchmark]) -> list[str]:
-    """Notes on where the engine counts differently from the evaluation in process, and by how much at most."""
+    """What acceptance by the engine's own count would be, which is higher."""
     from deepspec.reports.formatting import number
 
-    lines = []
     wider = {
-        name: number(part.tau_from_tokens, 3)
+        name: number(1 + part.accepted / part.rounds, 3)
         for name, part in benchmarks.items()
-        if part.stopped
-        and part.tau is not None
-        and part.tau_from_tokens is not None
-        and part.tau_from_tokens < part.tau
+        if part.stopped and part.accepted is not None and part.rounds
     }
-    if wider:
-        said = ", ".join(f"{name} {tau}" for name, tau in wider.items())
-        lines.append(
-            f"By the answers' tokens alone τ served is {said}: without what the engine accepted behind an answer's end."
-            " As τ in process is counted, it lies between."
-        )
-    if any(
-        part.tau is not None and part.accepted is None and part.stopped < part.requests for part in benchmarks.values()
-    ):
-        lines.append(
-            "This engine counts answers' tokens, not accepted ones: what was cut off at evaluate.max_new_tokens is in"
-            " τ in process, and not in τ served."
-        )
-    return lines
+    if not wider:
+        return []
+    said = ", ".join(f"{name} {tau}" for name, tau in wider.items())
+    return [f"1 + accepted / rounds, with what the engine accepted behind an answer's end, is {said}."]
