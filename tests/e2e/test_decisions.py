@@ -102,9 +102,6 @@ def test_a_budget_that_is_used_up_ends_the_training_where_it_can_go_on(warm: Hom
     attempts = warm.path / "work" / train["key"] / "attempts"
     saved = json.loads((attempts / "0001" / "result.json").read_text())["steps"]
     assert (warm.path / "work" / train["key"] / "checkpoints" / f"step-{saved:09d}" / "manifest.json").is_file()
-    with sqlite3.connect(warm.path / "prefect" / "prefect.db") as database:
-        found = "select state_name, state_type from flow_run where name = ?"
-        assert ("BudgetExhausted", "COMPLETED") in database.execute(found, (record["run_id"],)).fetchall()
     with sqlite3.connect(warm.path / "mlflow.db") as database:
         ended = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert ended == (0,)
@@ -152,8 +149,7 @@ def test_a_target_of_another_tokenizer_is_refused(warm: Home, tmp_path: Path) ->
     shutil.copytree(warm.path / "tiny" / "target", other)
     written = json.loads((other / "tokenizer.json").read_text())
     ids = written["model"]["vocab"]
-    first, second = sorted(ids, key=lambda token: int(ids[token]))[:2]
-    ids[first], ids[second] = ids[second], ids[first]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
     (other / "tokenizer.json").write_text(json.dumps(written))
     done = warm.run("run", "tiny", "--set", f"target.path={other}", code=2)
     assert "another target or tokenizer" in " ".join(done.err.split())
