@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deepspec.registry.draft_names import draft_of
+from deepspec.registry.draft_names import MODELS, draft_of
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.starts import Start, Starts
@@ -56,7 +56,7 @@ def beginning_of(run: "Run[Recipe]", training: Stage, learned: Mapping[str, Refe
     wanted = run.recipe.train.init_from
     if wanted is None:
         return Beginning()
-    if wanted != CHAMPION:
+    if wanted not in (CHAMPION, f"{MODELS}{run.recipe.registered_model}@{CHAMPION}"):
         return Beginning(_named(run, wanted))
     waiting = any(isinstance(item, Pending) for item in learned.values())
     subject = None if waiting else artifact_key(training.ingredients(run, learned))

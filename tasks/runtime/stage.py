@@ -247,38 +247,37 @@ def make(making: Making) -> Any:
     """
     if making.found is not None:
         return pages.cached(_reference(making.found))
-    making.run.on_making()
+    run, stage = making.run, making.stage
+    run.on_making()
+    computes = stage.computes if isinstance(stage.computes, bool) else stage.computes(making.handed(), run.recipe)
     try:
-        return _made(making)
+        with pages.shown(run, stage.name, computes=computes, workers=stage.workers) as page:
+            job = making.job(page)
+            parents = _parents(making.inputs)
+            num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
+            used_gpus = num_gpus if computes and device_of(run.execution) == "cuda" else 0
+            account = paid(run.accounts, run.home, making.key, run.run_id, num_gpus=used_gpus)
+            with (
+                account as earlier,
+                run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing,
+            ):
+                job.allowance = allowance_of(run, earlier, num_gpus=used_gpus)
+                started = time.monotonic()
+                try:
+                    counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
+                except DataError as error:
+                    _keep_quarantine(run, stage.name, writing.directory, error)
+                    raise
+                if job.computes_on_gpu or counts.device == "cuda":
+                    took = round((time.monotonic() - started) * num_gpus, 3)
+                    counts = counts.model_copy(update={"gpu_seconds": took})
+                writing.counts, writing.earlier_cost = counts.to_json(), earlier()
+                _check_unchanged(making.inputs)
+            making.found = run.known[stage.name, making.key] = writing.artifact
+            page.show_table(making.key, counts)
     except BudgetExceeded as error:
         making.over_budget = error
         return state_of("budget_exhausted", str(error))
-
-
-def _made(making: Making) -> dict[str, str]:
-    run, stage = making.run, making.stage
-    computes = stage.computes if isinstance(stage.computes, bool) else stage.computes(making.handed(), run.recipe)
-    with pages.shown(run, stage.name, computes=computes, workers=stage.workers) as page:
-        job = making.job(page)
-        parents = _parents(making.inputs)
-        num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
-        used_gpus = num_gpus if computes and device_of(run.execution) == "cuda" else 0
-        account = paid(run.accounts, run.home, making.key, run.run_id, num_gpus=used_gpus)
-        with account as earlier, run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
-            job.allowance = allowance_of(run, earlier, num_gpus=used_gpus)
-            started = time.monotonic()
-            try:
-                counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
-            except DataError as error:
-                _keep_quarantine(run, stage.name, writing.directory, error)
-                raise
-            if job.computes_on_gpu or counts.device == "cuda":
-                took = round((time.monotonic() - started) * num_gpus, 3)
-                counts = counts.model_copy(update={"gpu_seconds": took})
-            writing.counts, writing.earlier_cost = counts.to_json(), earlier()
-            _check_unchanged(making.inputs)
-        making.found = run.known[stage.name, making.key] = writing.artifact
-        page.show_table(making.key, counts)
     return _reference(making.found)
 
 

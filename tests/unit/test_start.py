@@ -93,6 +93,14 @@ def nights(tmp_path: Path) -> Nights:
     return Nights(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["champion", "models:/tiny@champion"])
+def test_a_champion_is_one_by_either_name(tmp_path: Path, name: str) -> None:
+    nights = Nights(tmp_path, f"train.init_from={name}")
+    _, first, _ = nights.night("monday")
+    assert nights.night("monday")[:2] == ("hit", first)
+    assert nights.started_from(nights.night("tuesday")[1]) == first
+
+
 def test_the_first_night_trains_from_new_weights_and_says_so(nights: Nights) -> None:
     status, draft, notes = nights.night("monday")
     assert (status, nights.started_from(draft)) == ("ran", None)

@@ -57,11 +57,6 @@ class RecipeRun:
     notes: tuple[str, ...] = ()
     repaired: bool = False
 
-    @property
-    def has_news(self) -> bool:
-        """Whether anything was made, or done: else there is nothing to track and to report."""
-        return self.tracking_run is not None or self.repaired
-
 
 @dataclass
 class Result:

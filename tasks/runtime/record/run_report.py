@@ -34,7 +34,8 @@ def write(result: Result, record: RunRecord) -> str | None:
         Of a run without news that of the last run in this home with the same results; None if there is none.
     """
     folder = result.run.folder / "report"
-    if result.error is None and not any(part.has_news for part in result.parts):
+    made = any(stage.status in ("ran", "rebuilt") for stage in record.stages)
+    if result.error is None and not made and not any(part.repaired for part in result.parts):
         return _report_of_the_same(result, record)
     if len(result.parts) == 1:
         page = _write_part(result, result.parts[0], record, folder)
