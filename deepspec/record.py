@@ -38,6 +38,8 @@ class StageEntry(JsonRecord):
         kind, key: of its artifact; empty where there is none.
         why: it ran, or did not.
         algorithm: whose stage it was, in a run of several.
+        cost: what the run itself used for it, failed attempts included, by the names in `deepspec.usage.USED`; None:
+            nothing, or an earlier deepspec left it out.
     """
 
     name: str
@@ -47,6 +49,7 @@ class StageEntry(JsonRecord):
     key: str
     why: str
     algorithm: str | None = None
+    cost: dict[str, Number] | None = None
 
 
 class RecordedEvaluation(Evaluation):
@@ -102,11 +105,14 @@ class RecordedModel(JsonRecord):
 
 
 class Cost(JsonRecord):
-    """What a run used; what it found ready cost nothing.
+    """What a run used, in attempts that failed or were killed, too; what it found ready cost nothing.
 
     Attributes:
         cpu_seconds, gpu_seconds: of all its processes, of all GPUs.
         bytes_written: to the store.
+        bytes_read: from object storage.
+        put_requests, get_requests, list_requests, delete_requests: to object storage, retries included.
+        endpoint_requests: to the servers of `run.endpoints`.
         tokens: that were encoded.
         states_bytes: of the states that were captured.
         training_peak_bytes: the most memory that a training process took.
@@ -116,6 +122,12 @@ class Cost(JsonRecord):
     cpu_seconds: Number
     gpu_seconds: Number = 0.0
     bytes_written: int = 0
+    bytes_read: int = 0
+    put_requests: int = 0
+    get_requests: int = 0
+    list_requests: int = 0
+    delete_requests: int = 0
+    endpoint_requests: int = 0
     tokens: int = 0
     states_bytes: int = 0
     training_peak_bytes: int = 0
@@ -170,7 +182,7 @@ class RunRecord(JsonRecord):
         failure: the same with its class, stage and time; None: nothing did, or an earlier deepspec left it out.
         seeds: the study over training seeds.
         resolved_recipe: the recipe with every default, or those of several in order; None: an earlier deepspec left it
-            out, or the run died.
+            out.
         registered_models: that its recipes are about, also where it registered nothing.
         flow_runs, tracking_runs: its runs on Prefect's server and in MLflow, by their ids.
         night: the Prefect deployment that started it; None: a person did.

@@ -35,8 +35,18 @@ from deepspec.store.backends.local import LocalBackend
 from deepspec.store.backends.s3_location import SCHEME
 from deepspec.store.keys import Ingredients, artifact_key
 from deepspec.store.layout import Stat
-from deepspec.store.manifest import FORMAT, FileEntry, Manifest, Parent, content_digest
+from deepspec.store.manifest import (
+    EARLIER,
+    FORMAT,
+    EarlierAttempt,
+    FileEntry,
+    Manifest,
+    Parent,
+    Payer,
+    content_digest,
+)
 from deepspec.store.writing import check, entries
+from deepspec.usage import added_up, counted_since, counted_so_far
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +57,17 @@ class Writing:
     Attributes:
         directory: what is written there becomes the artifact.
         counts: what was counted.
-        earlier_cost: what attempts that did not finish have cost, for the manifest.
+        gpu_seconds: of all GPUs.
+        made_by: who pays.
+        earlier: attempts that did not finish.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.counts: dict[str, Any] = {}
-        self.earlier_cost: dict[str, float] = {}
+        self.gpu_seconds = 0.0
+        self.made_by: Payer | None = None
+        self.earlier: tuple[EarlierAttempt, ...] = ()
         self._artifact: Artifact | None = None
 
     def published(self, artifact: Artifact) -> None:
@@ -179,7 +193,7 @@ class Store:
         prefix = f"{kind}/{artifact_key(ingredients)}/{uuid.uuid4().hex}"
         staging = self.backend.staging(prefix)
         writing = Writing(staging)
-        started, started_cpu = time.monotonic(), _cpu_seconds()
+        started, started_cpu, counted = time.monotonic(), _cpu_seconds(), counted_so_far()
         try:
             yield writing
             files = tuple(entries(staging))
@@ -187,10 +201,11 @@ class Store:
             cost = {
                 "seconds": round(time.monotonic() - started, 3),
                 "cpu_seconds": round(_cpu_seconds() - started_cpu, 3),
+                **({"gpu_seconds": writing.gpu_seconds} if writing.gpu_seconds else {}),
                 "bytes_written": float(sum(entry.size for entry in files)),
-                **writing.earlier_cost,
+                **counted_since(counted),
             }
-            data = self._manifest(prefix, ingredients, parents or {}, files, writing.counts, cost).to_bytes()
+            data = self._manifest(prefix, ingredients, parents or {}, files, writing, cost).to_bytes()
             # As readers will see it; what could not be read back is not published.
             manifest = Manifest.from_bytes(data, where=prefix)
         except BaseException as error:
@@ -344,10 +359,11 @@ class Store:
         ingredients: Ingredients,
         parents: Mapping[str, Parent],
         files: tuple[FileEntry, ...],
-        counts: dict[str, Any],
+        writing: Writing,
         cost: dict[str, float],
     ) -> Manifest:
         kind, key, attempt = prefix.split("/")
+        earlier = added_up(one.cost for one in writing.earlier)
         return Manifest(
             format=FORMAT,
             kind=kind,
@@ -357,9 +373,11 @@ class Store:
             parents=dict(parents),
             files=files,
             digest=content_digest(files),
-            counts=counts,
+            counts=writing.counts,
             code=self.code,
-            cost=cost,
+            cost={**cost, **{f"{EARLIER}{name}": used for name, used in earlier.items()}},
+            made_by=writing.made_by,
+            earlier=writing.earlier,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

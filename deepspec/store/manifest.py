@@ -17,6 +17,9 @@ from deepspec.store.records import refuse_newer, seal, unseal
 ABOUT = "about/"
 """Files that are kept and checked like any other, but are no part of what an artifact is."""
 
+EARLIER = "earlier_"
+"""Before a name in a manifest's `cost`: of earlier attempts, which did not finish."""
+
 FORMAT = 1
 """Raised when a manifest is written that an older deepspec could not read."""
 
@@ -67,6 +70,36 @@ class Parent(_Record):
     digest: str
 
 
+class Payer(_Record):
+    """Who paid for an attempt at an artifact.
+
+    Attributes:
+        run: id of the run.
+        attempt: distinguishes its attempts at one artifact.
+        model: registered model that the run's recipe is about; None: it is about none.
+        price_per_gpu_hour, price_per_cpu_hour, currency: of the run's recipe; None: it has no such price.
+    """
+
+    run: str
+    attempt: str
+    model: str | None = None
+    price_per_gpu_hour: float | None = None
+    price_per_cpu_hour: float | None = None
+    currency: str | None = None
+
+
+class EarlierAttempt(_Record):
+    """An attempt that did not finish its artifact: it was killed, or it failed.
+
+    Attributes:
+        payer: who paid for it.
+        cost: what it used, by the names in `deepspec.usage.USED`.
+    """
+
+    payer: Payer
+    cost: dict[str, float]
+
+
 class Manifest(_Record):
     """What an artifact consists of and where it comes from.
 
@@ -81,7 +114,10 @@ class Manifest(_Record):
             left out of it: they say where something came from, and a child must compute nothing from them.
         counts: rows, tokens, bytes and so on, as the stage reported them.
         code: deepspec's version and commit, library versions, Python.
-        cost: seconds, cpu_seconds, bytes_written; with `earlier_` before the name, of attempts that did not finish.
+        cost: what the attempt used that finished, by the names in `deepspec.usage.USED`; with `earlier_` before the
+            name, the sum over `earlier`. What there was none of is left out.
+        made_by: who paid for that attempt; None: not recorded, as by an earlier deepspec.
+        earlier: the attempts before it that did not finish; an earlier deepspec recorded their sum alone.
         created_at: ISO 8601, UTC.
     """
 
@@ -96,6 +132,8 @@ class Manifest(_Record):
     counts: dict[str, Any] = {}
     code: dict[str, Any] = {}
     cost: dict[str, float] = {}
+    made_by: Payer | None = None
+    earlier: tuple[EarlierAttempt, ...] = ()
     created_at: str
 
     def to_json(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import typer
 from deepspec import __version__
 from deepspec.errors import DeepspecError
 from deepspec.network import ask_this_machine_directly
-from flows.cli import artifacts, backup, bench, consumers, data, drafts, guide, heartbeat, models, nights, runs
+from flows.cli import artifacts, backup, bench, consumers, cost, data, drafts, guide, heartbeat, models, nights, runs
 from flows.cli.terminal import flush, note, prepare_streams, print_text
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ for command in (
     consumers.serve,
     drafts.measure,
     drafts.serve_check,
+    cost.cost,
     backup.backup,
 ):
     app.command(command.__name__.removesuffix("_").replace("_", "-"))(command)

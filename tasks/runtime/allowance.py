@@ -5,15 +5,16 @@ run has made before it. Time is measured by a clock that nobody sets.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepspec.cost.attempts import attempts_at
+from deepspec.cost.prices import Prices
 from deepspec.errors import BudgetExceeded
 from deepspec.recipe import Recipe
-from deepspec.usage import cpu_seconds_so_far
-from tasks.runtime.counts import StageCounts
-from tasks.runtime.paid import EARLIER, FIELDS
+from deepspec.store.manifest import EarlierAttempt
+from deepspec.usage import added_up, cpu_seconds_so_far
 from tasks.runtime.run import Run
 
 _LOOK_SECONDS = 1.0
@@ -90,52 +91,41 @@ class Allowance:
             "cpu_seconds": cpu_seconds_so_far() - self._started_cpu,
             "gpu_seconds": seconds * self._num_gpus,
         }
-        total = {name: own[name] + self._before.get(name, 0.0) for name in FIELDS}
+        total = {name: value + self._before.get(name, 0.0) for name, value in own.items()}
         found = ((limit, limit.used(total)) for limit in self._limits)
         return next(((limit, used) for limit, used in found if used >= limit.most), None)
 
 
-def allowance_of(run: Run[Any], earlier: Callable[[], Mapping[str, float]], *, num_gpus: int) -> Allowance:
+def allowance_of(run: Run[Any], earlier: Callable[[], Iterable[EarlierAttempt]], *, num_gpus: int) -> Allowance:
     """What the run's budget allows for a stage that begins now.
 
     Args:
         run: the run.
-        earlier: what earlier attempts at the stage have cost, as `paid` yields it; called only if there is a limit.
+        earlier: the attempts at the stage before this one; called only if there is a limit.
         num_gpus: that the stage computes on.
     """
     limits = limits_of(run.recipe) if isinstance(run.recipe, Recipe) else ()
     if not limits:
         return Allowance((), {}, num_gpus=num_gpus)
-    attempts, made = earlier(), _made_by(run)
-    before = {name: made[name] + attempts.get(f"{EARLIER}{name}", 0.0) for name in FIELDS}
+    before = added_up([*_made_by(run), *(attempt.cost for attempt in earlier())])
     return Allowance(limits, before, num_gpus=num_gpus)
 
 
 def limits_of(recipe: Recipe) -> tuple[Limit, ...]:
     """The limits that what is used is held against."""
-    budget, prices = recipe.budget, recipe.run
-
-    def money(used: Mapping[str, float]) -> float:
-        per_hour = {"gpu_seconds": prices.price_per_gpu_hour, "cpu_seconds": prices.price_per_cpu_hour}
-        return sum(used[name] / 3600 * (price or 0.0) for name, price in per_hour.items())
-
+    budget, how = recipe.budget, recipe.run
+    prices = Prices(how.price_per_gpu_hour, how.price_per_cpu_hour, how.currency)
     found = (
         ("max_gpu_hours", budget.max_gpu_hours, lambda used: used["gpu_seconds"] / 3600, "GPU hours"),
         ("max_hours", budget.max_hours, lambda used: used["seconds"] / 3600, "hours"),
-        ("max_cost", budget.max_cost, money, prices.currency),
+        ("max_cost", budget.max_cost, lambda used: prices.amount(used) or 0.0, prices.currency),
     )
     return tuple(Limit(field, most, used, unit) for field, most, used, unit in found if most is not None)
 
 
-def _made_by(run: Run[Any]) -> dict[str, float]:
-    """What the artifacts have cost that this run has made so far, their earlier attempts included."""
-    total = dict.fromkeys(FIELDS, 0.0)
+def _made_by(run: Run[Any]) -> Iterator[Mapping[str, float]]:
+    """What the attempts at each artifact have used that this run has made so far."""
     for record in run.records:
         artifact = run.known.get((record.kind, record.key)) if record.status in ("ran", "rebuilt") else None
-        if artifact is None:
-            continue
-        cost = dict(artifact.manifest.cost)
-        counts = StageCounts.from_json(artifact.manifest.counts, where=f"{artifact.kind}/{artifact.key[:12]}")
-        cost["gpu_seconds"] = counts.gpu_seconds or 0.0
-        total = {name: value + cost.get(name, 0.0) + cost.get(f"{EARLIER}{name}", 0.0) for name, value in total.items()}
-    return total
+        if artifact is not None:
+            yield from (attempt.used for attempt in attempts_at(artifact))

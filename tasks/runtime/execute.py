@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from deepspec import history
 from deepspec.errors import ArtifactDamaged, BudgetExceeded, DeepspecError
 from deepspec.registry.open import tracking_of
 from deepspec.registry.production import production_of
@@ -30,6 +31,7 @@ from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
 from tasks.runtime.record.alive import Alive, end_dead, ended_after
 from tasks.runtime.record.result import RecipeRun, Result, Steps
+from tasks.runtime.record.run_record import record_of, write_record
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
@@ -76,19 +78,14 @@ def execute(
     run: Run[Any] = Run(
         recipes[0], store, home, display=display or Hidden(), on_shared_server=prefect_server.is_configured()
     )
-    run.name, run.night = name, night
+    run.name, run.night, run.recipes = name, night, tuple(recipes)
     run.models = tuple(dict.fromkeys(recipe.registered_model for recipe in recipes))
-    usage = Usage()
+    usage = run.usage = Usage()
     result = Result(run, name, [RecipeRun(recipe) for recipe in recipes])
-
-    def measure() -> None:
-        result.seconds = usage.seconds()
-        result.cpu_seconds = usage.cpu_seconds()
-        result.peak_rss_bytes = usage.peak_rss_bytes()
 
     def give_up() -> None:
         result.end(KeyboardInterrupt(INTERRUPTED))
-        measure()
+        result.measure(usage)
         if interrupted is not None:
             interrupted(result)
 
@@ -126,7 +123,7 @@ def execute(
     finally:
         usage.stop()
         run.fingerprints.save()
-        measure()
+        result.measure(usage)
     return result
 
 
@@ -213,7 +210,9 @@ def _repair_aliases(run: Run[Any], parts: Sequence[RecipeRun]) -> None:
 def run_flow(
     flow: Flow, recipe: "Recipe", store: Store, home: Path, *, display: Display
 ) -> "Iterator[tuple[Run[Any], Mapping[str, Reference], RunWriter | None]]":
-    """Run a flow that makes no draft: no record of a run is left, and errors of stages are raised.
+    """Run a flow that makes no draft: it leaves no `run.json` unless it fails, and errors of stages are raised.
+
+    Where it made something, the store's history has a record of it with what that cost.
 
     Args:
         flow, recipe, store, home, display: see `execute`.
@@ -223,19 +222,42 @@ def run_flow(
         the flow returned is protected from collectors, and the tracker's run goes on, until the block ends.
     """
     run: Run[Any] = Run(recipe, store, home, display=display, on_shared_server=prefect_server.is_configured())
+    usage = run.usage = Usage()
+    run.name, run.recipes = flow.name, (recipe,)
+    result = Result(run, flow.name, [RecipeRun(recipe)])
     try:
         run.begin(recipe)
-        with (
-            ended_after(run),
-            prompt_back_soon(lambda: None),
-            ExitStack() as stack,
-            tracked_until_its_end(run, RecipeRun(recipe)) as part,
-        ):
-            outcome = run_or_reuse(run, flow, part, stack)
-            tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
-            yield run, outcome.artifacts, tracked or None
+        with ended_after(run), _paid_for(result, usage):
+            with (
+                prompt_back_soon(lambda: None),
+                ExitStack() as stack,
+                tracked_until_its_end(run, result.parts[0]) as part,
+            ):
+                outcome = run_or_reuse(run, flow, part, stack)
+                tracked = run.tracking and part.tracking_run and run.tracking.writer(part.tracking_run)
+                yield run, outcome.artifacts, tracked or None
+            part.status = "no_change"
     finally:
         run.fingerprints.save()
+
+
+@contextmanager
+def _paid_for(result: Result, usage: Usage) -> Iterator[None]:
+    """Leave in the history what a run without a draft has paid, however it ends, if it was more than a look."""
+    try:
+        yield
+    except BaseException as error:
+        result.end(error)
+        raise
+    finally:
+        usage.stop()
+        result.measure(usage)
+        run = result.run
+        if run.alive is not None:
+            record = record_of(result)
+            if result.error is not None:
+                write_record(record, run.home, is_last=False)  # for the run that ends it
+            history.publish(run.store.backend, record)
 
 
 def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -> Outcome:

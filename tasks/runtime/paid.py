@@ -1,114 +1,139 @@
-"""What attempts at an artifact have cost that did not finish it: the one that does adds them up in its manifest.
+"""What an attempt at an artifact uses, accounted for while it lasts: nothing of it is lost when it is killed.
 
-An attempt keeps the record `leases/paid/<key>/<run id>-<attempt>.json` in the store while it lasts. One that is killed
-leaves it, and so does one that fails. The artifact that is made in the end takes them over, in whichever home that is,
-and the records go. They have no format of their own: what cannot be read counts nothing.
+An attempt keeps its account in the store (deepspec/cost/accounts.py). One that is killed leaves it, and so does one
+that fails. The artifact that is made in the end takes them over into its manifest, in whichever home that is, and the
+accounts go.
 """
 
 import contextlib
 import hashlib
-import json
-import math
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deepspec.cost.accounts import Account, Accounts, content_of, path_of
 from deepspec.errors import DeepspecError, TransientError
-from deepspec.store import Backend
+from deepspec.recipe import Recipe
+from deepspec.store import Backend, Writing
 from deepspec.store.lease import live
-from deepspec.usage import cpu_seconds_so_far
+from deepspec.store.manifest import EarlierAttempt, Payer
+from deepspec.usage import counted_since, counted_so_far, cpu_seconds_so_far
 
-FIELDS = ("seconds", "cpu_seconds", "gpu_seconds")
-EARLIER = "earlier_"
-"""Before a field's name in a manifest's `cost`: of earlier attempts, which did not finish."""
+if TYPE_CHECKING:
+    from tasks.runtime.run import Run
 
-_FOLDER = "leases/paid"
 _FIRST_SECONDS = 5.0
 _EVERY_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
 
 
-class Accounts:
-    """The accounts in a store, as a run knows them: listed once, when it first makes something.
+def payer_of(run: "Run[Any]") -> Payer:
+    """Who pays for the attempt that begins now: the run, for the model of the recipe that it is at."""
+    name, recipe = {"run": run.run_id, "attempt": uuid.uuid4().hex[:6]}, run.recipe
+    if not isinstance(recipe, Recipe):
+        return Payer(**name)
+    prices = recipe.run
+    return Payer(
+        **name,
+        model=recipe.registered_model,
+        price_per_gpu_hour=prices.price_per_gpu_hour,
+        price_per_cpu_hour=prices.price_per_cpu_hour,
+        currency=prices.currency,
+    )
 
-    Args:
-        backend: of the store.
-    """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self._paths: set[str] | None = None
+class OpenAccount:
+    """The account of an attempt that goes on."""
 
-    def of(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Path and content of those about one artifact that can be read."""
-        if self._paths is None:
-            self._paths = set(self.backend.list(_FOLDER))
-        return _read(self.backend, sorted(path for path in self._paths if path.startswith(f"{_FOLDER}/{key}/")))
+    def __init__(self, accounts: Accounts, home: Path, key: str, payer: Payer, num_gpus: int) -> None:
+        self.path = path_of(key, payer)
+        self._accounts = accounts
+        self._home = _name_of(home)
+        self._key = key
+        self._payer = payer
+        self._num_gpus = num_gpus
+        self._started, self._cpu, self._counted = time.monotonic(), cpu_seconds_so_far(), counted_so_far()
+        self._gone: set[str] = set()
+        self._writing: Writing | None = None
 
-    def wrote(self, path: str) -> None:
-        """One more is there: this run's."""
-        if self._paths is not None:
-            self._paths.add(path)
+    def write(self) -> None:
+        """Write the account as things are now."""
+        seconds = time.monotonic() - self._started
+        used = {
+            **counted_since(self._counted),
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds_so_far() - self._cpu,
+            "gpu_seconds": seconds * self._num_gpus,
+        }
+        self._gone.add(self.path)
+        with contextlib.suppress(DeepspecError):  # without it the stage is none the worse
+            self._accounts.backend.put(self.path, content_of(self._payer, used, self._home))
+            self._accounts.wrote(self.path)
+
+    def earlier(self) -> tuple[EarlierAttempt, ...]:
+        """What attempts that are over have used; from now on they are this one's to remove."""
+        over: list[Account] = []
+        with contextlib.suppress(DeepspecError):
+            over = [account for account in self._accounts.of(self._key) if self._is_over(account)]
+        self._gone.update(account.path for account in over)
+        found = [(account.attempt.payer, account.attempt.used) for account in over]
+        return tuple(EarlierAttempt(payer=payer, cost=used) for payer, used in found if payer is not None and used)
+
+    def close_with(self, writing: Writing) -> None:
+        """The manifest of what is being written tells of it from then on, and of those that were taken over."""
+        self._writing = writing
+
+    def is_in_manifest(self) -> bool:
+        """Whether a manifest tells of it; not where another writer's artifact was first, and was taken."""
+        return self._writing is None or self._writing.artifact.manifest.made_by == self._payer
+
+    def remove(self) -> None:
+        """Remove the account, and those that were taken over."""
+        for path in self._gone:
+            with contextlib.suppress(DeepspecError):
+                self._accounts.backend.delete(path)
+                self._accounts.removed(path)
+
+    def _is_over(self, account: Account) -> bool:
+        if account.path == self.path:
+            return False
+        mine = account.home == self._home or account.run == self._payer.run
+        return mine or not _may_live(self._accounts.backend, account.run)
 
 
 @contextmanager
-def paid(
-    accounts: Accounts, home: Path, key: str, run_id: str, *, num_gpus: int
-) -> Iterator[Callable[[], dict[str, float]]]:
+def paid(accounts: Accounts, home: Path, key: str, payer: Payer, *, num_gpus: int) -> Iterator[OpenAccount]:
     """Account for one attempt at the artifact `key` while the block runs; if it raises, the account stays.
 
     Args:
         accounts: in the store where the artifact will be.
         home: of the user; no other process in it is making this artifact.
         key: of the artifact.
-        run_id: of the run that makes it.
+        payer: the run that makes it.
         num_gpus: that it computes on.
 
     Yields:
-        a function: what attempts that are over have cost, as fields of a manifest's `cost`; empty if there were none.
+        the account; `earlier` says what the artifact's manifest takes over.
     """
-    backend = accounts.backend
-    own = f"{_FOLDER}/{key}/{run_id}-{uuid.uuid4().hex[:6]}.json"
-    place = _name_of(home)
-    started, started_cpu = time.monotonic(), cpu_seconds_so_far()
+    account = OpenAccount(accounts, home, key, payer, num_gpus)
     ended = threading.Event()
-    gone: set[str] = set()
-
-    def write() -> None:
-        seconds, cpu_seconds = time.monotonic() - started, cpu_seconds_so_far() - started_cpu
-        values = dict(zip(FIELDS, (seconds, cpu_seconds, seconds * num_gpus), strict=True))
-        content = {**{name: round(value, 3) for name, value in values.items()}, "home": place}
-        gone.add(own)
-        with contextlib.suppress(DeepspecError):  # without it the stage is none the worse
-            backend.put(own, json.dumps(content).encode())
-            accounts.wrote(own)
 
     def keep_writing() -> None:
         pause = _FIRST_SECONDS
         while not ended.wait(pause):
-            write()
+            account.write()
             pause = _EVERY_SECONDS
-
-    def earlier() -> dict[str, float]:
-        over: dict[str, Mapping[str, Any]] = {}
-        with contextlib.suppress(DeepspecError):
-            for path, account in accounts.of(key):
-                mine = path != own and (account.get("home") == place or _run_of(path) == run_id)
-                if mine or (path != own and not _may_live(backend, _run_of(path))):
-                    over[path] = account
-        gone.update(over)
-        return {f"{EARLIER}{name}": value for name, value in _added_up(over.values()).items() if value}
 
     writing = threading.Thread(target=keep_writing, name="paid", daemon=True)
     writing.start()
     finished = waits = False
     try:
-        yield earlier
+        yield account
         finished = True
     except TransientError:
         waits = True  # the store may not answer: what was written last has to do
@@ -116,43 +141,10 @@ def paid(
     finally:
         ended.set()
         writing.join(_JOIN_SECONDS)
-        if finished:
-            for path in gone:
-                with contextlib.suppress(DeepspecError):
-                    backend.delete(path)
+        if finished and account.is_in_manifest():
+            account.remove()
         elif not waits:
-            write()
-
-
-def paid_by(backend: Backend, run_id: str) -> dict[str, float]:
-    """What a run has paid for artifacts that are not finished yet.
-
-    Raises:
-        ArtifactError, TransientError: the store cannot be listed.
-    """
-    paths = (path for path in backend.list(_FOLDER) if _run_of(path) == run_id)
-    return _added_up(account for _, account in _read(backend, paths))
-
-
-def _read(backend: Backend, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and content of accounts; not of those that cannot be read."""
-    for path in paths:
-        with contextlib.suppress(DeepspecError, FileNotFoundError, ValueError, KeyError, TypeError):
-            content = json.loads(backend.read(path))
-            values = {name: float(content[name]) for name in FIELDS}
-            if all(0 <= value < math.inf for value in values.values()):
-                yield path, {**content, **values}
-
-
-def _added_up(accounts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    sums = dict.fromkeys(FIELDS, 0.0)
-    for account in accounts:
-        sums = {name: round(value + account[name], 3) for name, value in sums.items()}
-    return sums
-
-
-def _run_of(path: str) -> str:
-    return path.rpartition("/")[2].rpartition("-")[0]
+            account.write()
 
 
 def _may_live(backend: Backend, run_id: str) -> bool:

@@ -14,6 +14,7 @@ from filelock import Timeout
 from pydantic import BaseModel
 
 from deepspec.config import RecipeValue
+from deepspec.cost.accounts import Accounts
 from deepspec.errors import LeaseHeld
 from deepspec.file_lock import FileLock
 from deepspec.inputs import local
@@ -23,8 +24,8 @@ from deepspec.registry.promotions import PromotionLog
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External, Fingerprints
 from deepspec.store.lease import Lease
+from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden, Sayings
-from tasks.runtime.paid import Accounts
 from tasks.runtime.reasons import Reason
 from tasks.runtime.records import StageRecord
 
@@ -80,12 +81,14 @@ class Run(Generic[RecipeT]):
         resolved: name -> the external input, of every one that was looked at for this recipe.
         given: the recipe as a person gave it.
         waited: seconds that it has waited for others.
-        making: the stage that is being made or looked up; after an error, the one that it ended.
+        making, making_key: the stage that is being made or looked up, and its key; after an error, those that it ended.
         name: what it is called in its record; empty if it leaves none.
         models: the registered models that its recipes are about, as its record says.
         night: the Prefect deployment that started it, as its record says.
         alive: its signs of life, once it makes something.
         on_making: called before a stage makes something.
+        recipes: all that it is about, in order; empty in a run that leaves no record.
+        usage: what it has used so far; None in a run that leaves no record.
         began: model -> number of the last entry in its promotion log when the run first looked.
     """
 
@@ -110,10 +113,13 @@ class Run(Generic[RecipeT]):
     given: RecipeT | None = None
     waited: float = 0.0
     making: str | None = None
+    making_key: str | None = None
     name: str = ""
     models: tuple[str, ...] = ()
     night: str | None = None
     alive: "SignsOfLife | None" = None
+    recipes: tuple[Recipe, ...] = ()
+    usage: Usage | None = None
     _fingerprints: Fingerprints | None = None
     _accounts: Accounts | None = None
     _promotions: PromotionLog | None = None
@@ -273,6 +279,12 @@ class Run(Generic[RecipeT]):
         if more and self.on_lease is not None:
             self.leased += more
             self.on_lease(self.leased)
+
+    def begin_making(self, stage: str, key: str) -> None:
+        """The stage is being made, or looked up, from now on; what the run has used until now is noted."""
+        self.making, self.making_key = stage, key
+        if self.alive is not None:
+            self.alive.write()
 
     def record(self, record: StageRecord) -> None:
         """Append to the run's record; a stage that is run again after damage replaces its earlier line.

@@ -36,7 +36,7 @@ from deepspec.store.fingerprint import External
 from tasks.runtime.allowance import allowance_of
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job, device_of
-from tasks.runtime.paid import paid
+from tasks.runtime.paid import paid, payer_of
 from tasks.runtime.prefect import pages
 from tasks.runtime.prefect.flow import state_of
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
@@ -184,7 +184,7 @@ class Making:
     def recorded(self) -> Iterator[None]:
         """Leave the stage's line in the run's record; what it waited for others is not its time."""
         started = time.monotonic() - self.run.waited
-        self.run.making = self.stage.name
+        self.run.begin_making(self.stage.name, self.key)
         try:
             yield
         except BaseException as error:
@@ -256,12 +256,13 @@ def make(making: Making) -> Any:
             parents = _parents(making.inputs)
             num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
             used_gpus = num_gpus if computes and device_of(run.execution) == "cuda" else 0
-            account = paid(run.accounts, run.home, making.key, run.run_id, num_gpus=used_gpus)
+            payer = payer_of(run)
+            account = paid(run.accounts, run.home, making.key, payer, num_gpus=used_gpus)
             with (
-                account as earlier,
+                account as paying,
                 run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing,
             ):
-                job.allowance = allowance_of(run, earlier, num_gpus=used_gpus)
+                job.allowance = allowance_of(run, paying.earlier, num_gpus=used_gpus)
                 started = time.monotonic()
                 try:
                     counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
@@ -269,10 +270,11 @@ def make(making: Making) -> Any:
                     _keep_quarantine(run, stage.name, writing.directory, error)
                     raise
                 if job.computes_on_gpu or counts.device == "cuda":
-                    took = round((time.monotonic() - started) * num_gpus, 3)
-                    counts = counts.model_copy(update={"gpu_seconds": took})
-                writing.counts, writing.earlier_cost = counts.to_json(), earlier()
+                    writing.gpu_seconds = round((time.monotonic() - started) * num_gpus, 3)
+                    counts = counts.model_copy(update={"gpu_seconds": writing.gpu_seconds})
+                writing.counts, writing.made_by, writing.earlier = counts.to_json(), payer, paying.earlier()
                 _check_unchanged(making.inputs)
+                paying.close_with(writing)
             making.found = run.known[stage.name, making.key] = writing.artifact
             page.show_table(making.key, counts)
     except BudgetExceeded as error:

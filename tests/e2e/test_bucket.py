@@ -47,6 +47,12 @@ def test_a_moved_store_is_hit_and_another_machine_goes_on_with_it(
     other.run(*changed, environment=bucket, code=3)
     assert other.ran() == AFTER_TRAIN
     assert not list((other.path / "cache").glob("*/states/*/*/*")), "states are read by range, not fetched"
+    costs = {stage["name"]: stage.get("cost", {}) for stage in other.record()["stages"]}
+    assert costs["train"]["bytes_read"] > 1_000_000, "which the training process did"
+    for name in AFTER_TRAIN:
+        assert costs[name]["put_requests"] > 0
+    whole = other.record()["cost"]
+    assert whole["put_requests"] > sum(cost.get("put_requests", 0) for cost in costs.values())
     verified = json.loads(other.run("artifacts", "verify", "--json", environment=bucket).out)
     assert verified["damaged"] == {}
     listed: list[dict[str, Any]] = json.loads(other.run("artifacts", "ls", "train", "--json", environment=bucket).out)

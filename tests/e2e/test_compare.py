@@ -75,6 +75,10 @@ def test_drafts_stand_side_by_side_with_paired_differences(warm: Home, worse: Pa
     written = json.loads((page.parent / "report.json").read_text())
     assert written == {name: part for name, part in document.items() if name != "report"}
 
+    cost = json.loads(warm.run("cost", document["comparison_id"], "--json").out)
+    assert (cost["recipe"], cost["status"]) == ("compare", "no_change")
+    assert {"calibrate", "evaluate"} <= {stage["name"] for stage in cost["stages"]}
+
     # Once more, by the last run's recipe: nothing is left to be made.
     out = tmp_path / "page"
     shown = warm.run("compare", str(worse), "models:/tiny/1", "--out", str(out)).out

@@ -130,3 +130,48 @@ def killed_and_resumed(
 def test_kills_change_no_bit(cold: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three starts of a training process are killed, one of them while it starts; two go to the end."""
     killed_and_resumed(cold, tmp_path, monkeypatch, seed=0, num_kills=3, num_steps=300)
+
+
+def test_a_run_that_is_killed_in_training_and_resumed_is_paid_for_once(warm: Home) -> None:
+    """Two runs of a longer training (40 s): processes are stopped before they are killed, so that what the kernel says
+    they used is what they used; only what came after the last account may be missing."""
+    longer = ["run", "tiny", "--set", "train.num_steps=1500", "--set", "train.validate_every_steps=null"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli.main", *longer],
+        env=warm.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    accounts = warm.path / "store" / "leases" / "paid"
+    while not (found := list(accounts.glob("*/*.json"))):
+        assert launcher.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.05)
+    processes = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    used = sum(process.cpu_times().user + process.cpu_times().system for process in processes)
+    account = json.loads(found[0].read_text())
+    kill_all(launcher)
+    launcher.wait()
+    warm.run(*longer, code=None)
+    resumed = warm.record()
+
+    month = f"{resumed['run_id'][:4]}-{resumed['run_id'][4:6]}"
+    total = json.loads(warm.run("cost", "--month", month, "--by", "stage", "--json").out)
+    records = [json.loads(path.read_text()) for path in (warm.path / "runs").glob("*/run.json")]
+    assert [record["status"] for record in records].count("interrupted") == 1
+    [killed] = [record for record in records if record["status"] == "interrupted"]
+    assert account["cpu_seconds"] - 0.1 <= killed["cost"]["cpu_seconds"] <= used + 0.1
+    assert total["total"]["num_runs"] == len(records) == 3
+    summed = sum(record["cost"]["cpu_seconds"] for record in records)
+    assert total["total"]["cost"]["cpu_seconds"] == pytest.approx(summed, abs=1e-6)
+
+    [training] = [stage for stage in resumed["stages"] if stage["name"] == "train"]
+    made = json.loads(warm.run("cost", f"train/{training['key']}", "--json").out)
+    attempts = [(row["run"], row["finished"]) for row in made["attempts"] if row["stage"] == "train"]
+    assert attempts == [(killed["run_id"], False), (resumed["run_id"], True)]
+    cold = next(record for record in records if record["run_id"] not in (killed["run_id"], resumed["run_id"]))
+    [first] = [stage for stage in cold["stages"] if stage["name"] == "train"]
+    by_artifact = sum(row["cost"]["cpu_seconds"] for row in made["attempts"] if row["stage"] == "train")
+    by_run = next(group for group in total["groups"] if group["name"] == "train")["cost"]["cpu_seconds"]
+    assert by_run == pytest.approx(first["cost"]["cpu_seconds"] + by_artifact, abs=0.002)

@@ -165,6 +165,11 @@ COMMANDS: dict[str, Case] = {
         says="--speculative-config",
         rows=lambda found: [found["argv"][:5]],
     ),
+    "cost": Case(
+        "models:/tiny@champion",
+        says="paid by run",
+        rows=lambda found: [[row["stage"], row["key"][:12], row["run"], row["model"]] for row in found["attempts"]],
+    ),
     "backup": Case("{tmp}/out", says="artifacts"),
     "data preview": Case("tiny --rows 1", says="tokens are supervised"),
     "artifacts ls": Case(

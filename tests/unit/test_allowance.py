@@ -8,6 +8,7 @@ import pytest
 from deepspec.errors import BudgetExceeded, RecipeError
 from deepspec.recipe import load_recipe
 from deepspec.store import open_store
+from deepspec.store.manifest import EarlierAttempt, Payer
 from tasks.runtime.allowance import Allowance, allowance_of, limits_of
 from tasks.runtime.records import StageRecord
 from tasks.runtime.run import Run
@@ -73,7 +74,7 @@ def test_processor_time_is_money_where_it_has_a_price() -> None:
 def test_without_a_budget_nothing_is_asked(tmp_path: Path) -> None:
     run = Run(load_recipe("tiny"), open_store(str(tmp_path)), tmp_path)
 
-    def earlier() -> dict[str, float]:
+    def earlier() -> list[EarlierAttempt]:
         raise AssertionError("the store is listed for nothing")
 
     assert not allowance_of(run, earlier, num_gpus=8).is_spent()
@@ -82,12 +83,12 @@ def test_without_a_budget_nothing_is_asked(tmp_path: Path) -> None:
 def test_what_the_run_has_made_counts_and_what_it_found_does_not(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", [*GPU, "budget.max_gpu_hours=2"])
     run = Run(recipe, open_store(str(tmp_path)), tmp_path)
-    made_of = ingredients("states")
-    with run.store.write("states", made_of) as writing:
-        writing.counts, writing.earlier_cost = {"gpu_seconds": 3600.0}, {"earlier_gpu_seconds": 1800.0}
+    killed = Payer(run="20261130-020000-abcdef", attempt="1")
+    with run.store.write("states", ingredients("states")) as writing:
+        writing.gpu_seconds, writing.earlier = 3600.0, (EarlierAttempt(payer=killed, cost={"gpu_seconds": 1800.0}),)
     states = writing.artifact
     run.known[states.kind, states.key] = states
     for status, attempts, spent in (("ran", 1700.0, False), ("ran", 1800.0, True), ("hit", 1800.0, False)):
         run.records = [StageRecord("states", status, kind="states", key=states.key)]  # type: ignore[arg-type]
-        cost = {"earlier_gpu_seconds": attempts}
-        assert allowance_of(run, lambda cost=cost: cost, num_gpus=1).is_spent() == spent  # type: ignore[misc]
+        earlier = [EarlierAttempt(payer=killed, cost={"gpu_seconds": attempts})]
+        assert allowance_of(run, lambda earlier=earlier: earlier, num_gpus=1).is_spent() == spent  # type: ignore[misc]

@@ -32,6 +32,7 @@ from deepspec.data.responses.endpoint_protocol import Vocabulary, words_of
 from deepspec.data.responses.regenerate import write_responses
 from deepspec.errors import DataError, TransientError
 from deepspec.progress import SILENT, Progress
+from deepspec.usage import counted_since, counted_so_far
 from tests.fixtures.openai_server import Server, answer_of, openai_server
 from tests.fixtures.refused import refused
 
@@ -110,6 +111,17 @@ def calm(tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     }  # fmt: skip
     with openai_server(tokenizer_dir, log, bad_words=words) as server:
         yield server
+
+
+def test_every_request_is_counted(calm: Server, tmp_path: Path, tokenizer: Any) -> None:
+    """One that was refused, too: the server noted as many, and was asked twice what it is."""
+    config = config_of(max_quarantined_share=1.0)
+    made = conversations(tmp_path, config, [*([f"question {n}"] for n in range(8)), ["REFUSE this"]])
+    noted, earlier = len(calm.entries()), counted_so_far()
+    answer(tmp_path / "out", [calm.url], config, made, tokenizer)
+    asked = len(calm.entries()) - noted
+    assert asked == 9
+    assert counted_since(earlier) == {"endpoint_requests": asked + len(["/v1/models", "/version"])}
 
 
 ROWS = [[f"question {n}"] if n % 4 else [f"question {n}", "and then?", "and after that?"] for n in range(40)]

@@ -11,6 +11,7 @@ from deepspec.demo.recipes import ALL
 from deepspec.errors import ArtifactError, DataError, TransientError
 from deepspec.recipe import load_recipe
 from deepspec.store import Artifact, Ingredients, Parent, open_store
+from deepspec.store.manifest import EarlierAttempt, Payer
 from tasks.runtime.record.result import RecipeRun, Result, Status
 from tasks.runtime.record.run_record import read_record, record_of, write_record
 from tasks.runtime.record.run_report import _earlier, _ends
@@ -36,6 +37,7 @@ FIELDS = {
     "target",
     "store",
     "resolved_recipe",
+    "registered_models",
 }
 
 
@@ -201,11 +203,12 @@ def test_a_run_with_prices_says_what_it_cost(tmp_path: Path) -> None:
     result = result_of(tmp_path, "demo")
     prices = ["run.price_per_gpu_hour=3.6", "run.price_per_cpu_hour=0.36", "run.currency=EUR"]
     result.parts[0].recipe = load_recipe("demo", prices)
-    counts = {"gpu_seconds": 1000.0, "memory_bytes": {"peak": 77}}
+    counts = {"memory_bytes": {"peak": 77}}
     made_of = ingredients("train")
     with result.run.store.write("train", made_of) as writing:
         (writing.directory / "draft").write_bytes(b"1")
-        writing.counts = counts
+        writing.counts, writing.gpu_seconds = counts, 1000.0
+        writing.made_by = Payer(run=result.run.run_id, attempt="1")
     artifact = writing.artifact
     result.run.record(StageRecord("train", "ran", 1.0, "train", artifact.key))
     result.cpu_seconds = 2000.0
@@ -225,10 +228,10 @@ def test_what_making_a_draft_cost_is_told_by_the_run_that_ships_it(tmp_path: Pat
         of = Ingredients(kind, 1, {"seconds": seconds}, {name: item.digest for name, item in parents.items()})
         with store.write(kind, of, origin) as writing:
             (writing.directory / "data").write_bytes(b"1")
-            writing.counts = {"gpu_seconds": seconds}
-            writing.earlier_cost = (
-                {"earlier_gpu_seconds": earlier, "earlier_cpu_seconds": 2 * earlier} if earlier else {}
-            )
+            writing.gpu_seconds = seconds
+            if earlier:
+                used = {"gpu_seconds": earlier, "cpu_seconds": 2 * earlier}
+                writing.earlier = (EarlierAttempt(payer=Payer(run="killed", attempt="1"), cost=used),)
         return writing.artifact
 
     tokens = made("tokens", 1.0)

@@ -12,13 +12,15 @@ import pytest
 from pydantic import BaseModel
 
 from deepspec.config import Section, later_field, location_field, renamed_field
+from deepspec.cost.accounts import Accounts
 from deepspec.errors import ArtifactDamaged, BudgetExceeded, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
 from deepspec.store.lease import leased
+from deepspec.store.manifest import Payer
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job
-from tasks.runtime.paid import Accounts, paid, paid_by
+from tasks.runtime.paid import paid
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import NoInputs, Pending, Value
 from tasks.runtime.run import Run
@@ -282,8 +284,11 @@ def test_what_attempts_that_did_not_finish_have_cost_is_in_the_artifact(tmp_path
     endless = json.dumps({**killed, "seconds": float("inf")}).encode()
     for number, content in enumerate((b"{", b"[1]", b'{"seconds": 1}', endless)):
         backend.put(f"leases/paid/{key}/unreadable-{number}.json", content)
-    assert paid_by(backend, "killed") == killed
-    cost = make(run_of(tmp_path), flaky).manifest.cost
+    assert [account.attempt.used for account in Accounts(backend).of_run("killed")] == [killed]
+    manifest = make(run_of(tmp_path), flaky).manifest
+    assert [one.payer.run for one in manifest.earlier].count("killed") == 1
+    assert len({one.payer for one in manifest.earlier}) == 3, "each attempt has a name of its own"
+    cost = manifest.cost
     assert 70.4 <= cost["earlier_seconds"] < 80
     assert 60.0 <= cost["earlier_cpu_seconds"] < 70
     assert cost["earlier_gpu_seconds"] == 50.0
@@ -298,14 +303,14 @@ def test_an_attempt_is_accounted_for_while_it_lasts(tmp_path: Path, monkeypatch:
     backend = run_of(tmp_path).store.backend
 
     def interrupted() -> None:
-        with paid(Accounts(backend), tmp_path, "key", "run", num_gpus=2):
-            while not paid_by(backend, "run")["seconds"]:
+        with paid(Accounts(backend), tmp_path, "key", Payer(run="run", attempt="1"), num_gpus=2):
+            while not list(Accounts(backend).of_run("run")):
                 threading.Event().wait(0.02)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    found = paid_by(backend, "run")
+    [found] = [account.attempt.used for account in Accounts(backend).of_run("run")]
     assert found["gpu_seconds"] == pytest.approx(2 * found["seconds"], abs=0.01)
 
 
@@ -315,7 +320,7 @@ def test_what_was_paid_in_another_home_is_in_the_artifact_once_its_run_is_over(t
     costs = []
 
     def interrupted(run_id: str) -> None:
-        with paid(Accounts(backend), tmp_path / "first", "key", run_id, num_gpus=1):
+        with paid(Accounts(backend), tmp_path / "first", "key", Payer(run=run_id, attempt="1"), num_gpus=1):
             threading.Event().wait(0.05)
             raise KeyboardInterrupt
 
@@ -323,13 +328,15 @@ def test_what_was_paid_in_another_home_is_in_the_artifact_once_its_run_is_over(t
         with leased(backend, f"runs/{run_id}", keys=[]) if is_live else nullcontext():
             with pytest.raises(KeyboardInterrupt):
                 interrupted(run_id)
-            with paid(Accounts(backend), tmp_path / "second", "key", "other", num_gpus=0) as earlier:
-                costs.append(earlier())
+            payer = Payer(run="other", attempt="1")
+            with paid(Accounts(backend), tmp_path / "second", "key", payer, num_gpus=0) as account:
+                costs.append(account.earlier())
             left = {path.rpartition("/")[2].rpartition("-")[0] for path in backend.list("leases/paid/key")}
             assert left == ({"lives"} if is_live else set())
-    assert costs[0] == {}
-    assert costs[1]["earlier_gpu_seconds"] == pytest.approx(costs[1]["earlier_seconds"], abs=0.01)
-    assert costs[1]["earlier_seconds"] >= 0.1, "both are over by now"
+    assert costs[0] == ()
+    assert {one.payer.run for one in costs[1]} == {"lives", "dead"}, "both are over by now"
+    for one in costs[1]:
+        assert one.cost["gpu_seconds"] == pytest.approx(one.cost["seconds"], abs=0.01)
 
 
 def test_only_what_may_pass_by_itself_is_retried() -> None:
@@ -479,5 +486,4 @@ def test_a_stage_that_uses_up_the_budget_ends_in_a_state_of_that_name(tmp_path: 
     assert message in state.message
     assert isinstance(making.over_budget, BudgetExceeded)
     assert making.found is None
-    assert paid_by(run.store.backend, run.run_id)["seconds"] >= 0
     assert run.store.backend.list(f"leases/paid/{making.key}")

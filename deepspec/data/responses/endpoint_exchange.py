@@ -27,6 +27,7 @@ from deepspec.data.sources.rows import excerpt_of
 from deepspec.errors import DataError
 from deepspec.foreign_json import parse
 from deepspec.network import UnusableReply, received_async
+from deepspec.usage import count
 
 if TYPE_CHECKING:
     import httpx
@@ -155,6 +156,7 @@ class Exchange:
         """One request; what may pass by itself is raised as `Again`, what is wrong with the endpoint as DataError."""
         import httpx
 
+        count("endpoint_requests")
         asked = endpoint.client.stream(method, f"{endpoint.url}{path}", json=body, headers={"X-Request-Id": name})
         try:
             async with asked as coming:

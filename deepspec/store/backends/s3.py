@@ -53,6 +53,7 @@ from deepspec.store.backends.s3_errors import (
 )
 from deepspec.store.backends.s3_location import Location, endpoint_url, region, shown
 from deepspec.store.layout import Stat, inside, is_plain, listing
+from deepspec.usage import count
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,17 @@ _DESCRIPTIONS = create_loader()
 
 PART_BYTES = 64 << 20
 """Larger files go up and come down in parts of this size."""
+
+_BILLED_AS = {
+    "GetObject": "get_requests",
+    "HeadObject": "get_requests",
+    "HeadBucket": "get_requests",
+    "ListObjectsV2": "list_requests",
+    "ListMultipartUploads": "list_requests",
+    "DeleteObject": "delete_requests",
+    "AbortMultipartUpload": "delete_requests",
+}
+"""Operation -> what its requests are counted as; any other writes, and is a put (a part of an upload, its end)."""
 
 _CHUNK_BYTES = 1 << 20
 _PARALLEL_PARTS = 4
@@ -435,13 +447,29 @@ def client(environment: Mapping[str, str] = os.environ) -> Any:
     )
     try:
         session = _session(environment)
-        return session.client("s3", config=config, endpoint_url=endpoint, region_name=region(environment))
+        made = session.client("s3", config=config, endpoint_url=endpoint, region_name=region(environment))
     except (failures.BotoCoreError, ValueError) as error:
         raise RecipeError(
             f"No S3 client can be made: {type(error).__name__}.",
             where="AWS_ENDPOINT_URL" if endpoint else "AWS_PROFILE",
             remedy="Check AWS_ENDPOINT_URL (http://host:port), AWS_DEFAULT_REGION and AWS_PROFILE.",
         ) from error
+    made.meta.events.register("before-send.s3", _count_request)
+    made.meta.events.register("response-received.s3.GetObject", _count_bytes)
+    return made
+
+
+def _count_request(event_name: str, **_: Any) -> None:
+    """One request as it leaves, a retry too."""
+    count(_BILLED_AS.get(event_name.rpartition(".")[2], "put_requests"))
+
+
+def _count_bytes(response_dict: Mapping[str, Any] | None = None, **_: Any) -> None:
+    """Bytes of an object, or of a range of one, as the answer announces them."""
+    headers = (response_dict or {}).get("headers") or {}
+    said = str(headers.get("content-length", ""))
+    if said.isdecimal():
+        count("bytes_read", int(said))
 
 
 @contextlib.contextmanager

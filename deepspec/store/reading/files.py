@@ -24,6 +24,7 @@ from deepspec.store.manifest import FileEntry, Manifest
 from deepspec.store.reading.attempts import tried
 from deepspec.store.reading.piece_cache import PieceCache
 from deepspec.store.reading.tables import MappedTable, ParquetTable, StreamedTable
+from deepspec.usage import count
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +139,7 @@ class StreamedFiles:
             with self._fs.open_input_file(f"{at.bucket}/{at.prefix}") as file:
                 refuse_large(file.size(), at.prefix, f"s3://{at.bucket}", MAX_RECORD_BYTES)
                 data = file.read(MAX_RECORD_BYTES)
+            _count(data)
             try:
                 return Manifest.from_bytes(data, where=url)
             except ValueError as error:
@@ -192,6 +194,7 @@ class StreamedFiles:
     def _range(self, path: str, start: int, end: int) -> bytes:
         with self._fs.open_input_file(path) as file:
             data = file.read_at(end - start, start)
+        _count(data)
         if len(data) != end - start:
             raise OSError(f"{len(data)} bytes came instead of {end - start}")
         return bytes(data)
@@ -239,6 +242,12 @@ class StreamedFiles:
             )
 
         return named
+
+
+def _count(data: bytes) -> None:
+    """Note what was read by range: pyarrow asks for the object's size first. What it repeats by itself is not seen."""
+    count("get_requests", 2)
+    count("bytes_read", len(data))
 
 
 def _filesystem() -> Any:

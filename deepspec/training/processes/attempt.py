@@ -4,6 +4,7 @@
                             ready.json    out: step that training resumes at, process id, start-up times
                             result.json   out: how it ended
                             error.json    out: the typed error it ended with
+                            counted-*.json   out: what each process asked of object storage, by its rank
                             log.txt       out: everything printed
     <work>/metrics.jsonl    the metric stream, shared by all attempts
     <work>/checkpoints/     likewise
@@ -66,6 +67,10 @@ class Attempt:
     def error(self) -> Path:
         """Written when training ended with one of our errors."""
         return self.path / "error.json"
+
+    def counted(self, rank: int | str) -> Path:
+        """Written by each process when it ends: `deepspec.usage.counted_so_far`."""
+        return self.path / f"counted-{rank}.json"
 
     @property
     def log(self) -> Path:

@@ -21,6 +21,7 @@ from deepspec.training.failure import EXIT_STOPPED, TrainingStopped, read_error
 from deepspec.training.job import TrainJob
 from deepspec.training.metric_stream import MetricTail
 from deepspec.training.processes.attempt import Attempt, read_json
+from deepspec.usage import count
 
 LAUNCHER_VARIABLE = "DEEPSPEC_LAUNCHER_PID"
 STARTED_VARIABLE = "DEEPSPEC_LAUNCHED_AT"
@@ -74,6 +75,7 @@ def launch(
             except subprocess.TimeoutExpired:
                 continue
         follower.look()
+        _take_over_counts(attempt)
     finally:
         if child.poll() is None:
             _ask_to_stop(child, attempt)
@@ -152,6 +154,13 @@ def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _take_over_counts(attempt: Attempt) -> None:
+    """Count what the training processes asked of object storage as this process's own."""
+    for path in sorted(attempt.path.glob(attempt.counted("*").name)):
+        for name, number in (read_json(path) or {}).items():
+            count(name, int(number))
 
 
 def _ask_to_stop(child: "subprocess.Popen[bytes]", attempt: Attempt) -> None:

@@ -22,6 +22,7 @@ from deepspec.training.job import TrainJob
 from deepspec.training.processes.attempt import Attempt
 from deepspec.training.processes.launch import LAUNCHER_VARIABLE, STARTED_VARIABLE
 from deepspec.training.processes.lock import WorkLock
+from deepspec.usage import counted_so_far
 
 if TYPE_CHECKING:
     from deepspec.training.loop import Outcome
@@ -111,6 +112,7 @@ def _run(attempt: Attempt, stop: "StopRequest") -> int:
     )
     if first:
         _finish(job, attempt, objective, outcome, placement.device.type)
+    write_json(attempt.counted(os.environ.get("RANK", "0")), counted_so_far())
     leave_group()
     lock.release()
     return 0 if outcome.finished else EXIT_STOPPED

@@ -3,7 +3,7 @@
     execute ─────► result                        what came of each recipe, and one status
        └─────────► alive ──► prefect.ended       signs of life: a note and a lock; who died is ended by the next run
                      │ └──► run_record           ... and gets a record, with what it had paid
-                     └────► runtime.paid ◄── stage   what an attempt has cost so far, kept if it does not finish
+    alive, run_record ──► spent                  what a run itself used, stage by stage; from deepspec.cost
     flows.runs ──► run_record ──► result         `runs/<run id>/run.json` and `last-run.json`, of a result
          └───────► run_report ──► run_record     the page beside it, by deepspec.reports; the end of its runs in MLflow
 

@@ -20,15 +20,16 @@ from filelock import Timeout
 
 from deepspec import history
 from deepspec.atomic_write import write_text
+from deepspec.cost.prices import Prices
 from deepspec.errors import DeepspecError
 from deepspec.file_lock import FileLock
-from deepspec.record import FORMAT, Cost, RunRecord
+from deepspec.record import FORMAT, RunRecord
 from deepspec.registry.errors import TrackingLost
 from deepspec.store.backends.s3_location import shown as without_credentials
 from deepspec.store.lease import live
-from tasks.runtime.paid import paid_by
 from tasks.runtime.prefect.ended import end_flow_runs, ousted
 from tasks.runtime.record.run_record import read_record, write_record
+from tasks.runtime.record.spent import cost_of, with_cost_of_dead
 
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.tracking import Status as TrackedStatus
@@ -71,6 +72,7 @@ class Alive:
             "flow_runs": self.flow_runs,
             "mlflow": run.tracking.shown_uri if run.tracking is not None else None,
             "tracking_runs": self.tracking_runs,
+            "making": [run.making, run.making_key] if run.making and run.making_key else None,
         }
         with contextlib.suppress(OSError):
             write_text(self._note, json.dumps(content))
@@ -84,8 +86,10 @@ class Alive:
         self._lock.release()
 
     def _record(self) -> RunRecord:
-        """What is left of the run if it goes no further."""
+        """What is left of the run if it goes no further; its cost is that of the process so far."""
         run = self._run
+        used = {} if run.usage is None else {"cpu_seconds": run.usage.cpu_seconds_now(), **run.usage.counted()}
+        recipes = tuple(recipe.model_dump(mode="json") for recipe in run.recipes)
         return RunRecord(
             format=FORMAT,
             run_id=run.run_id,
@@ -94,10 +98,11 @@ class Alive:
             seconds=round(time.time() - self._started, 2),
             peak_rss_bytes=0,
             stages=tuple(stage.entry() for stage in run.records),
-            cost=Cost(cpu_seconds=0.0),
+            cost=cost_of(used, Prices()),
             report=None,
             store=run.store.backend.location,
             error="The run's process ended without a word: it was killed, or its machine went down.",
+            resolved_recipe=recipes[0] if len(recipes) == 1 else recipes or None,
             registered_models=run.models,
             flow_runs=tuple(self.flow_runs),
             tracking_runs=tuple(self.tracking_runs),
@@ -153,7 +158,7 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
     record = read_record(run.home, note.stem)
     if record is None and content["record"] is not None:
         record = RunRecord.model_validate(content["record"])
-        record = record.model_copy(update={"cost": _cost(run, record)})
+        record = with_cost_of_dead(record, content.get("making"), run.store)
         write_record(record, run.home, is_last=False)
     if record is not None and record.store == run.store.backend.location:
         history.publish(run.store.backend, record)
@@ -204,21 +209,6 @@ def _end_flow_runs(run: "Run[Any]", content: dict[str, Any], alive: set[str]) ->
 def is_running(home: Path, run_id: str) -> bool:
     """Whether a run of this home has not ended, or has died and no later one has ended it."""
     return (home / "running" / f"{run_id}.json").exists()
-
-
-def _cost(run: "Run[Any]", record: RunRecord) -> Cost:
-    """What a dead run has paid: for what it made, and for what it did not finish."""
-    cpu_seconds, gpu_seconds, written = 0.0, 0.0, 0.0
-    if record.store == run.store.backend.location:
-        paid = paid_by(run.store.backend, record.run_id)
-        cpu_seconds, gpu_seconds = paid["cpu_seconds"], paid["gpu_seconds"]
-        for stage in record.stages:
-            artifact = run.store.find(stage.kind, stage.key) if stage.status in ("ran", "rebuilt") else None
-            if artifact is not None:
-                cpu_seconds += artifact.manifest.cost.get("cpu_seconds", 0.0)
-                written += artifact.manifest.cost.get("bytes_written", 0.0)
-                gpu_seconds += float(artifact.manifest.counts.get("gpu_seconds") or 0.0)
-    return Cost(cpu_seconds=round(cpu_seconds, 1), gpu_seconds=round(gpu_seconds, 1), bytes_written=int(written))
 
 
 def _is_free(lock: FileLock, held: contextlib.ExitStack) -> bool:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from deepspec.record import RecordedCalibration, RecordedEvaluation, RecordedModel, RecordedVerdict
+from deepspec.usage import Usage
 from tasks.runtime.flow import Flow, Status
 from tasks.runtime.interrupt import is_interruption
 from tasks.runtime.references import Reference
@@ -68,6 +69,7 @@ class Result:
         parts: one per recipe, in order; one that was not reached counts as failed.
         error: what ended it early.
         ended_at: when that was, in UTC.
+        counted: requests and bytes of its process, see `deepspec.usage.COUNTED`.
         further: what flows returned that came after the parts, by name.
     """
 
@@ -79,6 +81,7 @@ class Result:
     ended_at: str | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    counted: Mapping[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
 
     def end(self, error: BaseException) -> None:
@@ -87,6 +90,11 @@ class Result:
         if is_interruption(error):
             for part in self.parts:
                 part.status = "interrupted" if part.status == "failed" else part.status
+
+    def measure(self, usage: Usage) -> None:
+        """What the run has used until now."""
+        self.seconds, self.cpu_seconds = usage.seconds(), usage.cpu_seconds()
+        self.counted, self.peak_rss_bytes = usage.counted(), usage.peak_rss_bytes()
 
     @property
     def status(self) -> Status:

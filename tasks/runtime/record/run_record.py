@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deepspec.atomic_write import write_text
+from deepspec.cost.attempts import attempts_at
+from deepspec.cost.making import made_from
 from deepspec.errors import DeepspecError
 from deepspec.record import (
     FORMAT,
@@ -17,16 +19,17 @@ from deepspec.record import (
     RecordedModel,
     RecordedVerdict,
     RunRecord,
+    StageEntry,
 )
 from deepspec.registry.identity import DRAFT_KINDS
 from deepspec.registry.keys import CHAMPION
 from deepspec.store import Artifact
-from deepspec.store.gc import lineage
 from deepspec.store.records import refuse_newer
+from deepspec.usage import added_up
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption
-from tasks.runtime.paid import EARLIER
 from tasks.runtime.record.result import PartResults, RecipeRun, Result
+from tasks.runtime.record.spent import cost_of, prices_of, with_costs
 
 Recorded = TypeVar("Recorded", RecordedEvaluation, RecordedCalibration, RecordedVerdict, RecordedModel)
 
@@ -38,12 +41,13 @@ def record_of(result: Result) -> RunRecord:
     """
     run = result.run
     try:
-        parts, cost = [results_of(result, part) for part in result.parts], _cost(result)
-        making_cost = _making_cost(result)
+        parts, stages = [results_of(result, part) for part in result.parts], _stages(result)
+        cost, making_cost = _cost(result, stages), _making_cost(result)
     except DeepspecError as error:
         result.error = result.error or error
-        parts, cost = [PartResults() for _ in result.parts], Cost(cpu_seconds=round(result.cpu_seconds, 1))
-        making_cost = None
+        parts, stages = [PartResults() for _ in result.parts], tuple(stage.entry() for stage in run.records)
+        used = {"cpu_seconds": result.cpu_seconds, **result.counted}
+        cost, making_cost = cost_of(used, prices_of(result.parts[0].recipe)), None
     recipes = tuple(part.recipe.model_dump(mode="json") for part in result.parts)
     record = RunRecord(
         format=FORMAT,
@@ -52,7 +56,7 @@ def record_of(result: Result) -> RunRecord:
         status=result.status,
         seconds=round(result.seconds, 2),
         peak_rss_bytes=result.peak_rss_bytes,
-        stages=tuple(stage.entry() for stage in run.records),
+        stages=stages,
         evaluation=_told(result, [part.evaluation for part in parts]),
         calibration=_told(result, [part.calibration for part in parts]),
         verdict=_told(result, [part.verdict for part in parts]),
@@ -170,62 +174,42 @@ def _read(record: type[Recorded], artifact: Artifact, file: str) -> Recorded:
     return record.from_json(artifact.json(file), where=f"{artifact.kind}/{artifact.key[:12]}/{file}")
 
 
-def _cost(result: Result) -> Cost:
+def _stages(result: Result) -> tuple[StageEntry, ...]:
+    """The stages, with what the run itself used for each, and the one in the middle of which it was interrupted."""
+    run = result.run
+    making = (run.making, run.making_key) if run.making and run.making_key else None
+    entries = [one.entry() for one in run.records]
+    return with_costs(entries, making, run_id=run.run_id, find=run.find, accounts=run.accounts)
+
+
+def _cost(result: Result, stages: Iterable[StageEntry]) -> Cost:
     """What this run used; what it found ready cost nothing."""
     made = [record for record in result.run.records if record.status in ("ran", "rebuilt")]
-    found = (result.run.store.find(record.kind, record.key) for record in made)
-    return _added_up(result, [artifact for artifact in found if artifact is not None], result.cpu_seconds)
+    found = (result.run.find(record.kind, record.key) for record in made)
+    used = added_up(stage.cost for stage in stages if stage.cost)
+    # Of the whole process, not of its stages alone; GPU seconds and bytes are only known by stage.
+    used = {**used, "cpu_seconds": result.cpu_seconds, **result.counted}
+    return _as_cost(result, [artifact for artifact in found if artifact is not None], used)
 
 
 def _making_cost(result: Result) -> Cost | None:
     """What the making of the run's results has cost, whichever runs paid for it; earlier drafts are left out."""
-    own = {item.key for part in result.parts for name, item in _made(part).items() if name == "draft"}
-
-    def get(kind: str, key: str) -> Artifact | None:
-        return None if kind in DRAFT_KINDS and key not in own else result.run.find(kind, key)
-
-    results = [item for part in result.parts for item in _made(part).values()]
-    all_of_it = {(found.kind, found.key): found for item in results for found in lineage(item, get)}
+    results = [item for part in result.parts for item in part.outcome.values() if isinstance(item, Artifact)]
+    all_of_it = made_from(results, result.run.find, DRAFT_KINDS)
     if not all_of_it:
         return None
-    costs = [artifact.manifest.cost for artifact in all_of_it.values()]
-    cpu_seconds = sum(cost.get("cpu_seconds", 0.0) + cost.get(f"{EARLIER}cpu_seconds", 0.0) for cost in costs)
-    earlier = sum(cost.get(f"{EARLIER}gpu_seconds", 0.0) for cost in costs)
-    return _added_up(result, all_of_it.values(), cpu_seconds, earlier)
+    used = added_up(attempt.used for artifact in all_of_it for attempt in attempts_at(artifact))
+    return _as_cost(result, all_of_it, used)
 
 
-def _made(part: RecipeRun) -> dict[str, Artifact]:
-    return {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
-
-
-def _added_up(
-    result: Result, artifacts: Iterable[Artifact], cpu_seconds: float, earlier_gpu_seconds: float = 0.0
-) -> Cost:
-    """The cost of artifacts; an amount of money stands there where the (first) recipe has prices."""
-    written, tokens, gpu_seconds = 0.0, 0, earlier_gpu_seconds
-    states, peak = 0, 0
+def _as_cost(result: Result, artifacts: Iterable[Artifact], used: Mapping[str, float]) -> Cost:
+    """What was used for artifacts, in the fields of a record; with money where the (first) recipe has prices."""
+    tokens = states = peak = 0
     for artifact in artifacts:
-        written += artifact.manifest.cost.get("bytes_written", 0.0)
         counts = StageCounts.from_json(artifact.manifest.counts, where=f"{artifact.kind}/{artifact.key[:12]}")
-        gpu_seconds += counts.gpu_seconds or 0.0
         tokens += counts.tokens or 0 if artifact.kind == "tokens" else 0
         states += counts.bytes or 0 if artifact.kind == "states" else 0
         if artifact.kind == "train" and counts.memory_bytes is not None:
             peak = max(peak, counts.memory_bytes.peak)
-    prices = result.parts[0].recipe.run
-    amounts = {
-        "gpu": (gpu_seconds, prices.price_per_gpu_hour),
-        "cpu": (cpu_seconds, prices.price_per_cpu_hour),
-    }
-    priced = [seconds / 3600 * price for seconds, price in amounts.values() if price is not None]
-    cost = Cost(
-        cpu_seconds=round(cpu_seconds, 1),
-        gpu_seconds=round(gpu_seconds, 1),
-        bytes_written=int(written),
-        tokens=tokens,
-        states_bytes=states,
-        training_peak_bytes=peak,
-    )
-    if not priced:
-        return cost
-    return cost.model_copy(update={"amount": round(sum(priced), 4), "currency": prices.currency})
+    cost = cost_of(used, prices_of(result.parts[0].recipe))
+    return cost.model_copy(update={"tokens": tokens, "states_bytes": states, "training_peak_bytes": peak})

@@ -28,7 +28,7 @@ def load(location: str, part: HubPart, *, any_split: bool) -> tuple[Any, Parts |
     try:
         loaded = datasets.load_dataset(name, part.config, split=part.split, revision=revision)
     except (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError) as error:
-        what = f"is neither a file or folder nor a data set that can be loaded: {error}."
+        what = f"is no file or folder, nor a data set that can be loaded: {error}."
         raise DataError(what, where=location, remedy=FORMATS) from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded, None
