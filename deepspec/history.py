@@ -9,6 +9,7 @@ says, and what an artifact has cost its manifest.
 """
 
 import logging
+from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 
 from deepspec.errors import ArtifactError, DeepspecError
@@ -34,12 +35,19 @@ def publish(backend: Backend, record: RunRecord) -> None:
         logger.warning("Run %s is missing in the store's history: %s", record.run_id, error)
 
 
-def records(backend: Backend, *, since: datetime | None = None, until: datetime | None = None) -> list[RunRecord]:
+def records(
+    backend: Backend,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    known: Container[str] = (),
+) -> list[RunRecord]:
     """The runs that began in a span of time, oldest first; those whose record cannot be read are warned of.
 
     Args:
         backend: of the store.
         since, until: with a time zone; from the first, up to and without the second.
+        known: ids of runs that are left out, and cost no read.
 
     Raises:
         ArtifactError, TransientError: the store refuses to list its history, or does not answer.
@@ -47,7 +55,10 @@ def records(backend: Backend, *, since: datetime | None = None, until: datetime 
     found: list[RunRecord] = []
     unreadable: list[str] = []
     for path in sorted(backend.list(HISTORY), key=lambda name: name.rpartition("/")[2]):
-        began = _time_of(path.rpartition("/")[2])
+        name = path.rpartition("/")[2]
+        began = time_of(name)
+        if name.removesuffix(".json") in known:
+            continue
         if began is None or (since and began < since) or (until and began >= until):
             continue
         try:
@@ -70,7 +81,7 @@ def started_at(record: RunRecord) -> datetime:
     Raises:
         ValueError: this is no id of a run.
     """
-    began = _time_of(record.run_id)
+    began = time_of(record.run_id)
     if began is None:
         raise ValueError(f"{record.run_id!r} is no id of a run")
     return began
@@ -89,9 +100,9 @@ def _path(record: RunRecord) -> str:
     return f"{HISTORY}/{started_at(record):%Y-%m}/{record.run_id}.json"
 
 
-def _time_of(name: str) -> datetime | None:
-    """The time that the id of a run begins with; None: it does not begin with one."""
+def time_of(run_id: str) -> datetime | None:
+    """The time that the id of a run begins with, in UTC; None: it does not begin with one."""
     try:
-        return datetime.strptime(name[:_ID_TIME_CHARACTERS], _ID_TIME).replace(tzinfo=UTC)
+        return datetime.strptime(run_id[:_ID_TIME_CHARACTERS], _ID_TIME).replace(tzinfo=UTC)
     except ValueError:
         return None

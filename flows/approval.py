@@ -20,14 +20,16 @@ from prefect.input.actions import create_flow_run_input, read_flow_run_input
 from prefect.input.run_input import keyset_from_base_key
 from pydantic import Field
 
+from deepspec.dashboard.publish import publish_dashboard
 from deepspec.errors import GateFailed
 from deepspec.record import RunRecord, RunStatus
 from deepspec.registry import operations
 from deepspec.registry.errors import PromotionConflict
 from deepspec.registry.following import follow
 from deepspec.registry.production import production_of
+from deepspec.reports.run_markdown import summary
 from deepspec.store import Store
-from flows.outcome_page import show_status, summary
+from flows.outcome_page import show_status
 from flows.waiting import try_to_supersede
 from tasks.runtime.prefect.flow import state_of
 
@@ -95,6 +97,7 @@ def promote(given: Approved, home: Path, store: Store) -> State[None]:
         )
     except (GateFailed, PromotionConflict) as error:
         return _ended("refused", str(error))
+    publish_dashboard(store)
     followed = follow(store, home, done.model, production).notes if production is not None else ()
     why = " ".join((*done.said, *followed))
     try_to_supersede(done.model, why)

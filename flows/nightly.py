@@ -82,8 +82,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
     Raises:
         DeepspecError: a stage failed; what was finished is kept, and the next run goes on from there.
     """
+    from deepspec.reports.run_markdown import sentence
     from flows import approval
-    from flows.outcome_page import sentence
     from flows.runs import run_recipes
 
     home = Path(os.environ.get("DEEPSPEC_HOME", ".deepspec")).absolute()

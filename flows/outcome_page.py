@@ -4,16 +4,14 @@ Only on a Prefect server that people have; the temporary one ends with the run.
 """
 
 import logging
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import httpx
 
-from deepspec.gates.verdict_text import verdict_lines
-from deepspec.reports.formatting import number, times
-from deepspec.store.backends.s3_location import shown
+from deepspec.errors import DeepspecError
+from deepspec.reports.run_markdown import summary
 from flows.waiting import AWAITING, try_to_supersede
 from tasks.runtime.prefect.server import named
 
@@ -37,7 +35,7 @@ def show_outcome(result: "Result", record: "RunRecord") -> None:
     """
     flow_runs = [] if result.run.alive is None else result.run.alive.flow_runs
     try:
-        _show(flow_runs, record)
+        show_on(flow_runs, record, _experiment(result))
     except (httpx.HTTPError, RuntimeError) as error:
         logger.warning("What became of the run is not on Prefect's page: %s", named(error) or error)
     for part in result.parts:
@@ -46,13 +44,25 @@ def show_outcome(result: "Result", record: "RunRecord") -> None:
             try_to_supersede(model, f"Run {record.run_id} of {record.recipe}: {became}.", but=flow_runs)
 
 
-def sentence(record: "RunRecord") -> str:
-    """A run's draft and how the run ended, in a few words."""
-    version = next((f"{model.name} version {model.version}" for model in record.models), record.recipe)
-    return f"{version}: {record.status.replace('_', ' ')}"
+def _experiment(result: "Result") -> str | None:
+    """The id of the tracker's experiment, where the run was tracked."""
+    try:
+        return None if result.run.tracking is None else result.run.tracking.experiment_id
+    except DeepspecError:  # links are the shorter for it
+        return None
 
 
-def _show(flow_runs: Iterable[str], record: "RunRecord") -> None:
+def show_on(flow_runs: Iterable[str], record: "RunRecord", experiment: str | None = None) -> None:
+    """Show a run's outcome on these flow runs' pages.
+
+    Args:
+        flow_runs: their ids.
+        record: the run's.
+        experiment: id of the MLflow experiment that its runs there are in; None: not known.
+
+    Raises:
+        httpx.HTTPError, RuntimeError: Prefect's server refuses, or does not answer.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import ArtifactCreate
 
@@ -64,7 +74,7 @@ def _show(flow_runs: Iterable[str], record: "RunRecord") -> None:
                     key="retrain-summary",
                     type="markdown",
                     description=f"What became of {record.recipe}.",
-                    data=summary(record),
+                    data=summary(record, experiment),
                     flow_run_id=flow_run,
                 )
             )
@@ -91,28 +101,3 @@ def tags_of(record: "RunRecord") -> list[str]:
         tags += [f"model:{model.name}", f"version:{model.name}/{model.version}"]
         tags += [f"{AWAITING}{model.name}"] if record.status == "awaiting_approval" else []
     return sorted(set(tags))
-
-
-def summary(record: "RunRecord") -> str:
-    """The record's essentials as Markdown: the verdict with both drafts, acceptance, stages, where to look."""
-    lines = [f"# {sentence(record)}", "", *(f"{note}\n" for note in record.notes)]
-    for verdict in record.verdicts:
-        lines += verdict_lines(verdict)
-    lines += ["## Acceptance and speed", "", "| benchmark | τ | speedup |", "|---|---|---|"]
-    for evaluation in record.evaluations:
-        measured = {**evaluation.benchmarks, "mean": evaluation.macro}
-        rows = ((name, part) for name, part in measured.items() if part is not None)
-        lines += [f"| {name} | {number(part.tau, 2)} | {times(part.speedup)} |" for name, part in rows]
-    lines += ["", "## Stages", "", "| stage | status | seconds | why |", "|---|---|---|---|"]
-    lines += [f"| {s.name} | {s.status} | {s.seconds:.1f} | {s.why} |" for s in record.stages]
-    return "\n".join([*lines, "", *_links(record)])
-
-
-def _links(record: "RunRecord") -> list[str]:
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    lines = []
-    for model in record.models:
-        place = f"/#/models/{model.name}/versions/{model.version}"
-        link = f" — [in MLflow]({shown(server)}{place})" if server.startswith("http") else ""
-        lines.append(f"* `{model.uri}`{link}")
-    return [*lines, *([f"* report: `{record.report}`"] if record.report else [])]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec import history
+from deepspec.dashboard.publish import publish_dashboard
 from deepspec.errors import DeepspecError, RecipeError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
@@ -74,6 +75,11 @@ def run_recipes(
     with ended_after(result.run, failed=lambda: result.status == "failed"):
         record, path = _leave(result, home, num_seeds=num_seeds if after else 1)
         history.publish(store.backend, record)
+        publish_dashboard(store, but=record.run_id)
+        if result.run.tracking is not None or result.run.on_shared_server:
+            from flows.model_page import show_models
+
+            show_models(result.run)
         if result.run.on_shared_server and result.run.alive is not None:
             from flows.outcome_page import show_outcome
 

@@ -20,6 +20,7 @@ TOPICS = (
     "storage",
     "operations",
     "nights",
+    "dashboard",
     "benches",
     "troubleshooting",
 )

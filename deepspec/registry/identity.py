@@ -36,6 +36,15 @@ def is_from_outside(made: Artifact) -> bool:
     return made.kind == IMPORTED or (started_from is not None and started_from.kind != TRAINED)
 
 
+def registration_of(store: Store, digest: str) -> Artifact | None:
+    """The artifact by which the draft with this digest was registered last; None: this store has none.
+
+    Costs a listing, and a small read of every registration.
+    """
+    registered = (made for made in store.newest_first("register") if made.manifest.parents["draft"].digest == digest)
+    return next(registered, None)
+
+
 def weights_of(manifest: Manifest) -> str | None:
     """SHA-256 of the file with a draft's weights; of several files, of their list; None: there is none."""
     files = sorted((entry.path, entry.sha256) for entry in manifest.files if entry.path.endswith(_WEIGHTS))

@@ -1,6 +1,7 @@
 """Every name that is written to MLflow, in one table: CONTRIBUTING's is made from it, and tests check against it.
 
-Names with a part in braces stand for one name per stage, benchmark, metric or recipe field.
+Names with a part in braces stand for one name per stage, benchmark, metric or recipe field. Names that begin with
+`mlflow.` are MLflow's own: its pages show what they hold.
 """
 
 import json
@@ -19,10 +20,12 @@ from deepspec.record import Cost
 class Entity(StrEnum):
     """What in MLflow carries a name."""
 
+    EXPERIMENT = "experiment"
     RUN = "pipeline run"
     CHILD = "child run"
     VERSION = "registered version"
     MODEL = "registered model"
+    VERSIONS = "run of all versions"
 
 
 class Sort(StrEnum):
@@ -34,6 +37,8 @@ class Sort(StrEnum):
     DATASET = "dataset input"
     ARTIFACT = "artifact"
     ALIAS = "alias"
+    NAME = "name"
+    DESCRIPTION = "description"
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,22 @@ RUN_ID = "deepspec.run_id"
 STAGE = "deepspec.stage"
 STATUS = "deepspec.status"
 UNIT = "deepspec.unit.{metric}"
-KEY = "deepspec.key.{stage}"
-DIGEST = "deepspec.digest.{stage}"
+LINEAGE = "deepspec.lineage"
+_EARLIER_KEY, _EARLIER_DIGEST = "deepspec.key.", "deepspec.digest."
+"""What names of tags begin with in which earlier versions of deepspec kept the lineage."""
+PROGRESS = "progress/percent"
+ALL_VERSIONS = "deepspec.all_versions_of"
+TAU_METRIC = "tau/{part}"
+VERSION_COST = "version_cost/{what}"
+NOTE = "mlflow.note.content"
+RUN_NAME = "mlflow.runName"
+USER = "mlflow.user"
+SOURCE_NAME = "mlflow.source.name"
+SOURCE_TYPE = "mlflow.source.type"
+COMMIT = "mlflow.source.git.commit"
+EXPERIMENT_KIND = "mlflow.experimentKind"
+TRAINING = "custom_model_development"
+"""Kind of an experiment in which models are trained, as opposed to traces of applications."""
 TAU = "deepspec.tau.{benchmark}"
 DRAFT_KIND = "deepspec.draft.kind"
 DRAFT_KEY = "deepspec.draft.key"
@@ -83,6 +102,13 @@ _LONGEST_TAG = 5000
 LONG_VALUES = "long-values.json"
 
 KEYS: tuple[Entry, ...] = (
+    Entry(Entity.EXPERIMENT, Sort.TAG, EXPERIMENT_KIND, f"`{TRAINING}`: MLflow shows the pages of training"),
+    Entry(Entity.RUN, Sort.NAME, RUN_NAME, "model, day and outcome: `qwen3-4b · 2026-12-01 · promoted v7`"),
+    Entry(Entity.RUN, Sort.TAG, NOTE, "while it runs: how far it is; then how it ended, with the verdict"),
+    Entry(Entity.RUN, Sort.TAG, USER, "whom MLflow's server has let in, or the local account"),
+    Entry(Entity.RUN, Sort.TAG, SOURCE_NAME, "the command, or the deployment that started it"),
+    Entry(Entity.RUN, Sort.TAG, SOURCE_TYPE, "`LOCAL` or `JOB`"),
+    Entry(Entity.RUN, Sort.TAG, COMMIT, "deepspec's commit, where it is known"),
     Entry(Entity.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
     Entry(Entity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
     Entry(Entity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
@@ -93,8 +119,7 @@ KEYS: tuple[Entry, ...] = (
         STATUS,
         "how it ended, as in `run.json`: promoted, refused, no_change, interrupted, failed …",
     ),
-    Entry(Entity.RUN, Sort.TAG, KEY, "store key of the stage's artifact"),
-    Entry(Entity.RUN, Sort.TAG, DIGEST, "content digest of the stage's artifact"),
+    Entry(Entity.RUN, Sort.TAG, LINEAGE, "stage -> store key and content digest of its artifact, as JSON"),
     Entry(Entity.RUN, Sort.TAG, CURRENCY, "what `cost/amount` is in, where the recipe has prices"),
     Entry(
         Entity.RUN,
@@ -102,6 +127,9 @@ KEYS: tuple[Entry, ...] = (
         COST,
         "what the whole run used, as `cost` in `run.json`: gpu_seconds, cpu_seconds, bytes_written, tokens, amount …",
     ),
+    Entry(Entity.RUN, Sort.METRIC, PROGRESS, "per cent of the run that are done, by expected duration"),
+    Entry(Entity.RUN, Sort.METRIC, TAU_METRIC, "of its draft, by version, as there"),
+    Entry(Entity.RUN, Sort.METRIC, VERSION_COST, "of its draft, by version, as there"),
     Entry(Entity.RUN, Sort.METRIC, VERDICT_METRIC, "of the verdict on the version that it registered, as there"),
     Entry(Entity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
     Entry(Entity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
@@ -129,13 +157,29 @@ KEYS: tuple[Entry, ...] = (
         DRAFT_DIGEST,
         "its content digest: the draft's identity; registering it again finds it",
     ),
-    Entry(Entity.VERSION, Sort.TAG, KEY, "store key of every artifact the draft was made from or measured by"),
-    Entry(Entity.VERSION, Sort.TAG, DIGEST, "their content digests"),
+    Entry(
+        Entity.VERSION,
+        Sort.TAG,
+        LINEAGE,
+        "stage -> store key and content digest of every artifact the draft was made from or measured by, as JSON",
+    ),
     Entry(
         Entity.VERSION,
         Sort.TAG,
         TAU,
         "acceptance length τ per benchmark; `macro` is the mean over them, `gate` the gate split's",
+    ),
+    Entry(
+        Entity.VERSION,
+        Sort.METRIC,
+        TAU_METRIC,
+        "acceptance length τ, by version: of each benchmark, `domain/<domain>`, `macro` and `gate`",
+    ),
+    Entry(
+        Entity.VERSION,
+        Sort.METRIC,
+        VERSION_COST,
+        "what the draft and all it was made from has cost, whichever runs paid: gpu_seconds, amount …",
     ),
     Entry(
         Entity.VERSION,
@@ -148,6 +192,16 @@ KEYS: tuple[Entry, ...] = (
     Entry(Entity.VERSION, Sort.TAG, RECIPE, "name of the recipe"),
     Entry(Entity.VERSION, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
     Entry(Entity.VERSION, Sort.TAG, RUN_ID, "the pipeline run that registered it"),
+    Entry(Entity.VERSIONS, Sort.TAG, ALL_VERSIONS, "the registered model whose versions it charts"),
+    Entry(Entity.VERSIONS, Sort.METRIC, TAU_METRIC, "of every version, with its number as the step"),
+    Entry(Entity.VERSIONS, Sort.METRIC, VERSION_COST, "the same"),
+    Entry(Entity.VERSIONS, Sort.METRIC, VERDICT_METRIC, "the same"),
+    Entry(
+        Entity.MODEL,
+        Sort.DESCRIPTION,
+        "description",
+        "its page: champion and why, followers, τ by version, cost, what failed; written at the end of every run",
+    ),
     Entry(
         Entity.MODEL,
         Sort.ALIAS,
@@ -192,7 +246,7 @@ def version_tags(
         artifacts: stage -> (key, digest) of everything the draft was made from or measured by.
         evaluation: of the draft; None leaves τ out.
     """
-    tags = {RECIPE: recipe, CODE_VERSION: code_version, RUN_ID: run_id, **artifact_tags(artifacts)}
+    tags = {RECIPE: recipe, CODE_VERSION: code_version, RUN_ID: run_id, **lineage_tag(artifacts)}
     for benchmark, tau in (taus(evaluation) if evaluation is not None else {}).items():
         tags[mlflow_name(TAU.format(benchmark=benchmark))] = f"{tau:.4f}"
     return tags
@@ -203,18 +257,51 @@ def verdict_tags(verdict: Verdict) -> dict[str, str]:
     return {VERDICT: "accepted" if verdict.accepted else "refused", VERDICT_SENTENCE: verdict.sentence[:_LONGEST_TAG]}
 
 
-def artifact_tags(artifacts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Key and digest tags of `artifacts`: stage -> (key, digest)."""
-    tags = {}
-    for stage, (key, digest) in artifacts.items():
-        tags[mlflow_name(KEY.format(stage=stage))] = key
-        tags[mlflow_name(DIGEST.format(stage=stage))] = digest
-    return tags
+def lineage_tag(artifacts: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """The one tag that holds the lineage: stage -> (key, digest) of its artifact; none of nothing."""
+    return {LINEAGE: json.dumps(artifacts, sort_keys=True, separators=(",", ":"))} if artifacts else {}
+
+
+def lineage_in(tags: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The lineage in the tags of a run or version, also as earlier versions of deepspec wrote it: two tags a stage."""
+    earlier = {
+        name.removeprefix(_EARLIER_KEY): (key, tags.get(f"{_EARLIER_DIGEST}{name.removeprefix(_EARLIER_KEY)}", ""))
+        for name, key in tags.items()
+        if name.startswith(_EARLIER_KEY)
+    }
+    return earlier | {stage: (key, digest) for stage, (key, digest) in json.loads(tags.get(LINEAGE, "{}")).items()}
+
+
+def run_name(model: str, run_id: str, outcome: str | None = None, version: str | None = None) -> str:
+    """What a run is called on pages: `qwen3-4b · 2026-12-01 · promoted v7`.
+
+    Args:
+        model: registered model that it is about.
+        run_id: begins with its day.
+        outcome: how it ended, as in `run.json`; None: it has not.
+        version: number of its draft's version; None: it registered none.
+    """
+    parts = [model, f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"]
+    if outcome is not None:
+        parts.append(outcome.replace("_", " ") + (f" v{version}" if version else ""))
+    return " · ".join(parts)
 
 
 def cost_metrics(cost: Cost) -> dict[str, float]:
     """What a run used as metrics."""
     return {COST.format(what=name): float(value) for name, value in cost.to_json().items() if _is_number(value)}
+
+
+def version_cost_metrics(cost: Cost) -> dict[str, float]:
+    """What a version has cost as metrics."""
+    return {VERSION_COST.format(what=name): float(value) for name, value in cost.to_json().items() if _is_number(value)}
+
+
+def tau_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """τ of every benchmark, of domains, `macro` and `gate`, as metrics."""
+    found = taus(evaluation)
+    found |= {f"domain/{name}": part.tau for name, part in evaluation.domains.items() if part.tau is not None}
+    return {mlflow_name(TAU_METRIC.format(part=name)): tau for name, tau in found.items()}
 
 
 def taus(evaluation: Evaluation) -> dict[str, float]:

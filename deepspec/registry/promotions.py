@@ -51,17 +51,17 @@ class PromotionLog:
         names = {part[1] for part in parts if len(part) == 4 and part[2] == "promotions"}
         return tuple(sorted(name for name in names if _MODEL.fullmatch(name)))
 
-    def history(self, model: str) -> tuple[Promotion, ...]:
-        """Every entry, oldest first; costs one listing, and a read of each entry.
+    def history(self, model: str, *, first: int = 1) -> tuple[Promotion, ...]:
+        """Every entry from number `first` on, oldest first; costs one listing, and a read of each entry.
 
         Raises:
             PromotionLogDamaged: an entry is missing, altered, or does not follow from the one before it.
         """
         entries: list[Promotion] = []
-        for number in range(1, self._last(model) + 1):
+        for number in range(first, self._last(model) + 1):
             entry = self._entry(model, number)
             before = entries[-1].champion if entries else None
-            if entry.previous != before:
+            if entry.previous != before and (entries or number == 1):
                 raise damaged(_path(model, number), "it does not continue the entry before it")
             entries.append(entry)
         return tuple(entries)

@@ -126,7 +126,7 @@ def _of_model(home: Path, store: Store, model: str) -> RegisteredVersion:
 
 def _evaluated(store: Store, version: RegisteredVersion) -> Artifact | None:
     """The evaluation that the version was registered or registered again with."""
-    key = version.tags.get(keys.mlflow_name(keys.KEY.format(stage="evaluate")))
+    key, _ = keys.lineage_in(version.tags).get("evaluate", ("", ""))
     return store.find("evaluate", key) if key else None
 
 

@@ -136,7 +136,12 @@ def markup(text: str) -> "Markup":
 
 def style() -> "Markup":
     """The pages' style sheet, to be set into them."""
-    return markup((resources.files("deepspec.reports") / "templates" / "report.css").read_text("utf-8"))
+    return asset("report.css")
+
+
+def asset(name: str) -> "Markup":
+    """A file of ours that is set into pages as it is: a style sheet, or a script."""
+    return markup((resources.files("deepspec.reports") / "templates" / name).read_text("utf-8"))
 
 
 @cache

@@ -15,7 +15,21 @@ import typer
 from deepspec import __version__
 from deepspec.errors import DeepspecError
 from deepspec.network import ask_this_machine_directly
-from flows.cli import artifacts, backup, bench, consumers, cost, data, drafts, guide, heartbeat, models, nights, runs
+from flows.cli import (
+    artifacts,
+    backup,
+    bench,
+    consumers,
+    cost,
+    dashboard,
+    data,
+    drafts,
+    guide,
+    heartbeat,
+    models,
+    nights,
+    runs,
+)
 from flows.cli.terminal import flush, note, prepare_streams, print_text
 
 app = typer.Typer(
@@ -44,6 +58,7 @@ for command in (
     drafts.measure,
     drafts.serve_check,
     cost.cost,
+    dashboard.dashboard,
     backup.backup,
 ):
     app.command(command.__name__.removesuffix("_").replace("_", "-"))(command)

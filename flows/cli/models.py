@@ -186,6 +186,7 @@ def promote(
     show_lines(*done.said)
     if done.serves:
         _end_waiting(done.model, done.said[-1])
+    _show_on_dashboard()
     _let_follow(production, done.model)
 
 
@@ -209,6 +210,13 @@ def _let_follow(production: "Production | None", model: str) -> None:
     if followed.error is not None:
         note(f"deepspec: {followed.error}")
         raise typer.Exit(1)
+
+
+def _show_on_dashboard() -> None:
+    """Bring the store's dashboard up to the promotion log."""
+    from deepspec.dashboard.publish import publish_dashboard
+
+    publish_dashboard(artifact_store())
 
 
 def _end_waiting(model: str, why: str) -> None:
@@ -241,6 +249,7 @@ def rollback(
     production = _production()
     done = operations.rollback(home(), artifact_store(), model, to, reason)
     show_lines(done.said)
+    _show_on_dashboard()
     _let_follow(production, done.model)
 
 

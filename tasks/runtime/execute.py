@@ -26,6 +26,7 @@ from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden
 from tasks.runtime.flow import Flow, Outcome
 from tasks.runtime.interrupt import INTERRUPTED, is_interruption, prompt_back_soon
+from tasks.runtime.outlook import Outlook, expected_seconds
 from tasks.runtime.prefect import flow as prefect_flow
 from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
@@ -277,6 +278,11 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -
         start_tracking(run, part)
     # Where all was found, something may still have to be made: what is damaged, or judged against another champion.
     run.on_making = lambda: make_ready(run, part, stack)
+    if run.on_shared_server and not looked.all_found:
+        missing = [record.name for record in looked.records if record.status == "would_run"]
+        run.outlook = Outlook(
+            expected_seconds(missing, store=run.store, models=run.models, recipe=run.recipe, home=run.home)
+        )
     run.lease_all(run.known.values())
     for attempt in (1, 2):
         try:
@@ -339,7 +345,7 @@ def connect(run: Run[Any]) -> "Tracking":
 def protect(run: Run[Any], stack: ExitStack) -> None:
     """Protect the artifacts that the run relies on from collectors, from now on."""
     if run.on_lease is None:
-        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[]))
+        lease = stack.enter_context(leased(run.store.backend, f"runs/{run.run_id}", keys=[], models=run.models))
         run.on_lease = lambda pairs: lease.note(keys=[list(pair) for pair in pairs])
 
 
@@ -352,13 +358,31 @@ def start_tracking(run: Run[Any], part: RecipeRun) -> None:
         return
     recipe = part.recipe
     tracking = connect(run)
-    code = str(run.store.code.get("commit") or run.store.code.get("deepspec", ""))
-    tags = {keys.RUN_ID: run.run_id, keys.RECIPE: recipe.name, keys.CODE_VERSION: code}
-    run.tracking_run = tracking.start_pipeline_run(run.run_id, flat(recipe.model_dump(mode="json")), tags)
+    name = keys.run_name(recipe.registered_model, run.run_id)
+    parameters = flat(recipe.model_dump(mode="json"))
+    run.tracking_run = tracking.start_pipeline_run(name, parameters, _tags_of(run, recipe, tracking))
     part.tracking_run = run.tracking_run
     if run.alive is not None:
         run.alive.tracking_runs.append(run.tracking_run)
         run.alive.write()
+
+
+def _tags_of(run: Run[Any], recipe: "Recipe", tracking: "Tracking") -> dict[str, str]:
+    """What a pipeline run in the tracker says from its beginning: which run it is, of what, by whom."""
+    from deepspec.account import local_user
+    from deepspec.registry import keys
+
+    commit = run.store.code.get("commit")
+    user = tracking.current_user() or local_user()
+    return {
+        keys.RUN_ID: run.run_id,
+        keys.RECIPE: recipe.name,
+        keys.CODE_VERSION: str(commit or run.store.code.get("deepspec", "")),
+        keys.USER: user.name or str(user),
+        keys.SOURCE_NAME: run.night or f"deepspec run {recipe.name}",
+        keys.SOURCE_TYPE: "JOB" if run.night else "LOCAL",
+        **({keys.COMMIT: str(commit)} if commit else {}),
+    }
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from deepspec.store.fingerprint import External, Fingerprints
 from deepspec.store.lease import Lease
 from deepspec.usage import Usage
 from tasks.runtime.display import Display, Hidden, Sayings
+from tasks.runtime.outlook import Outlook
 from tasks.runtime.reasons import Reason
 from tasks.runtime.records import StageRecord
 
@@ -89,6 +90,8 @@ class Run(Generic[RecipeT]):
         on_making: called before a stage makes something.
         recipes: all that it is about, in order; empty in a run that leaves no record.
         usage: what it has used so far; None in a run that leaves no record.
+        outlook: how far it is; None where nothing is made, or nobody else sees it.
+        progress_artifact: id of the artifact in Prefect that says so.
         began: model -> number of the last entry in its promotion log when the run first looked.
     """
 
@@ -120,6 +123,8 @@ class Run(Generic[RecipeT]):
     alive: "SignsOfLife | None" = None
     recipes: tuple[Recipe, ...] = ()
     usage: Usage | None = None
+    outlook: Outlook | None = None
+    progress_artifact: uuid.UUID | None = None
     _fingerprints: Fingerprints | None = None
     _accounts: Accounts | None = None
     _promotions: PromotionLog | None = None

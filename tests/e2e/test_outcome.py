@@ -93,8 +93,8 @@ def test_registry_holds_the_draft_with_its_lineage(cold: Home, monkeypatch: pyte
     client = MlflowClient(uri, uri)
     version = client.get_model_version_by_alias("tiny", keys.CHAMPION)
     for stage in ("conversations", "responses", "tokens", "states", "train", "calibrate", "evaluate"):
-        assert version.tags[f"deepspec.key.{stage}"] == stages[stage]
-        assert len(version.tags[f"deepspec.digest.{stage}"]) == 64
+        key, digest = keys.lineage_in(version.tags)[stage]
+        assert (key, len(digest)) == (stages[stage], 64)
     for benchmark in ("arithmetic", "code", "chat"):
         measured = record["evaluation"]["benchmarks"][benchmark]["tau"]
         assert float(version.tags[f"deepspec.tau.{benchmark}"]) == pytest.approx(measured, abs=1e-3)
@@ -196,6 +196,8 @@ def test_verify_finds_a_flipped_bit(warm: Home) -> None:
 def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Home, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
+    from deepspec.registry import keys
+
     rows = (warm.path / "tiny" / "corpus" / "conversations.jsonl").read_text().splitlines()
     source = tmp_path / "others.jsonl"
     source.write_text("\n".join(reversed(rows)) + "\n")
@@ -210,7 +212,7 @@ def test_an_equal_draft_is_no_promotion_and_tags_follow_the_evaluation(warm: Hom
     assert record["model"]["aliases"] == ["champion"]
     tags = MlflowClient(f"sqlite:///{warm.path / 'mlflow.db'}").get_model_version("tiny", "1").tags
     evaluated = next(stage for stage in record["stages"] if stage["name"] == "evaluate")
-    assert tags["deepspec.key.evaluate"] == evaluated["key"]
+    assert keys.lineage_in(tags)["evaluate"][0] == evaluated["key"]
     tau = record["evaluation"]["benchmarks"]["code"]["tau"]
     assert float(tags["deepspec.tau.code"]) == pytest.approx(tau, abs=1e-3)
 

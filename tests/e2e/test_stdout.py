@@ -170,6 +170,11 @@ COMMANDS: dict[str, Case] = {
         says="paid by run",
         rows=lambda found: [[row["stage"], row["key"][:12], row["run"], row["model"]] for row in found["attempts"]],
     ),
+    "dashboard": Case(
+        "--out {tmp}/out",
+        says="/out/index.html",
+        rows=lambda found: [[model["name"], model["champion"]["version"]] for model in found["feed"]["models"]],
+    ),
     "backup": Case("{tmp}/out", says="artifacts"),
     "data preview": Case("tiny --rows 1", says="tokens are supervised"),
     "artifacts ls": Case(

@@ -3,7 +3,8 @@
 import pytest
 
 from deepspec.record import RecordedVerdict, RunRecord
-from flows.outcome_page import summary, tags_of
+from deepspec.reports.run_markdown import summary
+from flows.outcome_page import tags_of
 from tests.fixtures import reports
 from tests.fixtures.verdicts import judged
 
@@ -22,7 +23,7 @@ def test_a_refused_draft_stands_beside_the_champion(monkeypatch: pytest.MonkeyPa
     assert "## Refused" in page
     assert "* ✗ **tau_gain**: " in page
     assert "| gate | 8 | 2.000 | 2.500 | -0.500 | -0.500 to -0.500 |" in page
-    assert "(http://mlflow.example:5000/#/models/mine/versions/7)" in page
+    assert "(http://mlflow.example:5000/#/models/mine/versions/7?workflowType=machine_learning)" in page
     assert "hunter2" not in page
     assert tags_of(refused) == ["model:mine", "status:refused", "verdict:refused", "version:mine/7"]
 

@@ -14,7 +14,8 @@ from deepspec.store import Artifact, Ingredients, Parent, open_store
 from deepspec.store.manifest import EarlierAttempt, Payer
 from tasks.runtime.record.result import RecipeRun, Result, Status
 from tasks.runtime.record.run_record import read_record, record_of, write_record
-from tasks.runtime.record.run_report import _earlier, _ends
+from tasks.runtime.record.run_report import _earlier
+from tasks.runtime.record.tracked_end import ENDS
 from tasks.runtime.records import StageRecord
 from tasks.runtime.run import Run
 from tests.fixtures import reports
@@ -146,7 +147,7 @@ def test_the_cause_of_every_early_end_is_recorded(tmp_path: Path, error: BaseExc
     assert (record.failure.error, record.failure.stage) == (type(error).__name__, "states")
     assert record.failure.message == record.error != ""
     assert datetime.fromisoformat(record.failure.at).tzinfo is not None
-    assert [_ends(part) for part in result.parts] == ["FINISHED", ends]
+    assert [ENDS.get(part.status, "FINISHED") for part in result.parts] == ["FINISHED", ends]
     write_record(record, tmp_path)
     assert read_record(tmp_path) == record
 

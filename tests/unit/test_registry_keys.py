@@ -17,11 +17,10 @@ def test_version_tags_are_all_in_the_table() -> None:
         evaluation=results.evaluation(gsm8k=5.25, empty=None, gate_tau=5.5),
     )
     assert keys.undocumented(Entity.VERSION, Sort.TAG, tags) == []
-    assert tags["deepspec.key.responses"] == "key-responses"
-    assert tags["deepspec.digest.train"] == "digest-train"
+    assert keys.lineage_in(tags)["responses"] == ("key-responses", "digest-responses")
     found = {name: tags[f"deepspec.tau.{name}"] for name in ("gsm8k", "macro", "gate")}
     assert found == {"gsm8k": "5.2500", "macro": "5.2500", "gate": "5.5000"}
-    assert len(tags) == 3 + 2 * 3 + 3
+    assert len(tags) == 3 + 1 + 3
 
 
 def test_without_an_evaluation_there_is_no_tau() -> None:
@@ -30,8 +29,8 @@ def test_without_an_evaluation_there_is_no_tau() -> None:
 
 
 def test_names_outside_the_table_are_found() -> None:
-    names = ["deepspec.recipe", "deepspec.key.train", "mlflow.runName", "deepspec.key.", "surprise"]
-    assert keys.undocumented(Entity.RUN, Sort.TAG, names) == ["deepspec.key.", "surprise"]
+    names = ["deepspec.recipe", "deepspec.unit.loss", "mlflow.runName", "deepspec.unit.", "surprise"]
+    assert keys.undocumented(Entity.CHILD, Sort.TAG, names) == ["deepspec.recipe", "deepspec.unit.", "surprise"]
     assert keys.undocumented(Entity.VERSION, Sort.TAG, ["deepspec.status"]) == ["deepspec.status"]
 
 
@@ -82,3 +81,26 @@ def test_values_as_text() -> None:
     assert [keys.text_of(v) for v in ("x", 3, 3.0, None, [1, 2], {"b": 1, "a": "é"})] == [
         "x", "3", "3.0", "null", "[1, 2]", '{"a": "é", "b": 1}'
     ]  # fmt: skip
+
+
+def test_the_lineage_is_one_tag_and_that_of_earlier_versions_is_read() -> None:
+    made_from = {"train": ("k" * 64, "d" * 64), "evaluate": ("1" * 64, "2" * 64)}
+    assert keys.lineage_in(keys.lineage_tag(made_from)) == made_from
+    assert keys.lineage_tag({}) == {}
+    earlier = {f"deepspec.key.{stage}": key for stage, (key, _) in made_from.items()}
+    earlier |= {f"deepspec.digest.{stage}": digest for stage, (_, digest) in made_from.items()}
+    assert keys.lineage_in({**earlier, "deepspec.recipe": "tiny"}) == made_from
+    again = {"evaluate": ("3" * 64, "4" * 64)}
+    assert keys.lineage_in({**earlier, **keys.lineage_tag(again)}) == made_from | again
+
+
+@pytest.mark.parametrize(
+    ("outcome", "version", "name"),
+    [
+        (None, None, "qwen3-4b · 2026-12-01"),
+        ("promoted", "7", "qwen3-4b · 2026-12-01 · promoted v7"),
+        ("no_change", None, "qwen3-4b · 2026-12-01 · no change"),
+    ],
+)
+def test_a_runs_name_says_what_when_and_how_it_ended(outcome: str | None, version: str | None, name: str) -> None:
+    assert keys.run_name("qwen3-4b", "20261201-020000-abcdef", outcome, version) == name

@@ -100,6 +100,14 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
+def downloaded(directory: Path) -> dict[str, bytes]:
+    """What was registered, without the two files that are there for MLflow's own pages and functions."""
+    found = contents(directory)
+    assert found.pop("MLmodel").startswith(b"model_id: m-")
+    assert found.pop("registered_model_meta")
+    return found
+
+
 def test_how_to_open_it_names_the_database_from_wherever_one_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,13 +116,13 @@ def test_how_to_open_it_names_the_database_from_wherever_one_is(
 
 
 def test_a_pipeline_run_carries_parameters_and_tags(tracking: Tracking, client: Any) -> None:
-    tags = {keys.RECIPE: "tiny", **keys.artifact_tags({"train": ("k" * 64, "d" * 64)})}
+    tags = {keys.RECIPE: "tiny", **keys.lineage_tag({"train": ("k" * 64, "d" * 64)})}
     run_id = tracking.start_pipeline_run("a run", {"train.lr": 3e-4, "draft.ids": [1, 3], "name": "tiny"}, tags)
     tracking.finish(run_id, tags={keys.STATUS: "promoted"})
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.lr": "0.0003", "draft.ids": "[1, 3]", "name": "tiny"}
-    assert run.data.tags["deepspec.key.train"] == "k" * 64
+    assert keys.lineage_in(run.data.tags) == {"train": ("k" * 64, "d" * 64)}
     assert run.data.tags["deepspec.status"] == "promoted"
     assert keys.undocumented(keys.Entity.RUN, keys.Sort.TAG, run.data.tags) == []
 
@@ -348,16 +356,16 @@ def test_the_registered_model_is_the_drafts_directory(
     assert stored.tags == dict(version.tags)
     assert stored.tags["deepspec.tau.arithmetic"] == "4.5000"
     assert stored.tags["deepspec.tau.macro"] == "4.0000"
-    assert stored.tags["deepspec.digest.evaluate"] == "d2"
+    assert keys.lineage_in(stored.tags)["evaluate"] == ("k2", "d2")
     assert stored.tags["deepspec.draft.digest"] == draft.digest
     assert keys.undocumented(keys.Entity.VERSION, keys.Sort.TAG, stored.tags) == []
-    assert contents(tracking.download(version, tmp_path / "back")) == contents(directory)
+    assert downloaded(tracking.download(version, tmp_path / "back")) == contents(directory)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)  # as anybody outside deepspec would
     from mlflow.artifacts import download_artifacts
 
     tracking.set_alias("tiny.1", "newest", "1")
     for uri in (version.uri, "models:/tiny.1@newest"):
-        assert contents(Path(download_artifacts(uri))) == contents(directory)
+        assert downloaded(Path(download_artifacts(uri))) == contents(directory)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
 
@@ -367,7 +375,7 @@ def test_the_card_lies_beside_the_files_and_is_replaced(tracking: Tracking, clie
     for card in ("# one\n", "# two\n", "# two\n", "# long\n" + "| a row |\n" * 1000):
         version = tracking.register(directory, "described", run_id, {}, draft=draft, card=card)
         assert version.version == "1"
-        back = contents(tracking.download(version, tmp_path / f"back-{len(card)}-{card[2]}"))
+        back = downloaded(tracking.download(version, tmp_path / f"back-{len(card)}-{card[2]}"))
         assert back == contents(directory) | {"README.md": card.encode()}
         description = client.get_model_version("described", "1").description
         assert description == card if len(card) < 5000 else description.endswith("row |\n… the rest is in README.md.")
@@ -588,3 +596,68 @@ def test_nothing_reaches_the_terminal_and_torch_stays_out(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_experiment_opens_in_the_pages_of_training(tmp_path: Path) -> None:
+    """A new one does; so does one that an earlier deepspec made, and what a person has chosen stays."""
+    tracking = Tracking.embedded(tmp_path / "home")
+    client = tracking._server.client
+
+    def kind() -> str | None:
+        return client.get_experiment(tracking.experiment_id).tags.get(keys.EXPERIMENT_KIND)
+
+    assert kind() == keys.TRAINING
+    client.delete_experiment_tag(tracking.experiment_id, keys.EXPERIMENT_KIND)
+    tracking.start_pipeline_run("a run", {})
+    assert kind() == keys.TRAINING
+    client.set_experiment_tag(tracking.experiment_id, keys.EXPERIMENT_KIND, "finetuning")
+    tracking.start_pipeline_run("a run", {})
+    assert kind() == "finetuning"
+
+
+def test_a_run_gets_the_name_of_its_outcome(tracking: Tracking, client: Any) -> None:
+    """At its end, or when a later run ends it for it."""
+    ended, dead = (tracking.start_pipeline_run("tiny · 2026-12-01", {}) for _ in range(2))
+    tracking.finish(ended, name="tiny · 2026-12-01 · promoted v1")
+    for _ in range(2):
+        tracking.end_dead(dead, "KILLED", "interrupted")
+    names = [client.get_run(run).info.run_name for run in (ended, dead)]
+    assert names == ["tiny · 2026-12-01 · promoted v1", "tiny · 2026-12-01 · interrupted"]
+
+
+def test_what_is_measured_of_versions_stands_with_run_and_version_and_in_one_chart(
+    tracking: Tracking, client: Any, tmp_path: Path
+) -> None:
+    """Also of a version that is found again by a later run, whose measures add nothing to the chart."""
+    versions, runs = [], []
+    for number, tau in ((1, 3.0), (2, 3.5), (2, 3.5)):
+        directory, draft = a_draft(tmp_path / str(len(runs)), f"measured {number}")
+        runs.append(tracking.start_pipeline_run("measures", {}))
+        version = tracking.register(directory, "measured", runs[-1], {}, draft=draft)
+        versions.append(tracking.version_of("measured", draft))
+        assert version.version == str(number)
+        tracking.measured(versions[-1], runs[-1], {"tau/gate": tau, "version_cost/amount": 2.0})
+    assert [client.get_run(run).data.metrics["tau/gate"] for run in runs] == [3.0, 3.5, 3.5]
+    logged = client.get_logged_model(versions[1].logged_model)
+    assert {(metric.key, metric.value, metric.step) for metric in logged.metrics} >= {("tau/gate", 3.5, 2)}
+    chart = tracking.chart_of("measured")
+    points = client.get_metric_history(chart, "tau/gate")
+    assert sorted((point.step, point.value) for point in points) == [(1, 3.0), (2, 3.5)]
+    assert client.get_run(chart).info.status == "FINISHED"
+    anew = Tracking(tracking.uri, None, tracking._server._experiment)
+    assert chart == anew.chart_of("measured")
+    names = client.get_run(chart).data.metrics
+    assert keys.undocumented(keys.Entity.VERSIONS, keys.Sort.METRIC, names) == []
+
+
+def test_a_models_page_says_what_it_is_told_and_no_model_is_made_for_it(
+    tracking: Tracking, client: Any, tmp_path: Path
+) -> None:
+    tracking.describe_model("unheard of", "# Page")
+    assert "unheard of" not in tracking.list_models()
+    directory, draft = a_draft(tmp_path, "told")
+    tracking.register(directory, "told", tracking.start_pipeline_run("registers", {}), {}, draft=draft)
+    tracking.describe_model("told", "# Page\n" + "a line\n" * 1000)
+    said = client.get_registered_model("told").description
+    assert said.startswith("# Page\na line\n")
+    assert len(said) <= 5000

@@ -566,6 +566,16 @@ def test_an_endpoint_that_does_not_answer_is_named_without_what_its_address_hide
     assert "canary" not in str(caught.value)
 
 
+def test_a_bucket_hands_pages_out_as_pages(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    moto.enter(monkeypatch)
+    backend = open_store(f"s3://{moto.bucket}/pages", cache=tmp_path).backend
+    types = {"index.html": "text/html; charset=utf-8", "data.json": "application/json"}
+    for name, expected in types.items():
+        backend.put(name, b"{}")
+        answer = s3.client().head_object(Bucket=moto.bucket, Key=f"pages/{name}")
+        assert answer["ContentType"] == expected
+
+
 def test_a_missing_bucket_is_named(moto: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     moto.enter(monkeypatch)
     store = open_store("s3://not-there/store", cache=tmp_path)

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from deepspec.account import Actor
 from deepspec.errors import RecipeError
+from deepspec.registry import keys
 from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow import database, schema
 
@@ -241,7 +242,9 @@ class Connection:
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
             try:
-                return str(client.create_experiment(self._experiment, artifact_location=self._artifact_root))
+                kind = {keys.EXPERIMENT_KIND: keys.TRAINING}
+                root = self._artifact_root
+                return str(client.create_experiment(self._experiment, artifact_location=root, tags=kind))
             except mlflow_errors():
                 found = client.get_experiment_by_name(self._experiment)
                 if found is None:  # so it was not that another process made it meanwhile

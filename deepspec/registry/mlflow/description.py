@@ -1,4 +1,4 @@
-"""The description of a registered version: its verdict, if it has one, and its card, as far as MLflow holds them."""
+"""Texts on MLflow's pages, as far as it holds them: a version's is its verdict, if it has one, and its card."""
 
 import re
 
@@ -29,6 +29,11 @@ def parts_of(description: str | None) -> tuple[str, str]:
 def described(verdict: str, card: str) -> str:
     """A description of these two parts, in whole lines, with where the rest is."""
     return _cut(verdict + card, _LONGEST, f"the rest is in {CARD_FILE}")
+
+
+def shortened(text: str) -> str:
+    """A text in whole lines, as far as MLflow holds it."""
+    return _cut(text, _LONGEST, "the rest is in the store")
 
 
 def _cut(text: str, most: int, rest: str) -> str:

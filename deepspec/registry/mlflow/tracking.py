@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,9 +20,10 @@ from deepspec.errors import DeepspecError
 from deepspec.registry import keys
 from deepspec.registry.errors import TrackingLost
 from deepspec.registry.mlflow.connection import SQLITE, Connection, refuse_home
+from deepspec.registry.mlflow.description import shortened
 from deepspec.registry.mlflow.outbox import AGAIN_SECONDS, Outbox
 from deepspec.registry.mlflow.runs import RunWriter, Send, flushed
-from deepspec.registry.mlflow.versions import Versions
+from deepspec.registry.mlflow.versions import RegisteredVersion, Versions, add_to_chart, metrics_of
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -103,12 +105,21 @@ class Tracking(Versions):
         Raises:
             TrackingError: MLflow does not answer or refuses.
         """
-        run_id = self._create_run(name, {})
+        self._show_as_training()
+        run_id = self._create_run(name, {}, started=_milliseconds())
         writer = self.writer(run_id)
         writer.tags(tags or {})
         writer.params(recipe_flat_params)
         writer.flush()
         return run_id
+
+    def _show_as_training(self) -> None:
+        """Let an experiment that an earlier deepspec made open in the pages of training; what a person chose stays."""
+        server = self._server
+        with server.named_errors():
+            tags = server.client.get_experiment(server.experiment_id).tags
+            if keys.EXPERIMENT_KIND not in tags:
+                server.client.set_experiment_tag(server.experiment_id, keys.EXPERIMENT_KIND, keys.TRAINING)
 
     def writer(self, run_id: str) -> RunWriter:
         """Write to a run that exists: parameters, metrics, tags, inputs, artifacts; one writer per run."""
@@ -144,17 +155,42 @@ class Tracking(Versions):
         with flushed(RunWriter(send), lambda status: self._end(send, status)) as writer:
             yield writer
 
-    def finish(self, run_id: str, status: Status = "FINISHED", tags: Mapping[str, str] | None = None) -> None:
-        """End a run, with last `tags` (its status as in `run.json`, keys and digests).
+    def finish(
+        self, run_id: str, status: Status = "FINISHED", tags: Mapping[str, str] | None = None, *, name: str = ""
+    ) -> None:
+        """End a run, with last `tags` (its status as in `run.json`, its lineage) and a `name`, if it gets another.
 
         A server that does not answer is waited for a little: what it has not heard by then it will not hear.
         """
         writer = self.writer(run_id)
         writer.tags(tags or {})
         writer.flush()
-        self._end(self._sender(lambda: run_id), status)
+        send = self._sender(lambda: run_id)
+        self._end(send, status)
+        if name:
+            send(lambda client, run_id: client.update_run(run_id, name=name))
         if not self._outbox.settle(_LAST_SECONDS):
             logger.warning("MLflow does not answer: the end of this run is not tracked there.")
+
+    def measured(self, version: RegisteredVersion, run_id: str, values: Mapping[str, float]) -> None:
+        """Record what was measured of a version: with the run, with the version, and in the chart of all versions.
+
+        Args:
+            version: which.
+            run_id: of the pipeline run that measured it, or found it measured.
+            values: name -> value (`keys.tau_metrics`, `keys.version_cost_metrics`).
+        """
+        self._sender(lambda: run_id)(lambda client, run: client.log_batch(run, metrics=metrics_of(version, values)))
+        self._sender(lambda: self.chart_of(version.name))(partial(add_to_chart, version=version, values=values))
+
+    def describe_model(self, model_name: str, text: str) -> None:
+        """Make a registered model's page say this; where there is no such model yet, nothing is said."""
+
+        def send(client: Any, name: str) -> None:
+            if name in self.list_models():
+                client.update_registered_model(name, shortened(text))
+
+        self._sender(lambda: model_name)(send)
 
     def end_dead(self, run_id: str, status: Status, recorded: str) -> None:
         """End a run whose process died, and its child runs; those that have ended stay as they are.
@@ -176,6 +212,7 @@ class Tracking(Versions):
                     client.set_terminated(one.info.run_id, status)
             if keys.STATUS not in run.data.tags:
                 client.set_tag(run_id, keys.STATUS, recorded)
+                client.update_run(run_id, name=f"{run.info.run_name} · {recorded.replace('_', ' ')}")
 
     def patiently(
         self,

@@ -1,8 +1,8 @@
 """Registered models in MLflow: their versions, what is said of these, and the champion's alias.
 
 The draft's directory itself is the registered model: it is logged file by file as an MLflow "logged model", so that
-`mlflow.artifacts.download_artifacts("models:/name/version")` returns exactly the directory that was registered, with
-the card as README.md.
+`mlflow.artifacts.download_artifacts("models:/name/version")` returns the directory that was registered, with the card
+as README.md and the file MLmodel, which MLflow's page of a version asks for.
 """
 
 import contextlib
@@ -25,9 +25,11 @@ from deepspec.registry.errors import TrackingError, TrackingLost
 from deepspec.registry.mlflow.connection import Connection, mlflow_errors
 from deepspec.registry.mlflow.description import described, parts_of, verdict_part
 from deepspec.registry.promotions import PromotionLog, previous_of
+from deepspec.yaml import dumps
 
 _OTHER_ALIASES = (keys.PREVIOUS, keys.CHALLENGER)
 _LOGGED_MODEL = "models:/"
+_MLMODEL = "MLmodel"
 _ATTEMPTS = 5
 _AGAIN_SECONDS = 0.05
 
@@ -46,6 +48,7 @@ class RegisteredVersion:
         created: whether the call that returned this made it (False: it was there).
         description: what its page says: its verdict, if it was judged, and its card.
         source: address of the logged model that it is.
+        created_milliseconds: when it was registered, since the epoch.
     """
 
     name: str
@@ -57,6 +60,12 @@ class RegisteredVersion:
     created: bool = False
     description: str = ""
     source: str = ""
+    created_milliseconds: int = 0
+
+    @property
+    def logged_model(self) -> str | None:
+        """The id of that logged model."""
+        return self.source.removeprefix(_LOGGED_MODEL) if self.source.startswith(_LOGGED_MODEL) else None
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class Versions:
 
     def __init__(self, server: Connection) -> None:
         self._server = server
+        self._charts: dict[str, str] = {}
 
     @property
     def uri(self) -> str:
@@ -121,6 +131,11 @@ class Versions:
     def shown_uri(self) -> str:
         """The address without credentials."""
         return self._server.shown_uri
+
+    @property
+    def experiment_id(self) -> str:
+        """Its experiment's id; asked for at the first use."""
+        return self._server.experiment_id
 
     def current_user(self) -> Actor | None:
         """Whom MLflow's server has let in; None: it asks for no name, or there is no server."""
@@ -172,7 +187,8 @@ class Versions:
             )
             with self._server.transferring():
                 client.log_model_artifacts(model.model_id, str(draft_dir))
-                self._log_texts(model.model_id, _with_card(notes, card))
+                described_by = {_MLMODEL: _mlmodel(model.model_id, run_id, tags)}
+                self._log_texts(model.model_id, {**described_by, **_with_card(notes, card)})
             client.finalize_logged_model(model.model_id, "READY")
             try:
                 client.create_registered_model(model_name)
@@ -218,9 +234,32 @@ class Versions:
             said = described(text, parts_of(written.description)[1])
             if written.description != said:
                 client.update_model_version(version.name, version.version, said)
+            measures = {
+                keys.mlflow_name(keys.VERDICT_METRIC.format(measure=name)): value
+                for name, value in verdict_metrics(verdict).items()
+            }
             if version.run_id is not None:
-                client.log_batch(version.run_id, metrics=_metrics(version, verdict))
+                client.log_batch(version.run_id, metrics=metrics_of(version, measures))
+            add_to_chart(client, self.chart_of(version.name), version=version, values=measures)
         self.retag(version, tags)
+
+    def chart_of(self, model_name: str) -> str:
+        """The run whose charts show all versions of a model, one line a measure; made when it is first needed."""
+        if model_name not in self._charts:
+            self._charts[model_name] = self._find_chart(model_name)
+        return self._charts[model_name]
+
+    def _find_chart(self, model_name: str) -> str:
+        client, experiment = self._server.open()
+        with self._server.named_errors():
+            wanted = f"tags.`{keys.ALL_VERSIONS}` = {_quoted(model_name)}"
+            found = client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"], max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            tags = {keys.ALL_VERSIONS: model_name, keys.NOTE: f"Every version of {model_name}: its number is the step."}
+            made = client.create_run(experiment, run_name=f"{model_name} · all versions", tags=tags)
+            client.set_terminated(made.info.run_id)  # nothing runs: it is there for its charts
+            return str(made.info.run_id)
 
     def _replace_card(self, version: RegisteredVersion, card: str | None, notes: Mapping[str, str]) -> None:
         if card is None and not notes:
@@ -230,7 +269,10 @@ class Versions:
             written = client.get_model_version(version.name, version.version)
             # Asked for by itself a version does not name its logged model; its source, which `register` wrote, does.
             with self._server.transferring():
-                self._log_texts(str(written.source).removeprefix(_LOGGED_MODEL), _with_card(notes, card))
+                model_id = str(written.source).removeprefix(_LOGGED_MODEL)
+                # An earlier deepspec left the file out that MLflow's page asks for.
+                described_by = {_MLMODEL: _mlmodel(model_id, str(written.run_id), written.tags)}
+                self._log_texts(model_id, {**described_by, **_with_card(notes, card)})
             if card is not None:
                 said = described(parts_of(written.description)[0], card)
                 if written.description != said:
@@ -398,21 +440,38 @@ class Versions:
         return [replace(version, aliases=tuple(by_version.get(version.version, ()))) for version in versions]
 
 
+def _mlmodel(model_id: str, run_id: str, tags: Mapping[str, str]) -> str:
+    """The file that MLflow's page of a version asks for: no flavour of MLflow's own, for none can load a draft."""
+    return dumps(
+        {
+            "model_id": model_id,
+            "run_id": run_id,
+            "flavors": {"deepspec": {"code_version": tags.get(keys.CODE_VERSION, "")}},
+        }
+    )
+
+
 def _with_card(notes: Mapping[str, str], card: str | None) -> dict[str, str]:
     return {**notes, **({CARD_FILE: card} if card is not None else {})}
 
 
-def _metrics(version: RegisteredVersion, verdict: Verdict) -> list[Any]:
+def metrics_of(version: RegisteredVersion, values: Mapping[str, float], *, charted: bool = False) -> list[Any]:
+    """MLflow's records of what was measured of a version; its number is the step.
+
+    Args:
+        version, values: of what, and what, by name.
+        charted: for the chart of all versions, to which adding the same again changes nothing.
+    """
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    model = version.source.removeprefix(_LOGGED_MODEL) if version.source.startswith(_LOGGED_MODEL) else None
-    return [
-        Metric(
-            keys.mlflow_name(keys.VERDICT_METRIC.format(measure=name)), value, now, int(version.version), model_id=model
-        )
-        for name, value in verdict_metrics(verdict).items()
-    ]
+    when = version.created_milliseconds if charted else int(time.time() * 1000)
+    model = None if charted else version.logged_model
+    return [Metric(name, value, when, int(version.version), model_id=model) for name, value in values.items()]
+
+
+def add_to_chart(client: Any, run_id: str, *, version: RegisteredVersion, values: Mapping[str, float]) -> None:
+    """Add what was measured of a version to the run whose charts show all versions of its model."""
+    client.log_batch(run_id, metrics=metrics_of(version, values, charted=True))
 
 
 def _pages(search: Callable[..., Any], query: str | None) -> Iterator[Any]:
@@ -435,6 +494,7 @@ def _registered(version: Any, *, created: bool = False) -> RegisteredVersion:
         created=created,
         description=str(version.description or ""),
         source=str(version.source or ""),
+        created_milliseconds=int(version.creation_timestamp or 0),
     )
 
 

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import boto3
@@ -76,6 +76,8 @@ _BILLED_AS = {
 }
 """Operation -> what its requests are counted as; any other writes, and is a put (a part of an upload, its end)."""
 
+_SERVED_AS = {".html": "text/html; charset=utf-8", ".json": "application/json"}
+"""What a browser takes small records for that the bucket hands out itself."""
 _CHUNK_BYTES = 1 << 20
 _PARALLEL_PARTS = 4
 _PARALLEL_FILES = 4
@@ -135,8 +137,9 @@ class S3Backend:
     def put(self, path: str, data: bytes) -> None:
         """Write or overwrite a small record."""
         refuse_large(len(data), path, self.location)
+        served_as = {"ContentType": mime} if (mime := _SERVED_AS.get(PurePosixPath(path).suffix)) else {}
         with self._named_errors("written"):
-            self._client.put_object(Bucket=self._at.bucket, Key=self._key(path), Body=data)
+            self._client.put_object(Bucket=self._at.bucket, Key=self._key(path), Body=data, **served_as)
 
     def read(self, path: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         """The whole content of `path`; FileNotFoundError if nothing is there."""

@@ -5,7 +5,8 @@
                      │ └──► run_record           ... and gets a record, with what it had paid
     alive, run_record ──► spent                  what a run itself used, stage by stage; from deepspec.cost
     flows.runs ──► run_record ──► result         `runs/<run id>/run.json` and `last-run.json`, of a result
-         └───────► run_report ──► run_record     the page beside it, by deepspec.reports; the end of its runs in MLflow
+         └───────► run_report ──► run_record     the page beside it, by deepspec.reports
+                       └──► tracked_end          the end of its runs in MLflow
 
     record = record_of(result)                   what it holds is typed in `deepspec/record.py`, for all who read one
     write_record(record, home)                   first without a report, so that a report that fails loses no record

@@ -1,29 +1,25 @@
 """The report of a run: gathered from its artifacts, written into the run's folder and logged with the tracker."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from deepspec.errors import ArtifactError, DeepspecError
 from deepspec.evaluation.results import Sample
 from deepspec.record import RecordedVerdict, RunRecord
-from deepspec.registry import keys
 from deepspec.registry.identity import IMPORTED
-from deepspec.registry.mlflow.tracking import Status
 from deepspec.store import Artifact
 from deepspec.store.gc import lineage
 from tasks.runtime.record.result import RecipeRun, Result
 from tasks.runtime.record.run_record import read_record, results_of
+from tasks.runtime.record.tracked_end import ENDS, End, track_end
 from tasks.runtime.references import Reference
 
 if TYPE_CHECKING:
     from deepspec.reports.run_page import Ancestor, Champion, RunReport, TrainingMetric
 
 SAMPLES = "samples.json"
-_ENDED_EARLY: Mapping[str, Status] = MappingProxyType({"failed": "FAILED", "interrupted": "KILLED"})
-"""Of a part that has no report, what becomes of the tracker's run."""
 
 
 def write(result: Result, record: RunRecord) -> str | None:
@@ -86,7 +82,7 @@ def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path
     page = None
     report: RunReport | None = None
     try:
-        report = _report(result, part, record) if part.status not in _ENDED_EARLY else None
+        report = _report(result, part, record) if part.status not in ENDS else None
     except DeepspecError as error:  # the run itself is done; its tracker's run has to end, too
         result.error = result.error or error
     if report is not None and report.evaluation is not None:
@@ -96,13 +92,15 @@ def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path
     if run.tracking is not None and part.tracking_run is not None:
         if page is not None:
             run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
-        outcome = {name: item for name, item in part.outcome.items() if isinstance(item, Artifact)}
-        tags = keys.artifact_tags({item.kind: (item.key, item.digest) for item in outcome.values()})
-        tags |= {keys.STATUS: part.status, keys.RUN_ID: run.run_id}
-        if record.cost.currency is not None:
-            tags[keys.CURRENCY] = record.cost.currency
-        run.tracking.writer(part.tracking_run).metrics(keys.cost_metrics(record.cost))
-        run.tracking.finish(part.tracking_run, _ends(part), tags=tags)
+        outcome = [item for item in part.outcome.values() if isinstance(item, Artifact)]
+        end = End(
+            model=part.recipe.registered_model,
+            status=part.status,
+            lineage={item.kind: (item.key, item.digest) for item in outcome},
+            evaluation=results_of(result, part).evaluation,
+            version=part.version,
+        )
+        track_end(run.tracking, part.tracking_run, record, end)
     return page
 
 
@@ -114,10 +112,6 @@ def _earlier(folder: Path, run_folder: Path, home: Path) -> Path | None:
         if record.report is not None and folder.is_dir():
             return folder
     return None
-
-
-def _ends(part: RecipeRun) -> Status:
-    return _ENDED_EARLY.get(part.status, "FINISHED")
 
 
 def _report(result: Result, part: RecipeRun, record: RunRecord) -> "RunReport":

@@ -1,0 +1,90 @@
+"""Writing the dashboard: `dashboard/index.html` and `dashboard/dashboard.json` in the store, or in a folder.
+
+Both are made anew from all that is in the store, so that two runs that end at once may overwrite each other's: the next
+one has what is missing. A run that has done its work does not fail for a page.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepspec.atomic_write import write_text
+from deepspec.dashboard.collect import collect
+from deepspec.errors import ArtifactError, DeepspecError
+from deepspec.reports.dashboard.feed import FORMAT, Feed
+from deepspec.reports.dashboard.page import page_of
+from deepspec.store import Backend, Store
+from deepspec.store.layout import DASHBOARD
+from deepspec.store.records import refuse_newer
+
+logger = logging.getLogger(__name__)
+
+PAGE = "index.html"
+FEED = "dashboard.json"
+
+
+def publish_dashboard(store: Store, *, but: str | None = None) -> None:
+    """Write the dashboard into the store; what is wrong is warned of, and nothing is raised.
+
+    Args:
+        store: that it is about.
+        but: a run that is just ending.
+    """
+    try:
+        feed = collect(store, _now(), earlier=earlier_feed(store.backend), but=but)
+        store.backend.put(f"{DASHBOARD}/{FEED}", _text(feed).encode())
+        store.backend.put(f"{DASHBOARD}/{PAGE}", page_of(feed).encode())
+    except (DeepspecError, ValueError) as error:
+        logger.warning("The dashboard in the store is not up to date: %s", error)
+
+
+def write(store: Store, out: Path) -> Feed:
+    """Write the dashboard into a folder.
+
+    Args:
+        store: that it is about.
+        out: made if it is missing.
+
+    Returns:
+        what was written.
+
+    Raises:
+        ArtifactError: the store refuses, or the folder cannot be written.
+        TransientError: the store does not answer.
+    """
+    feed = collect(store, _now(), earlier=earlier_feed(store.backend))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / FEED, _text(feed))
+        write_text(out / PAGE, page_of(feed))
+    except OSError as error:
+        raise ArtifactError(
+            f"The dashboard cannot be written: {error.strerror or error}.",
+            where=str(out),
+            remedy="Name another folder with --out.",
+        ) from error
+    return feed
+
+
+def earlier_feed(backend: Backend) -> Feed | None:
+    """The feed that is in the store; None: there is none that can be used.
+
+    Raises:
+        TransientError: the store does not answer.
+    """
+    path = f"{DASHBOARD}/{FEED}"
+    try:
+        content = json.loads(backend.read(path))
+        refuse_newer(content, FORMAT, what="This dashboard", where=path, otherwise="it is written again")
+        return Feed.from_json(content, where=path)
+    except (FileNotFoundError, ValueError, AttributeError, ArtifactError):
+        return None
+
+
+def _text(feed: Feed) -> str:
+    return json.dumps(feed.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
