@@ -117,7 +117,8 @@ def judge_and_ship(
     judged |= {"evaluation": evaluation, "calibration": calibration, "draft": draft}
     for race_is_last in (*[False] * (NUM_RACES - 1), True):
         champion = champion_to_beat(run, draft)
-        verdict = gate(run, champion=champion, look=look_at(run, champion, draft, answered), **judged, **asked_in(run))
+        look, asked = look_at(run, champion, draft, answered), asked_in(run, draft)
+        verdict = gate(run, champion=champion, look=look, **judged, **asked)
         made["verdict"] = verdict
         if refused(verdict):
             run.skip(promote.name, "the gate refused")

@@ -14,7 +14,7 @@ from deepspec.registry.blocks import block_of, blocks
 from deepspec.registry.entries import DraftReference
 from deepspec.registry.identity import identity_of
 from deepspec.registry.looks import Looks
-from deepspec.registry.promotions import reason_of
+from deepspec.registry.promotions import reason_of, run_of
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External
 from deepspec.store.keys import digest_of
@@ -91,9 +91,16 @@ def look_at(run: "Run[Recipe]", champion: Reference, draft: Reference, responses
     return Value(looks.reserve(model, champion.digest, subject, draft.digest))
 
 
-def asked_in(run: "Run[Recipe]") -> dict[str, Reference]:
-    """The run, where the recipe names a server that is asked: what it does now is no matter of an earlier run."""
-    return {} if run.recipe.gates.endpoint is None else {"asked_in": Value(run.run_id)}
+def asked_in(run: "Run[Recipe]", draft: Reference) -> dict[str, Reference]:
+    """The run, where the recipe names a server that is asked: what it does now is no matter of an earlier run.
+
+    Of the champion it is the run that promoted it, so that judging it again finds the verdict it got then.
+    """
+    if run.recipe.gates.endpoint is None:
+        return {}
+    promotion = run.history(run.recipe.registered_model)[-1] if serves(run, draft) else None
+    judged_in = run_of(promotion) if promotion is not None and promotion.kind == "promote" else None
+    return {"asked_in": Value(judged_in or run.run_id)}
 
 
 def check_contest(run: "Run[Recipe]", target: Reference) -> tuple[str, ...]:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.gates.verdict import JUDGED_BY
+from deepspec.gates.verdict import JUDGED_BY, Reason, Verdict
 from deepspec.recipe import load_recipe
 from deepspec.record import Cost, RunRecord
+from deepspec.registry.entries import DraftReference
+from deepspec.registry.promotions import PromotionLog, reason_of
 from deepspec.store import Artifact, open_store
-from tasks.contest import refused_before
+from tasks.contest import asked_in, refused_before
 from tasks.runtime.record.run_record import write_record
 from tasks.runtime.records import StageRecord
+from tasks.runtime.references import Value
 from tasks.runtime.run import Run
 from tests.fixtures.store import ingredients, put
 
@@ -66,3 +69,19 @@ def test_what_nobody_has_heard_of_is_news(run: Run, tmp_path: Path) -> None:  # 
     note.unlink()
     left(tmp_path, "interrupted")
     assert refused_before(run, verdict) is None
+
+
+@pytest.mark.parametrize("reason", [reason_of(JUDGE), "a person's"])
+def test_a_server_is_not_asked_again_about_the_champion_that_a_run_promoted(tmp_path: Path, reason: str) -> None:
+    """Else no night were without news; a challenger is asked about in every run."""
+    recipe = load_recipe("tiny", ["gates.endpoint=http://127.0.0.1:9"])
+    run = Run(recipe, open_store(str(tmp_path / "store")), tmp_path)
+    champion, challenger = (put(run.store, ingredients("train", of=name)) for name in ("champion", "challenger"))
+    easy = Reason(gate="tau", passed=True, measured=1.0, sentence="Better.")
+    reference = DraftReference(kind=champion.kind, key=champion.key, digest=champion.digest, version="1")
+    verdict = Verdict(accepted=True, reasons=(easy,), challenger=champion.digest)
+    PromotionLog(run.store.backend).promote("tiny", reference, verdict, who="somebody", reason=reason)
+    expected = JUDGE if reason == reason_of(JUDGE) else run.run_id
+    assert asked_in(run, champion) == {"asked_in": Value(expected)}
+    assert asked_in(run, challenger) == {"asked_in": Value(run.run_id)}
+    assert asked_in(Run(load_recipe("tiny"), run.store, tmp_path), champion) == {}
