@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec.registry.draft_names import MODELS, draft_of
 from deepspec.registry.entries import DraftReference
+from deepspec.registry.identity import manifest_of
 from deepspec.registry.keys import CHAMPION
 from deepspec.registry.starts import Start, Starts
 from deepspec.store import Artifact, artifact_key
@@ -88,19 +89,23 @@ def _named(run: "Run[Recipe]", wanted: str) -> dict[str, Reference]:
 
 def _own_beginning(run: "Run[Recipe]", champion: DraftReference | None, subject: str | None) -> Beginning | None:
     """What the champion's own training started from, if that has learned the same; None: something is new."""
-    made = None if champion is None or subject is None else run.find(champion.kind, champion.key)
-    if made is None or champion is None or digest_of(_without_start(made.manifest.ingredients)) != subject:
+    if champion is None or subject is None:
+        return None
+    # Of one that is damaged, too: then the run makes it again.
+    manifest = manifest_of(run.store, champion.kind, champion.key, champion.digest)
+    if manifest is None or digest_of(_without_start(manifest.ingredients)) != subject:
         return None
     note = (
         f"Nothing is new since the champion {_name(run, champion)} was trained: data, target and recipe are the same."
         " It is not trained again."
     )
-    parent = made.manifest.parents.get(INIT)
+    parent = manifest.parents.get(INIT)
     if parent is None:
         return Beginning({}, (note,))
     if parent.key is None:
         return Beginning({INIT: External(INIT, parent.digest, "")}, (note,))
     reference = DraftReference(kind=parent.kind, key=parent.key, digest=parent.digest)
+    made = run.find(champion.kind, champion.key)
     return Beginning({INIT: _reference(run, reference, made=made)}, (note,))
 
 

@@ -205,6 +205,13 @@ def test_a_start_that_is_gone_is_named_only_where_it_is_needed(nights: Nights) -
         nights.night("wednesday")
 
 
+def test_a_champion_that_is_damaged_is_made_again_from_what_it_was_made_from(nights: Nights) -> None:
+    nights.night("monday")
+    _, champion, _ = nights.night("tuesday")
+    nights.store.get("train", champion).condemn("lost")
+    assert nights.night("tuesday", promote=False)[:2] == ("ran", champion)
+
+
 def test_a_control_of_nothing_is_no_recipe() -> None:
     with refused(RecipeError, "control_every"):
         load_recipe("tiny", ["train.control_every=3"])
