@@ -35,8 +35,8 @@ def changed(home: Home, source: Path) -> tuple[str, str]:
 def test_no_news_is_no_run_in_mlflow_and_no_report(warm: Home) -> None:
     """Also not with a warm start: a champion that was just promoted is no reason to train. The dry run agrees."""
     before, report = tracked(warm), warm.record()["report"]
+    assert previewed(warm, *WARM)["status"] == "no_change"
     for options in ((), WARM):
-        assert previewed(warm, *options)["status"] == "no_change"
         warm.run("run", "tiny", *options)
         record = warm.record()
         assert (record["status"], warm.ran()) == ("no_change", [])
@@ -46,8 +46,9 @@ def test_no_news_is_no_run_in_mlflow_and_no_report(warm: Home) -> None:
     assert "Nothing is new since the champion models:/tiny/1" in record["notes"][0]
 
 
+@pytest.mark.full  # a training, and six commands
 def test_new_data_are_learned_from_the_champion_once_and_a_refusal_stays_one(warm: Home, tmp_path: Path) -> None:
-    """Three runs: the first trains and is refused, the others find it, whatever the gate asked of it."""
+    """Two runs: the first trains and is refused, the second finds that. Over ten seconds: the first makes all anew."""
     options = (*changed(warm, tmp_path / "conversations.jsonl"), *WARM, *UNBEATABLE)
     assert previewed(warm, *options)["notes"] == ["Trained from the champion models:/tiny/1."]
     warm.run("run", "tiny", *options, code=3)
@@ -84,6 +85,7 @@ def test_a_first_night_needs_no_champion(warm: Home) -> None:
     assert "new had no champion: trained from new weights." in record["notes"]
 
 
+@pytest.mark.full  # two trainings of seconds
 def test_a_budget_that_is_used_up_ends_the_training_where_it_can_go_on(warm: Home) -> None:
     """Three seconds of an hour-long training; again, with nothing left; and with a second more.
 
