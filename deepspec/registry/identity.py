@@ -24,7 +24,9 @@ def identity_of(store: Store, draft: DraftReference | Artifact) -> DraftIdentity
 
     Costs one small read for each artifact that the draft was made from.
     """
-    manifest = draft.manifest if isinstance(draft, Artifact) else _manifest(store, draft.kind, draft.key, draft.digest)
+    manifest = (
+        draft.manifest if isinstance(draft, Artifact) else manifest_of(store, draft.kind, draft.key, draft.digest)
+    )
     if manifest is None:
         return DraftIdentity(digest=draft.digest)
     return DraftIdentity(digest=draft.digest, weights=weights_of(manifest), recipe=recipe_of(store, manifest))
@@ -64,7 +66,7 @@ def recipe_of(store: Store, manifest: Manifest) -> str | None:
                 continue
             place = parent.kind, parent.key
             if place not in known:
-                found = _manifest(store, *place, parent.digest)
+                found = manifest_of(store, *place, parent.digest)
                 known[place] = (
                     None if found is None else weights_of(found) if found.kind in DRAFT_KINDS else recipe(found)
                 )
@@ -77,7 +79,7 @@ def recipe_of(store: Store, manifest: Manifest) -> str | None:
     return recipe(manifest)
 
 
-def _manifest(store: Store, kind: str, key: str, digest: str) -> Manifest | None:
+def manifest_of(store: Store, kind: str, key: str, digest: str) -> Manifest | None:
     """The manifest of what has this digest, also of a damaged one."""
     found = (store.manifest(kind, key, number) for number in reversed(store.numbers(kind, key)))
     return next((manifest for manifest in found if manifest is not None and manifest.digest == digest), None)
