@@ -29,6 +29,7 @@ from deepspec.registry.following import follow
 from deepspec.registry.production import production_of
 from deepspec.reports.run_markdown import summary
 from deepspec.store import Store
+from flows.model_page import show_again
 from flows.outcome_page import show_status
 from flows.waiting import try_to_supersede
 from tasks.runtime.prefect.flow import state_of
@@ -99,6 +100,7 @@ def promote(given: Approved, home: Path, store: Store) -> State[None]:
         return _ended("refused", str(error))
     publish_dashboard(store)
     followed = follow(store, home, done.model, production).notes if production is not None else ()
+    show_again(home, store, done.model)
     why = " ".join((*done.said, *followed))
     try_to_supersede(done.model, why)
     return _ended("no_change" if done.entry is None else "promoted", why)

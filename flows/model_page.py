@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -19,15 +20,16 @@ from deepspec import history
 from deepspec.errors import DeepspecError
 from deepspec.record import RunRecord
 from deepspec.registry.entries import Promotion
+from deepspec.registry.open import tracking_of
 from deepspec.registry.promotions import PromotionLog
 from deepspec.reports.formatting import NOT_MEASURED, number, signed
 from deepspec.reports.run_markdown import cost_of, duration, mlflow_page, model_link
 from deepspec.serving.followers import Seen, followers
-from tasks.runtime.prefect.server import named
+from deepspec.store import Backend, Store
+from tasks.runtime.prefect.server import is_configured, named
 
 if TYPE_CHECKING:
     from deepspec.registry.mlflow.tracking import Tracking
-    from deepspec.store import Backend
     from tasks.runtime.run import Run
 
 logger = logging.getLogger(__name__)
@@ -60,26 +62,30 @@ class Facts:
 
 
 def show_models(run: "Run[Any]") -> None:
-    """Bring the pages of a run's models up to date; what cannot be reached is warned of."""
+    """Bring the pages of a run's models up to date, when it has ended."""
+    tracking = run.tracking or (tracking_of(run.home) if run.on_shared_server else None)
+    flow_runs = run.alive.flow_runs if run.alive is not None else []
     for model in run.models:
-        try:
-            facts = facts_of(run.store.backend, model)
-            text = page(facts, None if run.tracking is None else charts_of(run.tracking, model))
-            if run.tracking is not None:
-                run.tracking.describe_model(model, text)
-            if run.on_shared_server:
-                show_model(model, text, run.alive.flow_runs if run.alive is not None else [])
-        except (DeepspecError, httpx.HTTPError, RuntimeError) as error:
-            logger.warning("The page of %s is not up to date: %s", model, named(error) or error)
+        _show(run.store.backend, tracking, model, flow_runs)
 
 
-def describe(backend: "Backend", tracking: "Tracking", model: str) -> None:
-    """Bring MLflow's page of a model up to date.
+def show_again(home: Path, store: Store, model: str) -> None:
+    """Bring the pages of a model up to date, when a person has promoted or rolled back."""
+    _show(store.backend, tracking_of(home), model, ())
 
-    Raises:
-        DeepspecError: the store or MLflow refuses, or does not answer.
-    """
-    tracking.describe_model(model, page(facts_of(backend, model), charts_of(tracking, model)))
+
+def _show(backend: Backend, tracking: "Tracking | None", model: str, flow_runs: Iterable[str]) -> None:
+    """Show a model's page wherever there are pages; what cannot be reached is warned of."""
+    try:
+        facts = facts_of(backend, model)
+        charts = None if tracking is None or not facts.entries else charts_of(tracking, model)
+        text = page(facts, charts)
+        if tracking is not None:
+            tracking.describe_model(model, text)
+        if is_configured():
+            show_model(model, text, flow_runs)
+    except (DeepspecError, httpx.HTTPError, RuntimeError) as error:
+        logger.warning("The page of %s is not up to date: %s", model, named(error) or error)
 
 
 def charts_of(tracking: "Tracking", model: str) -> str | None:
@@ -87,7 +93,7 @@ def charts_of(tracking: "Tracking", model: str) -> str | None:
     return mlflow_page(f"experiments/{tracking.experiment_id}/runs/{tracking.chart_of(model)}/model-metrics")
 
 
-def facts_of(backend: "Backend", model: str, now: datetime | None = None) -> Facts:
+def facts_of(backend: Backend, model: str, now: datetime | None = None) -> Facts:
     """What is known of a model; costs a listing and a small read for each of its runs and followers.
 
     Raises:

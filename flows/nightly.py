@@ -73,8 +73,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
         timezone: of the day in the flow run's name.
 
     Returns:
-        a completed state that is called by the outcome: Promoted, Refused, NoChange, or BudgetExhausted if nothing was
-        begun. Where a person has to approve, the flow run is suspended, and goes on here when it is resumed. Cache
+        a completed state that is called by the outcome: Promoted, Refused, NoChange, or BudgetExhausted; its message
+        says why. Where a person has to approve, the flow run is suspended, and goes on here when it is resumed. Cache
         policy: the artifact store's keys; a stage whose artifact is there ends as Cached. Requires: DEEPSPEC_STORE,
         MLFLOW_TRACKING_URI and what they need in the worker's environment, and DEEPSPEC_HOME for what a killed run is
         resumed from.
@@ -102,7 +102,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
         raise result.error
     if result.status == "awaiting_approval":
         approval.wait_for_person(record, loaded.gates.approval_hours)
-    return state_of(result.status, sentence(record))
+    why = (*record.notes, *([record.error] if record.error else []))
+    return state_of(result.status, " ".join((f"{sentence(record)}.", *why)))
 
 
 def _call(base: str, outcome: str) -> None:

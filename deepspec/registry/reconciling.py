@@ -218,6 +218,8 @@ def register_again(store: Store, tracking: Tracking, model: str, *, only: Collec
         version = tracking.register(
             again.folder, model, run_id, again.tags, draft=again.draft, card=again.card, notes=again.notes
         )
+        if again.measures:
+            tracking.measured(version, run_id, again.measures)
         made |= {digest: version.version} if version.created else {}
     if run_id is not None:
         tracking.finish(run_id)
@@ -250,6 +252,7 @@ class _Registration:
     draft: DraftReference
     card: str | None
     notes: Mapping[str, str]
+    measures: Mapping[str, float]
 
     @classmethod
     def read(cls, store: Store, registration: Artifact, model: str) -> "_Registration":
@@ -261,16 +264,13 @@ class _Registration:
         parents = registration.manifest.parents
         ancestors = nearest(lineage(registration, store.get)[1:])
         draft = ancestors[parents["draft"].kind]
-        tags = tags_of(
-            registration,
-            model,
-            {kind: (item.key, item.digest) for kind, item in ancestors.items()},
-            evaluation_in(ancestors[parents["evaluation"].kind]),
-        )
+        evaluation = evaluation_in(ancestors[parents["evaluation"].kind])
+        artifacts = {kind: (item.key, item.digest) for kind, item in ancestors.items()}
+        tags = tags_of(registration, model, artifacts, evaluation)
         notes = about(registration)
         card = notes.pop(CARD_FILE, None)
         reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
-        return cls(draft.directory() / "draft", tags, reference, card, notes)
+        return cls(draft.directory() / "draft", tags, reference, card, notes, keys.tau_metrics(evaluation))
 
     @classmethod
     def copied(cls, store: Store, record: VersionRecord) -> "_Registration":
@@ -281,7 +281,9 @@ class _Registration:
         """
         draft = store.get(record.draft.kind, record.draft.key)
         reference = DraftReference(kind=draft.kind, key=draft.key, digest=draft.digest)
-        return cls(draft.directory() / "draft", record.tags, reference, record.card, record.notes)
+        measured = None if record.evaluation is None else Evaluation.from_json(record.evaluation, where=record.model)
+        measures = {} if measured is None else keys.tau_metrics(measured)
+        return cls(draft.directory() / "draft", record.tags, reference, record.card, record.notes, measures)
 
 
 def tags_of(

@@ -165,6 +165,7 @@ def reconcile(model: Annotated[str, typer.Argument(help="Registered model.")]) -
 
     production = _production()
     show_lines(operations.reconcile(home(), artifact_store(), model).said)
+    _show_again(model)
     _let_follow(production, model)
 
 
@@ -186,8 +187,16 @@ def promote(
     show_lines(*done.said)
     if done.serves:
         _end_waiting(done.model, done.said[-1])
+    _show_again(done.model)
     _show_on_dashboard()
     _let_follow(production, done.model)
+
+
+def _show_again(model: str) -> None:
+    """Let the model's pages in MLflow and Prefect say who serves now."""
+    from flows.model_page import show_again
+
+    show_again(home(), artifact_store(), model)
 
 
 def _production() -> "Production | None":
@@ -249,6 +258,7 @@ def rollback(
     production = _production()
     done = operations.rollback(home(), artifact_store(), model, to, reason)
     show_lines(done.said)
+    _show_again(done.model)
     _show_on_dashboard()
     _let_follow(production, done.model)
 

@@ -4,7 +4,10 @@ Screenshots are left in the test's folder, to be looked at.
 """
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -132,3 +135,18 @@ def test_what_a_page_does_is_noticed(tab: Browser, tmp_path: Path) -> None:
     assert any("ERR_FILE_NOT_FOUND" in complaint for complaint in opened.complaints)
     assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") > 0
     assert len(tab.evaluate(_WIDER_THAN_WINDOW)) == 1
+
+
+def test_what_a_worker_of_a_page_asks_for_is_noticed(tab: Browser, tmp_path: Path) -> None:
+    """A page may leave it to a worker to ask for something; that it got no answer is noticed, too."""
+    (tmp_path / "index.html").write_text("<script>new Worker('ask.worker.js')</script>")
+    (tmp_path / "ask.worker.js").write_text("fetch('/missing.json')")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        opened = tab.open(f"{address}/index.html", 1280, 800)
+        tab.settle()
+        server.shutdown()
+    assert f"{address}/missing.json" in opened.requests
+    assert (404, f"{address}/missing.json") in opened.refused

@@ -362,9 +362,21 @@ def test_the_model_is_in_mlflow_and_its_files_in_s3(deployed: Deployed, first: s
 
 
 def test_another_flow_run_is_all_cached(deployed: Deployed, first: str) -> None:
+    """And nothing in MLflow: there is no news."""
+    begun = len(deployed.tracked("tags.`deepspec.run_id` != ''"))
     again = deployed.flow_run(*LONGER)
     assert deployed.ended(again) == "NoChange", deployed.log(again)
     assert deployed.task_runs(again) == dict.fromkeys(STAGES, "Cached")
+    assert len(deployed.tracked("tags.`deepspec.run_id` != ''")) == begun
+
+
+def test_a_night_whose_budget_is_used_up_says_how_far_it_came(deployed: Deployed, first: str) -> None:
+    """A completed flow run, as its task run is; nothing is registered."""
+    night = deployed.flow_run("train.num_steps=100000", "train.validate_every_steps=null", "budget.max_hours=5e-4")
+    assert deployed.ended(night) == "BudgetExhausted", deployed.log(night)
+    assert "saved at step" in deployed.api(f"/flow_runs/{night}")["state"]["message"]
+    assert deployed.task_runs(night)["train"] == "BudgetExhausted"
+    assert "register" not in deployed.task_runs(night)
 
 
 # --- approval by a person --------------------------------------------------------------------------------------------

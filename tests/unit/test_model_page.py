@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from deepspec.registry.mlflow.tracking import Tracking
 from deepspec.store import Store, open_store
-from flows.model_page import artifact_key, facts_of, page
+from flows.model_page import artifact_key, facts_of, page, show_again
 from tests.fixtures.month import LAST_NIGHT, Month, seed
 
 MORNING = LAST_NIGHT + timedelta(hours=7)
@@ -96,6 +97,23 @@ def test_of_a_model_that_nothing_is_known_of_that_is_said(tmp_path: Path) -> Non
     said = page(facts_of(open_store(str(tmp_path / "store")).backend, "new"))
     for sentence in ("Nothing was ever promoted.", "No run has ended in 31 days.", "No host follows this model."):
         assert sentence in said
+
+
+def test_who_rolls_back_changes_what_the_page_says(
+    month: Month, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's page of the model follows a person, too, and not only the next night."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    tracking = Tracking.embedded(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
+    night = next(night for night in month.of("qwen3-4b") if night.draft is not None)
+    assert night.draft is not None
+    made = month.store.get(night.draft.kind, night.draft.key)
+    run = tracking.start_pipeline_run("registers", {})
+    tracking.register(made.directory() / "draft", "qwen3-4b", run, {}, draft=night.draft)
+    show_again(tmp_path, month.store, "qwen3-4b")
+    said = tracking._server.client.get_registered_model("qwen3-4b").description
+    assert said.startswith("# qwen3-4b\n\n## Champion\n\n**version 18**")
 
 
 def test_an_artifacts_key_is_one_that_prefect_takes() -> None:

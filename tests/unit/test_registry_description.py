@@ -3,7 +3,7 @@
 import pytest
 
 from deepspec.gates.verdict import Reason, Verdict
-from deepspec.registry.mlflow.description import described, parts_of, verdict_part
+from deepspec.registry.mlflow.description import described, parts_of, verdict_part, with_page
 
 MLFLOW_HOLDS = 5000
 RULED_CARD = "# The card\n\n---\n\nBelow a rule of its own."
@@ -37,3 +37,9 @@ def test_mlflow_holds_whatever_is_described(num_reasons: int) -> None:
     assert len(said) <= MLFLOW_HOLDS
     assert said.startswith(verdict)
     assert said.endswith("| a row |\n… the rest is in README.md.")
+
+
+def test_a_persons_text_that_fills_a_models_page_is_left_alone() -> None:
+    theirs = "Ask Ada.\n" * 540
+    assert with_page("# Page\n", theirs) == theirs
+    assert with_page("# Page\n", None).startswith("# Page\n")

@@ -661,3 +661,22 @@ def test_a_models_page_says_what_it_is_told_and_no_model_is_made_for_it(
     said = client.get_registered_model("told").description
     assert said.startswith("# Page\na line\n")
     assert len(said) <= 5000
+    client.update_registered_model("told", f"{said}Ours: ask Ada.")
+    for page in ("# Another\n", "# A third\n" + "a line\n" * 1000):
+        tracking.describe_model("told", page)
+        said = client.get_registered_model("told").description
+        assert said.startswith(page[:10])
+        assert said.endswith("what stands below is kept.*\n\nOurs: ask Ada.")
+        assert len(said) <= 5000
+
+
+def test_what_a_person_wrote_of_a_model_before_is_kept(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    directory, draft = a_draft(tmp_path, "theirs")
+    tracking.register(directory, "theirs", tracking.start_pipeline_run("registers", {}), {}, draft=draft)
+    client.update_registered_model("theirs", "Ask Ada.")
+    for _ in range(2):
+        tracking.describe_model("theirs", "# Page\n")
+    said = client.get_registered_model("theirs").description
+    assert said.startswith("# Page\n")
+    assert said.endswith("kept.*\n\nAsk Ada.")
+    assert said.count("Ask Ada.") == 1

@@ -1,4 +1,7 @@
-"""Texts on MLflow's pages, as far as it holds them: a version's is its verdict, if it has one, and its card."""
+"""Texts on MLflow's pages, as far as it holds them.
+
+A version's is its verdict, if it has one, and its card; a model's is its page, and below it what a person wrote there.
+"""
 
 import re
 
@@ -9,7 +12,9 @@ from deepspec.registry.card import CARD_FILE
 _LONGEST = 5000
 """Characters that MLflow's databases hold."""
 _LONGEST_VERDICT = 4000
+_SHORTEST_PAGE = 500
 _END = "\n---\n\n"
+_PAGE_END = "\n\n---\n\n*deepspec writes what stands above; what stands below is kept.*\n\n"
 _VERDICT = re.compile(r"## (?:Accepted|Refused)\n.*?" + re.escape(_END), re.DOTALL)
 
 
@@ -29,6 +34,22 @@ def parts_of(description: str | None) -> tuple[str, str]:
 def described(verdict: str, card: str) -> str:
     """A description of these two parts, in whole lines, with where the rest is."""
     return _cut(verdict + card, _LONGEST, f"the rest is in {CARD_FILE}")
+
+
+def with_page(page: str, before: str | None) -> str:
+    """The description of a model: its page, and what a person wrote.
+
+    Args:
+        page: as it is now.
+        before: the whole description so far: with an earlier page, or a person's alone. One that leaves no room for a
+            page stays as it is.
+    """
+    ours, end, below = (before or "").partition(_PAGE_END)
+    kept = below if end else ours
+    room = _LONGEST - len(_PAGE_END) - len(kept)
+    if room < _SHORTEST_PAGE:
+        return before or ""
+    return _cut(page, room, "the rest is in the store") + _PAGE_END + kept
 
 
 def shortened(text: str) -> str:

@@ -20,7 +20,7 @@ from deepspec.errors import DeepspecError
 from deepspec.registry import keys
 from deepspec.registry.errors import TrackingLost
 from deepspec.registry.mlflow.connection import SQLITE, Connection, refuse_home
-from deepspec.registry.mlflow.description import shortened
+from deepspec.registry.mlflow.description import with_page
 from deepspec.registry.mlflow.outbox import AGAIN_SECONDS, Outbox
 from deepspec.registry.mlflow.runs import RunWriter, Send, flushed
 from deepspec.registry.mlflow.versions import RegisteredVersion, Versions, add_to_chart, metrics_of
@@ -69,7 +69,8 @@ class Tracking(Versions):
         """How a person opens what was tracked; a server's own address if there is one."""
         database = self._server.database
         if database is None:
-            return f"open {self._server.shown_uri}"
+            # Without this MLflow's page opens among those for applications of language models.
+            return f'open "{self._server.shown_uri}/#/experiments?workflowType=machine_learning"'
         own = Path(sys.executable).with_name("mlflow")
         on_path = shutil.which("mlflow") == str(own) or not own.exists()
         program = "mlflow" if on_path else _from_here(own)
@@ -184,11 +185,14 @@ class Tracking(Versions):
         self._sender(lambda: self.chart_of(version.name))(partial(add_to_chart, version=version, values=values))
 
     def describe_model(self, model_name: str, text: str) -> None:
-        """Make a registered model's page say this; where there is no such model yet, nothing is said."""
+        """Let a registered model's page begin with this; where there is no such model yet, nothing is said.
+
+        What a person wrote there is kept.
+        """
 
         def send(client: Any, name: str) -> None:
             if name in self.list_models():
-                client.update_registered_model(name, shortened(text))
+                client.update_registered_model(name, with_page(text, client.get_registered_model(name).description))
 
         self._sender(lambda: model_name)(send)
 

@@ -38,6 +38,7 @@ class WholeRun:
         """A stage is being made from now on."""
         if self._run.outlook is not None:
             self._run.outlook.begin(stage)
+            self._told_tracker = -_TRACKER_EVERY_SECONDS
             self._show()
 
     def advance(self, share: float) -> None:
