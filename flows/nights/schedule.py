@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 _ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
 """From where intervals count: with a fixed one a schedule is the same however often it is applied."""
 
-_LIMIT = "max_hours"
-"""Field of the recipe's budget that ends a run after so many hours."""
-
 _NUM_STARTS = 200
 _YEAR = timedelta(days=366)
 """Of a night's starts so many are looked at, over so long a time: the short day in spring is among them."""
@@ -67,9 +64,9 @@ def check(nights: Iterable[PlannedNight]) -> None:
         if allowed is not None and allowed > shortest:
             raise NightsError(
                 f"The schedule overlaps itself: a run starts {_in_words(shortest)} after another, and may take "
-                f"{_in_words(allowed)} (budget.{_LIMIT}).",
+                f"{_in_words(allowed)} (budget.max_hours).",
                 where=night.where,
-                remedy=f"Start runs less often, or lower budget.{_LIMIT}.",
+                remedy="Start runs less often, or lower budget.max_hours.",
             )
 
 
@@ -82,7 +79,7 @@ def missed_after(night: PlannedNight) -> timedelta:
 
 def _allowed(night: PlannedNight) -> timedelta | None:
     """What a run may take."""
-    hours = getattr(night.resolved.budget, _LIMIT, None)
+    hours = night.resolved.budget.max_hours
     return None if hours is None else timedelta(hours=hours)
 
 

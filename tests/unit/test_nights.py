@@ -1,8 +1,6 @@
 import textwrap
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -112,15 +110,15 @@ def test_a_cron_that_is_none_is_refused(tmp_path: Path, cron: str) -> None:
 
 def test_a_schedule_that_overlaps_itself_is_refused(tmp_path: Path) -> None:
     """One that leaves a run as long as its budget allows is not; the nights of spring have an hour less."""
-    night = planned(tmp_path, NIGHT + "timezone: Europe/Zurich\n")
     for cron, hours, overlaps in (("0 2 * * *", 23, False), ("0 2 * * *", 23.5, True), ("0 2,10 * * *", 9, True)):
-        budget = SimpleNamespace(max_hours=hours)
-        allowed = replace(night, cron=cron, resolved=night.resolved.model_copy(update={"budget": budget}))
+        text = NIGHT.replace("0 2 * * *", cron) + f"    budget: {{max_hours: {hours}}}\ntimezone: Europe/Zurich\n"
+        night = planned(tmp_path, text)
         if not overlaps:
-            schedule.check([allowed])
+            schedule.check([night])
+            assert schedule.missed_after(night) == timedelta(hours=24 + hours)
             continue
         with refused(NightsError, f"{hours} h", "budget.max_hours", where=night.where):
-            schedule.check([allowed])
+            schedule.check([night])
 
 
 def test_a_missed_night_is_a_start_and_two_hours(tmp_path: Path) -> None:
