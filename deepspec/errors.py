@@ -53,7 +53,7 @@ class BadArgument(DeepspecError):
 
 
 class BudgetExceeded(RecipeError):
-    """A run would take more than its recipe's budget."""
+    """A run would take more than its recipe's budget, or has used it up."""
 
 
 class NightsError(DeepspecError):

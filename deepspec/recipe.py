@@ -25,7 +25,16 @@ import deepspec.gates.config
 import deepspec.states.config
 import deepspec.targets.config
 import deepspec.training.config
-from deepspec.config import EXPANDING, ExecutionSection, Section, later_field, location_field, other_name, renamed_field
+from deepspec.config import (
+    EXPANDING,
+    ExecutionSection,
+    Section,
+    execution_field,
+    later_field,
+    location_field,
+    other_name,
+    renamed_field,
+)
 from deepspec.drafts import ALGORITHMS
 from deepspec.errors import RecipeError
 from deepspec.yaml import NotYaml, dumps, loads
@@ -106,13 +115,26 @@ class RegistryConfig(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the registered model; recipes with the same one compete. None: the recipe's name.",
     )
+    on_new_target: Literal["measure", "refuse"] = execution_field(
+        "measure",
+        description="What to do where the champion was made for another target: measure it on this one, if it fits, and"
+        " leave the promotion to a person; or refuse the run.",
+    )
 
 
 class BudgetConfig(ExecutionSection):
-    """What a run may take; one whose estimate is larger is refused before it starts."""
+    """What a run may take: one whose estimate is larger is refused, and training ends where it is used up.
 
-    max_cost: float | None = Field(None, ge=0, description="In run.currency; needs run.gpu and run.price_per_gpu_hour.")
+    What earlier attempts at the same draft have cost counts, those included that were killed.
+    """
+
+    max_cost: float | None = Field(
+        None,
+        ge=0,
+        description="In run.currency; needs run.gpu and run.price_per_gpu_hour, or run.price_per_cpu_hour.",
+    )
     max_gpu_hours: float | None = Field(None, ge=0, description="Of all GPUs together; needs run.gpu.")
+    max_hours: float | None = Field(None, ge=0, description="By the clock on the wall; estimated where run.gpu is set.")
     max_states_bytes: int | None = Field(None, ge=0, description="Of captured states.")
 
 
@@ -144,11 +166,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _reckonable_budget(self) -> "Recipe":
-        limits = {"max_cost": self.budget.max_cost, "max_gpu_hours": self.budget.max_gpu_hours}
+        by_cpu = self.run.price_per_cpu_hour is not None and self.run.price_per_gpu_hour is None
+        limits = {"max_cost": None if by_cpu else self.budget.max_cost, "max_gpu_hours": self.budget.max_gpu_hours}
         limited = next((name for name, limit in limits.items() if limit is not None), None)
         if limited is not None and self.run.gpu is None:
             raise ValueError(f"budget.{limited} is set, but not run.gpu: hours cannot be estimated")
-        if self.budget.max_cost is not None and self.run.price_per_gpu_hour is None:
+        if limits["max_cost"] is not None and self.run.price_per_gpu_hour is None:
             raise ValueError("budget.max_cost is set, but not run.price_per_gpu_hour: a cost cannot be estimated")
         return self
 

@@ -172,7 +172,8 @@ class RunRecord(JsonRecord):
         cost: what it used.
         making_cost: what its draft and all it was made from, measured and shipped by have cost, whichever runs paid for
             it, those included that were killed; None: it made none, or an earlier deepspec left it out.
-        report: path of its page; None: nothing was evaluated.
+        report: path of its page, or, where nothing was made, of the one that shows the same; None: nothing was
+            evaluated, or there is none.
         target: path of the target.
         store: location of the artifact store.
         notes: what a person has to know of how it ended: why a draft is blocked, what was repaired in MLflow;
@@ -227,6 +228,14 @@ class RunRecord(JsonRecord):
     def models(self) -> tuple[RecordedModel, ...]:
         """The registered version, or those of several recipes."""
         return _each(self.model)
+
+    @property
+    def stands_refused(self) -> bool:
+        """Whether the gates have refused the draft, now or before, and it does not serve."""
+        serves = any("champion" in model.aliases for model in self.models)
+        return self.status == "refused" or (
+            self.status == "no_change" and not serves and any(not verdict.accepted for verdict in self.verdicts)
+        )
 
 
 def _each(found: Recorded | tuple[Recorded, ...] | None) -> tuple[Recorded, ...]:

@@ -16,10 +16,11 @@ from deepspec.recipe import Recipe
 from deepspec.store import Artifact
 from flows.retrain import judge_and_ship
 from tasks.calibrate import calibrate
+from tasks.contest import check_contest
 from tasks.conversations import conversations
 from tasks.evaluate import evaluate
 from tasks.import_ import import_
-from tasks.resolve import benchmarks_of, check_contest, published_draft, source_of, target_of
+from tasks.resolve import benchmarks_of, published_draft, source_of, target_of
 from tasks.responses import responses
 from tasks.runtime.flow import Outcome, flow
 from tasks.runtime.references import Reference
@@ -44,7 +45,7 @@ def import_draft(run: Run[Recipe], *, directory: Path) -> Outcome:
     with _about(directory):
         target = target_of(run)
     source, benchmarks = source_of(run), benchmarks_of(run)
-    check_contest(run, target)
+    replaced = check_contest(run, target)
 
     draft = import_(run, source=published_draft(run, directory), target=target)
     asked = conversations(run, source=source, benchmarks=benchmarks)
@@ -55,7 +56,7 @@ def import_draft(run: Run[Recipe], *, directory: Path) -> Outcome:
     )
     made: dict[str, Reference] = {"draft": draft, "calibration": calibration, "evaluation": evaluation}
     outcome = judge_and_ship(run, made, answered=answered, target=target, benchmarks=benchmarks)
-    return replace(outcome, notes=(*_notes(draft, directory), *outcome.notes))
+    return replace(outcome, notes=(*_notes(draft, directory), *replaced, *outcome.notes))
 
 
 def _notes(draft: Reference, directory: Path) -> tuple[str, ...]:

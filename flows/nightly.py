@@ -26,7 +26,7 @@ from deepspec.home import store_of
 from deepspec.progress import SILENT, Progress
 from deepspec.recipe import load_recipe
 from deepspec.record import RunRecord
-from tasks.runtime.prefect.flow import state_of
+from tasks.runtime.prefect.flow import STATES, state_of
 from tasks.runtime.prefect.server import named
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
         timezone: of the day in the flow run's name.
 
     Returns:
-        a completed state that is called by the outcome: Promoted, Refused, NoChange, or BudgetExhausted if nothing was
-        begun. Where a person has to approve, the flow run is suspended, and goes on here when it is resumed. Cache
+        a completed state that is called by the outcome: Promoted, Refused, NoChange, or BudgetExhausted; its message
+        says why. Where a person has to approve, the flow run is suspended, and goes on here when it is resumed. Cache
         policy: the artifact store's keys; a stage whose artifact is there ends as Cached. Requires: DEEPSPEC_STORE,
         MLFLOW_TRACKING_URI and what they need in the worker's environment, and DEEPSPEC_HOME for what a killed run is
         resumed from.
@@ -93,7 +93,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
     given = approval.approved()
     if given is not None:
         state = approval.promote(given, home, store_of(home, loaded.store.url))
-        _call(base, f"{state.name} v{given.version.rpartition('/')[2]}".lower())
+        status = next(status for status, (name, _) in STATES.items() if name == state.name)
+        _call(base, f"{status.replace('_', ' ')} v{given.version.rpartition('/')[2]}")
         return state
     result, record, _ = run_recipes([loaded], home, LogDisplay(), name=loaded.name, night=deployment.name)
     _call(base, outcome_of(record))
@@ -101,7 +102,8 @@ def retrain(recipe: str = "demo", overrides: list[str] | None = None, timezone: 
         raise result.error
     if result.status == "awaiting_approval":
         approval.wait_for_person(record, loaded.gates.approval_hours)
-    return state_of(result.status, sentence(record))
+    why = (*record.notes, *([record.error] if record.error else []))
+    return state_of(result.status, " ".join((f"{sentence(record)}.", *why)))
 
 
 def _call(base: str, outcome: str) -> None:

@@ -7,39 +7,36 @@ Read it as the DAG. Every call is a cached stage: found in the store by its key,
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from deepspec.recipe import Recipe
 from deepspec.registry.errors import PromotionConflict
 from tasks.calibrate import calibrate
+from tasks.contest import (
+    asked_in,
+    awaits_approval,
+    champion_to_beat,
+    check_contest,
+    how_to_approve,
+    look_at,
+    promoted,
+    refused,
+    refused_before,
+    serves,
+    why_blocked,
+    why_not_judged,
+)
 from tasks.conversations import conversations
 from tasks.evaluate import evaluate
 from tasks.gate import gate
 from tasks.promote import promote
 from tasks.register import register
-from tasks.resolve import (
-    asked_in,
-    awaits_approval,
-    benchmarks_of,
-    captured_files,
-    champion_to_beat,
-    check_contest,
-    how_to_approve,
-    layer_ids,
-    live_states,
-    look_at,
-    promoted,
-    refused,
-    serves,
-    source_of,
-    target_of,
-    warm_start,
-    why_blocked,
-    why_not_judged,
-)
+from tasks.resolve import benchmarks_of, captured_files, layer_ids, live_states, source_of, target_of
 from tasks.responses import responses
 from tasks.runtime.flow import Outcome, flow
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
+from tasks.start import beginning_of
 from tasks.states import states
 from tasks.tokens import tokens
 from tasks.train import train
@@ -63,8 +60,7 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
         sources named by the recipe.
     """
     target, source, benchmarks = target_of(run), source_of(run), benchmarks_of(run)
-    if ship:
-        check_contest(run, target)
+    replaced = check_contest(run, target) if ship else ()
 
     asked = conversations(run, source=source, benchmarks=benchmarks)
     answered = responses(run, conversations=asked, target=target)
@@ -75,15 +71,19 @@ def retrain(run: Run[Recipe], *, ship: bool = True) -> Outcome:
     else:
         run.skip(states.name, "captured live, while training")
 
-    draft = train(run, states=captured, tokens=tokenised, target=target, **warm_start(run))
+    learned = {"states": captured, "tokens": tokenised, "target": target}
+    beginning = beginning_of(run, train, learned)
+    draft = train(run, **learned, **beginning.inputs)
     calibration = calibrate(run, draft=draft, responses=answered, target=target)
     evaluation = evaluate(
         run, draft=draft, calibration=calibration, responses=answered, target=target, benchmarks=benchmarks
     )
     made: dict[str, Reference] = {"draft": draft, "calibration": calibration, "evaluation": evaluation}
+    notes = (*replaced, *beginning.notes)
     if not ship:
-        return Outcome(made)
-    return judge_and_ship(run, made, answered=answered, target=target, benchmarks=benchmarks)
+        return Outcome(made, notes=notes)
+    outcome = judge_and_ship(run, made, answered=answered, target=target, benchmarks=benchmarks)
+    return replace(outcome, notes=(*notes, *outcome.notes))
 
 
 def judge_and_ship(
@@ -117,12 +117,16 @@ def judge_and_ship(
     judged |= {"evaluation": evaluation, "calibration": calibration, "draft": draft}
     for race_is_last in (*[False] * (NUM_RACES - 1), True):
         champion = champion_to_beat(run, draft)
-        verdict = gate(run, champion=champion, look=look_at(run, champion, draft, answered), **judged, **asked_in(run))
+        look, asked = look_at(run, champion, draft, answered), asked_in(run, draft)
+        verdict = gate(run, champion=champion, look=look, **judged, **asked)
         made["verdict"] = verdict
         if refused(verdict):
             run.skip(promote.name, "the gate refused")
-            return Outcome(made, "no_change", (NOT_ANY_MORE,)) if serves(run, draft) else Outcome(made, "refused")
-        if awaits_approval(run, draft):
+            if serves(run, draft):
+                return Outcome(made, "no_change", (NOT_ANY_MORE,))
+            before = refused_before(run, verdict)
+            return Outcome(made, "refused") if before is None else Outcome(made, "no_change", (before,))
+        if awaits_approval(run, draft, target):
             run.skip(promote.name, "a person has to approve it")
             return Outcome(made, "awaiting_approval", how_to_approve(made["registration"]))
         try:

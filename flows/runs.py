@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspec import history
 from deepspec.dashboard.publish import publish_dashboard
-from deepspec.errors import DeepspecError, RecipeError
+from deepspec.errors import DeepspecError, RecipeError, TransientError
 from deepspec.home import store_of
 from deepspec.recipe import Recipe, read_yaml, validated
 from deepspec.record import RunRecord
@@ -75,7 +75,6 @@ def run_recipes(
     with ended_after(result.run, failed=lambda: result.status == "failed"):
         record, path = _leave(result, home, num_seeds=num_seeds if after else 1)
         history.publish(store.backend, record)
-        publish_dashboard(store, but=record.run_id)
         if result.run.tracking is not None or result.run.on_shared_server:
             from flows.model_page import show_models
 
@@ -84,6 +83,8 @@ def run_recipes(
             from flows.outcome_page import show_outcome
 
             show_outcome(result, record)
+        if not isinstance(result.error, TransientError):  # else what does not answer is not waited for once more
+            publish_dashboard(store, but=record.run_id)
         return result, record, path
 
 

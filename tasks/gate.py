@@ -90,6 +90,7 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
     """Judge the challenger against the champion on the same prompts; the verdict is bound to that champion."""
     from deepspec.gates.judge import judge
     from deepspec.gates.unseen import seen_prompts
+    from deepspec.gates.verdict import JUDGED_BY
 
     evidence = _evidence(inputs, config, out, job)
     seen: frozenset[str] = frozenset()
@@ -110,6 +111,8 @@ def gate(inputs: Inputs, config: Recipe, out: Path, job: Job) -> Counts:
         imported=_imported(inputs, job),
         missing=missing,
     )
+    (out / JUDGED_BY).parent.mkdir(exist_ok=True)
+    (out / JUDGED_BY).write_text(json.dumps({"run_id": job.run_id}))
     (out / "verdict.json").write_text(json.dumps({**verdict.to_json(), "sentence": verdict.sentence}, indent=1))
     return Counts(accepted=verdict.accepted, look=verdict.look, sentence=verdict.sentence)
 

@@ -1,4 +1,4 @@
-"""What enters a run from outside, resolved before any key is made: target, sources, benchmarks, champion.
+"""What enters a run from outside, resolved before any key is made: target, sources, benchmarks.
 
 Never cached: content is fingerprinted in every run (a memo by size and time only saves the reading).
 """
@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Any
 from deepspec.config import left_out_of_key
 from deepspec.drafts import ALGORITHMS
 from deepspec.drafts.algorithm import Algorithm
-from deepspec.errors import DataError, IncompatibleDraft
+from deepspec.errors import DataError
 from deepspec.evaluation.known_benchmarks import VARIABLE
-from deepspec.registry.blocks import block_of, blocks
-from deepspec.registry.draft_names import draft_of
-from deepspec.registry.entries import DraftReference
-from deepspec.registry.identity import identity_of
-from deepspec.registry.looks import Looks
-from deepspec.registry.promotions import reason_of
 from deepspec.store import Artifact
 from deepspec.store.fingerprint import External, model_files
 from deepspec.store.keys import digest_of
@@ -231,22 +225,6 @@ def live_states(run: "Run[Recipe]", tokens: Reference) -> Value | None:
     return Value({"shard_tokens": settings.shard_tokens, "block_tokens": settings.row_group_tokens})
 
 
-def warm_start(run: "Run[Recipe]") -> dict[str, Reference]:
-    """The draft that training starts from, as the input `init` of the stage; empty where it starts from new weights.
-
-    Raises:
-        RecipeError: there is no such draft.
-    """
-    wanted = run.recipe.train.init_from
-    if wanted is None:
-        return {}
-    found = draft_of(wanted, run.home, run.store, model=run.recipe.registered_model, where="train.init_from")
-    if isinstance(found, Artifact):
-        return {"init": found}
-    files = model_files(found)
-    return {"init": _external(run, "init", str(found), lambda: run.fingerprints.files(files, within=found))}
-
-
 def published_draft(run: "Run[Recipe]", directory: Path) -> External:
     """A draft's directory in a layout that others publish in, by the content of the files that count.
 
@@ -259,139 +237,6 @@ def published_draft(run: "Run[Recipe]", directory: Path) -> External:
         return run.fingerprints.files(public_files(directory).paths, within=directory)
 
     return _external(run, "source of the draft", str(directory), fingerprint)
-
-
-def champion_to_beat(run: "Run[Recipe]", draft: Reference) -> Artifact | Value | Pending:
-    """The draft that the challenger has to beat.
-
-    That is the champion; or, if the challenger is champion already, the one it was promoted over, so that judging it
-    again finds the verdict it got then.
-    """
-    if not isinstance(draft, Artifact):
-        return Pending("train")
-    champion, _ = _opponent(run, draft)
-    return Value(None) if champion is None else run.artifact(champion.kind, champion.key)
-
-
-def why_not_judged(run: "Run[Recipe]", draft: Reference) -> str | None:
-    """Why a draft that is champion is not judged again: what it was promoted over is gone; None: it can be judged."""
-    if not isinstance(draft, Artifact):
-        return None
-    over, is_champion = _opponent(run, draft)
-    if not is_champion or over is None or run.find(over.kind, over.key) is not None:
-        return None
-    return f"The draft is champion; {over.kind}/{over.key[:12]}, which it was promoted over, is damaged or gone."
-
-
-def _opponent(run: "Run[Recipe]", draft: Artifact) -> tuple[DraftReference | None, bool]:
-    """The draft that a verdict on `draft` is measured against, and whether `draft` is champion already."""
-    history = run.history(run.recipe.registered_model)
-    champion = history[-1].champion if history else None
-    if champion is None or champion.digest != draft.digest:
-        return champion, False
-    return next(
-        entry.previous
-        for entry in reversed(history)
-        if entry.kind == "promote" and entry.champion.digest == draft.digest
-    ), True
-
-
-_LOOKED_AT = (
-    "evaluate.sampling",
-    "evaluate.seed",
-    "evaluate.max_new_tokens",
-    "evaluate.num_gate_prompts",
-    "data.thinking",
-    "target.dtype",
-)
-"""What changes the measurement on the gate split, besides draft and answers."""
-
-
-def look_at(run: "Run[Recipe]", champion: Reference, draft: Reference, responses: Reference) -> Value | Pending:
-    """Which look at the champion this challenger is; None where there is no champion to look at.
-
-    It is written down before it is taken, so that one that ends badly counts, too; a preview only says what it would
-    be.
-    """
-    if not isinstance(draft, Artifact) or not isinstance(responses, Artifact):
-        return Pending("train")
-    if not isinstance(champion, Artifact):
-        return champion if isinstance(champion, Pending) else Value(None)
-    settings = {path: run.section(path) for path in _LOOKED_AT}
-    subject = digest_of([draft.digest, responses.digest, settings])
-    looks, model = Looks(run.store.backend), run.recipe.registered_model
-    if run.previewing:
-        return Value(looks.number(model, champion.digest, subject))
-    return Value(looks.reserve(model, champion.digest, subject, draft.digest))
-
-
-def asked_in(run: "Run[Recipe]") -> dict[str, Reference]:
-    """The run, where the recipe names a server that is asked: what it does now is no matter of an earlier run."""
-    return {} if run.recipe.gates.endpoint is None else {"asked_in": Value(run.run_id)}
-
-
-def check_contest(run: "Run[Recipe]", target: Reference) -> None:
-    """See that the model's champion is a draft for this target: others cannot be compared, or served in its place.
-
-    Raises:
-        IncompatibleDraft: it was made for another target or tokenizer.
-    """
-    model = run.recipe.registered_model
-    entries = run.history(model)
-    champion = entries[-1].champion if entries else None
-    made = None if champion is None else run.find(champion.kind, champion.key)
-    of = made.manifest.parents.get("target") if made is not None else None
-    if champion is None or of is None or not isinstance(target, External) or of.digest == target.fingerprint:
-        return
-    raise IncompatibleDraft(
-        f"The champion {model}/{champion.version} is a draft for another target or tokenizer ({of.digest[:12]}) than "
-        f"this one ({target.fingerprint[:12]}).",
-        where=f"target.path {target.location}",
-        remedy="Register drafts for it under another name: --set registry.model=….",
-    )
-
-
-def why_blocked(run: "Run[Recipe]", draft: Reference) -> str | None:
-    """Why no run may promote this draft: it, or one like it, was rolled back; None: it may, or a preview cannot say.
-
-    The champion is never blocked, whatever it is like.
-    """
-    if not isinstance(draft, Artifact):
-        return None
-    entries = run.history(run.recipe.registered_model)
-    if not blocks(entries) or entries[-1].champion.digest == draft.digest:
-        return None
-    found = block_of(entries, identity_of(run.store, draft))
-    return None if found is None else found[0].sentence(found[1])
-
-
-def serves(run: "Run[Recipe]", draft: Reference) -> bool:
-    """Whether the draft is champion."""
-    entries = run.history(run.recipe.registered_model)
-    return isinstance(draft, Artifact) and bool(entries) and entries[-1].champion.digest == draft.digest
-
-
-def awaits_approval(run: "Run[Recipe]", draft: Reference) -> bool:
-    """Whether a person has to promote the draft, and has not."""
-    return run.recipe.gates.approval == "manual" and not serves(run, draft)
-
-
-def how_to_approve(registration: Reference) -> tuple[str, ...]:
-    """What a person has to type, in a sentence; nothing in a preview that does not know the version."""
-    if not isinstance(registration, Artifact):
-        return ()
-    uri = registration.json("registration.json")["uri"]
-    return (f'It waits for a person: deepspec promote {uri} --reason "…"',)
-
-
-def promoted(run: "Run[Recipe]", promotion: Reference) -> bool:
-    """Whether this run appointed the champion; one that it found, or that served already, was appointed earlier."""
-    return isinstance(promotion, Artifact) and promotion.json("promotion.json")["reason"] == reason_of(run.run_id)
-
-
-def refused(verdict: Reference) -> bool:
-    """Whether the gate said no; unknown, hence not refused, in a preview."""
-    return isinstance(verdict, Artifact) and not verdict.json("verdict.json")["accepted"]
 
 
 def algorithm(run: "Run[Recipe]") -> Algorithm:

@@ -39,8 +39,11 @@ class Inputs:
 )
 def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Train the draft; the checkpoint with the best real acceptance is kept."""
+    if job.allowance.is_spent():
+        raise job.allowance.exceeded("Nothing was trained.")
     from deepspec.states.config import Config
     from deepspec.training.draft_objective import draft_job
+    from deepspec.training.failure import TrainingStopped
     from deepspec.training.processes.launch import launch
 
     states, live = inputs.states, Config()
@@ -69,5 +72,14 @@ def train(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
             if not unit.endswith("/s"):
                 file.write(json.dumps({"step": step, "name": name, "value": value, "unit": unit}) + "\n")
 
-        done = launch(training, work_dir=job.work_folder, metrics=sink, progress=job.progress)
+        stopped, done = None, {}
+        try:
+            done = launch(
+                training, work_dir=job.work_folder, metrics=sink, progress=job.progress, stop=job.allowance.is_spent
+            )
+        except TrainingStopped as error:
+            stopped = error
+    if stopped is not None:
+        reached = f"The training is saved at step {stopped.step} of {stopped.num_steps}."
+        raise job.allowance.exceeded(reached) from stopped
     return StageCounts.model_validate(done)

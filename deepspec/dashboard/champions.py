@@ -4,19 +4,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deepspec.cost.attempts import attempts_at
+from deepspec.cost.making import made_from, registration_of
+from deepspec.cost.prices import prices_of, summed
 from deepspec.dashboard.lineage import ancestors_of
-from deepspec.dashboard.nights import measured_in, plain
+from deepspec.dashboard.nights import measured_in, plain, spent_of
 from deepspec.errors import ArtifactError
 from deepspec.evaluation.config import GATE
 from deepspec.evaluation.results import Evaluation
 from deepspec.gates.verdict import Comparison, Verdict
 from deepspec.registry.entries import Promotion
 from deepspec.registry.errors import PromotionLogDamaged
-from deepspec.registry.identity import registration_of
+from deepspec.registry.identity import DRAFT_KINDS
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.version_record import version_record
-from deepspec.reports.dashboard.feed import Champion, Gain, GateAnswer, LogEntry, Measured, Model, Night
+from deepspec.reports.dashboard.feed import Champion, Gain, GateAnswer, LogEntry, Measured, Model, Night, Spent
 from deepspec.store import Artifact, Store
+from deepspec.usage import added_up
 
 _BY_RUN = re.compile(r"run (\d{8}-\d{6}-[0-9a-f]+)")
 
@@ -110,7 +114,8 @@ def _champion(store: Store, name: str, entries: Sequence[Promotion], nights: Seq
     own = [night for night in nights if draft.version is not None and night.version == draft.version]
     night = next((one for one in reversed(own) if one.measured), None)
     key = next((one.registration for one in reversed(own) if one.registration), None)
-    registration = store.find("register", key) if key else registration_of(store, draft.digest)
+    made = store.find(draft.kind, draft.key)
+    registration = store.find("register", key) if key else made and registration_of(store, made)
     return Champion(
         entry=last.number,
         by="rollback" if last.kind == "rollback" else "promote",
@@ -124,7 +129,7 @@ def _champion(store: Store, name: str, entries: Sequence[Promotion], nights: Seq
         gates=_answers(verdict) if verdict is not None else (),
         measured=night.measured if night is not None else _measured(store, name, draft.digest, registration),
         gains=_gains(verdict.comparison) if verdict is not None else {},
-        spent=night.making if night is not None else None,
+        spent=night.making if night is not None and night.making else _making(store, registration or made),
         lineage=ancestors_of(store, name, draft, registration),
     )
 
@@ -144,6 +149,16 @@ def _gains(rows: Sequence[Comparison]) -> Mapping[str, Gain]:
         for row in rows
         if row.difference is not None
     }
+
+
+def _making(store: Store, item: Artifact | None) -> Spent | None:
+    """What all that a champion was made from has cost, whose run is not in the history: by its manifests."""
+    if item is None:
+        return None
+    attempts = [one for artifact in made_from([item], store.find, DRAFT_KINDS) for one in attempts_at(artifact)]
+    prices = [(prices_of(one.payer), one.used) for one in attempts]
+    amounts = [(price.currency, amount) for price, used in prices if (amount := price.amount(used)) is not None]
+    return spent_of(added_up(one.used for one in attempts), summed(amounts))
 
 
 def _measured(store: Store, name: str, digest: str, registration: Artifact | None) -> dict[str, Measured]:

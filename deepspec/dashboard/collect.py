@@ -37,7 +37,10 @@ def collect(store: Store, now: datetime, *, earlier: Feed | None = None, but: st
     promotions = PromotionLog(store.backend, remembers=True)
     models = {model.name: model for model in known.models}
     for record in records:
-        _add(models, record)
+        try:
+            _add(models, record)
+        except (ValueError, OverflowError) as error:  # no time that a calendar has
+            logger.warning("Run %s is missing on the dashboard: %s", record.run_id, error)
     for name in promotions.models():
         models.setdefault(name, Model(name=name))
     found = [_appointed(store, promotions, models[name], since) for name in sorted(models)]
@@ -123,5 +126,6 @@ def _sum(nights: Sequence[Night]) -> Spent:
         gpu_seconds=round(sum(night.spent.gpu_seconds for night in nights), 1),
         cpu_seconds=round(sum(night.spent.cpu_seconds for night in nights), 1),
         bytes_written=sum(night.spent.bytes_written for night in nights),
+        requests=sum(night.spent.requests for night in nights),
         amounts=amounts,
     )

@@ -1,5 +1,6 @@
 """Nights: what the dashboard keeps of a run's record, by registered model."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,10 +9,12 @@ from deepspec.evaluation.results import Evaluation, MeanResult
 from deepspec.history import ended_at, started_at
 from deepspec.record import Cost, RecordedEvaluation, RecordedModel, RecordedVerdict, RunRecord, RunStatus
 from deepspec.reports.dashboard.feed import Measured, Night, Spent
+from deepspec.usage import USED
 
 MADE_A_DRAFT: tuple[RunStatus, ...] = ("promoted", "refused", "awaiting_approval")
 """How runs end that have measured and judged a draft; what others repeat of an earlier one is left out."""
 
+_REQUESTS = ("put_requests", "get_requests", "list_requests", "delete_requests")
 _LONGEST = 600
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#]+)\?[^\s#]*", re.IGNORECASE)
@@ -133,19 +136,32 @@ def _mean(part: MeanResult) -> Measured:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _both(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (round(interval[0], 4), round(interval[1], 4))
+    low, high = map(_rounded, interval or (None, None))
+    return None if low is None or high is None else (low, high)
 
 
 def _spent(cost: Cost, among: int) -> Spent:
     amounts = {cost.currency: round(cost.amount / among, 4)} if cost.amount is not None and cost.currency else {}
+    used = cost.to_json()
+    return spent_of({name: used[name] / among for name in USED if used.get(name)}, amounts)
+
+
+def spent_of(used: Mapping[str, float], amounts: dict[str, float]) -> Spent:
+    """What was used, as the dashboard keeps it.
+
+    Args:
+        used: by the names in `deepspec.usage.USED`.
+        amounts: of money, by currency.
+    """
     return Spent(
-        gpu_seconds=round(cost.gpu_seconds / among, 1),
-        cpu_seconds=round(cost.cpu_seconds / among, 1),
-        bytes_written=cost.bytes_written // among,
+        gpu_seconds=round(used.get("gpu_seconds", 0.0), 1),
+        cpu_seconds=round(used.get("cpu_seconds", 0.0), 1),
+        bytes_written=int(used.get("bytes_written", 0)),
+        requests=int(sum(used.get(name, 0) for name in _REQUESTS)),
         amounts=amounts,
     )
 

@@ -4,21 +4,25 @@ Both are made anew from all that is in the store, so that two runs that end at o
 one has what is missing. A run that has done its work does not fail for a page.
 """
 
-import json
+import contextlib
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepspec.atomic_write import write_text
+from deepspec.atomic_write import write_bytes, write_text
 from deepspec.dashboard.collect import collect
 from deepspec.errors import ArtifactError, DeepspecError
 from deepspec.reports.dashboard.feed import FORMAT, Feed
 from deepspec.reports.dashboard.page import page_of
 from deepspec.store import Backend, Store
 from deepspec.store.layout import DASHBOARD
-from deepspec.store.records import refuse_newer
+from deepspec.store.records import refuse_newer, seal, unseal
 
 logger = logging.getLogger(__name__)
+
+_MADE_UP = (ValueError, TypeError, LookupError, ArithmeticError)
+"""What values lead to that no deepspec has written: whoever may write to the store may have."""
+_UNUSABLE = (DeepspecError, *_MADE_UP)
 
 PAGE = "index.html"
 FEED = "dashboard.json"
@@ -32,10 +36,10 @@ def publish_dashboard(store: Store, *, but: str | None = None) -> None:
         but: a run that is just ending.
     """
     try:
-        feed = collect(store, _now(), earlier=earlier_feed(store.backend), but=but)
-        store.backend.put(f"{DASHBOARD}/{FEED}", _text(feed).encode())
-        store.backend.put(f"{DASHBOARD}/{PAGE}", page_of(feed).encode())
-    except (DeepspecError, ValueError) as error:
+        feed, page = _made(store, but)
+        store.backend.put(f"{DASHBOARD}/{FEED}", _sealed(feed))
+        store.backend.put(f"{DASHBOARD}/{PAGE}", page.encode())
+    except _UNUSABLE as error:
         logger.warning("The dashboard in the store is not up to date: %s", error)
 
 
@@ -53,11 +57,11 @@ def write(store: Store, out: Path) -> Feed:
         ArtifactError: the store refuses, or the folder cannot be written.
         TransientError: the store does not answer.
     """
-    feed = collect(store, _now(), earlier=earlier_feed(store.backend))
+    feed, page = _made(store, None)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / FEED, _text(feed))
-        write_text(out / PAGE, page_of(feed))
+        write_bytes(out / FEED, _sealed(feed))
+        write_text(out / PAGE, page)
     except OSError as error:
         raise ArtifactError(
             f"The dashboard cannot be written: {error.strerror or error}.",
@@ -75,16 +79,27 @@ def earlier_feed(backend: Backend) -> Feed | None:
     """
     path = f"{DASHBOARD}/{FEED}"
     try:
-        content = json.loads(backend.read(path))
+        content = unseal(backend.read(path))
         refuse_newer(content, FORMAT, what="This dashboard", where=path, otherwise="it is written again")
         return Feed.from_json(content, where=path)
-    except (FileNotFoundError, ValueError, AttributeError, ArtifactError):
+    except (FileNotFoundError, ValueError, ArtifactError):
         return None
 
 
-def _text(feed: Feed) -> str:
-    return json.dumps(feed.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n"
+def _made(store: Store, but: str | None) -> tuple[Feed, str]:
+    """Feed and page; what was collected before is used if a page can be made of it.
+
+    Raises:
+        ArtifactError, TransientError: the store refuses, or does not answer.
+    """
+    now, earlier = datetime.now(UTC), earlier_feed(store.backend)
+    if earlier is not None:
+        with contextlib.suppress(*_MADE_UP):
+            feed = collect(store, now, earlier=earlier, but=but)
+            return feed, page_of(feed)
+    feed = collect(store, now, but=but)
+    return feed, page_of(feed)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _sealed(feed: Feed) -> bytes:
+    return seal(feed.to_json()) + b"\n"

@@ -7,10 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from deepspec.errors import ArtifactError
 from deepspec.evaluation.results import Interval, Number
 from deepspec.gates.detectable import Detectable, limits
+from deepspec.store.manifest import ABOUT
 from deepspec.store.records import JsonRecord, refuse_newer
 
 FORMAT = 1
 """Format of a verdict, which every later version of the stage reads; a record without one is of format 1."""
+JUDGED_BY = f"{ABOUT}judged-by.json"
+"""File in a verdict's artifact with the id of the run that judged; artifacts of earlier versions have none."""
 
 
 class Reason(BaseModel):

@@ -62,7 +62,14 @@ def refuse(recipe: Recipe, home: Path, records: Iterable[Previewed]) -> None:
         )
     gpu = found.gpu
     if gpu is not None:
-        hours = gpu.num_gpus * sum(value for work, value in gpu.hours.items() if _STAGE_OF[work] in would_run)
+        wall_hours = sum(value for work, value in gpu.hours.items() if _STAGE_OF[work] in would_run)
+        if budget.max_hours is not None and wall_hours > budget.max_hours:
+            raise BudgetExceeded(
+                f"it would take {wall_hours:,.3g} hours; the budget is {budget.max_hours:,g}.",
+                where="budget.max_hours",
+                remedy="Train for fewer epochs, on fewer rows (data.max_rows) or more GPUs, or raise it.",
+            )
+        hours = gpu.num_gpus * wall_hours
         if budget.max_gpu_hours is not None and hours > budget.max_gpu_hours:
             raise BudgetExceeded(
                 f"it would take {hours:,.3g} GPU hours; the budget is {budget.max_gpu_hours:,g}.",

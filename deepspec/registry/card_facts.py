@@ -11,7 +11,7 @@ from deepspec.evaluation.calibration.results import CalibrationResult
 from deepspec.evaluation.results import Evaluation
 from deepspec.registry.card import CALIBRATION_FILE, CardDraft, CardSource
 from deepspec.registry.entries import Promotion
-from deepspec.registry.identity import IMPORTED, is_from_outside, registration_of
+from deepspec.registry.identity import IMPORTED, is_from_outside
 from deepspec.registry.promotions import PromotionLog
 from deepspec.registry.version_record import Ancestor, version_record
 from deepspec.store import Artifact, Store
@@ -76,7 +76,10 @@ def facts_of(draft: Artifact, store: Store) -> CardFacts:
         VersionRecordDamaged: its record cannot be read.
     """
     promotion = _promotion(store, draft.digest)
-    registration = registration_of(store, draft.digest)
+    registered = (
+        made for made in store.newest_first("register") if made.manifest.parents["draft"].digest == draft.digest
+    )
+    registration = next(registered, None)
     if registration is None:
         return _recorded(draft, store, promotion)
     found = lineage(registration, store.find)

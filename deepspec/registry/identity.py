@@ -24,7 +24,9 @@ def identity_of(store: Store, draft: DraftReference | Artifact) -> DraftIdentity
 
     Costs one small read for each artifact that the draft was made from.
     """
-    manifest = draft.manifest if isinstance(draft, Artifact) else _manifest(store, draft.kind, draft.key, draft.digest)
+    manifest = (
+        draft.manifest if isinstance(draft, Artifact) else manifest_of(store, draft.kind, draft.key, draft.digest)
+    )
     if manifest is None:
         return DraftIdentity(digest=draft.digest)
     return DraftIdentity(digest=draft.digest, weights=weights_of(manifest), recipe=recipe_of(store, manifest))
@@ -34,15 +36,6 @@ def is_from_outside(made: Artifact) -> bool:
     """Whether an artifact is a draft that was not trained here, or was started from one: its data are not known."""
     started_from = made.manifest.parents.get("init")
     return made.kind == IMPORTED or (started_from is not None and started_from.kind != TRAINED)
-
-
-def registration_of(store: Store, digest: str) -> Artifact | None:
-    """The artifact by which the draft with this digest was registered last; None: this store has none.
-
-    Costs a listing, and a small read of every registration.
-    """
-    registered = (made for made in store.newest_first("register") if made.manifest.parents["draft"].digest == digest)
-    return next(registered, None)
 
 
 def weights_of(manifest: Manifest) -> str | None:
@@ -73,7 +66,7 @@ def recipe_of(store: Store, manifest: Manifest) -> str | None:
                 continue
             place = parent.kind, parent.key
             if place not in known:
-                found = _manifest(store, *place, parent.digest)
+                found = manifest_of(store, *place, parent.digest)
                 known[place] = (
                     None if found is None else weights_of(found) if found.kind in DRAFT_KINDS else recipe(found)
                 )
@@ -86,7 +79,7 @@ def recipe_of(store: Store, manifest: Manifest) -> str | None:
     return recipe(manifest)
 
 
-def _manifest(store: Store, kind: str, key: str, digest: str) -> Manifest | None:
+def manifest_of(store: Store, kind: str, key: str, digest: str) -> Manifest | None:
     """The manifest of what has this digest, also of a damaged one."""
     found = (store.manifest(kind, key, number) for number in reversed(store.numbers(kind, key)))
     return next((manifest for manifest in found if manifest is not None and manifest.digest == digest), None)

@@ -315,9 +315,17 @@ class PromotionLog:
         return entry
 
 
+_BY_RUN = "run "
+
+
 def reason_of(run_id: str) -> str:
     """The `reason` of a champion that a run appointed."""
-    return f"run {run_id}"
+    return f"{_BY_RUN}{run_id}"
+
+
+def run_of(entry: Promotion) -> str | None:
+    """The run that appointed a champion; None: a person did."""
+    return entry.reason.removeprefix(_BY_RUN) if entry.reason.startswith(_BY_RUN) else None
 
 
 def refuse_blocked(entries: Sequence[Promotion], draft: DraftIdentity, model: str) -> None:

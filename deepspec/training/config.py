@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deepspec.config import ExecutionSection, Section, later_field, location_field, renamed_field
+from deepspec.config import (
+    ExecutionSection,
+    Section,
+    execution_field,
+    later_field,
+    location_field,
+    renamed_field,
+)
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -35,6 +42,12 @@ class Config(Section):
         description="Draft to start from: champion, an artifact (train/1f3a), a registered version (models:/name/3) or "
         "a directory; none: from new weights. Its content is part of the key, not its name.",
     )
+    control_every: int | None = execution_field(
+        None,
+        ge=2,
+        description="With init_from champion: each training after so many less one that started from a champion starts"
+        " from new weights, as a control; none: only the first does.",
+    )
     seed: int = Field(0, ge=0, description="Of the initial weights, the data order and all draws.")
     compute_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of forward and backward; the optimizer's own weights are always float32."
@@ -48,6 +61,12 @@ class Config(Section):
     patience_validations: int | None = Field(
         None, ge=1, description="Validations without improvement after which training stops; none: never."
     )
+
+    @model_validator(mode="after")
+    def _control_of_what(self) -> "Config":
+        if self.control_every is not None and self.init_from != "champion":
+            raise ValueError(f"control_every is {self.control_every}, but init_from is not champion: all are alike")
+        return self
 
 
 class TrainingExecution(ExecutionSection):

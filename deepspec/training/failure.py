@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from deepspec.atomic_write import write_text
-from deepspec.errors import DeepspecError
+from deepspec.errors import DeepspecError, LaunchError
 
 EXIT_STOPPED = 75
 """Exit code of a training process that was asked to stop, saved and ended (EX_TEMPFAIL: run it again)."""
@@ -16,6 +16,17 @@ EXIT_STOPPED = 75
 
 class TrainingDiverged(DeepspecError):
     """The loss or its gradient became infinite or not a number."""
+
+
+class TrainingStopped(LaunchError):
+    """The training was asked to stop, and has saved.
+
+    Attributes:
+        step, num_steps: where it is, and how many there are.
+    """
+
+    step = 0
+    num_steps = 0
 
 
 class OutOfMemory(DeepspecError):

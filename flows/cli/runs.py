@@ -131,7 +131,8 @@ def explain(
             document |= {"error": record.error, "failure": record.failure and record.failure.to_json()}
         print_json(document)
         return
-    stages = [StageRecord(**stage.to_json()) for stage in record.stages]
+    entries = (stage.to_json() for stage in record.stages)
+    stages = [StageRecord(**{name: entry[name] for name in entry if name != "cost"}) for entry in entries]
     cause = record.failure.sentence if record.failure is not None else record.error
     ended = [] if cause is None else [f"Ended by {cause}"]
     show_lines(f"Run {record.run_id} of {record.recipe}: {record.status}", *lines_of(stages), *ended)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from flows.nights import automations, control
 from flows.nights.server import FLOW, asked, deployments
+from tasks.runtime.prefect.pages import RUN_PROGRESS
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 _LATE = timedelta(minutes=15)
 """After which a run that no worker took is named as trouble: workers ask every few seconds."""
 
-_WHOLE_RUN = "run-progress"
-"""Key of the artifact that shows how far a whole run is."""
+_MOST = 200
+"""Runs of a night that are looked at; Prefect gives no more at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Night:
         active: whether the schedule is switched on.
         next: the next start; None: none is scheduled.
         last: the run that ended last.
-        now: the runs that have begun and not ended, those that wait for a person included.
+        now: the runs that have begun and not ended, or wait: for a person, or for the run before them.
         trouble: what is wrong, a sentence each.
     """
 
@@ -101,14 +102,15 @@ def _night(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> Nig
     from prefect.client.schemas.sorting import FlowRunSort
 
     ended = _runs(client, deployment.id, _ended(), FlowRunSort.END_TIME_DESC, 1)
-    scheduled = _runs(client, deployment.id, [StateType.SCHEDULED], FlowRunSort.EXPECTED_START_TIME_ASC, 20)
+    scheduled = _runs(client, deployment.id, [StateType.SCHEDULED], FlowRunSort.EXPECTED_START_TIME_ASC, _MOST)
+    queued = [run for run in scheduled if run.state_name == "AwaitingConcurrencySlot"]
     begun = unfinished(client, deployment.id)
     missed = automations.owned(client, deployment.id).get(f"{deployment.name}: missed")
     now = datetime.now(UTC)
     active = control.is_active(deployment)
-    upcoming = [run.expected_start_time for run in scheduled if run.expected_start_time]
+    due = [run.expected_start_time for run in scheduled if run.expected_start_time and run not in queued]
     within = getattr(missed.trigger, "within", None) if missed is not None else None
-    trouble = [_late(run) for run in scheduled if run.expected_start_time and now - run.expected_start_time > _LATE]
+    trouble = [_late([time for time in due if now - time > _LATE])]
     trouble += [_pending(run, now) for run in begun if run.state and run.state.type == StateType.PENDING]
     trouble += [_missed(ended, deployment, now, within)] if active and within is not None else []
     return Night(
@@ -117,9 +119,9 @@ def _night(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> Nig
         recipe=str(deployment.parameters.get("recipe", "")),
         schedule=", ".join(_in_words(each.schedule) for each in deployment.schedules) or "none",
         active=active,
-        next=upcoming[0] if upcoming else None,
+        next=next((time for time in due if time > now), None),
         last=_run(ended[0]) if ended else None,
-        now=tuple(_progress(client, run) for run in begun),
+        now=tuple(_progress(client, run) for run in (*begun, *queued)),
         trouble=tuple(filter(None, trouble)),
     )
 
@@ -130,7 +132,7 @@ def unfinished(client: "SyncPrefectClient", deployment: UUID) -> "list[FlowRun]"
     from prefect.client.schemas.sorting import FlowRunSort
 
     begun = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
-    return _runs(client, deployment, begun, FlowRunSort.EXPECTED_START_TIME_ASC, 20)
+    return _runs(client, deployment, begun, FlowRunSort.EXPECTED_START_TIME_ASC, _MOST)
 
 
 def _ended() -> list[Any]:
@@ -175,15 +177,15 @@ def _progress(client: "SyncPrefectClient", run: "FlowRun") -> Run:
         ),
         sort=ArtifactSort.UPDATED_DESC,
     )
-    shown = max(found, key=lambda artifact: artifact.key == _WHOLE_RUN, default=None)  # the first, if none is that
+    shown = max(found, key=lambda artifact: artifact.key == RUN_PROGRESS, default=None)  # the first, if none is that
     if shown is None:
         return _run(run)
     percent = float(shown.data) if isinstance(shown.data, int | float) else None
     return replace(_run(run), doing=shown.description, percent=percent)
 
 
-def _late(run: "FlowRun") -> str:
-    return f"{run.name} was to start at {run.expected_start_time:%Y-%m-%d %H:%M} UTC, and no worker took it."
+def _late(due: "Sequence[datetime]") -> str:
+    return f"No worker took {len(due)} run(s), the first due at {due[0]:%Y-%m-%d %H:%M} UTC." if due else ""
 
 
 def _pending(run: "FlowRun", now: datetime) -> str:

@@ -32,7 +32,7 @@ from tasks.runtime.prefect import server as prefect_server
 from tasks.runtime.preview import algorithm_among, preview
 from tasks.runtime.record.alive import Alive, end_dead, ended_after
 from tasks.runtime.record.result import RecipeRun, Result, Steps
-from tasks.runtime.record.run_record import record_of, write_record
+from tasks.runtime.record.run_record import record_of
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Reference
 from tasks.runtime.run import Run
@@ -100,12 +100,17 @@ def execute(
                 run.begin(part.recipe, algorithm_among(recipes, part.recipe))
                 if run.algorithm is not None:
                     run.display.say(run.algorithm)
-                outcome = run_or_reuse(run, flow, part, stack)
-                start_tracking(run, part)
+                try:
+                    outcome = run_or_reuse(run, flow, part, stack)
+                except BudgetExceeded:
+                    part.status = "budget_exhausted"
+                    raise
                 part.outcome = outcome.artifacts
                 part.notes = outcome.notes
+                connect(run)
                 _reconcile(run, part)
                 _let_production_follow(run, part)
+                part.repaired = part.notes != outcome.notes
                 part.status = outcome.status or "no_change"
             for further, (later, recipe) in after.items():
                 run.begin(recipe, further)
@@ -206,7 +211,7 @@ def _repair_aliases(run: Run[Any], parts: Sequence[RecipeRun]) -> None:
 def run_flow(
     flow: Flow, recipe: "Recipe", store: Store, home: Path, *, display: Display
 ) -> "Iterator[tuple[Run[Any], Mapping[str, Reference], RunWriter | None]]":
-    """Run a flow that makes no draft: it leaves no `run.json` unless it fails, and errors of stages are raised.
+    """Run a flow that makes no draft: it leaves no `run.json`, and errors of stages are raised.
 
     Where it made something, the store's history has a record of it with what that cost.
 
@@ -250,10 +255,8 @@ def _paid_for(result: Result, usage: Usage) -> Iterator[None]:
         result.measure(usage)
         run = result.run
         if run.alive is not None:
-            record = record_of(result)
-            if result.error is not None:
-                write_record(record, run.home, is_last=False)  # for the run that ends it
-            history.publish(run.store.backend, record)
+            history.publish(run.store.backend, record_of(result))
+            run.name = ""  # a run that ends it, should it have failed, has no record to leave
 
 
 def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -> Outcome:
@@ -266,10 +269,13 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -
         for record in looked.records:
             run.record(record)
         return looked.outcome
-    refuse_over_budget(run, part, looked.records)
+    refuse_over_budget(run, looked.records)
     if run.on_lease is None:
         begin(run, part, stack, makes_something=not looked.all_found)
-    start_tracking(run, part)
+    if not looked.all_found:
+        start_tracking(run, part)
+    # Where all was found, something may still have to be made: what is damaged, or judged against another champion.
+    run.on_making = lambda: make_ready(run, part, stack)
     if run.on_shared_server and not looked.all_found:
         missing = [record.name for record in looked.records if record.status == "would_run"]
         run.outlook = Outlook(
@@ -290,7 +296,7 @@ def run_or_reuse(run: Run[Any], flow: Flow, part: RecipeRun, stack: ExitStack) -
     raise AssertionError("the second attempt returns or raises")
 
 
-def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRecord]) -> None:
+def refuse_over_budget(run: Run[Any], records: Sequence[StageRecord]) -> None:
     """Refuse what is over budget, or certainly has no room, before anything of it is made."""
     from deepspec.planning.budget import refuse
     from deepspec.recipe import Recipe
@@ -300,7 +306,6 @@ def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRe
     try:
         refuse(run.recipe, run.home, records)
     except BudgetExceeded:
-        part.status = "budget_exhausted"
         for record in records:
             found = record.status in ("hit", "skipped")
             run.record(record if found else StageRecord(record.name, "skipped", kind=record.kind, why="over budget"))
@@ -308,19 +313,31 @@ def refuse_over_budget(run: Run[Any], part: RecipeRun, records: Sequence[StageRe
 
 
 def begin(run: Run[Any], part: RecipeRun, stack: ExitStack, *, makes_something: bool) -> None:
-    """What a run under Prefect needs: its server, the tracker's run; and a lease, if it makes something."""
+    """What a run under Prefect needs: its server; and a lease and the tracker's run, if it makes something."""
     # The server takes seconds to start: it does so while the tracker's libraries are imported.
     embedded = stack.enter_context(prefect_server.server(run.home))
     run.alive = run.alive or Alive(run)  # a flow in which all was found has begun, too
+    connect(run)
     if makes_something:
-        protect(run, stack)
-    start_tracking(run, part)
+        make_ready(run, part, stack)
     if embedded is not None:
         # While the server starts on one core, this one imports what the stages will need.
         for module in ("prefect", "deepspec.decoding.engine"):
             importlib.import_module(module)
         embedded.ready()
     end_dead(run)
+
+
+def make_ready(run: Run[Any], part: RecipeRun, stack: ExitStack) -> None:
+    """What a run needs that makes something: protection of what it relies on, and the part's run in the tracker."""
+    protect(run, stack)
+    start_tracking(run, part)
+
+
+def connect(run: Run[Any]) -> "Tracking":
+    """The tracker, where what came of the run is shown, and what died is ended; it is not asked for anything yet."""
+    run.tracking = run.tracking or tracking_of(run.home)
+    return run.tracking
 
 
 def protect(run: Run[Any], stack: ExitStack) -> None:
@@ -338,10 +355,10 @@ def start_tracking(run: Run[Any], part: RecipeRun) -> None:
     if part.tracking_run is not None:
         return
     recipe = part.recipe
-    run.tracking = run.tracking or tracking_of(run.home)
+    tracking = connect(run)
     name = keys.run_name(recipe.registered_model, run.run_id)
     parameters = flat(recipe.model_dump(mode="json"))
-    run.tracking_run = run.tracking.start_pipeline_run(name, parameters, _tags_of(run, recipe, run.tracking))
+    run.tracking_run = tracking.start_pipeline_run(name, parameters, _tags_of(run, recipe, tracking))
     part.tracking_run = run.tracking_run
     if run.alive is not None:
         run.alive.tracking_runs.append(run.tracking_run)

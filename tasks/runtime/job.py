@@ -12,6 +12,7 @@ from deepspec.progress import SILENT, Progress
 from deepspec.recipe import RunConfig, flat
 from deepspec.store import Artifact, Store
 from deepspec.store.fingerprint import External
+from tasks.runtime.allowance import Allowance
 from tasks.runtime.references import Reference
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Job:
         artifact: (kind, key) -> an artifact that must be there; known to the run, or looked up.
         tracking, tracking_run: the experiment tracker, and the pipeline run's id in it; None where nothing is tracked.
         say: a line for a person.
+        allowance: what the budget still allows; a stage that can end in the middle asks it.
         waiting: around what waits for others: that is not the stage's time.
     """
 
@@ -54,6 +56,7 @@ class Job:
     tracking: "Tracking | None" = None
     tracking_run: str | None = None
     say: Callable[[str], None] = lambda _: None
+    allowance: Allowance = field(default_factory=lambda: Allowance((), {}, num_gpus=0))
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspec.errors import BudgetExceeded, DeepspecError
 from deepspec.store import Store
-from tasks.runtime.flow import Flow, Outcome
+from tasks.runtime.flow import Flow, Outcome, Status
 from tasks.runtime.record.result import Steps
 from tasks.runtime.records import StageRecord
 from tasks.runtime.run import Run
@@ -35,16 +36,43 @@ def preview(run: Run[Any], flow: Flow) -> Preview:
     return Preview(looking.records, outcome)
 
 
-def preview_all(
-    flow: Flow, recipes: "Sequence[Recipe]", store: Store, home: Path, *, before: Steps
-) -> list[StageRecord]:
-    """The stages of the run that `execute` would make of the same arguments; nothing is written."""
+def preview_all(flow: Flow, recipes: "Sequence[Recipe]", store: Store, home: Path, *, before: Steps) -> Preview:
+    """The run that `execute` would make of the same arguments; nothing is written.
+
+    Returns:
+        its stages, and what it would decide, as far as that is known by now: the status is that of a run without news,
+        or one that its budget forbids.
+    """
     run: Run[Any] = Run(recipes[0], store, home, dry=True)
+    notes: list[str] = []
+    statuses: list[Status | None] = []
     for step, recipe in [*before, *((flow, recipe) for recipe in recipes)]:
         run.begin(recipe, algorithm_among(recipes, recipe))
-        for record in preview(run, step).records:
+        looked = preview(run, step)
+        notes += looked.outcome.notes
+        if recipe in recipes:
+            over = _over_budget(run, looked)
+            notes += [over] if over else []
+            statuses.append("budget_exhausted" if over else looked.outcome.status if looked.all_found else None)
+        for record in looked.records:
             run.record(record)
-    return run.records
+    status = statuses[0] if len(set(statuses)) == 1 else None
+    return Preview(run.records, Outcome({}, status, tuple(notes)))
+
+
+def _over_budget(run: Run[Any], looked: Preview) -> str | None:
+    """Why the run would be refused by its budget; None: it would not, or has none."""
+    from deepspec.planning.budget import refuse
+
+    if run.recipe.budget == type(run.recipe.budget)():
+        return None
+    try:
+        refuse(run.recipe, run.home, looked.records)
+    except BudgetExceeded as error:
+        return str(error)
+    except DeepspecError:
+        return None  # the run itself says it better
+    return None
 
 
 def algorithm_among(recipes: "Sequence[Recipe]", recipe: Any) -> str | None:

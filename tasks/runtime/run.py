@@ -87,6 +87,7 @@ class Run(Generic[RecipeT]):
         models: the registered models that its recipes are about, as its record says.
         night: the Prefect deployment that started it, as its record says.
         alive: its signs of life, once it makes something.
+        on_making: called before a stage makes something.
         recipes: all that it is about, in order; empty in a run that leaves no record.
         usage: what it has used so far; None in a run that leaves no record.
         outlook: how far it is; None where nothing is made, or nobody else sees it.
@@ -111,6 +112,7 @@ class Run(Generic[RecipeT]):
     resolved: dict[str, External] = field(default_factory=dict)
     leased: list[tuple[str, str]] = field(default_factory=list)
     on_lease: Callable[[list[tuple[str, str]]], None] | None = None
+    on_making: Callable[[], None] = lambda: None
     given: RecipeT | None = None
     waited: float = 0.0
     making: str | None = None

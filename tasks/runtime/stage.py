@@ -28,15 +28,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepspec.config import left_out_of_key, narrowed, path_in_key
-from deepspec.errors import DataError, DeepspecError, TransientError
+from deepspec.errors import BudgetExceeded, DataError, DeepspecError, TransientError
 from deepspec.progress import Progress
 from deepspec.record import StageStatus
 from deepspec.store import Artifact, Ingredients, LookUp, Parent, artifact_key
 from deepspec.store.fingerprint import External
+from tasks.runtime.allowance import allowance_of
 from tasks.runtime.counts import StageCounts
 from tasks.runtime.job import Job, device_of
 from tasks.runtime.paid import paid, payer_of
 from tasks.runtime.prefect import pages
+from tasks.runtime.prefect.flow import state_of
 from tasks.runtime.reasons import DAMAGED, MADE_MEANWHILE, UNCHANGED, reason_to_make
 from tasks.runtime.records import StageRecord
 from tasks.runtime.references import Pending, Reference, Value
@@ -118,6 +120,8 @@ class Stage:
         with making.recorded(), making.alone():
             if making.found is None or run.on_shared_server:  # a shared server's pages show what is reused, too
                 self.task(making)
+            if making.over_budget is not None:
+                raise making.over_budget
         return making.artifact
 
     @cached_property
@@ -148,6 +152,7 @@ class Making:
         self.found = run.known.get((stage.name, self.key))
         self.looked_up: LookUp | None = None
         self.reason = UNCHANGED
+        self.over_budget: BudgetExceeded | None = None
 
     @property
     def artifact(self) -> Artifact:
@@ -237,34 +242,44 @@ def make(making: Making) -> Any:
     """Make one artifact: the body of every stage's Prefect task.
 
     Returns:
-        the reference (kind, key and digest); as a state `Cached` where the artifact is there already.
+        the reference (kind, key and digest); as a state `Cached` where the artifact is there already. Where the budget
+        is used up, the state BudgetExhausted: the stage raises the error.
     """
-    run, stage = making.run, making.stage
     if making.found is not None:
         return pages.cached(_reference(making.found))
+    run, stage = making.run, making.stage
+    run.on_making()
     computes = stage.computes if isinstance(stage.computes, bool) else stage.computes(making.handed(), run.recipe)
-    with pages.shown(run, stage.name, computes=computes, workers=stage.workers) as page:
-        job = making.job(page)
-        parents = _parents(making.inputs)
-        num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
-        on_gpu = computes and device_of(run.execution) == "cuda"
-        payer = payer_of(run)
-        account = paid(run.accounts, run.home, making.key, payer, num_gpus=num_gpus if on_gpu else 0)
-        with account as paying, run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing:
-            started = time.monotonic()
-            try:
-                counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
-            except DataError as error:
-                _keep_quarantine(run, stage.name, writing.directory, error)
-                raise
-            if job.computes_on_gpu or counts.device == "cuda":
-                writing.gpu_seconds = round((time.monotonic() - started) * num_gpus, 3)
-                counts = counts.model_copy(update={"gpu_seconds": writing.gpu_seconds})
-            writing.counts, writing.made_by, writing.earlier = counts.to_json(), payer, paying.earlier()
-            _check_unchanged(making.inputs)
-            paying.close_with(writing)
-        making.found = run.known[stage.name, making.key] = writing.artifact
-        page.show_table(making.key, counts)
+    try:
+        with pages.shown(run, stage.name, computes=computes, workers=stage.workers) as page:
+            job = making.job(page)
+            parents = _parents(making.inputs)
+            num_gpus = getattr(run.execution, stage.workers) if stage.workers else 1
+            used_gpus = num_gpus if computes and device_of(run.execution) == "cuda" else 0
+            payer = payer_of(run)
+            account = paid(run.accounts, run.home, making.key, payer, num_gpus=used_gpus)
+            with (
+                account as paying,
+                run.store.write(stage.name, making.ingredients, parents, making.looked_up) as writing,
+            ):
+                job.allowance = allowance_of(run, paying.earlier, num_gpus=used_gpus)
+                started = time.monotonic()
+                try:
+                    counts = stage.function(making.handed(), stage.config(run.recipe), writing.directory, job)
+                except DataError as error:
+                    _keep_quarantine(run, stage.name, writing.directory, error)
+                    raise
+                if job.computes_on_gpu or counts.device == "cuda":
+                    writing.gpu_seconds = round((time.monotonic() - started) * num_gpus, 3)
+                    counts = counts.model_copy(update={"gpu_seconds": writing.gpu_seconds})
+                writing.counts, writing.made_by, writing.earlier = counts.to_json(), payer, paying.earlier()
+                _check_unchanged(making.inputs)
+                paying.close_with(writing)
+            making.found = run.known[stage.name, making.key] = writing.artifact
+            page.show_table(making.key, counts)
+    except BudgetExceeded as error:
+        making.over_budget = error
+        return state_of("budget_exhausted", str(error))
     return _reference(making.found)
 
 

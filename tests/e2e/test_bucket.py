@@ -49,7 +49,7 @@ def test_a_moved_store_is_hit_and_another_machine_goes_on_with_it(
     assert not list((other.path / "cache").glob("*/states/*/*/*")), "states are read by range, not fetched"
     costs = {stage["name"]: stage.get("cost", {}) for stage in other.record()["stages"]}
     assert costs["train"]["bytes_read"] > 1_000_000, "which the training process did"
-    for name in AFTER_TRAIN:
+    for name in AFTER_TRAIN[:-1]:  # it was refused
         assert costs[name]["put_requests"] > 0
     whole = other.record()["cost"]
     assert whole["put_requests"] > sum(cost.get("put_requests", 0) for cost in costs.values())

@@ -133,9 +133,9 @@ def test_kills_change_no_bit(cold: Home, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_run_that_is_killed_in_training_and_resumed_is_paid_for_once(warm: Home) -> None:
-    """Two runs of a longer training (40 s): processes are stopped before they are killed, so that what the kernel says
+    """Two runs of a longer training (60 s): processes are stopped before they are killed, so that what the kernel says
     they used is what they used; only what came after the last account may be missing."""
-    longer = ["run", "tiny", "--set", "train.num_steps=1500", "--set", "train.validate_every_steps=null"]
+    longer = ["run", "tiny", "--set", "train.num_steps=1000", "--set", "train.validate_every_steps=null"]
     launcher = subprocess.Popen(
         [sys.executable, "-m", "flows.cli.main", *longer],
         env=warm.environment(),

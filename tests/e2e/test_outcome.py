@@ -292,14 +292,16 @@ def test_changed_inputs_of_the_demo_are_restored_with_a_warning(warm: Home) -> N
 
 @pytest.mark.full
 def test_a_warm_start_is_keyed_by_content_not_by_name(warm: Home) -> None:
-    warm.run("run", "tiny", "--set", "train.init_from=champion", "--set", "gates.min_tau_gain=50", code=3)
+    steps = ("--set", "train.num_steps=2")  # with the champion's own there would be nothing to learn
+    warm.run("run", "tiny", "--set", "train.init_from=champion", *steps, "--set", "gates.min_tau_gain=50", code=3)
     started = next(stage for stage in warm.record()["stages"] if stage["name"] == "train")
     assert started["status"] == "ran"
     assert "parent init added" in started["why"]
     version = warm.record()["model"]["version"]
     manifest = json.loads(warm.run("artifacts", "show", f"train/{started['key']}").out)
     for name in ("models:/tiny/1", f"train/{manifest['parents']['init']['key'][:16]}"):
-        warm.run("run", "tiny", "--set", f"train.init_from={name}", "--set", "gates.min_tau_gain=50", code=3)
+        start = ("--set", f"train.init_from={name}", *steps)
+        warm.run("run", "tiny", *start, "--set", "gates.min_tau_gain=50", code=3)
         assert warm.statuses()["train"] == "hit"
     assert version == "2"
     for name, words in (("models:/tiny/9", "models:/tiny/9"), ("nowhere", "'nowhere' is no directory")):

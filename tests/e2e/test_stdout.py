@@ -37,7 +37,8 @@ class Case:
         says: text of the result.
         rows: of the JSON document, the texts that stand together on one line for people.
         code: its exit code.
-        around: what has to be there meanwhile, made in a home and a folder; returns words for the arguments.
+        around: what has to be there meanwhile, made in a home and a folder; returns words for the arguments, and
+            variables in upper case.
         writes: whether the home is changed: it is a copy then.
         slow: whether it takes seconds, and is called in `make test-full` only.
     """
@@ -117,10 +118,9 @@ def night(home: Home, folder: Path) -> Iterator[Words]:
     """A Prefect server with the night of a model."""
     file = folder / "nights.yaml"
     file.write_text("nights: [{recipe: tiny, cron: 0 2 * * *}]\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_API_URL", prefect_server())
-        home.run("nights", "apply", str(file), environment=PLAIN)
-        yield {"nights": str(file)}
+    server = {"PREFECT_API_URL": prefect_server()}
+    home.run("nights", "apply", str(file), environment=PLAIN | server)
+    yield {"nights": str(file), **server}
 
 
 COMMANDS: dict[str, Case] = {
@@ -307,7 +307,8 @@ def _call(home: Home, name: str, case: Case, folder: Path, given: Words, *more: 
     keys = {stage["kind"]: stage["key"] for stage in home.record()["stages"]}
     words = [word.format(tmp=folder, **given) for word in case.arguments.split()]
     words = [word + keys[word[:-1]] if word in ("train/", "register/") else word for word in words]
-    return home.run(*name.split(), *words, *more, code=case.code, environment=PLAIN)
+    variables = {word: value for word, value in given.items() if word.isupper()}
+    return home.run(*name.split(), *words, *more, code=case.code, environment=PLAIN | variables)
 
 
 ALLOWED = {

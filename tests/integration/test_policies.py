@@ -56,6 +56,8 @@ MAY: dict[str, tuple[set[str], set[str], set[str]]] = {
     f"registry/{MODEL}/looks/{'0' * 64}/1.json": (set(ROLES), {"trainer", "promoter"}, set()),
     f"{LOG}/1.json": (set(ROLES), {"promoter", "publisher"}, set()),
     f"registry/{MODEL}/versions/x.json": (set(ROLES), {"trainer", "promoter", "publisher"}, set()),
+    "history/2026-12/x.json": ({"trainer", "promoter"}, {"trainer"}, set()),
+    "dashboard/index.html": ({"trainer", "promoter"}, {"trainer", "promoter"}, set()),
     f"followers/{MODEL}/host-1.json": ({"trainer", "promoter", "consumer"}, {"consumer"}, set()),
 }
 

@@ -362,9 +362,21 @@ def test_the_model_is_in_mlflow_and_its_files_in_s3(deployed: Deployed, first: s
 
 
 def test_another_flow_run_is_all_cached(deployed: Deployed, first: str) -> None:
+    """And nothing in MLflow: there is no news."""
+    begun = len(deployed.tracked("tags.`deepspec.run_id` != ''"))
     again = deployed.flow_run(*LONGER)
     assert deployed.ended(again) == "NoChange", deployed.log(again)
     assert deployed.task_runs(again) == dict.fromkeys(STAGES, "Cached")
+    assert len(deployed.tracked("tags.`deepspec.run_id` != ''")) == begun
+
+
+def test_a_night_whose_budget_is_used_up_says_how_far_it_came(deployed: Deployed, first: str) -> None:
+    """A completed flow run, as its task run is; nothing is registered."""
+    night = deployed.flow_run("train.num_steps=100000", "train.validate_every_steps=null", "budget.max_hours=5e-4")
+    assert deployed.ended(night) == "BudgetExhausted", deployed.log(night)
+    assert "saved at step" in deployed.api(f"/flow_runs/{night}")["state"]["message"]
+    assert deployed.task_runs(night)["train"] == "BudgetExhausted"
+    assert "register" not in deployed.task_runs(night)
 
 
 # --- approval by a person --------------------------------------------------------------------------------------------
@@ -402,6 +414,7 @@ def test_a_person_approves_on_prefects_page(deployed: Deployed, first: str) -> N
     given = {"reason": "the canary was fine", "name": "Ada"}
     assert deployed.api(f"/flow_runs/{newer}/resume", {"run_input": given})["status"] == "ACCEPT"
     assert deployed.ended(newer) == "Promoted", deployed.log(newer)
+    assert deployed.api(f"/flow_runs/{newer}")["name"].endswith(" · promoted v1")
     tags = {*deployed.api(f"/flow_runs/{newer}")["tags"]}
     assert "status:promoted" in tags
     assert not any(tag.startswith("awaiting:") for tag in tags)
@@ -435,14 +448,17 @@ ENDS = {
 """Occasion -> type and name of the state of a flow run that is its reason."""
 
 
+NEVER = "2099-01-01T00:00:00Z"
+
+
 def set_state(
-    deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "", *, until: str = "2099-01-01"
+    deployed: Deployed, flow_run: str, kind: str, name: str = "", message: str = "", until: str = NEVER
 ) -> dict[str, Any]:
-    state: dict[str, Any] = {"type": kind, "name": name or kind.title(), "message": message}
-    if kind == "PAUSED":
-        state["state_details"] = {"pause_reschedule": True, "pause_timeout": f"{until}T00:00:00Z", "pause_key": "k"}
-    body = {"state": state}
-    return dict(deployed.api(f"/flow_runs/{flow_run}/set_state", body))
+    """Set the state of a flow run as its process does; what is scheduled or paused is so `until` then."""
+    details = {"pause_reschedule": True, "pause_timeout": until, "pause_key": "k"} if kind == "PAUSED" else {}
+    details |= {"scheduled_time": until} if kind == "SCHEDULED" else {}
+    state = {"type": kind, "name": name or kind.title(), "message": message, "state_details": details}
+    return dict(deployed.api(f"/flow_runs/{flow_run}/set_state", {"state": state}))
 
 
 def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed, tmp_path: Path) -> None:
@@ -462,26 +478,25 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         assert [change["done"] for change in changes] == ["unchanged"] * 3
         night = deployed.api("/deployments/name/retrain/told")["id"]
 
-        def flow_run() -> str:
-            body = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}}
-            return str(deployed.api(f"/deployments/{night}/create_flow_run", body)["id"])
+        def flow_run(state: dict[str, Any]) -> str:
+            return str(deployed.api(f"/deployments/{night}/create_flow_run", {"state": state})["id"])
 
         for occasion, (kind, name) in ENDS.items():
-            run = flow_run()
-            steps = (("PENDING",), ("RUNNING",), (kind, name, f'told of "{occasion}"'))
-            assert [set_state(deployed, run, *step)["status"] for step in steps] == ["ACCEPT"] * 3
+            run = flow_run({"type": "PENDING"})
+            steps = (("RUNNING",), (kind, name, f'told of "{occasion}"'))
+            assert [set_state(deployed, run, *step)["status"] for step in steps] == ["ACCEPT"] * 2
         for key, percent in (("run-progress", 40.0), ("train-progress", 90.0)):
             shown = {"key": key, "type": "progress", "data": percent, "description": key, "flow_run_id": run}
             deployed.api("/artifacts/", shown)
-        unanswered = flow_run()
-        set_state(deployed, unanswered, "PENDING")
+        unanswered = flow_run({"type": "PENDING"})
         set_state(deployed, unanswered, "RUNNING")
-        set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01")
-        dead, waiting = flow_run(), flow_run()
+        set_state(deployed, unanswered, "PAUSED", "Suspended", until="2026-01-01T00:00:00Z")
+        never = {"type": "SCHEDULED", "state_details": {"scheduled_time": NEVER}}
+        dead, waiting = flow_run(never), flow_run(never)
         assert set_state(deployed, dead, "PENDING")["status"] == "ACCEPT"
         answer = set_state(deployed, waiting, "PENDING")
         assert (answer["status"], answer["state"]["name"]) == ("REJECT", "AwaitingConcurrencySlot")
-        set_state(deployed, waiting, "CANCELLED")
+        set_state(deployed, waiting, "SCHEDULED", "AwaitingConcurrencySlot")  # and no worker tries again
 
         wait_for("all to be told", lambda: {note["occasion"] for note in told} >= {*ENDS, "missed"}, pause=0.5)
         assert {note["night"] for note in told} == {"told"}
@@ -494,16 +509,16 @@ def test_people_are_told_and_a_run_that_never_starts_is_ended(deployed: Deployed
         listed = {each["model"]: each for each in deployed.json("nights", "ls")}
         assert listed["told"]["active"]
         assert listed["told"]["next"]
-        assert listed["told"]["last"]["state"] == "Crashed"
-        assert [(run["state"], run["percent"]) for run in listed["told"]["now"]] == [("Suspended", 40.0)]
+        assert listed["told"]["last"]["flow_run"] in (unanswered, dead)
+        now = [(each["flow_run"], each["state"], each["percent"]) for each in listed["told"]["now"]]
+        assert now == [(run, "Suspended", 40.0), (waiting, "AwaitingConcurrencySlot", None)]
 
     file.write_text(NIGHTS)
     changes = deployed.json("nights", "apply", str(file))
     assert (changes[-1]["model"], changes[-1]["done"]) == ("told", "not in the file")
     changes = deployed.json("nights", "apply", str(file), "--prune")
     assert changes[-1]["done"] == "paused"  # a run of it waits for a person
-    (suspended,) = listed["told"]["now"]
-    set_state(deployed, suspended["flow_run"], "CANCELLED")
+    set_state(deployed, run, "CANCELLED")
     assert deployed.json("nights", "apply", str(file), "--prune")[-1]["done"] == "removed"
     names = {automation["name"] for automation in deployed.api("/automations/filter", {})}
     assert names == {"nights: a run that never starts", "demo: missed", "other: missed"}

@@ -1,6 +1,7 @@
 """The dashboard's feed: what it says of champions, nights, costs, hosts and live runs, and what it reads for that."""
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from deepspec import history
 from deepspec.dashboard import publish
 from deepspec.dashboard.collect import SPAN, collect
-from deepspec.dashboard.nights import nights_of, plain
+from deepspec.dashboard.nights import measured_in, nights_of, plain
 from deepspec.errors import ArtifactError, TransientError
+from deepspec.evaluation.results import MeanResult
 from deepspec.record import RunRecord
 from deepspec.reports.dashboard.feed import FORMAT, Feed, Model
 from deepspec.serving.followers import FORMAT as FOLLOWER_FORMAT
@@ -20,6 +22,8 @@ from deepspec.store import Store, open_store
 from deepspec.store.copy_store import copy_store
 from deepspec.store.gc import collect as collect_garbage
 from deepspec.store.lease import leased
+from deepspec.store.records import seal, unseal
+from tests.fixtures import results
 from tests.fixtures.few_nights import Counting, Nights
 
 NOW = datetime(2026, 12, 1, 5, 0, tzinfo=UTC)
@@ -137,19 +141,56 @@ def test_the_second_time_only_what_is_new_is_read(store: Store, nights: Nights) 
     assert backend.calls["list"] <= 7
 
 
+MADE_UP = {"began": "never", "ended": "never", "run_id": "20261101-000000-000000"}
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"deepspec": "0.0.0"}, {"format": FORMAT + 1}, {"models": "none"}, {"models": [{"name": 3}]}, None],
+    [
+        {"deepspec": "0.0.0"},
+        {"format": FORMAT + 1},
+        {"models": "none"},
+        {"models": [{"name": "qwen", "nights": [{**MADE_UP, "recipe": "x", "status": "failed", "spent": {}}]}]},
+        {
+            "runs": [],
+            "models": [{"name": "qwen", "log": [{"number": 1, "kind": "promote", "digest": "d", "when": "x"}]}],
+        },
+        None,
+    ],
+    ids=lambda change: "damaged" if change is None else next(iter(change)),
 )
 def test_an_earlier_feed_that_cannot_be_relied_on_is_made_anew(store: Store, nights: Nights, change: Any) -> None:
+    """Another version's, a damaged one, and one that is whole and no deepspec can have written."""
     nights.promoted(3.0)
     publish.publish_dashboard(store)
-    right = json.loads(store.backend.read("dashboard/dashboard.json"))
-    wrong = b"\xff{" if change is None else json.dumps({**right, "models": [], **change}).encode()
-    store.backend.put("dashboard/dashboard.json", wrong)
+    path = "dashboard/dashboard.json"
+    right = unseal(store.backend.read(path))
+    wrong = b"[" * 10_000 if change is None else seal({**right, "models": [], **change})
+    store.backend.put(path, wrong)
     publish.publish_dashboard(store)
-    again = json.loads(store.backend.read("dashboard/dashboard.json"))
-    assert again["models"] == right["models"]
+    assert unseal(store.backend.read(path))["models"] == right["models"]
+
+
+def test_what_no_clock_and_no_measurement_says_is_left_out(
+    store: Store, nights: Nights, caplog: pytest.LogCaptureFixture
+) -> None:
+    nights.promoted(3.0)
+    nights.refused(2.9, seconds=1e300)
+    record = nights.refused(2.8)
+    assert record.evaluation is not None
+    publish.publish_dashboard(store)
+    assert "missing on the dashboard" in caplog.text
+    assert "not up to date" not in caplog.text
+    assert len(model_in(feed_of(store)).nights) == 2
+    infinite = results.evaluation(gate_tau=3.0, math=3.0).model_copy(
+        update={"macro": MeanResult(tau=math.inf, tau_ci95=(1.0, math.nan), speedup=None)}
+    )
+    assert measured_in(infinite)["mean"].to_json() == {
+        "tau": None,
+        "tau_ci95": None,
+        "speedup": None,
+        "speedup_ci95": None,
+    }
 
 
 def test_a_log_that_was_replaced_is_read_again(store: Store, nights: Nights, tmp_path: Path) -> None:

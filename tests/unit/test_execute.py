@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from deepspec.errors import ArtifactDamaged
+from deepspec.errors import ArtifactDamaged, BudgetExceeded
 from deepspec.store import open_store
 from tasks.runtime import execute
 from tasks.runtime.display import Hidden
@@ -76,6 +76,60 @@ def test_damage_told_by_a_reader_is_condemned_only_if_the_store_has_it(
     assert found == [True, where == "on the way"]
     assert ("It will be rebuilt" in display.said[0]) == (where == "in the store")
     assert ("the artifact is not" in display.said[0]) == (where == "on the way")
+
+
+def decided(run: Run[Any], *records: StageRecord) -> list[str]:
+    """What is called in the tracker while a flow runs whose preview has come to these records."""
+    asked: list[str] = []
+
+    @flow
+    def deciding(run: Run[Any]) -> Outcome:
+        for record in records if run.previewing else ():
+            run.record(record)
+        return Outcome({}, "no_change")
+
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefect_flow, "FlowRun", Directly)
+        patch.setattr(execute.prefect_server, "server", lambda _: nullcontext())
+        patch.setattr(execute, "start_tracking", lambda *_: asked.append("run"))
+        run_or_reuse(run, deciding, RecipeRun(None), stack)  # type: ignore[arg-type]
+        assert (run.on_lease is not None) == bool(asked)
+        if not asked and run.on_shared_server:
+            run.on_making()  # something was damaged after all
+            assert asked == ["run"]
+            return []
+    return asked
+
+
+@pytest.mark.parametrize("on_shared_server", [True, False])
+def test_only_a_run_that_makes_something_is_tracked(tmp_path: Path, *, on_shared_server: bool) -> None:
+    """On a shared Prefect server, where it is a flow run all the same; and one that has to make something after all."""
+    for status, tracked in (("hit", False), ("skipped", False), ("would_run", True)):
+        run: Run[Any] = Run(None, open_store(str(tmp_path / "store")), tmp_path, on_shared_server=on_shared_server)  # type: ignore[type-var]
+        record = StageRecord("tokens", status)  # type: ignore[arg-type]
+        assert bool(decided(run, record)) == tracked
+        if run.alive is not None:
+            run.alive.end()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_budget_that_is_used_up_is_a_status_and_no_failure(tmp_path: Path, *, reached: bool) -> None:
+    """Of the recipe that was being run; those after it were not reached."""
+    from deepspec.recipe import load_recipe
+
+    recipes = [load_recipe("tiny", [f"name={name}"]) for name in ("one", "two")]
+
+    @flow
+    def spending(run: Run[Any]) -> Outcome:
+        if reached and run.recipe.name == "one":
+            return Outcome({}, "no_change")
+        raise BudgetExceeded("2 hours were used.", where="budget.max_hours", remedy="Raise it.")
+
+    result = execute.execute(spending, recipes, open_store(str(tmp_path / "store")), tmp_path, name="both")
+    assert isinstance(result.error, BudgetExceeded)
+    assert [part.status for part in result.parts] == (
+        ["no_change", "budget_exhausted"] if reached else ["budget_exhausted", "failed"]
+    )
 
 
 STOPPED = """

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from deepspec.config import Section, later_field, location_field, renamed_field
 from deepspec.cost.accounts import Accounts
-from deepspec.errors import ArtifactDamaged, DataError, GateFailed, RecipeError, TransientError
+from deepspec.errors import ArtifactDamaged, BudgetExceeded, DataError, GateFailed, RecipeError, TransientError
 from deepspec.store import Artifact, open_store
 from deepspec.store.fingerprint import External
 from deepspec.store.lease import leased
@@ -469,3 +469,21 @@ def test_an_artifact_is_looked_up_once_in_a_run(tmp_path: Path, monkeypatch: pyt
             assert looking.artifact(kind, key).kind == kind
     assert looked == ["count", "double"]
     assert [line.status for line in run.records] == ["hit", "hit"]
+
+
+def test_a_stage_that_uses_up_the_budget_ends_in_a_state_of_that_name(tmp_path: Path) -> None:
+    """On Prefect's page; the run ends with the error, and what it has cost is kept for the next attempt."""
+    message = "2 hours were used; the budget is 1. Saved at step 3."
+
+    @stage(version=1)
+    def costly(inputs: Source, config: Toy, out: Path, job: Job) -> StageCounts:
+        raise BudgetExceeded(message, where="budget.max_hours", remedy="Raise it.")
+
+    run = run_of(tmp_path)
+    making = Making(run, costly, {"source": SOURCE})
+    state = make_one(making)
+    assert (state.name, state.is_completed()) == ("BudgetExhausted", True)
+    assert message in state.message
+    assert isinstance(making.over_budget, BudgetExceeded)
+    assert making.found is None
+    assert run.store.backend.list(f"leases/paid/{making.key}")

@@ -18,7 +18,7 @@ import torch
 
 from deepspec.errors import DataError, DeepspecError, LaunchError, LeaseHeld, RecipeError
 from deepspec.training.config import Config, TrainingExecution
-from deepspec.training.failure import EXIT_STOPPED, TrainingDiverged, read_error, write_error
+from deepspec.training.failure import EXIT_STOPPED, TrainingDiverged, TrainingStopped, read_error, write_error
 from deepspec.training.job import TrainJob
 from deepspec.training.metric_stream import MetricFile, MetricTail
 from deepspec.training.processes.attempt import Attempt, read_json
@@ -90,13 +90,16 @@ def job(
     )
 
 
-def run(folder: Path, watcher: Watcher | None = None, **arguments: Any) -> dict[str, Any]:
+def run(
+    folder: Path, watcher: Watcher | None = None, *, stop: Callable[[], bool] = lambda: False, **arguments: Any
+) -> dict[str, Any]:
     watcher = watcher or Watcher()
     return launch(
         job(folder, **arguments),
         work_dir=folder / "work",
         metrics=watcher.metrics,
         progress=watcher,
+        stop=stop,
         worker="training_toy",
     )
 
@@ -290,6 +293,25 @@ def test_somebody_elses_stop_is_an_error_that_says_so(tmp_path: Path) -> None:
 
     with refused(LaunchError, "saved at step", "exit code 75"):
         run(tmp_path, Watcher(2, stop), sleep_seconds=0.2, every=1000)
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_training_that_the_caller_ends_is_saved_and_goes_on_to_the_same_bits(
+    tmp_path: Path, undisturbed: Callable[[int], Undisturbed]
+) -> None:
+    """Also where it is to end before its first step."""
+    watcher = Watcher()
+    with pytest.raises(TrainingStopped) as caught:
+        run(tmp_path, watcher, stop=lambda: watcher.done >= 3, split=8, sleep_seconds=0.2, every=1000)
+    step = caught.value.step
+    assert (caught.value.num_steps, 3 <= step < 12) == (12, True)
+    assert stopped(tmp_path)["steps"] == step
+    with pytest.raises(TrainingStopped) as caught:
+        run(tmp_path, stop=lambda: True, split=8, sleep_seconds=0.2, every=1000)
+    assert step <= caught.value.step < 12
+    again = run(tmp_path, split=8, every=1000)
+    assert again["resumed_step"] == caught.value.step
+    assert result_bytes(tmp_path) == result_bytes(undisturbed(8).folder)
 
 
 def test_a_lock_that_stays_held_is_refused(tmp_path: Path) -> None:

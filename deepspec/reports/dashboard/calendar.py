@@ -10,6 +10,8 @@ from deepspec.reports.dashboard.outcomes import WORDS, telling
 from deepspec.reports.dashboard.tau_chart import version
 
 WEEKDAYS = tuple(calendar.day_abbr)
+_REASON = 140
+"""Most characters of a reason in a cell: all of it stands in the list."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Day:
         status: of the run that stands for the day; None: none began.
         rolled_back: whether a person went back to an earlier champion.
         lines: what happened, each in a few words.
+        reason: of the run that stands for the day, its beginning.
         anchor: of the night in the list that the cell leads to; None: it is not listed.
         future: whether it was still to come when the page was written.
     """
@@ -31,6 +34,7 @@ class Day:
     status: str | None
     rolled_back: bool
     lines: Sequence[str]
+    reason: str
     anchor: str | None
     future: bool
 
@@ -89,6 +93,7 @@ def _day(
         status=shown.status if shown is not None else None,
         rolled_back=bool(back),
         lines=[*map(_line, nights), *back],
+        reason=_begun(shown.sentence or "") if shown is not None else "",
         anchor=anchors.get(shown.run_id) if shown is not None else None,
         future=day > today,
     )
@@ -97,3 +102,7 @@ def _day(
 def _line(night: Night) -> str:
     said = WORDS[night.status]
     return f"{said} {version(night.version)}" if night.version and night.measured else said
+
+
+def _begun(sentence: str) -> str:
+    return sentence if len(sentence) <= _REASON else f"{sentence[: _REASON - 1].rstrip()}…"

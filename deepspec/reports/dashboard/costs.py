@@ -18,6 +18,7 @@ class CostRow:
     gpu_hours: str
     cpu_hours: str
     written: str
+    requests: str
     money: str
     share: float
 
@@ -74,6 +75,7 @@ def _row(one: MonthCost, share: float) -> CostRow:
         gpu_hours=number(one.spent.gpu_seconds / 3600, 1),
         cpu_hours=number(one.spent.cpu_seconds / 3600, 1),
         written=in_units(one.spent.bytes_written),
+        requests=number(one.spent.requests, 0) if one.spent.requests else NOT_MEASURED,
         money=money(one.spent) if one.spent.amounts else NOT_MEASURED,
         share=round(100 * share, 1),
     )

@@ -48,12 +48,14 @@ class Spent(JsonRecord):
     Attributes:
         gpu_seconds, cpu_seconds: of all GPUs, of all processes.
         bytes_written: to the store.
+        requests: to object storage.
         amounts: of money, by currency; empty without prices.
     """
 
     gpu_seconds: Number = 0.0
     cpu_seconds: Number = 0.0
     bytes_written: int = 0
+    requests: int = 0
     amounts: dict[str, Number] = Field({})
 
 

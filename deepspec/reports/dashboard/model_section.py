@@ -69,7 +69,7 @@ class ChampionPart:
 
 @dataclass(frozen=True)
 class NightRow:
-    """A night in the list."""
+    """A night in the list; `started_by` is empty for the deployment that is called like the model."""
 
     anchor: str
     run_id: str
@@ -123,7 +123,7 @@ def section_of(place: int, model: Model, written: datetime) -> ModelSection:
         model: as the feed has it.
         written: when the feed was.
     """
-    listed = [_night(place, night) for night in reversed(model.nights[-NIGHTS_SHOWN:])]
+    listed = [_night(place, model.name, night) for night in reversed(model.nights[-NIGHTS_SHOWN:])]
     return ModelSection(
         anchor=anchor_of(place),
         name=model.name,
@@ -196,7 +196,7 @@ def _row(key: str, part: Measured, champion: Champion, low: float, high: float) 
     )
 
 
-def _night(place: int, night: Night) -> NightRow:
+def _night(place: int, model: str, night: Night) -> NightRow:
     seconds = (datetime.fromisoformat(night.ended) - datetime.fromisoformat(night.began)).total_seconds()
     part: Mapping[str, Measured] = night.measured
     measured = part.get("mean") or part.get("gate")
@@ -211,7 +211,7 @@ def _night(place: int, night: Night) -> NightRow:
         sentence=night.sentence or ("Nothing new to train on." if night.status == "no_change" else ""),
         spent=money(night.spent) if night.spent.gpu_seconds or any(night.spent.amounts.values()) else "",
         took=took(seconds),
-        started_by=night.night or "",
+        started_by="by hand" if night.night is None else night.night.removeprefix(model),
     )
 
 

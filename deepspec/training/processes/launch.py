@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deepspec.errors import LaunchError
 from deepspec.progress import SILENT, MetricSink, Progress
-from deepspec.training.failure import EXIT_STOPPED, read_error
+from deepspec.training.failure import EXIT_STOPPED, TrainingStopped, read_error
 from deepspec.training.job import TrainJob
 from deepspec.training.metric_stream import MetricTail
 from deepspec.training.processes.attempt import Attempt, read_json
@@ -34,6 +35,7 @@ def launch(
     work_dir: Path,
     metrics: MetricSink,
     progress: Progress = SILENT,
+    stop: Callable[[], bool] = lambda: False,
     worker: str = "deepspec.training.processes.worker",
 ) -> dict[str, Any]:
     """Train `job` in processes of its own, resuming what an earlier launch in `work_dir` left.
@@ -43,6 +45,7 @@ def launch(
         work_dir: checkpoints, metrics and logs; one per job, created.
         metrics: given every line of the training, also those from before a resume, exactly once.
         progress: advances by optimizer steps.
+        stop: asked while it trains; once true, the training ends its step, saves and ends.
         worker: the module that is run.
 
     Returns:
@@ -50,6 +53,7 @@ def launch(
         what the objective's `export` says.
 
     Raises:
+        TrainingStopped: `stop` said so.
         LaunchError: the processes could not be started, died, or were stopped from outside.
         DeepspecError: what they ended with, as the class it was.
         KeyboardInterrupt: at once; the training saves and ends by itself.
@@ -59,9 +63,13 @@ def launch(
     job.model_copy(update={"out": job.out.absolute()}).write(attempt.job)
     child = _start(job, attempt, worker)
     follower = _Follower(attempt, metrics, progress)
+    stopping = False
     try:
         while child.poll() is None:
             follower.look()
+            if not stopping and follower.is_training and stop():
+                stopping = True
+                _ask_to_stop(child, attempt)
             try:
                 child.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
@@ -71,7 +79,7 @@ def launch(
     finally:
         if child.poll() is None:
             _ask_to_stop(child, attempt)
-    return {**_result(child.returncode, attempt), "seconds": round(time.monotonic() - start, 3)}
+    return {**_result(child.returncode, attempt, stopping=stopping), "seconds": round(time.monotonic() - start, 3)}
 
 
 class _Follower:
@@ -83,6 +91,11 @@ class _Follower:
         self._progress = progress
         self._tail = MetricTail(attempt.metrics)
         self._step: int | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the first step has begun: from then on a signal makes it save."""
+        return self._step is not None
 
     def look(self) -> None:
         if self._step is None:
@@ -160,20 +173,29 @@ def _ask_to_stop(child: "subprocess.Popen[bytes]", attempt: Attempt) -> None:
         return
 
 
-def _result(code: int, attempt: Attempt) -> dict[str, Any]:
+def _result(code: int, attempt: Attempt, *, stopping: bool) -> dict[str, Any]:
     error = read_error(attempt.error)
     if error is not None:
         raise error
     result = read_json(attempt.result)
     if result is None:
         raise LaunchError(_exit_message(code, attempt), where=str(attempt.log), remedy="Run again to resume.")
-    if result.pop("status") != "done":
+    ready = read_json(attempt.ready) or {}
+    is_done = result.pop("status") == "done"
+    if stopping and not is_done:
+        stopped = TrainingStopped(
+            f"the training was asked to stop, and saved at step {result['steps']}.",
+            where=str(attempt.log),
+            remedy="Run again to resume.",
+        )
+        stopped.step, stopped.num_steps = int(result["steps"]), int(ready["num_steps"])
+        raise stopped
+    if not is_done:
         raise LaunchError(
             f"the training was asked to stop, and saved at step {result['steps']} (exit code {EXIT_STOPPED}).",
             where=str(attempt.log),
             remedy="Run again to resume.",
         )
-    ready = read_json(attempt.ready) or {}
     return {**result, "startup_seconds": ready.get("seconds", {})}
 
 

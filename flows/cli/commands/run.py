@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deepspec.record import RunRecord
-    from tasks.runtime.records import StageRecord
+    from tasks.runtime.preview import Preview
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def run(
     """
     if shown.dry_run:
         store = store_of(home, recipes[0].store.url)
-        records = preview_all(flow, recipes, store, home, before=inputs_of(recipes[0]))
-        _show_preview(recipes, records, home, estimated=flow is retrain, as_json=shown.as_json, console=shown.results)
+        looked = preview_all(flow, recipes, store, home, before=inputs_of(recipes[0]))
+        _show_preview(recipes, looked, home, estimated=flow is retrain, as_json=shown.as_json, console=shown.results)
         return 0
     num_seeds = num_seeds if len(recipes) > 1 else 1
     name = together or recipes[0].name
@@ -88,7 +88,7 @@ def run(
 
 def _show_preview(
     recipes: Sequence[Recipe],
-    records: "Sequence[StageRecord]",
+    looked: "Preview",
     home: Path,
     *,
     estimated: bool,
@@ -101,14 +101,18 @@ def _show_preview(
         written = [estimate and estimate.to_json() for estimate in estimates]
         document = {
             "recipe": resolved if len(recipes) > 1 else resolved[0],
-            "stages": [record.entry().to_json() for record in records],
+            "stages": [record.entry().to_json() for record in looked.records],
+            "status": looked.outcome.status,
+            "notes": list(looked.outcome.notes),
             "estimate": written if len(recipes) > 1 else written[0],
         }
         print_json(document)
         return
     for recipe in recipes:
         say(console, to_yaml(recipe))
-    say(console, *lines_of(records))
+    say(console, *lines_of(looked.records), *looked.outcome.notes)
+    if looked.outcome.status is not None:
+        say(console, f"It would end as {looked.outcome.status}.")
     for estimate in estimates if estimated else ():
         if estimate is None:
             say(console, "No estimate: the target is not there yet, or the conversations cannot be counted yet.")
@@ -135,4 +139,4 @@ def _conclude(result: Result, record: "RunRecord", path: Path, shown: Shown) -> 
         tracking = result.run.tracking
         show(shown.results, summary_table(record, ui_command=tracking.ui_command if tracking else None))
         say(shown.results, f"Record: {path}")
-    return GateFailed.exit_code if result.status == "refused" else 0
+    return GateFailed.exit_code if record.stands_refused else 0

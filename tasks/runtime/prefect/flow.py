@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+from deepspec.errors import BudgetExceeded
 from tasks.runtime.flow import Flow, Outcome, Status
 from tasks.runtime.prefect.server import named
 
@@ -50,12 +51,19 @@ class FlowRun:
         self._run = run
         self._flow = flow
         self._outcome: Outcome | None = None
+        self._over_budget: BudgetExceeded | None = None
         self._patience = contextlib.ExitStack()
         self.call: Callable[[Any], object]
 
     @property
     def outcome(self) -> Outcome:
-        """What the flow came to."""
+        """What the flow came to.
+
+        Raises:
+            BudgetExceeded: it ended early, in the state BudgetExhausted.
+        """
+        if self._over_budget is not None:
+            raise self._over_budget
         if self._outcome is None:
             raise RuntimeError("the flow was not called")
         return self._outcome
@@ -95,7 +103,11 @@ class FlowRun:
             self._note(FlowRunContext.get())
             try:
                 self._outcome = dag.function(run, **dag.arguments)
-                return None if self._outcome.status is None else state_of(self._outcome.status)
+                status, said = self._outcome.status, " ".join(self._outcome.notes) or None
+                return None if status is None else state_of(status, said)
+            except BudgetExceeded as error:
+                self._over_budget = error
+                return state_of("budget_exhausted", str(error))
             except Exception as error:
                 if named(error) is not None:
                     # The engine reports it to the server next.

@@ -206,6 +206,11 @@ def _end_flow_runs(run: "Run[Any]", content: dict[str, Any], alive: set[str]) ->
     return True
 
 
+def is_running(home: Path, run_id: str) -> bool:
+    """Whether a run of this home has not ended, or has died and no later one has ended it."""
+    return (home / "running" / f"{run_id}.json").exists()
+
+
 def _is_free(lock: FileLock, held: contextlib.ExitStack) -> bool:
     """Whether no process holds a lock; if so, `held` does from now on."""
     try:

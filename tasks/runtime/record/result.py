@@ -45,7 +45,8 @@ class PartResults:
 class RecipeRun:
     """One recipe of a run, and what came of it; `results` once they have been read from its artifacts.
 
-    `version` is what the draft is registered as, looked up at the end; `notes` what a person has to know besides.
+    `version` is what the draft is registered as, looked up at the end; `notes` what a person has to know besides;
+    `repaired` whether something of that was done at the end, although all was found.
     """
 
     recipe: "Recipe"
@@ -55,6 +56,7 @@ class RecipeRun:
     version: "RegisteredVersion | None" = None
     results: PartResults | None = None
     notes: tuple[str, ...] = ()
+    repaired: bool = False
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The report of a run: gathered from its artifacts, written into the run's folder and logged with the tracker."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,12 @@ def write(result: Result, record: RunRecord) -> str | None:
 
     Returns:
         the page's path: of several recipes the overview's, which leads to a page each; None if nothing was evaluated.
+        Of a run without news that of the last run in this home with the same results; None if there is none.
     """
     folder = result.run.folder / "report"
+    made = any(stage.status in ("ran", "rebuilt") for stage in record.stages)
+    if result.error is None and not made and not any(part.repaired for part in result.parts):
+        return _report_of_the_same(result, record)
     if len(result.parts) == 1:
         page = _write_part(result, result.parts[0], record, folder)
         return str(page) if page is not None else None
@@ -46,6 +51,30 @@ def write_overview_of(result: Result, record: RunRecord) -> str | None:
     from deepspec.reports.overview_page import write_overview
 
     return str(write_overview(folder, record, pages))
+
+
+def _report_of_the_same(result: Result, record: RunRecord) -> str | None:
+    """The page of the newest run in this home that has come to the same."""
+    results = _results_in(record)
+    for earlier in _records(result.run.home, but=record.run_id):
+        if earlier.report is not None and _results_in(earlier) == results and Path(earlier.report).is_file():
+            return earlier.report
+    return None
+
+
+def _results_in(record: RunRecord) -> set[tuple[str, str]]:
+    return {(stage.kind, stage.key) for stage in record.stages if stage.kind in ("train", "evaluate", "gate")}
+
+
+def _records(home: Path, *, but: str) -> Iterator[RunRecord]:
+    """The records of a home's runs, newest first."""
+    for other in sorted((home / "runs").iterdir(), reverse=True):  # a run's id begins with its time
+        try:
+            record = None if other.name == but else read_record(home, other.name)
+        except ArtifactError:  # a newer deepspec's
+            continue
+        if record is not None:
+            yield record
 
 
 def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path) -> Path | None:
@@ -78,15 +107,10 @@ def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path
 def _earlier(folder: Path, run_folder: Path, home: Path) -> Path | None:
     """The same report of the last run whose record says that it has one; figures that would be equal are its."""
     where = folder.relative_to(run_folder)
-    for other in sorted(run_folder.parent.iterdir(), reverse=True):  # a run's id begins with its time
-        if other == run_folder or not (other / where).is_dir():
-            continue
-        try:
-            record = read_record(home, other.name)
-        except ArtifactError:  # a newer deepspec's: its figures are not taken
-            continue
-        if record is not None and record.report is not None:
-            return other / where
+    for record in _records(home, but=run_folder.name):
+        folder = run_folder.parent / record.run_id / where
+        if record.report is not None and folder.is_dir():
+            return folder
     return None
 
 
