@@ -15,7 +15,7 @@ def test_record_has_the_fields_of_the_contract(cold: Home) -> None:
     assert record["recipe"] == "tiny"
     assert record["seconds"] > 0
     assert record["peak_rss_bytes"] > 50 << 20
-    assert set(record["stages"][0]) == {"name", "status", "seconds", "kind", "key", "why"}
+    assert set(record["stages"][0]) == {"name", "status", "seconds", "kind", "key", "why", "cost"}
     for part in record["evaluation"]["benchmarks"].values():
         low, high = part["tau_ci95"]
         assert 1 <= low <= part["tau"] <= min(high, 4)
