@@ -16,8 +16,9 @@ FOLDER = "serving"
 _PYTHON = "python"
 _VLLM = (_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model")
 _SGLANG = (_PYTHON, "-m", "sglang.launch_server", "--model-path")
+_OF_SECOND_RUNNER = frozenset({"dspark"})
 _SECOND_RUNNER = ("env", "VLLM_USE_V2_MODEL_RUNNER=1")
-"""The only one that has DSpark."""
+"""The only one that has these methods."""
 _STEP_RATES_MODE = ("env", "SGLANG_RAGGED_VERIFY_MODE=compact")
 """Without it SGLang reads the table of costs, and verifies every drafted token all the same."""
 _NO_WEIGHTS = {"draft_load_config": {"load_format": "dummy"}}
@@ -50,7 +51,13 @@ def engine_commands(
     if weights_format in ("vllm", "speculators"):
         speculative = {"method": method, "model": ".", "num_speculative_tokens": num_draft_tokens}
         speculative |= {SCHEDULE_FIELD: contents[DRAFT_LENGTHS]} if DRAFT_LENGTHS in contents else {}
-        words = (*(_SECOND_RUNNER if method == "dspark" else ()), *_VLLM, target, *pinned, "--speculative-config")
+        words = (
+            *(_SECOND_RUNNER if method in _OF_SECOND_RUNNER else ()),
+            *_VLLM,
+            target,
+            *pinned,
+            "--speculative-config",
+        )
         commands = {"vllm": (*words, json.dumps(speculative))}
         for domain, rates in contents.get(ACCEPTANCE, {}).items():
             synthetic = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": rates}

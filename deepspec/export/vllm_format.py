@@ -4,6 +4,7 @@ Source: vLLM 0.32.0 and 0.33.0 (registry, qwen3_eagle3, qwen3_dflash, qwen3_dspa
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from deepspec.drafts.layouts import dflash_config, eagle3
@@ -45,8 +46,12 @@ def _required(described: Described, cell: Cell, target_name: str) -> Mapping[str
     }
 
 
+_KEYS_ARE_VALUES: Mapping[str, bool] = MappingProxyType({GEMMA4: True})
+"""Families of which vLLM's class has no cache for values of their own."""
+
+
 def _refuse(described: Described, where: str) -> None:
-    if described.spec.family == GEMMA4 and not described.spec.value_from_keys:
+    if _KEYS_ARE_VALUES.get(described.spec.family, False) and not described.spec.value_from_keys:
         raise IncompatibleDraft(
             "attention_k_eq_v is not true: vLLM's class fills its cache only where keys serve as values.",
             where=where,

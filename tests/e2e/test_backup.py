@@ -33,7 +33,7 @@ def test_backup_loss_and_restore(warm: Home, tmp_path: Path) -> None:
     writer.rollback()
     writer.close()
     assert done["complete"] is True
-    assert (done["artifacts"], done["present"], done["records"]) == (len(before["stages"]), 0, 1)
+    assert (done["artifacts"], done["present"], done["records"]) == (len(before["stages"]), 0, 2)
     assert not (out / "store" / "train" / ("0" * 64)).exists()
     assert not (out / "store" / "leases" / "runs" / "other").exists()
     assert not list((out / "store").rglob(".tmp-*"))
@@ -72,7 +72,7 @@ def test_a_backup_follows_its_home_and_refuses_another(warm: Home, tmp_path: Pat
     warm.run("run", "tiny", "--set", "name=other", "--set", "evaluate.max_new_tokens=16")
     added = copied(warm, "backup", str(out))
     assert added["complete"] is True
-    assert added["records"] == 1
+    assert added["records"] == 2  # a promotion, and the run
     assert json.loads(Home(out).run("models", "history", "other", "--json").out)
 
     # The twin goes its own way from there: its log is not the one that was backed up.

@@ -28,6 +28,8 @@ MOST_REQUESTS = 262
 """Of a run from nothing, heartbeats aside: half of what it took before each artifact was looked up once (525)."""
 MOST_REQUESTS_PER_STAGE = 3
 """Of a run in which nothing changed."""
+MOST_REQUESTS_AT_THE_END = 30
+"""Of any run: for its record, and the dashboard with what it is made of."""
 
 
 def summary_of(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def test_faulty_runs_end_well_or_clearly_and_a_re_run_completes(radosgw: S3Serve
     summary = faulty_runs(radosgw, (CALM, *SEEDS), cold, tmp_path, workers=1)
     assert summary["runs"] == len(SEEDS) + 1
     assert summary["calm"]["requests"] <= MOST_REQUESTS
-    assert summary["calm"]["again"] <= MOST_REQUESTS_PER_STAGE * len(STAGES)
+    assert summary["calm"]["again"] <= MOST_REQUESTS_PER_STAGE * len(STAGES) + MOST_REQUESTS_AT_THE_END
     assert len(summary["faults"]) > 2, "a run that gives up early meets few faults, but the proxy must have worked"
     assert not summary["wrong"]
 
