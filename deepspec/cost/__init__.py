@@ -1,4 +1,4 @@
-"""What things have cost, whoever paid for them: artifacts, drafts, runs, months; attempts that were killed included.
+"""What artifacts, drafts, runs and months have cost, in all runs that paid for them; killed attempts count, too.
 
     tasks.runtime.paid ──► accounts ──► attempts   one try at one artifact: who paid, and what it used
     flows.cli.cost ──┬──► making ──► accounts      a draft, with all it was made from and measured by

@@ -50,7 +50,7 @@ class MakingCost(JsonRecord):
         cost: their sum.
         amounts: by currency, of those that have prices.
         num_unpriced: attempts without.
-        absent: `kind/key` of what it was made from that the store has no more; what these cost is not known.
+        absent: `kind/key` of inputs that the store no longer has; their cost is unknown.
     """
 
     kind: str

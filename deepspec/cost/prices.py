@@ -28,7 +28,7 @@ class Prices:
 
 
 def prices_of(payer: Payer | None) -> Prices:
-    """The prices of whoever paid for an attempt; none where they are not recorded."""
+    """The prices of the run that paid for an attempt; none where they are not recorded."""
     if payer is None or payer.currency is None:
         return Prices()
     return Prices(payer.price_per_gpu_hour, payer.price_per_cpu_hour, payer.currency)

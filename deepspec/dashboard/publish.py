@@ -1,7 +1,7 @@
 """Writing the dashboard: `dashboard/index.html` and `dashboard/dashboard.json` in the store, or in a folder.
 
-Both are made anew from all that is in the store, so that two runs that end at once may overwrite each other's: the next
-one has what is missing. A run that has done its work does not fail for a page.
+Both are made anew from all that is in the store. When two runs end at once, one page may lack the other run until the
+next one is written. A run that has done its work does not fail for a page.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from deepspec.store.records import refuse_newer, seal, unseal
 logger = logging.getLogger(__name__)
 
 _MADE_UP = (ValueError, TypeError, LookupError, ArithmeticError)
-"""What values lead to that no deepspec has written: whoever may write to the store may have."""
+"""Errors of values that deepspec never writes, but that another writer to the store may have put there."""
 _UNUSABLE = (DeepspecError, *_MADE_UP)
 
 PAGE = "index.html"

@@ -46,7 +46,7 @@ def check(
         expected: the answers, with their rounds.
         server: where the target is served with the draft.
         vocabulary: the target's.
-        subject: which draft, and what to try where it is not as expected.
+        subject: the draft, and the mistakes to try when the server differs.
         pace: of reading counters, where replies say nothing of rounds.
         progress: advances by prompts.
 

@@ -1,7 +1,7 @@
 """What a server answered to a benchmark, and acceptance by it.
 
     by_replies     each answer says its rounds: others may use the server meanwhile
-    compared       the server's counters, with what was asked of it: nobody else may
+    compared       the server's counters, with what was asked of it: no other client may use it
 
 Not here: asking (measure.py), reading replies and counters (replies.py, counters.py).
 """

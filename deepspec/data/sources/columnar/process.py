@@ -109,7 +109,7 @@ def hub_rows(
         max_row_bytes: rows that are much longer are rejected unread.
         wanted: read of a table that has no column of conversations.
         any_split: whether the only split may be one that is held out from training by its name.
-        found_parts: is told which of several parts is read, and which are not.
+        found_parts: called with the name of the part that is read, and those of the others.
 
     Raises:
         DataError: it cannot be loaded, or has none of the columns.
