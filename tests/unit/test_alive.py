@@ -120,6 +120,20 @@ def test_its_runs_in_mlflow_are_ended_as_its_record_says(
     assert len(ended) == 2
 
 
+def test_a_run_in_mlflow_of_which_it_never_heard_is_ended(
+    tmp_path: Path, ended: list[tuple[list[str], set[str]]]
+) -> None:
+    """MLflow and the run were killed while the one made the other's run."""
+    tracking = Tracking.embedded(tmp_path)
+    unheard = tracking.start_pipeline_run("tiny", {}, {keys.RUN_ID: "dead"})
+    died(tmp_path, "dead", mlflow=tracking.shown_uri)
+    following = run_of(tmp_path)
+    following.tracking = tracking
+    alive.end_dead(following)
+    assert tracking._server.client.get_run(unheard).info.status == "KILLED"
+    assert not (tmp_path / "running" / "dead.json").exists()
+
+
 @pytest.mark.parametrize("where", ["its store", "another store"])
 def test_a_run_of_another_machine_is_dead_only_if_its_lease_is_over(
     tmp_path: Path, ended: list[tuple[list[str], set[str]]], where: str

@@ -199,6 +199,28 @@ def test_a_child_run_that_breaks_keeps_its_metrics_and_says_so(
     assert record.data.metrics == {"loss": 2.0}
 
 
+def test_a_run_of_which_nobody_heard_is_deleted_at_the_end(tracking: Tracking, client: Any) -> None:
+    """The server made it, was killed, and is asked again: neither the parent nor a child is there twice."""
+    process = {keys.RUN_ID: "20261203-020000-aaaaaa"}
+    twice = [tracking.start_pipeline_run("tiny", {}, process) for _ in range(2)]
+    children_twice = []
+    for _ in range(2):
+        with tracking.child_run(twice[1], "train") as run:
+            children_twice.append(run)
+            run.metric(0, "loss", 1.0, "nats")
+    other = tracking.start_pipeline_run("another process", {}, {keys.RUN_ID: "20261203-020000-bbbbbb"})
+    (lost_child, _) = (one.info.run_id for one in children(client, twice[1]))
+    client.update_run(lost_child, status="RUNNING")
+    for unheard in (twice[0], lost_child):
+        del tracking._made[unheard]
+    tracking.finish(twice[1])
+    left = {run.info.run_id: run.info.status for run in client.search_runs([tracking.experiment_id])}
+    assert left[twice[1]] == "FINISHED"
+    assert left[other] == "RUNNING"
+    assert not {twice[0], lost_child} & set(left)
+    assert [run.info.status for run in children(client, twice[1])] == ["FINISHED"]
+
+
 def test_of_a_dead_run_only_what_still_runs_is_ended(tracking: Tracking, client: Any) -> None:
     parent = tracking.start_pipeline_run("parent", {})
     with tracking.child_run(parent, "train"):

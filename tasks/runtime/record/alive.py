@@ -174,7 +174,7 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
 
 def _end_tracking(run: "Run[Any]", run_id: str, content: dict[str, Any], record: RunRecord | None) -> bool:
     """End a dead run's runs in MLflow; whether nothing is left to do there."""
-    if not content["tracking_runs"]:
+    if content["mlflow"] is None:
         return True
     if run.tracking is None or run.tracking.shown_uri != content["mlflow"]:
         return False
@@ -184,6 +184,7 @@ def _end_tracking(run: "Run[Any]", run_id: str, content: dict[str, Any], record:
     try:
         for tracking_run in content["tracking_runs"]:
             run.tracking.end_dead(tracking_run, ended, "interrupted" if record is None else record.status)
+        run.tracking.end_unheard(run_id, ended)
     except TrackingLost:
         return False
     except DeepspecError as error:
