@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -645,6 +646,28 @@ def test_a_run_gets_the_name_of_its_outcome(tracking: Tracking, client: Any) -> 
         tracking.end_dead(dead, "KILLED", "interrupted")
     names = [client.get_run(run).info.run_name for run in (ended, dead)]
     assert names == ["tiny · 2026-12-01 · promoted v1", "tiny · 2026-12-01 · interrupted"]
+
+
+def test_a_run_that_waited_for_a_person_gets_the_name_of_what_came_of_it(
+    tracking: Tracking, client: Any, tmp_path: Path
+) -> None:
+    """The version that was promoted, an earlier one, and one of a model that still waits."""
+    tags = {keys.STATUS: keys.WAITING}
+    names = {}
+    for model, version in (("tiny", "1"), ("tiny", "2"), ("other tiny", "2")):
+        run = tracking.start_pipeline_run(model, {})
+        name = keys.run_name(model, "20261203-020000-aaaaaa", keys.WAITING, version)
+        tracking.finish(run, tags=tags, name=name)
+        names[run] = name
+    directory, draft = a_draft(tmp_path)
+    for _ in range(2):
+        serves = tracking.register(directory, "tiny", next(iter(names)), {}, draft=draft)
+        tracking.name_waiting(replace(serves, version="2"))
+        assert [client.get_run(run).info.run_name for run in names] == [
+            "tiny · 2026-12-03 · superseded v1",
+            "tiny · 2026-12-03 · promoted v2",
+            "other tiny · 2026-12-03 · awaiting approval v2",
+        ]
 
 
 def test_what_is_measured_of_versions_stands_with_run_and_version_and_in_one_chart(

@@ -251,6 +251,24 @@ class Tracking(Versions):
             for one in self._running(client, process):
                 client.set_terminated(one.info.run_id, status)
 
+    def name_waiting(self, version: RegisteredVersion) -> None:
+        """Let the names of runs whose draft waited for a person say what came of it, once a version is promoted.
+
+        Args:
+            version: the one that serves now; all others of its model wait no more.
+        """
+        waited = f" · {keys.WAITING.replace('_', ' ')} v"
+
+        def send(client: Any, model: str) -> None:
+            wanted = f"tags.`{keys.STATUS}` = '{keys.WAITING}' and attributes.run_name LIKE '%{waited}%'"
+            for run in client.search_runs([self._server.experiment_id], wanted):
+                name, _, number = run.info.run_name.rpartition(waited)
+                if name.rpartition(" · ")[0] == model:
+                    became = "promoted" if number == version.version else "superseded"
+                    client.update_run(run.info.run_id, name=f"{name} · {became} v{number}")
+
+        self._sender(lambda: version.name)(send)
+
     def patiently(
         self,
         call: Callable[[], ResultT],
