@@ -35,9 +35,7 @@ class Inputs:
         "data.thinking",
         "target.dtype",
     ),
-    computes=lambda _, recipe: (
-        recipe.data.responses.mode == "regenerate" and recipe.data.responses.engine != "endpoint"
-    ),
+    computes=lambda _, recipe: recipe.data.responses.generates and recipe.data.responses.engine != "endpoint",
 )
 def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Let the target answer, in process or on a server; every answer's random numbers depend on its prompt alone."""
@@ -49,7 +47,7 @@ def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCount
     data, target = config.data, inputs.target.directory()
     with ExitStack() as stack:
         generate: Generate | None = None
-        if data.responses.mode == "regenerate":
+        if data.responses.generates:
             by_servers = data.responses.engine == "endpoint"
             generate = (
                 stack.enter_context(by_endpoints(target, config, job)).generate
@@ -66,7 +64,7 @@ def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCount
             journal=job.work_folder / "answers.sqlite",
             progress=job.progress,
         )
-        if data.responses.mode == "regenerate" and data.responses.engine == "in_process":
+        if data.responses.generates and data.responses.engine == "in_process":
             from deepspec.decoding.generate import BATCH_DEPENDENT_SHARE
 
             counts["batch_dependent_share"] = BATCH_DEPENDENT_SHARE

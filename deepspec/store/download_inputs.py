@@ -21,6 +21,11 @@ from deepspec.store.layout import is_plain
 
 logger = logging.getLogger(__name__)
 
+
+class NothingThere(DataError):
+    """A URL that names neither an object nor a folder."""
+
+
 _URL = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 _PARALLEL = 4
 
@@ -34,19 +39,16 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
         where: the recipe's field, for messages.
 
     Raises:
-        DataError: the URL names nothing.
+        NothingThere: the URL names nothing.
+        DataError: it is none.
         ArtifactError, TransientError: the object storage refuses or does not answer.
     """
     if not location.startswith(SCHEME):
         return location
-    match = _URL.fullmatch(location)
-    if match is None:
-        raise DataError("This is no s3://bucket/key.", where=where, remedy="Name an object, a folder or a pattern.")
-    bucket, name = match[1], match[2].rstrip("/")
-    root = cache.absolute() / "inputs" / hashlib.sha256(shown(endpoint_url()).encode()).hexdigest()[:8] / bucket
+    bucket, name, root = _parts(location, cache, where)
     found = dict(_objects(bucket, name, where))
     if not found:
-        raise DataError(
+        raise NothingThere(
             "There is no such object, and no folder of that name.", where=f"{where} {location}", remedy="Check the URL."
         )
     _forget(root, root.joinpath(*name.split("/")), found)
@@ -54,6 +56,23 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
         for done in [pool.submit(_fetch, bucket, key, tag, root, where) for key, tag in found.items()]:
             done.result()
     return str(root.joinpath(*name.split("/")))
+
+
+def place_of_copy(location: str, cache: Path, *, where: str) -> str:
+    """Where `local_copy` puts a location's copy, whether there is one or not; raises what that raises of the URL."""
+    if not location.startswith(SCHEME):
+        return location
+    _, name, root = _parts(location, cache, where)
+    return str(root.joinpath(*name.split("/")))
+
+
+def _parts(location: str, cache: Path, where: str) -> tuple[str, str, Path]:
+    """Bucket, name in it, and the folder of the bucket's copies."""
+    match = _URL.fullmatch(location)
+    if match is None:
+        raise DataError("This is no s3://bucket/key.", where=where, remedy="Name an object, a folder or a pattern.")
+    root = cache.absolute() / "inputs" / hashlib.sha256(shown(endpoint_url()).encode()).hexdigest()[:8] / match[1]
+    return match[1], match[2].rstrip("/"), root
 
 
 def _objects(bucket: str, name: str, where: str) -> Iterator[tuple[str, str]]:

@@ -215,7 +215,7 @@ def _lengths(
                 found.append((len(renderer.prompt_ids(messages, tools=tools)) + answers, answers))
             except RowRejected as rejection:
                 refused[rejection.reason] += 1
-    generated = config.responses.mode == "regenerate"
+    generated = config.responses.generates
     for tokens, supervised in found:
         limit = config.responses.max_new_tokens if generated else supervised
         kept = min(supervised, limit)
