@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from deepspec.config import Section, execution_field, location_field
 
 ANSWERED_BY = "response.model"
-_MOST_DAYS = 3660
+MOST_DAYS = 3660
 
 
 class Redaction(Section):
@@ -44,12 +44,12 @@ class Traffic(Section):
     """Served requests as conversations. Days are of UTC, and enter no key: the content of what is taken does."""
 
     days: int | None = location_field(
-        None, ge=1, le=_MOST_DAYS, description="the last whole days that are taken, yesterday the last of them"
+        None, ge=1, le=MOST_DAYS, description="the last whole days that are taken, yesterday the last of them"
     )
     first_day: date | None = location_field(None, description="the first day instead, e.g. 2026-11-01")
     last_day: date | None = location_field(None, description="the last day instead of yesterday")
     retention_days: int | None = location_field(
-        None, ge=1, description="rows older than this are not taken, although the window has them"
+        None, ge=1, le=10 * MOST_DAYS, description="rows older than this are not taken, although the window has them"
     )
     consent_field: str | None = Field(
         min_length=1, description="where a row says whether it may be used, dotted; null: all rows may, and you say so"

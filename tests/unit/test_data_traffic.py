@@ -183,6 +183,10 @@ def test_a_clock_that_jumped(logs: Path, take: Callable[..., Path]) -> None:
         take(date(2031, 6, 1))
     with refused(RecipeError, "1970-01-02", where="data.source"):
         take(date(1970, 1, 2), days=None, first_day="2026-12-01")
+    with refused(RecipeError, "0001-01-01", where="data.source"):
+        take(days=None, first_day="0001-01-01")
+    with refused(RecipeError, "retention_days", where="data.source"):
+        take(days=None, first_day="2026-01-01", last_day="2026-01-09", retention_days=30)
 
 
 def test_an_explicit_window(logs: Path, take: Callable[..., Path]) -> None:
@@ -204,6 +208,8 @@ def test_dates_in_other_forms_and_patterns(tmp_path: Path) -> None:
     folder = Path(traffic(config.source[0], config, tmp_path / "cache", TODAY).path)
     assert said_in(folder) == ["Re: one"]
     assert counts(folder)["future"] == ["2026-12-11"]
+    again = configured(str(folder))
+    assert traffic(again.source[0], again, tmp_path / "cache", TODAY).path == str(folder), "what is resolved stays"
     plain = configured(str(tmp_path / "in"))
     with refused(RecipeError, "days in the path", where="data.source"):
         traffic(plain.source[0], plain, tmp_path / "cache", TODAY)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from deepspec.data.traffic_config import Traffic
+from deepspec.data.traffic_config import MOST_DAYS, Traffic
 from deepspec.errors import RecipeError
 
 _PLACEHOLDER = re.compile(r"\{date(?::([^{}]+))?\}")
@@ -48,7 +48,7 @@ def window_of(traffic: Traffic, today: date, where: str) -> Window:
         where: the source, for messages.
 
     Raises:
-        RecipeError: all of it lies in the future, or retention leaves nothing of it.
+        RecipeError: all of it lies in the future, retention leaves nothing of it, or it has more than MOST_DAYS.
     """
     yesterday = today - timedelta(1)
     last = min(traffic.last_day or yesterday, today)
@@ -66,7 +66,12 @@ def window_of(traffic: Traffic, today: date, where: str) -> Window:
             where=where,
             remedy="Take a later window.",
         )
-    return Window(max(first, oldest), last, oldest, today)
+    window = Window(max(first, oldest), last, oldest, today)
+    if (window.last - window.first).days >= MOST_DAYS:
+        raise RecipeError(
+            f"the window {window} has more than {MOST_DAYS} days.", where=where, remedy="Give a later first_day."
+        )
+    return window
 
 
 def has_days(location: str) -> bool:

@@ -68,6 +68,8 @@ def taken_up(
         DataError: no day has a log, nothing of them may be used, or too much of them cannot be read.
     """
     traffic, where = entry.traffic, f"data.source {entry.path}"
+    if account_of(entry.path) is not None:  # it is a window's folder already
+        return entry
     if traffic is None or not has_days(entry.path):
         raise RecipeError(
             "a source of traffic has its days in the path.",
