@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.errors import RecipeError
 from deepspec.evaluation.known_benchmarks import located
 from deepspec.store.backends.s3_location import SCHEME
-from deepspec.store.download_inputs import NothingThere, local_copy, place_of_copy
+from deepspec.store.download_inputs import local_copy, versions
 
 if TYPE_CHECKING:
     from deepspec.data.config import Config, SourceEntry
@@ -87,21 +87,18 @@ def traffic(entry: "SourceEntry", config: "Config", cache: Path, today: date) ->
     Raises:
         DataError, RecipeError: see `taken_up`.
     """
-    from deepspec.data.traffic.window import taken_up
-
-    def fetch(location: str) -> str | None:
-        try:
-            return local_copy(location, cache, where="data.source")
-        except NothingThere:
-            return None
+    from deepspec.data.traffic.window import Remote, taken_up
 
     return taken_up(
         entry,
         cache.absolute() / "traffic",
         today=today,
-        fetch=fetch,
-        place=place_of_copy(entry.path, cache, where="data.source"),
-        is_copy=entry.path.startswith(SCHEME),
+        remote=Remote(
+            versions=lambda location: versions(location, where="data.source"),
+            copy=lambda location, folder: local_copy(location, folder, where="data.source"),
+        )
+        if entry.path.startswith(SCHEME)
+        else None,
         max_row_bytes=config.max_row_bytes,
         max_quarantined_share=config.max_quarantined_share,
     )

@@ -21,11 +21,6 @@ from deepspec.store.layout import is_plain
 
 logger = logging.getLogger(__name__)
 
-
-class NothingThere(DataError):
-    """A URL that names neither an object nor a folder."""
-
-
 _URL = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 _PARALLEL = 4
 
@@ -39,16 +34,16 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
         where: the recipe's field, for messages.
 
     Raises:
-        NothingThere: the URL names nothing.
-        DataError: it is none.
+        DataError: the URL names nothing.
         ArtifactError, TransientError: the object storage refuses or does not answer.
     """
     if not location.startswith(SCHEME):
         return location
-    bucket, name, root = _parts(location, cache, where)
+    bucket, name = _parts(location, where)
+    root = cache.absolute() / "inputs" / hashlib.sha256(shown(endpoint_url()).encode()).hexdigest()[:8] / bucket
     found = dict(_objects(bucket, name, where))
     if not found:
-        raise NothingThere(
+        raise DataError(
             "There is no such object, and no folder of that name.", where=f"{where} {location}", remedy="Check the URL."
         )
     _forget(root, root.joinpath(*name.split("/")), found)
@@ -58,21 +53,24 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
     return str(root.joinpath(*name.split("/")))
 
 
-def place_of_copy(location: str, cache: Path, *, where: str) -> str:
-    """Where `local_copy` puts a location's copy, whether there is one or not; raises what that raises of the URL."""
-    if not location.startswith(SCHEME):
-        return location
-    _, name, root = _parts(location, cache, where)
-    return str(root.joinpath(*name.split("/")))
+def versions(location: str, *, where: str) -> list[list[str]]:
+    """Key and version of every object that a URL names, sorted; none if it names nothing.
+
+    A version says that an object is still the one that was read, not what it contains.
+
+    Raises:
+        DataError: it is no `s3://` URL.
+        ArtifactError, TransientError: the object storage refuses or does not answer.
+    """
+    return sorted([key, tag] for key, tag in _objects(*_parts(location, where), where))
 
 
-def _parts(location: str, cache: Path, where: str) -> tuple[str, str, Path]:
-    """Bucket, name in it, and the folder of the bucket's copies."""
+def _parts(location: str, where: str) -> tuple[str, str]:
+    """Bucket, and the name in it."""
     match = _URL.fullmatch(location)
     if match is None:
         raise DataError("This is no s3://bucket/key.", where=where, remedy="Name an object, a folder or a pattern.")
-    root = cache.absolute() / "inputs" / hashlib.sha256(shown(endpoint_url()).encode()).hexdigest()[:8] / match[1]
-    return match[1], match[2].rstrip("/"), root
+    return match[1], match[2].rstrip("/")
 
 
 def _objects(bucket: str, name: str, where: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
@@ -15,7 +16,7 @@ import pytest
 
 from deepspec.data.config import Config
 from deepspec.data.conversations.build import write_conversations
-from deepspec.data.traffic.window import account_of
+from deepspec.data.traffic.window import Remote, account_of, taken_up
 from deepspec.errors import DataError, RecipeError
 from deepspec.inputs import traffic
 from deepspec.store.fingerprint import Fingerprints
@@ -489,8 +490,34 @@ def test_the_quarantine_of_a_private_source_quotes_nothing(logs: Path, tmp_path:
         assert b"CANARY" not in path.read_bytes(), path.name
 
 
+def test_a_day_that_is_known_is_not_copied_again(logs: Path, tmp_path: Path) -> None:
+    """Object storage as it is asked here: versions each time, copies of what is new."""
+    copied: list[str] = []
+
+    def copy(location: str, folder: Path) -> str:
+        copied.append(location)
+        return str(shutil.copytree(logs / Path(location).name, folder / "day"))
+
+    def versions(location: str) -> list[str]:
+        return [version for _ in (logs / Path(location).name).glob("*")]
+
+    version = "1"
+    remote = Remote(versions, copy)
+    config = configured("s3://bucket/{date}")
+    limits = {"max_row_bytes": 1 << 20, "max_quarantined_share": 0.0}
+    for day in ("2026-12-01", YESTERDAY):
+        log(logs, day, [exchange(day)])
+    for _ in range(2):
+        taken_up(config.source[0], tmp_path / "cache", today=TODAY, remote=remote, **limits)
+        assert len(copied) == 2
+    version = "2"
+    taken_up(config.source[0], tmp_path / "cache", today=TODAY, remote=remote, **limits)
+    assert len(copied) == 4
+    assert not list((tmp_path / "cache").rglob(".copies-*"))
+
+
 def test_traffic_in_a_bucket(logs: Path, tmp_path: Path, moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing day, a late object, and copies that retention forbids, as for local logs."""
+    """A missing day, a late object and retention, as for local logs; rows without consent are not even copied."""
     import boto3
 
     moto.enter(monkeypatch)
@@ -511,7 +538,11 @@ def test_traffic_in_a_bucket(logs: Path, tmp_path: Path, moto: S3Server, monkeyp
     assert counts(folder)["missing_days"] == ["2026-11-30"]
     put("2026-12-01/late.jsonl", [exchange("late")])
     assert said_in(taken(TODAY)) == ["Re: one", "Re: late", "Re: two"]
-    copies = tmp_path / "cache" / "inputs"
-    assert len(list(copies.rglob("a.jsonl"))) == 2
+    put("2026-12-01/late.jsonl", [exchange("SECRET", consent=False)])
+    assert said_in(taken(TODAY)) == ["Re: one", "Re: two"]
+    assert not list((tmp_path / "cache").rglob("late.jsonl")), "copies of logs stay no longer than they are read"
+    written = b"".join(path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert b"SECRET" not in written
     assert said_in(taken(date(2026, 12, 4), retention_days=2)) == ["Re: two"]
-    assert [path.parent.name for path in copies.rglob("*.jsonl")] == [YESTERDAY]
+    with refused(DataError, "none was found", where="data.source"):
+        taken(date(2031, 1, 1))

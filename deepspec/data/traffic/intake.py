@@ -6,7 +6,8 @@ Nothing of a row that is not taken is written, not even to a quarantine.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
@@ -23,7 +24,6 @@ from deepspec.data.traffic.exchange import Exchange, consents, day_of, exchange_
 from deepspec.data.traffic.redaction import code_of, redacted
 from deepspec.data.traffic_config import Traffic
 from deepspec.keyed_random import fraction
-from deepspec.store.fingerprint import Fingerprints
 from deepspec.store.keys import digest_of
 from deepspec.store.reading.pieces import sha256_of
 
@@ -59,36 +59,35 @@ class TakenDay:
 def take_day(
     traffic: Traffic,
     day: date,
-    sources: Sequence[Source],
+    logs: Sequence[Any],
+    sources: Callable[[], AbstractContextManager[Sequence[Source]]],
     window: Window,
     folder: Path,
     *,
     max_row_bytes: int,
-    fingerprints: Fingerprints,
 ) -> TakenDay:
     """The day's file in `folder`, which is made if it is not there or is of other logs or settings.
 
     Args:
         traffic: the recipe's section.
         day: which.
-        sources: its logs, in order.
+        logs: which files they are, by content or version, in order: equal ones are not read again.
+        sources: those files, while they are read.
         window: the days that rows may be of.
         folder: exists.
         max_row_bytes: longer rows cannot be used.
-        fingerprints: of the logs.
 
     Raises:
         DataError: a log, or the redaction hook, cannot be used.
     """
-    logs = [fingerprints.file(Path(source.path)) for source in sources]
     code = code_of(traffic.redaction) if traffic.redaction is not None else None
-    made_from = digest_of([_FORMAT, traffic, logs, code, max_row_bytes])
+    made_from = digest_of([_FORMAT, traffic, list(logs), code, max_row_bytes])
     path, about = folder / f"{day}.jsonl", folder / f".{day}.json"
     known = _known(about, path, made_from, window)
     if known is None:
         taking = _Taking(traffic, window, max_row_bytes)
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for row in taking.rows(sources):
+        with sources() as found, replacing(path) as new, new.open("w", encoding="utf-8", newline="\n") as file:
+            for row in taking.rows(found):
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         known = {**taking.counts(), "made_from": made_from, "digest": sha256_of(path), "size": path.stat().st_size}
         write_text(about, json.dumps(known))

@@ -12,10 +12,13 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +40,18 @@ ACCOUNT_FILE = ".account.json"
 """In a window's folder: what became of the rows of its logs."""
 _GRACE_SECONDS = 86_400
 
-Fetch = Callable[[str], str | None]
-"""The local path of one day's location, brought up to date; None where there is nothing."""
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Object storage, as it is needed here.
+
+    Attributes:
+        versions: what a location names, in order: names and versions; nothing where nothing is there.
+        copy: makes copies of it in a folder; returns their path.
+    """
+
+    versions: Callable[[str], Sequence[Any]]
+    copy: Callable[[str, Path], str]
 
 
 def taken_up(
@@ -46,9 +59,7 @@ def taken_up(
     cache: Path,
     *,
     today: date,
-    fetch: Fetch,
-    place: str,
-    is_copy: bool,
+    remote: Remote | None,
     max_row_bytes: int,
     max_quarantined_share: float,
 ) -> SourceEntry:
@@ -58,9 +69,7 @@ def taken_up(
         entry: of traffic.
         cache: folder for what is taken.
         today: of UTC; where the window's days are counted from.
-        fetch: finds a day's logs.
-        place: its path as a local one, with the date in it.
-        is_copy: whether copies of logs lie there: those that retention forbids are removed.
+        remote: where the logs lie in object storage; they are copied for as long as a day is read, and no longer.
         max_row_bytes, max_quarantined_share: of the recipe's data section.
 
     Raises:
@@ -81,29 +90,22 @@ def taken_up(
     (folder / "days").mkdir(parents=True, exist_ok=True)
     cache.chmod(0o700)  # copies of what users have written
     fingerprints = Fingerprints(folder / ".fingerprints.json")
-    _forget(folder / "days", window, place if is_copy else None)
+    _forget(folder / "days", window)
     taken: list[TakenDay] = []
     missing: list[date] = []
     for day in window.days:
-        sources = _logs(fetch(on_day(entry.path, day)))
-        if not sources:
+        location = on_day(entry.path, day)
+        logs = _local_logs(location, fingerprints) if remote is None else remote.versions(location)
+        if not logs:
             missing.append(day)
             continue
-        taken.append(
-            take_day(
-                traffic,
-                day,
-                sources,
-                window,
-                folder / "days",
-                max_row_bytes=max_row_bytes,
-                fingerprints=fingerprints,
-            )
-        )
+        sources = partial(_sources, location, remote, folder)
+        taken.append(take_day(traffic, day, logs, sources, window, folder / "days", max_row_bytes=max_row_bytes))
     end_processes()
     fingerprints.save()
-    account = _account(traffic, window, taken, missing, sorted(day for day in days_there(place) if day > today))
-    _check(account, taken, where, place, max_quarantined_share, today)
+    there = days_there(entry.path) if remote is None else {day.day for day in taken}
+    account = _account(traffic, window, taken, missing, sorted(day for day in there if day > today))
+    _check(account, taken, where, there, max_quarantined_share, today)
     for line in traffic_lines(account):
         _say(f"{entry.name or label_of(entry.path)}: {line}")
     made = _linked(folder, label_of(entry.path), taken, account)
@@ -120,20 +122,22 @@ def account_of(folder: str | Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _logs(location: str | None) -> tuple[Source, ...]:
-    """The logs of a day; none where nothing is there."""
-    if location is None or not _is_there(location):
-        return ()
-    return find([location], held_out_too=True).sources
+def _local_logs(location: str, fingerprints: Fingerprints) -> list[str]:
+    """The contents of a day's logs; none where nothing is there."""
+    folder = Path(location)
+    named = folder.iterdir() if folder.is_dir() else glob.iglob(location, recursive=True)  # noqa: PTH207
+    found = find([location], held_out_too=True).sources if any(True for _ in named) else ()
+    return [fingerprints.file(Path(source.path)) for source in found]
 
 
-def _is_there(location: str) -> bool:
-    path = Path(location)
-    return path.is_file() or any(path.iterdir()) if path.exists() else bool(_matches(location))
-
-
-def _matches(location: str) -> list[str]:
-    return glob.glob(location, recursive=True)  # noqa: PTH207 - absolute patterns
+@contextlib.contextmanager
+def _sources(location: str, remote: Remote | None, folder: Path) -> Iterator[Sequence[Source]]:
+    """A day's logs while they are read: copies of what lies elsewhere are removed, for all users' rows are in them."""
+    if remote is None:
+        yield find([location], held_out_too=True).sources
+        return
+    with tempfile.TemporaryDirectory(prefix=".copies-", dir=folder) as copies:
+        yield find([remote.copy(location, Path(copies))], held_out_too=True).sources
 
 
 def _account(
@@ -161,11 +165,15 @@ def _sum(counts: Iterable[Any]) -> dict[str, int]:
 
 
 def _check(
-    account: dict[str, Any], taken: Sequence[TakenDay], where: str, place: str, allowed: float, today: date
+    account: dict[str, Any],
+    taken: Sequence[TakenDay],
+    where: str,
+    there: Collection[date],
+    allowed: float,
+    today: date,
 ) -> None:
     """Refuse a window of which nothing may be used, or too much cannot be read."""
     if not taken:
-        there = days_there(place)
         newest = f"the newest is {max(there)}" if there else "none was found"
         raise DataError(
             f"no day of the window {account['window']} has a log; {newest}, and today is {today} (UTC).",
@@ -211,6 +219,8 @@ def _linked(folder: Path, label: str, taken: Sequence[TakenDay], account: dict[s
         if not link.exists():
             try:
                 os.link(day.path, link)
+            except FileExistsError:  # another run was faster
+                continue
             except OSError:  # a file system without links
                 shutil.copyfile(day.path, link)
     write_text(made / ACCOUNT_FILE, json.dumps(account, indent=1))
@@ -219,7 +229,7 @@ def _linked(folder: Path, label: str, taken: Sequence[TakenDay], account: dict[s
 
 
 def _clear(folder: Path, current: Path) -> None:
-    """Remove windows that no run has used for a day."""
+    """Remove windows that no run has used for a day, and copies of a run that was killed."""
     for old in folder.iterdir():
         if old.is_dir() and old not in (current, folder / "days"):
             with contextlib.suppress(OSError):
@@ -227,16 +237,9 @@ def _clear(folder: Path, current: Path) -> None:
                     shutil.rmtree(old)
 
 
-def _forget(days: Path, window: Window, copies: str | None) -> None:
-    """Remove days that have left the window; and copies of logs that retention forbids."""
+def _forget(days: Path, window: Window) -> None:
+    """Remove days that have left the window."""
     for path in [*days.glob("*.jsonl"), *days.glob(".*.json")]:
         with contextlib.suppress(ValueError):
             if date.fromisoformat(path.stem.lstrip(".")) < window.first:
                 path.unlink(missing_ok=True)
-    for day in days_there(copies) if copies is not None else ():
-        if day < window.oldest:
-            for match in map(Path, _matches(on_day(str(copies), day).rstrip("/"))):
-                if match.is_dir():
-                    shutil.rmtree(match, ignore_errors=True)
-                else:
-                    match.unlink(missing_ok=True)
