@@ -334,6 +334,7 @@ def test_of_two_at_once_one_makes_each_thing_and_the_other_reuses_it(deployed: D
     assert len(drafts(deployed, "store")) == 1
     assert len(deployed.json("models", "history", "tiny")) == 1
     assert any("+ promote" in line for line in deployed.log(pair.first))
+    assert not deployed.tracked("attributes.status = 'RUNNING'"), "the other has begun there in vain"
 
 
 def test_concurrency_slots_are_never_exceeded(pair: TwoFlowRuns) -> None:

@@ -32,6 +32,8 @@ def write(result: Result, record: RunRecord) -> str | None:
     folder = result.run.folder / "report"
     made = any(stage.status in ("ran", "rebuilt") for stage in record.stages)
     if result.error is None and not made and not any(part.repaired for part in result.parts):
+        for part in result.parts:  # it may have begun there, and then found what another run was just making
+            _end_tracked(result, part, record)
         return _report_of_the_same(result, record)
     if len(result.parts) == 1:
         page = _write_part(result, result.parts[0], record, folder)
@@ -89,19 +91,25 @@ def _write_part(result: Result, part: RecipeRun, record: RunRecord, folder: Path
         from deepspec.reports.run_page import write_report
 
         page = write_report(folder, report, earlier=_earlier(folder, run.folder, run.home))
-    if run.tracking is not None and part.tracking_run is not None:
-        if page is not None:
-            run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
-        outcome = [item for item in part.outcome.values() if isinstance(item, Artifact)]
-        end = End(
-            model=part.recipe.registered_model,
-            status=part.status,
-            lineage={item.kind: (item.key, item.digest) for item in outcome},
-            evaluation=results_of(result, part).evaluation,
-            version=part.version,
-        )
-        track_end(run.tracking, part.tracking_run, record, end)
+    if run.tracking is not None and part.tracking_run is not None and page is not None:
+        run.tracking.writer(part.tracking_run).artifact(page.parent, "report")
+    _end_tracked(result, part, record)
     return page
+
+
+def _end_tracked(result: Result, part: RecipeRun, record: RunRecord) -> None:
+    """End a recipe's run in the tracker, if it has one."""
+    if result.run.tracking is None or part.tracking_run is None:
+        return
+    outcome = [item for item in part.outcome.values() if isinstance(item, Artifact)]
+    end = End(
+        model=part.recipe.registered_model,
+        status=part.status,
+        lineage={item.kind: (item.key, item.digest) for item in outcome},
+        evaluation=results_of(result, part).evaluation,
+        version=part.version,
+    )
+    track_end(result.run.tracking, part.tracking_run, record, end)
 
 
 def _earlier(folder: Path, run_folder: Path, home: Path) -> Path | None:
