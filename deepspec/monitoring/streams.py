@@ -115,16 +115,19 @@ class Stream:
     Args:
         state: its memory.
         known: what was registered.
+
+    Attributes:
+        name, num_windows, burn_in_windows: as in its memory.
     """
 
     def __init__(self, state: StreamState, known: Registered) -> None:
         self.name = state.name
         self._known = known
-        self._num_windows = state.num_windows
+        self.num_windows = state.num_windows
         self._open = list(state.open)
         self._rounds = sum(rounds for _, rounds, _ in state.open)
         self._windows = list(state.windows)
-        self._burn_in, self._burn_in_windows = dict(state.burn_in), state.burn_in_windows
+        self._burn_in, self.burn_in_windows = dict(state.burn_in), state.burn_in_windows
         self._log_m = {against: np.asarray(values) for against, values in state.log_m.items()}
         self._alarmed = state.alarmed
 
@@ -132,11 +135,11 @@ class Stream:
         """Its memory now."""
         return StreamState(
             name=self.name,
-            num_windows=self._num_windows,
+            num_windows=self.num_windows,
             open=tuple(self._open),
             windows=tuple(self._windows),
             burn_in=self._burn_in,
-            burn_in_windows=self._burn_in_windows,
+            burn_in_windows=self.burn_in_windows,
             log_m={against: tuple(np.maximum(values, -1e308).tolist()) for against, values in self._log_m.items()},
             alarmed=self._alarmed,
         )
@@ -159,7 +162,7 @@ class Stream:
         """
         if against == "burn_in":
             found = Sums.together(self._burn_in.values())
-            measured = found.estimate() if self._burn_in_windows >= BURN_IN else None
+            measured = found.estimate() if self.burn_in_windows >= BURN_IN else None
             return None if measured is None else Level.of(measured, found.answers)
         if self.name != ALL_TRAFFIC:
             return self._known.domains.get(self.name)
@@ -169,6 +172,10 @@ class Stream:
     def recent(self, count: int) -> Parts:
         """Sums by domain of the last windows."""
         return merged(window.parts for window in self._windows[-count:])
+
+    def open_sums(self) -> Sums:
+        """Of the answers whose window has not ended."""
+        return Sums.of((tokens, rounds) for tokens, rounds, _ in self._open)
 
     def smallest_drop(self, against: Against) -> float | None:
         """The share of τ whose loss would be found within `WITHIN` windows; None where nothing is tested."""
@@ -184,19 +191,19 @@ class Stream:
         )
 
     def _end(self, answers: Sequence[Answer], until: float | None) -> Finding | None:
-        self._num_windows += 1
-        window = Window(number=self._num_windows, until=until, parts=_parts(answers))
+        self.num_windows += 1
+        window = Window(number=self.num_windows, until=until, parts=_parts(answers))
         tested = AGAINST if len(self._windows) >= PILOT else ()
         found = [self._finding(against, window) for against in tested if self._test(against, answers)]
         self._windows = [*self._windows, window][-KEPT:]
-        if self._burn_in_windows < BURN_IN:
-            self._burn_in, self._burn_in_windows = merged([self._burn_in, window.parts]), self._burn_in_windows + 1
+        if self.burn_in_windows < BURN_IN:
+            self._burn_in, self.burn_in_windows = merged([self._burn_in, window.parts]), self.burn_in_windows + 1
         for one in found:
             self._log_m.pop(one.against, None)
             if one.against == "registered":
                 self._alarmed = True
             else:
-                self._burn_in, self._burn_in_windows = {}, 0
+                self._burn_in, self.burn_in_windows = {}, 0
         return found[0] if found else None
 
     def _test(self, against: Against, answers: Sequence[Answer]) -> bool:
