@@ -16,6 +16,7 @@ TOPICS = (
     "training",
     "judging",
     "serving",
+    "monitoring",
     "services",
     "storage",
     "operations",

@@ -16,7 +16,7 @@ CauseName: TypeAlias = Literal["target", "engine", "draft", "traffic", "unexplai
 BROKEN_TAU = 1.05
 """Below it a draft brings nothing; an engine that ignores it has 1."""
 _NEAR_WINDOWS = 2
-"""A change that was said at most so many windows before acceptance fell is its cause: where it fell is an estimate."""
+"""A change that was said at most this many windows before acceptance fell is its cause: where it fell is an estimate."""
 
 ADVICE: Mapping[CauseName, str] = {
     "target": "Retrain the draft on the target that is served, or serve the one that it was trained for.",
@@ -85,7 +85,7 @@ def _unexplained(finding: Finding) -> str:
         return (
             "The text within the domains changed; nothing else is known to have."
             if known
-            else "The text of the traffic changed, or its mix: without labels that cannot be told."
+            else "The text of the traffic changed, or its mix: without labels these look alike."
         )
     return f"The text within the domain {finding.stream} changed; nothing else is known to have."
 

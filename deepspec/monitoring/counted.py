@@ -3,7 +3,7 @@
 Counters know no answers and no domains, so a stretch of at least `LEAST_ROUNDS` rounds is the unit, and its stream is
 all traffic. They are read often for the same reason: of one long stretch nothing is known in between.
 Tokens are those of τ from tokens, (tokens - answers) / rounds, where both are counted: answers that begin in one
-stretch and end in the next cancel over several. A server that began to count anew makes no stretch.
+stretch and end in the next cancel over several. A server that restarted makes no stretch.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from deepspec.network import PLAIN, UnusableReply, heeds_proxies, received
 from deepspec.store.records import JsonRecord
 
 LEAST_ROUNDS = 100
-RESTARTED = "The server's counters began anew; what was counted before is left out."
+RESTARTED = "The server's counters restarted; what they counted before is left out."
 _SECONDS = 10.0
 _MAX_BYTES = 1 << 20
 

@@ -36,7 +36,7 @@ from deepspec.evaluation.intervals import Floats
 DROPS = (0.03, 0.06, 0.1, 0.2, 0.5)
 """Shares of τ that bets are tuned to."""
 PER_WINDOWS = 200
-"""One false alarm in so many windows of all traffic, all streams together."""
+"""One false alarm in this number of windows of all traffic, all streams together."""
 REFERENCE_ERROR = 0.005
 """Probability with which a reference's lower bound may lie above the truth."""
 CAUTION = 3.0

@@ -1,6 +1,6 @@
 """What the monitor of a served draft remembers: one small document in the store, from look to look.
 
-`monitor/<model>/<first digits of the draft's digest>.json`: each draft begins anew, with its own references. It is
+`monitor/<model>/<first digits of the draft's digest>.json`: each draft has its own references. It is
 replaced whole after each look; of two monitors of one draft the second is refused by a lease.
 """
 
@@ -98,7 +98,7 @@ def read(backend: Backend, model: str, draft: str) -> Memory | None:
         raise ArtifactError(
             f"What was remembered of served acceptance is damaged: {error}.",
             where=f"{backend.location}/{path}",
-            remedy="Remove the file: monitoring begins anew, with a burn-in.",
+            remedy="Remove the file; monitoring then starts with a new burn-in.",
         ) from error
     refuse_newer(content, FORMAT, what="This memory of a monitor", where=path, otherwise="use another store")
     return Memory.from_json(content, where=path)

@@ -101,7 +101,7 @@ def report_of(
         streams=found,
         alarms=new,
         earlier_alarms=len(memory.alarms) - len(new),
-        sentence=_sentence(found, new),
+        sentence=_sentence(found, new, len(memory.alarms) - len(new)),
     )
 
 
@@ -145,12 +145,13 @@ def _reference(stream: Stream, against: Against, level: Level | None) -> Referen
     )
 
 
-def _sentence(streams: Sequence[StreamReport], new: Sequence[Alarm]) -> str:
+def _sentence(streams: Sequence[StreamReport], new: Sequence[Alarm], earlier: int) -> str:
     if new:
         return " ".join(alarm_sentence(alarm) for alarm in new)
     whole = streams[0]
     if whole.tau is None:
         return "Nothing was counted yet."
-    if whole.windows < BURN_IN:
-        return f"No alarm. The burn-in has {whole.burn_in_windows} of {BURN_IN} windows."
-    return f"No alarm: τ of {whole.name} is {whole.tau:.3f}."
+    none = f"No new alarm ({earlier} earlier)" if earlier else "No alarm"
+    if whole.burn_in_windows < BURN_IN:
+        return f"{none}. The burn-in has {whole.burn_in_windows} of {BURN_IN} windows."
+    return f"{none}: τ of {whole.name} is {whole.tau:.3f}."

@@ -88,7 +88,7 @@ def test_what_was_registered_is_reweighted_to_the_mix() -> None:
 
 
 @pytest.mark.parametrize("served", [Served(1000), Served(30), Served(0), Served(30, labelled=False)], ids=str)
-def test_nothing_is_told_where_nothing_happens(served: Served) -> None:
+def test_nothing_is_found_where_nothing_happens(served: Served) -> None:
     assert sum(false_alarms([11, seed], served, 40) for seed in range(6)) <= 1  # 0.2 are allowed in each
 
 
@@ -134,7 +134,7 @@ def test_an_alarm_says_since_when_and_by_how_much() -> None:
     assert found.tau_ci95[1] < found.reference_ci95[0]
 
 
-def test_a_change_is_told_once() -> None:
+def test_a_change_raises_one_alarm() -> None:
     """Afterwards what is served is the new burn-in, and what was registered is tested no more."""
     simulated = Simulation([16], Served(1000))
     simulated.serve(25)
