@@ -16,7 +16,7 @@ CauseName: TypeAlias = Literal["target", "engine", "draft", "traffic", "unexplai
 BROKEN_TAU = 1.05
 """Below it a draft brings nothing; an engine that ignores it has 1."""
 _NEAR_WINDOWS = 2
-"""A change that was said at most this many windows before acceptance fell is its cause: where it fell is an estimate."""
+"""A change that was said at most this many windows before acceptance fell is its cause: where that was is estimated."""
 
 ADVICE: Mapping[CauseName, str] = {
     "target": "Retrain the draft on the target that is served, or serve the one that it was trained for.",
