@@ -135,8 +135,15 @@ def _look(watch: Watch, source: Source, url: str, store: Store) -> Report:
         watch.read_log(source.log)
     else:
         watch.look_at(url, os.environ.get(KEY_VARIABLE) or None)
-    memories.write(store.backend, watch.memory())
-    return watch.report()
+    memory = watch.memory()
+    memories.write(store.backend, memory)
+    report = watch.report()
+    if report.alarms:
+        from tasks.runtime.prefect.events import emit_drift_alarm
+
+        for alarm in report.alarms:
+            emit_drift_alarm(memory.model, alarm.to_json())
+    return report
 
 
 def _lease(source: Source) -> str:
