@@ -134,7 +134,7 @@ def test_an_alarm_says_since_when_and_by_how_much() -> None:
     assert found.tau_ci95[1] < found.reference_ci95[0]
 
 
-def test_a_change_raises_one_alarm() -> None:
+def test_a_change_raises_one_alarm_against_each_reference() -> None:
     """Afterwards what is served is the new burn-in, and what was registered is tested no more."""
     simulated = Simulation([16], Served(1000))
     simulated.serve(25)
