@@ -52,7 +52,7 @@ $(ENGINE)/.ready: infra/engine-constraints.txt infra/engine-wheels.txt
 debian-packages:
 	bash infra/install_services.sh browser services
 
-campaign: $(READY) $(if $(filter engines,$(PART)),engine)  ## what takes hours, a PART at a time: algorithms, borders, codecs, computation, demo, engines, estimates, faults, kills, lossless, nights, parallel, pull, verdict
+campaign: $(READY) $(if $(filter engines,$(PART)),engine)  ## what takes hours, a PART at a time: algorithms, borders, codecs, computation, demo, drift, engines, estimates, faults, kills, lossless, nights, parallel, pull, verdict
 	bash infra/install_services.sh services
 	$(BIN)/python -m pytest -m campaign tests/campaign/test_$(or $(PART),PART_is_missing).py
 

@@ -17,6 +17,7 @@ TOPICS = (
     "training",
     "judging",
     "serving",
+    "monitoring",
     "services",
     "storage",
     "operations",

@@ -4,7 +4,7 @@
 <kind>/<key>/manifest.<n>.json         makes an attempt an artifact
 <kind>/<key>/condemned.<n>.json        manifest n must not be used again
 <kind>/<key>/checked.<n>.<time>.json   its files were read in full; time: milliseconds by the place's clock
-dashboard/… followers/… history/… leases/… registry/… work/…
+dashboard/… followers/… history/… leases/… monitor/… registry/… work/…
                                        no artifacts
 
 `condemned` and `checked` say all by their names: only people read what is in them, and they have no format version.
@@ -44,7 +44,10 @@ HISTORY = "history"
 DASHBOARD = "dashboard"
 """Of pages that are made anew from all the others."""
 
-RESERVED = (DASHBOARD, FOLLOWERS, HISTORY, "leases", "registry", "work")
+MONITOR = "monitor"
+"""Of what is remembered of served acceptance."""
+
+RESERVED = (DASHBOARD, FOLLOWERS, HISTORY, MONITOR, "leases", "registry", "work")
 """Top-level folders of a store that hold no artifacts."""
 
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -27,6 +27,7 @@ from flows.cli import (
     guide,
     heartbeat,
     models,
+    monitoring,
     nights,
     runs,
 )
@@ -57,6 +58,7 @@ for command in (
     consumers.serve,
     drafts.measure,
     drafts.serve_check,
+    monitoring.monitor,
     cost.cost,
     dashboard.dashboard,
     backup.backup,

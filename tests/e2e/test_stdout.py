@@ -106,6 +106,15 @@ def serving(home: Home, folder: Path) -> Iterator[Words]:
 
 
 @contextmanager
+def served_log(_home: Home, folder: Path) -> Iterator[Words]:
+    """A log with replies of vLLM, which served another draft."""
+    replies = json.loads((ROOT / "tests" / "fixtures" / "engines" / "replies.json").read_text())
+    log = folder / "requests.jsonl"
+    log.write_text("".join(json.dumps({"response": one["reply"], "domain": "code"}) + "\n" for one in replies))
+    yield {"log": str(log)}
+
+
+@contextmanager
 def bucket(_home: Home, _folder: Path) -> Iterator[Words]:
     """An S3 server with an empty bucket."""
     with moto_server() as server, pytest.MonkeyPatch.context() as patch:
@@ -143,6 +152,13 @@ COMMANDS: dict[str, Case] = {
         slow=True,
     ),
     "export": Case("models:/tiny/1 --format deepspec --out {tmp}/out", says="/out"),
+    "monitor": Case(
+        "tiny --log {log}",
+        says="0 of 0 rows counted. No alarm.",  # the document before it has read them
+        rows=lambda found: [[stream["name"], str(stream["windows"])] for stream in found["streams"]],
+        around=served_log,
+        writes=True,
+    ),
     "publish": Case("models:/tiny@champion {bucket}", says="Nothing to do", around=bucket),
     "measure": Case(
         "tiny --endpoint {url}",

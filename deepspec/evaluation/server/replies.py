@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepspec.data.responses.reported_rounds import ReportedRounds
 from deepspec.data.responses.requests import GenerationResult
 from deepspec.evaluation.from_tokens import FromTokens
 from deepspec.evaluation.intervals import Floats
@@ -74,10 +75,19 @@ class Measured:
 def answer_rounds(answer: GenerationResult) -> AnswerRounds | None:
     """The rounds behind an answer; None where the server does not say them, or says the answer only as text."""
     tokens, stopped, said = len(answer.output_ids), answer.finish_reason == "stop", answer.reported
+    return None if said is not None and answer.ids_from == "text" else rounds_behind(tokens, said, stopped=stopped)
+
+
+def rounds_behind(tokens: int, said: ReportedRounds | None, *, stopped: bool) -> AnswerRounds | None:
+    """The same where only the number of tokens is known.
+
+    Args:
+        tokens: of the answer, by the engine.
+        said: what the reply says of its rounds; None: nothing.
+        stopped: whether it ended by itself.
+    """
     if said is None:
         return AnswerRounds(tokens, stopped) if tokens == 1 else None  # it came with the prompt: SGLang says nothing
-    if answer.ids_from == "text":
-        return None
     sums = (tokens, stopped, said.rounds, said.proposed, said.accepted, said.histogram)
     needed, given = tokens - 1, said.rounds + said.accepted
     behind_the_end = given - needed
