@@ -25,8 +25,10 @@ def in_process(target: Path, config: Recipe, job: Job) -> "Generate":
     return generator(load_target(target, config, job), sampling=sampling, rows=job.execution.num_generation_rows)
 
 
-def by_endpoints(target: Path, config: Recipe, job: Job) -> "Endpoints":
+def by_endpoints(target: Path, config: Recipe, job: Job, *, private: bool) -> "Endpoints":
     """The servers of `run.endpoints`; a context. The weights in `target` are not loaded.
+
+    What they say of a prompt that is `private` is shown nowhere: it may repeat the prompt.
 
     Raises:
         RecipeError: no endpoint is named.
@@ -50,6 +52,7 @@ def by_endpoints(target: Path, config: Recipe, job: Job) -> "Endpoints":
         concurrency=how.endpoint_concurrency,
         timeout_seconds=how.endpoint_timeout_seconds,
         api_key=os.environ.get(KEY_VARIABLE) or None,
+        quotes=not private,
     )
 
 

@@ -35,30 +35,29 @@ class Inputs:
         "data.thinking",
         "target.dtype",
     ),
-    computes=lambda _, recipe: (
-        recipe.data.responses.mode == "regenerate" and recipe.data.responses.engine != "endpoint"
-    ),
+    computes=lambda _, recipe: recipe.data.responses.generates and recipe.data.responses.engine != "endpoint",
 )
 def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCounts:
     """Let the target answer, in process or on a server; every answer's random numbers depend on its prompt alone."""
     from deepspec.data.chat.tokenizer import load_tokenizer
     from deepspec.data.responses.regenerate import write_responses
+    from deepspec.data.tables import is_private
     from deepspec.targets import family_of
     from deepspec.targets.directory import read_spec
 
-    data, target = config.data, inputs.target.directory()
+    data, target, asked = config.data, inputs.target.directory(), inputs.conversations.directory()
     with ExitStack() as stack:
         generate: Generate | None = None
-        if data.responses.mode == "regenerate":
+        if data.responses.generates:
             by_servers = data.responses.engine == "endpoint"
             generate = (
-                stack.enter_context(by_endpoints(target, config, job)).generate
+                stack.enter_context(by_endpoints(target, config, job, private=is_private(asked))).generate
                 if by_servers
                 else in_process(target, config, job)
             )
         counts = write_responses(
             data,
-            inputs.conversations.directory(),
+            asked,
             out,
             generate=generate,
             tokenizer=load_tokenizer(target),
@@ -66,7 +65,7 @@ def responses(inputs: Inputs, config: Recipe, out: Path, job: Job) -> StageCount
             journal=job.work_folder / "answers.sqlite",
             progress=job.progress,
         )
-        if data.responses.mode == "regenerate" and data.responses.engine == "in_process":
+        if data.responses.generates and data.responses.engine == "in_process":
             from deepspec.decoding.generate import BATCH_DEPENDENT_SHARE
 
             counts["batch_dependent_share"] = BATCH_DEPENDENT_SHARE

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepspec.export.engine_files import ACCEPTANCE, DRAFT_LENGTHS, SCHEDULE_FIELD, STEP_RATES, TEMPERATURES
+from deepspec.export.vllm_format import speculative_config
 
 TARGET = "$TARGET"
 """Stands for the target where a bundle knows no name of it that others could use."""
@@ -49,7 +50,7 @@ def engine_commands(
     """
     pinned = ("--revision", revision) if revision is not None else ()
     if weights_format in ("vllm", "speculators"):
-        speculative = {"method": method, "model": ".", "num_speculative_tokens": num_draft_tokens}
+        speculative = speculative_config(method, ".", num_draft_tokens)
         speculative |= {SCHEDULE_FIELD: contents[DRAFT_LENGTHS]} if DRAFT_LENGTHS in contents else {}
         words = (
             *(_SECOND_RUNNER if method in _OF_SECOND_RUNNER else ()),

@@ -22,6 +22,8 @@ MESSAGES_WITH_TOOLS = pa.list_(pa.struct([(name, pa.string()) for name in _WITH_
 MESSAGES_WITH_WEIGHTS = pa.list_(pa.struct([(name, pa.string()) for name in (*_WITH_TOOLS, "weight")]))
 IDS = pa.list_(pa.int32())
 
+PRIVATE = "private"
+"""In a folder's summary.json: its texts may stand nowhere else."""
 TOOLS = "tools"
 _MAKE_AGAIN = "Make the artifact again: `deepspec run` with the same recipe."
 """The column of what a conversation's assistant may call: a JSON list, or null."""
@@ -123,6 +125,15 @@ def has_tools(path: Path) -> bool:
     return TOOLS in _schema_of(path).names
 
 
+def has_column(path: Path, name: str) -> bool:
+    """Whether a file has a column.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    return name in _schema_of(path).names
+
+
 def has_weights(path: Path) -> bool:
     """Whether a file's schema is one of `with_tools` that has weights.
 
@@ -165,6 +176,14 @@ def count_rows(path: Path) -> int:
             where=str(path),
             remedy=_MAKE_AGAIN,
         ) from error
+
+
+def is_private(folder: Path) -> bool:
+    """Whether texts of a folder's rows may stand nowhere else: not in a quarantine, nor in a page or message."""
+    try:
+        return bool(json.loads((folder / "summary.json").read_bytes()).get(PRIVATE))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

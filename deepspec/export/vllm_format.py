@@ -59,6 +59,25 @@ def _refuse(described: Described, where: str) -> None:
         )
 
 
+def speculative_config(method: str, draft: str, num_draft_tokens: int) -> dict[str, Any]:
+    """What `--speculative-config` says to serve a draft as it was measured: its tokens are drawn, as ours are.
+
+    By default vLLM proposes the likeliest tokens, of which answers at a temperature accept fewer. Answers at
+    temperature 0 have the same proposals either way.
+
+    Args:
+        method: what vLLM calls the algorithm.
+        draft: its directory.
+        num_draft_tokens: proposed in a round.
+    """
+    return {
+        "method": method,
+        "model": draft,
+        "num_speculative_tokens": num_draft_tokens,
+        "draft_sample_method": "probabilistic",
+    }
+
+
 def own(written: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of vLLM's in our own words: what it says nested or counted otherwise."""
     return eagle3.own(dflash_config.own(written))

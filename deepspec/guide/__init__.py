@@ -11,6 +11,7 @@ TOPICS = (
     "demo",
     "recipes",
     "data",
+    "traffic",
     "targets",
     "states",
     "training",

@@ -69,6 +69,8 @@ UNIT = "deepspec.unit.{metric}"
 LINEAGE = "deepspec.lineage"
 _EARLIER_KEY, _EARLIER_DIGEST = "deepspec.key.", "deepspec.digest."
 """What names of tags begin with in which earlier versions of deepspec kept the lineage."""
+WAITING = "awaiting_approval"
+"""The status of a run whose draft waits for a person."""
 PROGRESS = "progress/percent"
 ALL_VERSIONS = "deepspec.all_versions_of"
 TAU_METRIC = "tau/{part}"
@@ -133,6 +135,7 @@ KEYS: tuple[Entry, ...] = (
     Entry(Entity.RUN, Sort.METRIC, VERDICT_METRIC, "of the verdict on the version that it registered, as there"),
     Entry(Entity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
     Entry(Entity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
+    Entry(Entity.CHILD, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
     Entry(Entity.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
     Entry(Entity.CHILD, Sort.TAG, UNIT, "unit of a metric"),
     Entry(Entity.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),

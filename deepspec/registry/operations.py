@@ -177,6 +177,7 @@ def promote(
         )
     entry = log.promote(model, draft, verdict, identity=identity, who=who, reason=reason)
     _follow(tracking, log, entry)
+    tracking.name_waiting(chosen)
     now = f"{model}: version {entry.champion.version} is champion (entry {entry.number})."
     return Promoted(model, serves=True, entry=entry.number, said=(*done, now))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.errors import BadArgument
+from deepspec.export.vllm_format import speculative_config
 from deepspec.serving import vllm_side
 from deepspec.serving.prepare import Prepared
 
@@ -104,11 +105,7 @@ def launch(draft: Prepared, server: Server) -> Launch:
 
 
 def _vllm(draft: Prepared, server: Server) -> list[str]:
-    speculative = {
-        "method": draft.method,
-        "model": str(draft.directory),
-        "num_speculative_tokens": draft.num_draft_tokens,
-    }
+    speculative = speculative_config(draft.method, str(draft.directory), draft.num_draft_tokens)
     words = ["--model", str(server.target), "--served-model-name", server.name]
     words += ["--host", server.host, "--port", str(server.port)]
     words += ["--speculative-config", json.dumps(speculative)]

@@ -39,10 +39,7 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
     """
     if not location.startswith(SCHEME):
         return location
-    match = _URL.fullmatch(location)
-    if match is None:
-        raise DataError("This is no s3://bucket/key.", where=where, remedy="Name an object, a folder or a pattern.")
-    bucket, name = match[1], match[2].rstrip("/")
+    bucket, name = _parts(location, where)
     root = cache.absolute() / "inputs" / hashlib.sha256(shown(endpoint_url()).encode()).hexdigest()[:8] / bucket
     found = dict(_objects(bucket, name, where))
     if not found:
@@ -54,6 +51,26 @@ def local_copy(location: str, cache: Path, *, where: str) -> str:
         for done in [pool.submit(_fetch, bucket, key, tag, root, where) for key, tag in found.items()]:
             done.result()
     return str(root.joinpath(*name.split("/")))
+
+
+def versions(location: str, *, where: str) -> list[list[str]]:
+    """Key and version of every object that a URL names, sorted; none if it names nothing.
+
+    A version says that an object is still the one that was read, not what it contains.
+
+    Raises:
+        DataError: it is no `s3://` URL.
+        ArtifactError, TransientError: the object storage refuses or does not answer.
+    """
+    return sorted([key, tag] for key, tag in _objects(*_parts(location, where), where))
+
+
+def _parts(location: str, where: str) -> tuple[str, str]:
+    """Bucket, and the name in it."""
+    match = _URL.fullmatch(location)
+    if match is None:
+        raise DataError("This is no s3://bucket/key.", where=where, remedy="Name an object, a folder or a pattern.")
+    return match[1], match[2].rstrip("/")
 
 
 def _objects(bucket: str, name: str, where: str) -> Iterator[tuple[str, str]]:

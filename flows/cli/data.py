@@ -19,12 +19,14 @@ def preview(
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(min=1, help="Most conversations that are shown.")] = 3,
     split: Annotated[str, typer.Option(help="train, validation, calibration or gate.")] = "train",
+    private: Annotated[bool, typer.Option("--private", help="Show texts of private sources, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show conversations as the target reads them, and which tokens are supervised.
 
     From the recipe's tokens if they are made; else from its conversations, with the rows' own answers. What a run
-    leaves out is counted by reason; what the recipe says of the draft plays no part.
+    leaves out is counted by reason; what the recipe says of the draft plays no part. Texts of private sources, as
+    served traffic is one, are only shown with --private.
 
     Example: deepspec data preview dspark-qwen3-4b --set target.path=/models/qwen3-4b --set data.source=chats.jsonl
     """
@@ -33,7 +35,13 @@ def preview(
 
     with progress_of(console(), "preview") as progress:
         document = preview_command.document(
-            recipe, overrides or [], num_rows=rows, split=split, home=home(), progress=progress
+            recipe,
+            overrides or [],
+            num_rows=rows,
+            split=split,
+            home=home(),
+            show_private=private,
+            progress=progress,
         )
     if as_json:
         print_json(document.to_json())

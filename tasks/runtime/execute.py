@@ -356,6 +356,8 @@ def start_tracking(run: Run[Any], part: RecipeRun) -> None:
         return
     recipe = part.recipe
     tracking = connect(run)
+    if run.alive is not None:
+        run.alive.write()  # from here on there may be runs in MLflow of which this process never hears
     name = keys.run_name(recipe.registered_model, run.run_id)
     parameters = flat(recipe.model_dump(mode="json"))
     run.tracking_run = tracking.start_pipeline_run(name, parameters, _tags_of(run, recipe, tracking))

@@ -11,7 +11,7 @@ import pytest
 from tests.campaign.conftest import Record
 from tests.fixtures.killed_nights import GOOD, Trouble, late_nights, night
 from tests.fixtures.stack import Deployed
-from tests.integration.test_stack import deployed, stack
+from tests.integration.test_stack import REVIEWED, deployed, stack, suspended
 
 __all__ = ["deployed", "stack"]
 
@@ -36,6 +36,21 @@ def test_a_night_ends_right_by_itself_or_by_the_next_one(
 
 def test_three_late_nights_promote_once(deployed: Deployed, undisturbed: str, record: Record) -> None:
     record(late_nights(deployed, undisturbed))
+
+
+def test_a_night_that_waits_for_a_person_is_approved_after_the_stack_was_down(
+    deployed: Deployed, undisturbed: str, record: Record
+) -> None:
+    waiting = deployed.flow_run(*REVIEWED)
+    suspended(deployed, waiting)
+    assert deployed.stack.call("down").returncode == 0
+    deployed.stack.up()
+    assert deployed.api(f"/flow_runs/{waiting}")["state"]["name"] == "Suspended"
+    given = {"reason": "the canary was fine", "name": "Ada"}
+    assert deployed.api(f"/flow_runs/{waiting}/resume", {"run_input": given})["status"] == "ACCEPT"
+    assert deployed.ended(waiting) == "Promoted", deployed.log(waiting)
+    assert [entry["reason"] for entry in deployed.json("models", "history", "reviewed")] == [given["reason"]]
+    record({"waited": "Promoted"})
 
 
 def summary(units: list[dict[str, Any]]) -> dict[str, Any]:

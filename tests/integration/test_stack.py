@@ -31,6 +31,7 @@ from infra.stack.s3 import S3_SERVICES
 from infra.stack.services import SERVICES
 from infra.stack.settings import PORTS, ROOT, Settings
 from infra.stack.variables import write_variables
+from tests.fixtures.killed_nights import Trouble, night
 from tests.fixtures.nights import webhook
 from tests.fixtures.stack import FINAL, STAGES, Deployed, Running, processes, running, wait_for
 
@@ -43,6 +44,9 @@ CANARY = "canary-in-a-coal-mine"
 
 LONGER = ("train.num_steps=100", "train.lr=1e-3", "run.checkpoint_every_steps=10")
 """A training of its own, long enough to be met in the middle."""
+
+SAMPLE = (3, 9, 11, 14)
+"""Of the campaign's nights (`make campaign PART=nights`): in one of them or another each server is killed."""
 
 
 @pytest.fixture(scope="module")
@@ -415,6 +419,8 @@ def test_a_person_approves_on_prefects_page(deployed: Deployed, first: str) -> N
     assert deployed.api(f"/flow_runs/{newer}/resume", {"run_input": given})["status"] == "ACCEPT"
     assert deployed.ended(newer) == "Promoted", deployed.log(newer)
     assert deployed.api(f"/flow_runs/{newer}")["name"].endswith(" · promoted v1")
+    tracked = deployed.tracked("tags.`deepspec.status` = 'awaiting_approval' and attributes.run_name LIKE 'reviewed%'")
+    assert {run["info"]["run_name"].rpartition(" · ")[2] for run in tracked} == {"promoted v1"}
     tags = {*deployed.api(f"/flow_runs/{newer}")["tags"]}
     assert "status:promoted" in tags
     assert not any(tag.startswith("awaiting:") for tag in tags)
@@ -578,6 +584,12 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
     assert resumed["counts"]["resumed_step"] > 0
     assert undisturbed["counts"]["resumed_step"] == 0
     assert resumed["digest"] == undisturbed["digest"]
+
+
+@pytest.mark.parametrize("number", SAMPLE, ids=lambda number: "+".join(Trouble.of(number).killed))
+def test_a_night_ends_right_by_itself_or_by_the_next_one(deployed: Deployed, pair: TwoFlowRuns, number: int) -> None:
+    """Four of the campaign's sixty: 40 s each, for servers come back and two flow runs start."""
+    assert not night(deployed, Trouble.of(number)).wrong
 
 
 RUN = ("run", "tiny", "--set", "train.seed=7", "--set", "gates.min_tau_gain=50")

@@ -40,7 +40,12 @@ time.sleep(600)
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], set[str]]]:
     """What was ended on Prefect's server: (flow runs, those that live meanwhile)."""
     found: list[tuple[list[str], set[str]]] = []
-    monkeypatch.setattr(alive, "end_flow_runs", lambda flow_runs, living: found.append((flow_runs, set(living))))
+
+    def end(flow_runs: list[str], living: set[str]) -> bool:
+        found.append((flow_runs, set(living)))
+        return True
+
+    monkeypatch.setattr(alive, "end_flow_runs", end)
     return found
 
 
@@ -120,6 +125,20 @@ def test_its_runs_in_mlflow_are_ended_as_its_record_says(
     assert len(ended) == 2
 
 
+def test_a_run_in_mlflow_of_which_it_never_heard_is_ended(
+    tmp_path: Path, ended: list[tuple[list[str], set[str]]]
+) -> None:
+    """MLflow and the run were killed while the one made the other's run."""
+    tracking = Tracking.embedded(tmp_path)
+    unheard = tracking.start_pipeline_run("tiny", {}, {keys.RUN_ID: "dead"})
+    died(tmp_path, "dead", mlflow=tracking.shown_uri)
+    following = run_of(tmp_path)
+    following.tracking = tracking
+    alive.end_dead(following)
+    assert tracking._server.client.get_run(unheard).info.status == "KILLED"
+    assert not (tmp_path / "running" / "dead.json").exists()
+
+
 @pytest.mark.parametrize("where", ["its store", "another store"])
 def test_a_run_of_another_machine_is_dead_only_if_its_lease_is_over(
     tmp_path: Path, ended: list[tuple[list[str], set[str]]], where: str
@@ -140,20 +159,35 @@ def test_a_run_of_another_machine_is_dead_only_if_its_lease_is_over(
 
 
 def test_what_another_server_knows_is_left_to_a_run_that_reaches_it(
-    tmp_path: Path, ended: list[tuple[list[str], set[str]]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = died(tmp_path, prefect="http://elsewhere:4200", tracking_runs=["r"], mlflow="http://elsewhere:5000")
-    alive.end_dead(run_of(tmp_path))
+    monkeypatch.setattr(alive, "end_flow_runs", lambda *_: False)  # it knows none of them
+    here = run_of(tmp_path)
+    here.tracking = Tracking.embedded(tmp_path)
+    alive.end_dead(here)
     assert read_record(tmp_path, "dead") is not None
-    assert not ended
     left = json.loads(note.read_text())
     assert (left["flow_runs"], left["tracking_runs"]) == (["flow run of dead"], ["r"])
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere:4200")
     there = run_of(tmp_path)
     there.on_shared_server = True
     alive.end_dead(there)
-    assert len(ended) == 1
     assert json.loads(note.read_text())["flow_runs"] == []
+
+
+def test_a_server_that_answers_at_another_address_now_ends_what_it_knows(
+    tmp_path: Path, ended: list[tuple[list[str], set[str]]]
+) -> None:
+    tracking = Tracking.embedded(tmp_path)
+    known = tracking.start_pipeline_run("dead", {})
+    note = died(tmp_path, prefect="http://before:4200", tracking_runs=[known], mlflow="http://before:5000")
+    following = run_of(tmp_path)
+    following.tracking = tracking
+    alive.end_dead(following)
+    assert tracking._server.client.get_run(known).info.status == "KILLED"
+    assert len(ended) == 1
+    assert not note.exists()
 
 
 def test_a_flow_run_that_a_live_run_has_gone_on_with_is_left_alone(

@@ -61,6 +61,7 @@ def test_the_bundle_is_the_draft_and_arguments_are_the_engines(tmp_path: Path) -
         "method": "eagle3",
         "model": ".",
         "num_speculative_tokens": 2,
+        "draft_sample_method": "probabilistic",
         SCHEDULE_FIELD: CONTENTS[DRAFT_LENGTHS],
     }
 

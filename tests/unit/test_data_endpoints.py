@@ -70,7 +70,7 @@ def conversations(folder: Path, config: Config, rows: Sequence[Sequence[str]]) -
     made.mkdir(parents=True)
     source = folder / "rows.jsonl"
     source.write_text("".join(json.dumps({"turns": list(turns)}) + "\n" for turns in rows))
-    write_conversations(config, [source], made)
+    write_conversations(config, [config.source[0].model_copy(update={"path": str(source)})], made)
     return made
 
 
@@ -277,6 +277,23 @@ def test_what_cannot_be_answered_is_quarantined_with_the_servers_words(
         answer(
             tmp_path / "strict", [calm.url], config.model_copy(update={"max_quarantined_share": 0.1}), made, tokenizer
         )
+
+
+def test_of_private_prompts_neither_they_nor_a_servers_words_about_them_are_shown(
+    calm: Server, tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same bad prompts as above; what the server says is not even logged while it seems to be down."""
+    config = config_of(max_quarantined_share=0.6, source={"path": "given", "private": True})
+    bad = [["REFUSE me"], ["EMPTY me"], ["OTHER me"], ["BREAK me"], ["HTML me"]]
+    made = conversations(tmp_path, config, [*bad, *([f"fine {n}"] for n in range(5))])
+    with caplog.at_level(logging.DEBUG):
+        summary = answer(tmp_path / "out", [calm.url], config, made, tokenizer, quotes=False)
+    assert summary["quarantined"] == 5
+    rows = table(tmp_path / "out", "quarantine")
+    assert {row["excerpt"] for row in rows} == {""}
+    assert "the endpoint refuses the request (HTTP 400)" in {row["reason"] for row in rows}
+    assert "HTTP Request" in caplog.text
+    assert not any(word in caplog.text for word in (" me", "my liking", "breaks me", "<html>"))
 
 
 @pytest.mark.parametrize(

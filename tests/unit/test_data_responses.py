@@ -58,7 +58,8 @@ def make(
         (folder / name).mkdir(parents=True)
     source = folder / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_conversations(config, [source], folder / "conversations")
+    entry = config.source[0].model_copy(update={"path": str(source)})
+    write_conversations(config, [entry], folder / "conversations")
     return write_responses(
         config, folder / "conversations", folder / "responses", generate=generate, tokenizer=tokenizer, chat=CHATML
     )
@@ -374,3 +375,37 @@ def test_seeds() -> None:
     assert len(values) == 16
     assert all(0 <= value < 2**63 for value in values)
     assert answer_seed(0, "prompt", 0, 0) == 4901435874503196829  # the same on every machine and in every version
+
+
+def served(model: str | None, *contents: str) -> dict[str, Any]:
+    return {**chat(*contents), **({} if model is None else {"model": model})}
+
+
+def test_answers_that_the_target_has_served_are_kept_and_the_others_given_anew(tmp_path: Path, tokenizer: Any) -> None:
+    """Of a kept one only the last answer is supervised: who gave those before it the log does not say."""
+    rows = [
+        served("our-8b", "one", "said", "two", "served"),
+        served("another", "three", "foreign"),
+        served(None, "four"),
+        served("our-8b", "five", "served too"),
+    ]
+    fields = {"source": {"path": "{date}", "traffic": {"days": 1, "consent_field": None}}}
+    wanted = {"mode": "served", "served_by": "our-8b"}
+    found = make(tmp_path, tokenizer, rows, Engine(tokenizer), responses=wanted, **fields)
+    assert found["served"] == {"kept": 2, "of_other_models": 1, "unanswered": 1}
+    by_prompt = {row["messages"][0]["content"]: row for row in table(tmp_path)}
+    assert [one["content"] for one in by_prompt["one"]["messages"]] == ["one", "said", "two", "served"]
+    assert [one["weight"] for one in by_prompt["one"]["messages"]] == [None, "0", None, None]
+    assert by_prompt["five"]["output_ids"] is None
+    assert [row["messages"][1]["content"][:7] for row in (by_prompt["three"], by_prompt["four"])] == ["answer "] * 2
+    assert by_prompt["three"]["output_ids"] is not None
+
+
+def test_a_log_of_another_target_has_no_answer_to_keep(tmp_path: Path, tokenizer: Any) -> None:
+    fields = {"source": {"path": "{date}", "traffic": {"days": 1, "consent_field": None}}}
+    wanted = {"mode": "served", "served_by": ["our-8b", "our-8b-fp8"]}
+    with refused(DataError, "our-8b or our-8b-fp8", where="data.responses.served_by"):
+        make(tmp_path, tokenizer, [served("another", "one", "two")], Engine(tokenizer), responses=wanted, **fields)
+    for wrong in ({"mode": "served"}, {"served_by": "our-8b"}):
+        with pytest.raises(ValueError, match="served_by"):
+            Config.model_validate({"source": "given", "responses": wrong})

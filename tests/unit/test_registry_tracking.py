@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,28 @@ def test_a_child_run_that_breaks_keeps_its_metrics_and_says_so(
     (record,) = children(client, parent)
     assert record.info.status == status
     assert record.data.metrics == {"loss": 2.0}
+
+
+def test_a_run_of_which_nobody_heard_is_deleted_at_the_end(tracking: Tracking, client: Any) -> None:
+    """The server made it, was killed, and is asked again: neither the parent nor a child is there twice."""
+    process = {keys.RUN_ID: "20261203-020000-aaaaaa"}
+    twice = [tracking.start_pipeline_run("tiny", {}, process) for _ in range(2)]
+    children_twice = []
+    for _ in range(2):
+        with tracking.child_run(twice[1], "train") as run:
+            children_twice.append(run)
+            run.metric(0, "loss", 1.0, "nats")
+    other = tracking.start_pipeline_run("another process", {}, {keys.RUN_ID: "20261203-020000-bbbbbb"})
+    (lost_child, _) = (one.info.run_id for one in children(client, twice[1]))
+    client.update_run(lost_child, status="RUNNING")
+    for unheard in (twice[0], lost_child):
+        del tracking._made[unheard]
+    tracking.finish(twice[1])
+    left = {run.info.run_id: run.info.status for run in client.search_runs([tracking.experiment_id])}
+    assert left[twice[1]] == "FINISHED"
+    assert left[other] == "RUNNING"
+    assert not {twice[0], lost_child} & set(left)
+    assert [run.info.status for run in children(client, twice[1])] == ["FINISHED"]
 
 
 def test_of_a_dead_run_only_what_still_runs_is_ended(tracking: Tracking, client: Any) -> None:
@@ -623,6 +646,28 @@ def test_a_run_gets_the_name_of_its_outcome(tracking: Tracking, client: Any) -> 
         tracking.end_dead(dead, "KILLED", "interrupted")
     names = [client.get_run(run).info.run_name for run in (ended, dead)]
     assert names == ["tiny · 2026-12-01 · promoted v1", "tiny · 2026-12-01 · interrupted"]
+
+
+def test_a_run_that_waited_for_a_person_gets_the_name_of_what_came_of_it(
+    tracking: Tracking, client: Any, tmp_path: Path
+) -> None:
+    """The version that was promoted, an earlier one, and one of a model that still waits."""
+    tags = {keys.STATUS: keys.WAITING}
+    names = {}
+    for model, version in (("tiny", "1"), ("tiny", "2"), ("other tiny", "2")):
+        run = tracking.start_pipeline_run(model, {})
+        name = keys.run_name(model, "20261203-020000-aaaaaa", keys.WAITING, version)
+        tracking.finish(run, tags=tags, name=name)
+        names[run] = name
+    directory, draft = a_draft(tmp_path)
+    for _ in range(2):
+        serves = tracking.register(directory, "tiny", next(iter(names)), {}, draft=draft)
+        tracking.name_waiting(replace(serves, version="2"))
+        assert [client.get_run(run).info.run_name for run in names] == [
+            "tiny · 2026-12-03 · superseded v1",
+            "tiny · 2026-12-03 · promoted v2",
+            "other tiny · 2026-12-03 · awaiting approval v2",
+        ]
 
 
 def test_what_is_measured_of_versions_stands_with_run_and_version_and_in_one_chart(

@@ -87,7 +87,14 @@ def test_every_cell_that_an_engine_loads_has_its_command(
         made = launch(found, server(further=("--max-model-len", "512")))
         if engine == "vllm":
             method, variables = VLLM[row]
-            speculative = json.dumps({"method": method, "model": str(out), "num_speculative_tokens": k})
+            speculative = json.dumps(
+                {
+                    "method": method,
+                    "model": str(out),
+                    "num_speculative_tokens": k,
+                    "draft_sample_method": "probabilistic",
+                }
+            )
             expected = [
                 *("-m", "vllm.entrypoints.openai.api_server"),
                 *("--model", "/models/target", "--served-model-name", "target"),

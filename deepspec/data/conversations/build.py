@@ -34,6 +34,7 @@ from deepspec.data.conversations.mixture import (
     sample_key,
 )
 from deepspec.data.conversations.near_duplicates import NearDuplicate, NearDuplicates
+from deepspec.data.conversations.seen_requests import SeenRequests
 from deepspec.data.conversations.splits import assign
 from deepspec.data.conversations.statistics import Statistics, name_of
 from deepspec.data.provenance import PositionWriter
@@ -44,7 +45,9 @@ from deepspec.data.sources.finding import Source, find
 from deepspec.data.sources.parsing import conversation_hash, parse_conversation, prompt_hash
 from deepspec.data.sources.readers import read_rows, source_bytes
 from deepspec.data.sources.rows import Message, Position, RowRejected, excerpt_of, source_name
-from deepspec.data.tables import MESSAGES, TOOLS, TableWriter, with_tools, write_summary
+from deepspec.data.tables import MESSAGES, PRIVATE, TOOLS, TableWriter, with_tools, write_summary
+from deepspec.data.traffic.exchange import MODEL, REQUEST, USER
+from deepspec.data.traffic.window import account_of
 from deepspec.errors import DataError
 from deepspec.progress import SILENT, Progress
 
@@ -124,16 +127,19 @@ class _Making:
     def read(self, found: Sequence[Source], accounts: Sequence[Account], benchmarks: Benchmarks) -> None:
         """Put each row of the sources into the spills or the quarantine, or leave it out as a benchmark's."""
         self._statistics.accounts = accounts
+        for account, entry in zip(accounts, self._entries, strict=True):
+            account.is_private = entry.is_private
+            account.traffic = account_of(entry.path) if entry.traffic is not None else None
         self._rows_by_source.update({source_name(source.path): 0 for source in found})
         self._progress.start(sum(map(source_bytes, found)), "bytes")
         with (
             Quarantine(self._out) as quarantine,
             TableWriter(self._out / "about" / "decontaminated.parquet", _CONTAMINATED_SCHEMA) as contaminated,
         ):
-            with self._spills:
+            with self._spills, SeenRequests(self._folder) as seen:
                 for source in found:
                     before = self._counts["rows"]
-                    self._read_source(source, benchmarks, quarantine, contaminated)
+                    self._read_source(source, benchmarks, quarantine, contaminated, seen)
                     self._rows_by_source[source_name(source.path)] += self._counts["rows"] - before
                     if self._counts["rows"] == before:
                         logger.warning("%s holds no row", source.path)
@@ -218,6 +224,8 @@ class _Making:
         schema = CONVERSATIONS_SCHEMA
         if self._spills.have_tools:
             schema = with_tools(schema, weights=self._spills.have_weights)
+        if any(entry.traffic is not None for entry in self._entries):
+            schema = schema.append(pa.field(USER, pa.string())).append(pa.field(MODEL, pa.string()))
         self._progress.start(self._num_spilled(), "conversations")
         with ExitStack() as stack:
             writers = {
@@ -228,7 +236,7 @@ class _Making:
                 TableWriter(self._out / "about" / "near_duplicates.parquet", _NEAR_DUPLICATES_SCHEMA)
             )
             last_prompt = None
-            for row, index, is_copy in self._indexed(["messages"]):
+            for row, index, is_copy in self._indexed(["messages", USER, MODEL]):
                 self._progress.advance()
                 if index in kept_prompts:
                     kept_prompts[index] = row["prompt_id"]
@@ -276,6 +284,8 @@ class _Making:
             summary["decontaminated"] = counts["decontaminated"]
         if is_mixture(self._entries):
             summary["left_out_of_mixture"] = counts["left_out_of_mixture"]
+        if any(entry.is_private for entry in self._entries):
+            summary[PRIVATE] = True
         write_summary(self._out / "summary.json", summary)
         self._statistics.write(self._out)
         _check_splits(config, splits)
@@ -283,21 +293,35 @@ class _Making:
         return {**summary, "rows_by_source": dict(self._rows_by_source), "sources": self._statistics.sources()}
 
     def _read_source(
-        self, source: Source, benchmarks: Benchmarks, quarantine: Quarantine, contaminated: TableWriter
+        self,
+        source: Source,
+        benchmarks: Benchmarks,
+        quarantine: Quarantine,
+        contaminated: TableWriter,
+        seen: SeenRequests,
     ) -> None:
         config = self._config
-        account = self._statistics.accounts[source.entry]
+        account, entry = self._statistics.accounts[source.entry], self._entries[source.entry]
         for row in read_rows(source, max_row_bytes=config.max_row_bytes, account=account):
             self._count(source.entry, "rows")
             self._progress.advance(row.num_bytes)
             try:
                 if row.rejection is not None:
                     raise row.rejection
-                messages, tools, unread = parse_conversation(row.value, config)
+                value, served = _served(row.value) if entry.traffic is not None else (row.value, {})
+                request = served.get(REQUEST)
+                if request is not None and not seen.add(request):
+                    self._counts["repeated_requests"] += 1
+                    self._count(source.entry, "duplicates")
+                    account.count(())
+                    continue
+                messages, tools, unread = parse_conversation(value, config)
             except RowRejected as rejection:
+                excerpt = row.excerpt if row.rejection is not None else _excerpt(row.value)
+                if entry.is_private:
+                    rejection, excerpt = rejection.unquoted(), ""
                 account.refuse(rejection.reason)
                 self._statistics.count(source.entry, "quarantined")
-                excerpt = row.excerpt if row.rejection is not None else _excerpt(row.value)
                 quarantine.add(row.position, rejection, excerpt)
                 continue
             account.count(unread | row.unread)
@@ -316,6 +340,8 @@ class _Making:
                     "row": row.position.row,
                     "entry": source.entry,
                     "rank": self._ranks[source.entry],
+                    USER: served.get(USER),
+                    MODEL: served.get(MODEL),
                 }
             )
 
@@ -339,7 +365,8 @@ class _Making:
         return quotas(available, self._entries, self._config.max_rows)
 
     def _num_spilled(self) -> int:
-        return self._counts["rows"] - self._counts["excluded"] - self._counts["decontaminated"] - self._num_quarantined
+        left_out = ("excluded", "decontaminated", "repeated_requests")
+        return self._counts["rows"] - sum(self._counts[what] for what in left_out) - self._num_quarantined
 
     @property
     def _num_quarantined(self) -> int:
@@ -348,6 +375,15 @@ class _Making:
     def _count(self, entry: int, what: str) -> None:
         self._counts[what] += 1
         self._statistics.count(entry, what)
+
+
+def _served(value: object) -> tuple[object, dict[str, Any]]:
+    """A row that was taken of traffic, and what it says of the request."""
+    if not isinstance(value, dict):
+        return value, {}
+    named = (REQUEST, USER, MODEL)
+    row = {name: inner for name, inner in value.items() if name not in named}
+    return row, {name: value[name] for name in named if name in value}
 
 
 def _contaminated_row(position: Position, found: Contamination) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from deepspec.data.tables import MESSAGES_WITH_WEIGHTS, TOOLS, TableWriter, read_conversations, read_table
+from deepspec.data.traffic.exchange import MODEL, USER
 
 SPILL_SCHEMA = pa.schema(
     [
@@ -21,6 +22,8 @@ SPILL_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("row", pa.int64()),
         ("entry", pa.int32()),
+        (USER, pa.string()),
+        (MODEL, pa.string()),
         ("rank", pa.int32()),
     ]
 )

@@ -90,6 +90,8 @@ class Statistics:
         self._splits[entry][split] += 1
         self._lengths[entry].add(row["messages"])
         self._all_lengths.add(row["messages"])
+        if self._entries[entry].is_private:
+            return
         shown = self._shown[entry]
         # The largest of negative draws are the smallest draws; ids differ, so messages are never compared.
         item = (-fraction_of(self._seed, "shown", row["id"]), row["id"], split, row["messages"])

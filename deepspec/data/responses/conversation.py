@@ -163,6 +163,24 @@ class Conversation:
         self._waiting.clear()
 
 
+class Served:
+    """A conversation whose last answer the target has given in production: there is nothing to ask."""
+
+    is_open = is_excluded = was_cut_off = False
+    turns_left_out = 0
+
+    def __init__(self, indexed: IndexedRow) -> None:
+        self.indexed = indexed
+
+    def outcome(self, config: Config) -> Outcome:
+        """The row as it is, its last answer alone supervised."""
+        del config
+        indexed, messages = self.indexed, self.indexed.row["messages"]
+        kept = [{**message, "weight": "0"} if message["role"] == "assistant" else message for message in messages[:-1]]
+        row = {**indexed.row, **NO_ANSWER, "messages": [*kept, messages[-1]]}
+        return Outcome(indexed.split, indexed.position, indexed.index, row, None, "")
+
+
 NO_ANSWER = dict.fromkeys(
     ("prompt_ids", "output_ids", "finish_reason", "sampling", "engine", "engine_version", "ids_from")
 )

@@ -42,6 +42,7 @@ _TOKEN_BYTES = 256
 
 _LONGEST_REST_SECONDS = 7 * 24 * 3600.0
 _MAX_NAMES = 4
+_WITHHELD = "its words are not shown: a source is private"
 _BUSY = (429, 502, 503, 504)  # says of the server, not of the request, that it cannot
 _PASSING = (408, 425, 500)
 
@@ -94,8 +95,8 @@ class Exchange:
     """Requests to the endpoints of one pool.
 
     Args:
-        config, model, vocabulary, max_length_tokens, timeout_seconds, limit_name, api_key, asks_rounds: as in
-            `Endpoints`.
+        config, model, vocabulary, max_length_tokens, timeout_seconds, limit_name, api_key, asks_rounds,
+            quotes: as in `Endpoints`.
 
     Attributes:
         last_sign: when an endpoint last showed a sign of life, `time.monotonic`.
@@ -113,8 +114,10 @@ class Exchange:
         limit_name: str,
         api_key: str | None,
         asks_rounds: bool = False,
+        quotes: bool = True,
     ) -> None:
         self._asks_rounds = asks_rounds
+        self._quotes = quotes
         self._config = config
         self._model = model
         self._vocabulary = vocabulary
@@ -143,12 +146,12 @@ class Exchange:
         try:
             found = read_completion(reply.content, request, model, self._vocabulary, engine=engine, version=version)
         except BadReply as error:
-            failure = GenerationFailure(request.id, error.reason, self._safe(error.words))
+            failure = GenerationFailure(request.id, error.reason, self._said(error.words))
             raise Again(failure, is_counted=True) from error
         except DataError as error:
             error.where = endpoint.url
             raise
-        return replace(found, words=self._safe(found.words)) if isinstance(found, GenerationFailure) else found
+        return replace(found, words=self._said(found.words)) if isinstance(found, GenerationFailure) else found
 
     async def _send(
         self, endpoint: Endpoint, name: str, method: str, path: str, body: dict[str, Any] | None = None
@@ -260,7 +263,11 @@ class Exchange:
         return [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
 
     def _words(self, reply: "httpx.Response") -> str:
-        return self._safe(words_of(reply.content))
+        return self._said(words_of(reply.content))
+
+    def _said(self, words: str) -> str:
+        """What a server said of a request, which it may repeat; nothing of one that is private."""
+        return self._safe(words) if self._quotes else _WITHHELD
 
     def _safe(self, words: str) -> str:
         """A server's words, shortened and without the key: some repeat what they were sent."""

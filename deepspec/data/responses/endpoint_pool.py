@@ -74,6 +74,7 @@ class Endpoints:
         patience_seconds: how long no endpoint may have replied before it is given up.
         pause_seconds: mean of the first pause after a failure.
         asks_rounds: whether answers are to come with the rounds of speculative decoding behind them.
+        quotes: whether a server's words about a request may be shown: they may repeat it.
 
     Raises:
         DataError: on entering: an endpoint serves another model, an engine of another version than the others', or
@@ -96,6 +97,7 @@ class Endpoints:
         patience_seconds: float = 300.0,
         pause_seconds: float = 0.5,
         asks_rounds: bool = False,
+        quotes: bool = True,
     ) -> None:
         self._endpoints = [Endpoint(url) for url in urls]
         self._exchange = Exchange(
@@ -107,6 +109,7 @@ class Endpoints:
             limit_name=limit_name,
             api_key=api_key,
             asks_rounds=asks_rounds,
+            quotes=quotes,
         )
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds

@@ -16,6 +16,7 @@ _MOST_NAMES = 100
 _MOST_FILES = 1000
 _FILES_SHOWN = 5
 _REASONS_SHOWN = 3
+_DAYS_SHOWN = 5
 OTHER = "(others)"
 
 
@@ -31,6 +32,8 @@ class Account:
         rows: read, those that were refused among them.
         unread: field -> rows in which it holds something and is not read.
         refused: reason -> rows that cannot be used.
+        is_private: whether names of fields are counted without saying them.
+        traffic: what became of the rows of its logs, of a source of traffic.
     """
 
     def __init__(self, name: str, splits: Collection[str] = (), not_read: Sequence[NotRead] = ()) -> None:
@@ -38,6 +41,8 @@ class Account:
         self.rows = 0
         self.unread: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.is_private = False
+        self.traffic: Mapping[str, Any] | None = None
         self._left_out = {item.split for item in not_read if item.split}
         self._splits = set(splits)
         self._not_read = tuple(not_read)
@@ -45,7 +50,7 @@ class Account:
     def count(self, unread: Collection[str]) -> None:
         """Count a row that was read, and its fields that are not."""
         self.rows += 1
-        for field in unread:
+        for field in [OTHER] if unread and self.is_private else unread:
             _count(self.unread, field)
 
     def refuse(self, reason: str) -> None:
@@ -69,6 +74,7 @@ class Account:
             "files_not_read": [
                 {"file": PurePath(item.path).name, "why": item.why} for item in self._not_read[:_MOST_FILES]
             ],
+            **({} if self.traffic is None else {"traffic": dict(self.traffic)}),
         }
 
 
@@ -82,7 +88,21 @@ def lines(name: str, account: Mapping[str, Any]) -> Iterator[str]:
     reasons = [f"{reason} ({count:,})" for reason, count in account["refused"].items()]
     refused = f"{sum(account['refused'].values()):,} refused" + (": " if reasons else "")
     yield f"{name}: {_rows(account['rows'])} read, {refused}{', '.join(reasons[:_REASONS_SHOWN])}"
+    yield from (f"{name}: {line}" for line in traffic_lines(account.get("traffic") or {}))
     yield from warnings(name, account)
+
+
+def traffic_lines(traffic: Mapping[str, Any]) -> Iterator[str]:
+    """What people should know of a window of request logs (deepspec/data/traffic/window.py); nothing of none."""
+    if not traffic:
+        return
+    for what, days in (("of the window without a log", traffic["missing_days"]), ("to come", traffic["future"])):
+        if days:
+            more = f" and {len(days) - _DAYS_SHOWN:,} more" if len(days) > _DAYS_SHOWN else ""
+            yield f"{len(days):,} day{'s' if len(days) > 1 else ''} {what}: {', '.join(days[:_DAYS_SHOWN])}{more}"
+    counts = {**traffic["not_taken"], **traffic["refused"], **traffic["remarks"]}
+    listed = "".join(f"; {reason}: {count:,}" for reason, count in counts.items())
+    yield f"{traffic['window']}: {traffic['taken']:,} of {_rows(traffic['rows'])} of logs taken{listed}"
 
 
 def warnings(name: str, account: Mapping[str, Any]) -> Iterator[str]:

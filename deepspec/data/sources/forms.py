@@ -94,7 +94,7 @@ def read_conversation(row: object, *, thoughts: bool = False) -> Conversation:
         raise RowRejected("row is not an object")
     form = next((form for form in FORMS if not _is_empty(row.get(form.column))), None)
     if form is None:
-        raise RowRejected(_formless(row))
+        raise RowRejected(_formless(row), plain="row without messages")
     unread = {_named(name) for name, value in row.items() if name not in form.fields and not _is_empty(value)}
     messages = form.read(row, thoughts, unread)
     system = row.get("system")
@@ -174,7 +174,8 @@ def _role_of(turn: object) -> str:
     if not isinstance(role, str):
         raise RowRejected("message without a role")
     if role not in ROLES:
-        raise RowRejected(f"unknown role {excerpt_of(role)[:30]!r}", detail=f"known are {', '.join(ROLES)}")
+        reason = f"unknown role {excerpt_of(role)[:30]!r}"
+        raise RowRejected(reason, detail=f"known are {', '.join(ROLES)}", plain="unknown role")
     return ROLES[role]
 
 
@@ -233,7 +234,8 @@ def _text_of(content: object, place: str, unread: set[str]) -> object:
     for part in content:
         text = part.get("text") if isinstance(part, Mapping) else part
         if isinstance(part, Mapping) and part.get("type", "text") not in ("text", "input_text", "output_text"):
-            raise RowRejected(f"content has a part of the type {excerpt_of(str(part['type']))[:30]!r}, not text")
+            reason = f"content has a part of the type {excerpt_of(str(part['type']))[:30]!r}, not text"
+            raise RowRejected(reason, plain="content has a part that is not text")
         if not isinstance(text, str):
             raise RowRejected("content is not a string")
         texts.append(text)

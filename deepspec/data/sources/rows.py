@@ -23,12 +23,18 @@ class RowRejected(DataError):
     Args:
         reason: why, in words that many rows can share (they are counted by it).
         detail: what is particular to this row, if anything.
+        plain: the reason without what it quotes of the row; None: it quotes nothing.
     """
 
-    def __init__(self, reason: str, *, detail: str | None = None) -> None:
+    def __init__(self, reason: str, *, detail: str | None = None, plain: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
+        self.plain = plain or reason
+
+    def unquoted(self) -> "RowRejected":
+        """The same without anything that the row says: of a source that is private."""
+        return RowRejected(self.plain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,16 @@ from deepspec.data.provenance import Positions
 from deepspec.data.quarantine import Quarantine, check_splits
 from deepspec.data.responses.conversation import NO_ROOM
 from deepspec.data.sources.rows import Position, RowRejected, excerpt_of
-from deepspec.data.tables import IDS, TOOLS, TableWriter, count_rows, read_conversations, write_summary
+from deepspec.data.tables import (
+    IDS,
+    PRIVATE,
+    TOOLS,
+    TableWriter,
+    count_rows,
+    is_private,
+    read_conversations,
+    write_summary,
+)
 from deepspec.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -85,6 +94,7 @@ def write_tokens(
     splits: dict[str, Counter[str]] = {}
     positions = Positions(responses_dir)
     answers: Counter[str] = Counter()
+    private = is_private(responses_dir)
     with Quarantine(out) as quarantine, ExitStack() as stack:
         for split in SPLITS:
             writer = stack.enter_context(TableWriter(out / f"{split}.parquet", TOKENS_SCHEMA))
@@ -98,7 +108,10 @@ def write_tokens(
                     kept = cut_to_length(config, encoded, counts)
                 except RowRejected as rejection:
                     position = positions.of(row["prompt_id"], index, Position(f"{split}.parquet", row_number))
-                    quarantine.add(position, rejection, excerpt_of(row["messages"][-1]["content"]))
+                    if private:
+                        quarantine.add(position, rejection.unquoted(), "")
+                    else:
+                        quarantine.add(position, rejection, excerpt_of(row["messages"][-1]["content"]))
                     continue
                 if kept is not None:
                     writer.write(_token_row(row, kept))
@@ -112,6 +125,7 @@ def write_tokens(
         "tokenizer": tokenizer_fingerprint(tokenizer),
         **counts,
         **quarantine.counts(),
+        **({PRIVATE: True} if private else {}),
     }
     write_summary(out / "summary.json", summary)
     check_splits(num_rows, {split: counted["rows"] for split, counted in splits.items()})

@@ -134,6 +134,7 @@ def _rows(
     from deepspec.data.sources.parsing import as_supervised, parse_conversation
     from deepspec.data.sources.rows import RowRejected
 
+    private = any(entry.is_private for entry in config.source)
     raw = (row for source in sources for row in _some_rows(config, source, len(sources), whole=whole))
     for value in islice(raw, _MOST_ROWS):
         try:
@@ -142,7 +143,7 @@ def _rows(
             messages, tools, _ = parse_conversation(value, config)
             yield as_supervised(messages, config), tools
         except RowRejected as rejection:
-            refused[rejection.reason] += 1
+            refused[rejection.plain if private else rejection.reason] += 1
 
 
 def _some_rows(config: Config, source: "Source", num_sources: int, *, whole: bool) -> Iterator[object]:
@@ -215,7 +216,7 @@ def _lengths(
                 found.append((len(renderer.prompt_ids(messages, tools=tools)) + answers, answers))
             except RowRejected as rejection:
                 refused[rejection.reason] += 1
-    generated = config.responses.mode == "regenerate"
+    generated = config.responses.generates
     for tokens, supervised in found:
         limit = config.responses.max_new_tokens if generated else supervised
         kept = min(supervised, limit)

@@ -154,7 +154,7 @@ def rendered(
 ) -> tuple[list[ShownDocument], dict[str, int]]:
     """The first rows of a split's conversations, as the stages would render them.
 
-    Nothing is generated: with `data.responses.mode` "regenerate" the rows' own answers stand in for the target's, and
+    Nothing is generated: where the target will answer, the rows' own answers stand in for the target's, and
     a row without an answer is its prompt.
 
     Args:
@@ -203,7 +203,7 @@ def left_out(summary: Mapping[str, Any]) -> dict[str, int]:
 def _shown(config: Config, renderer: Renderer, position: str, row: Mapping[str, Any]) -> ShownDocument:
     row = {TOOLS: None, **row, "prompt_ids": None, "output_ids": None, "finish_reason": None}
     messages = row["messages"]
-    regenerated = config.responses.mode == "regenerate"
+    regenerated = config.responses.generates
     if not any(message["role"] == "assistant" for message in messages):
         if not regenerated:
             raise RowRejected("no answer to keep (data.responses.mode is keep)")

@@ -52,6 +52,7 @@ class Tracking(Versions):
         super().__init__(Connection(uri, root, experiment))
         self._outbox = Outbox(self._server.ask_again)
         self._writers: dict[str, RunWriter] = {}
+        self._made: dict[str, str] = {}  # MLflow's id -> the pipeline run of whose process it is
 
     @classmethod
     def embedded(cls, home: Path, experiment: str = "deepspec") -> "Tracking":
@@ -107,7 +108,7 @@ class Tracking(Versions):
             TrackingError: MLflow does not answer or refuses.
         """
         self._show_as_training()
-        run_id = self._create_run(name, {}, started=_milliseconds())
+        run_id = self._create_run(name, _process_of(tags or {}), started=_milliseconds())
         writer = self.writer(run_id)
         writer.tags(tags or {})
         writer.params(recipe_flat_params)
@@ -147,11 +148,12 @@ class Tracking(Versions):
         """
         made: list[str] = []
         started = _milliseconds()
-        self._outbox.send(
-            lambda: made.append(
-                self._create_run(name, {"mlflow.parentRunId": parent, keys.STAGE: name}, started=started)
-            )
-        )
+        tags = {
+            "mlflow.parentRunId": parent,
+            keys.STAGE: name,
+            **_process_of({keys.RUN_ID: self._made.get(parent, "")}),
+        }
+        self._outbox.send(lambda: made.append(self._create_run(name, tags, started=started)))
         send = self._sender(lambda: made[0])
         with flushed(RunWriter(send), lambda status: self._end(send, status)) as writer:
             yield writer
@@ -170,8 +172,24 @@ class Tracking(Versions):
         self._end(send, status)
         if name:
             send(lambda client, run_id: client.update_run(run_id, name=name))
+        if self._made.get(run_id):
+            send(self._delete_doubles)
         if not self._outbox.settle(_LAST_SECONDS):
             logger.warning("MLflow does not answer: the end of this run is not tracked there.")
+
+    def _delete_doubles(self, client: Any, run_id: str) -> None:
+        """Delete runs that were made without anybody's hearing of it: the server was killed before it could answer.
+
+        MLflow's client asks again by itself, and so do we; then there is another one, which has all there is to say.
+        """
+        for one in self._running(client, self._made[run_id]):
+            if one.info.run_id not in self._made:
+                client.delete_run(one.info.run_id)
+
+    def _running(self, client: Any, process: str) -> list[Any]:
+        """What MLflow shows as going on of a pipeline run's process."""
+        wanted = f"tags.`{keys.RUN_ID}` = '{process}' and attributes.status = 'RUNNING'"
+        return list(client.search_runs([self._server.experiment_id], wanted))
 
     def measured(self, version: RegisteredVersion, run_id: str, values: Mapping[str, float]) -> None:
         """Record what was measured of a version: with the run, with the version, and in the chart of all versions.
@@ -217,6 +235,39 @@ class Tracking(Versions):
             if keys.STATUS not in run.data.tags:
                 client.set_tag(run_id, keys.STATUS, recorded)
                 client.update_run(run_id, name=f"{run.info.run_name} · {recorded.replace('_', ' ')}")
+
+    def end_unheard(self, process: str, status: Status) -> None:
+        """End whatever still runs of a pipeline run whose process died: also what it was never told of.
+
+        Args:
+            process: its id, as in `run.json`.
+            status: how MLflow shows them.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        with self._server.named_errors():
+            client = self._server.client
+            for one in self._running(client, process):
+                client.set_terminated(one.info.run_id, status)
+
+    def name_waiting(self, version: RegisteredVersion) -> None:
+        """Let the names of runs whose draft waited for a person say what came of it, once a version is promoted.
+
+        Args:
+            version: the one that serves now; all others of its model wait no more.
+        """
+        waited = f" · {keys.WAITING.replace('_', ' ')} v"
+
+        def send(client: Any, model: str) -> None:
+            wanted = f"tags.`{keys.STATUS}` = '{keys.WAITING}' and attributes.run_name LIKE '%{waited}%'"
+            for run in client.search_runs([self._server.experiment_id], wanted):
+                name, _, number = run.info.run_name.rpartition(waited)
+                if name.rpartition(" · ")[0] == model:
+                    became = "promoted" if number == version.version else "superseded"
+                    client.update_run(run.info.run_id, name=f"{name} · {became} v{number}")
+
+        self._sender(lambda: version.name)(send)
 
     def patiently(
         self,
@@ -264,7 +315,13 @@ class Tracking(Versions):
             run = self._server.client.create_run(
                 self._server.experiment_id, start_time=started, run_name=name, tags=dict(tags)
             )
+        self._made[str(run.info.run_id)] = tags.get(keys.RUN_ID, "")
         return str(run.info.run_id)
+
+
+def _process_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """What a run has from its first moment on, so that it is found if nobody hears its id: its process's own."""
+    return {keys.RUN_ID: tags[keys.RUN_ID]} if tags.get(keys.RUN_ID) else {}
 
 
 def _milliseconds() -> int:

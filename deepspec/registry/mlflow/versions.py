@@ -255,6 +255,8 @@ class Versions:
             wanted = f"tags.`{keys.ALL_VERSIONS}` = {_quoted(model_name)}"
             found = client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"], max_results=1)
             if found:
+                if found[0].info.status == "RUNNING":  # who made it was killed before the next line but one
+                    client.set_terminated(found[0].info.run_id)
                 return str(found[0].info.run_id)
             tags = {keys.ALL_VERSIONS: model_name, keys.NOTE: f"Every version of {model_name}: its number is the step."}
             made = client.create_run(experiment, run_name=f"{model_name} · all versions", tags=tags)

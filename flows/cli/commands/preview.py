@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from deepspec.data.tokens.preview import ShownDocument
 
+_HIDDEN = "A source is private: its texts are not shown without --private."
 _SUPERVISED, _CONTEXT = "bold green", "dim"
 
 
@@ -112,13 +113,21 @@ class PreviewDocument(JsonRecord):
 
 
 def document(
-    name: str, overrides: Sequence[str], *, num_rows: int, split: str, home: Path, progress: Progress = SILENT
+    name: str,
+    overrides: Sequence[str],
+    *,
+    num_rows: int,
+    split: str,
+    home: Path,
+    show_private: bool = False,
+    progress: Progress = SILENT,
 ) -> PreviewDocument:
     """Rows of a recipe's tokens, as one JSON document.
 
     They come from the recipe's tokens artifact if it is in the store. Else they are rendered from its conversations,
     which are made in a temporary folder if they are not there either, and the rows' own answers stand in for what would
-    be generated. What the recipe says of the draft plays no part.
+    be generated. What the recipe says of the draft plays no part. Where a source is private, texts are only shown if
+    that is asked for.
 
     Raises:
         RecipeError: there is no such recipe or split, or its inputs are not made yet.
@@ -165,6 +174,9 @@ def document(
                 recipe.data, split, num_rows, conversations=conversations, tokenizer=tokenizer, chat=chat
             )
             sources = _sources(json.loads((conversations / "about/statistics.json").read_text(encoding="utf-8")))
+    hidden = not show_private and any(entry.is_private for entry in recipe.data.source)
+    if hidden:
+        notes = (*notes, _HIDDEN)
     return PreviewDocument(
         recipe=recipe.name,
         origin="source" if key is None else f"tokens/{key}",
@@ -173,7 +185,7 @@ def document(
         thinking=recipe.data.thinking,
         passed_over=passed,
         notes=notes,
-        rows=tuple(_row(row, tokenizer) for row in rows),
+        rows=tuple(_row(row, tokenizer, hidden=hidden) for row in rows),
         sources=sources,
     )
 
@@ -232,17 +244,18 @@ def _sources(statistics: Mapping[str, Any]) -> tuple[PreviewSource, ...]:
     return tuple(PreviewSource(name=item["name"], input=item["input"]) for item in given)
 
 
-def _row(row: "ShownDocument", tokenizer: "PreTrainedTokenizerFast") -> PreviewRow:
+def _row(row: "ShownDocument", tokenizer: "PreTrainedTokenizerFast", *, hidden: bool) -> PreviewRow:
+    stretches = [
+        Stretch(supervised=supervised, text="" if hidden else text, input_ids=() if hidden else tuple(ids))
+        for supervised, ids, text in row.stretches(tokenizer)
+    ]
     return PreviewRow(
         id=row.id,
         place=row.position,
         num_tokens=len(row.input_ids),
         supervised_tokens=int(row.mask.sum()),
         note=row.note,
-        stretches=tuple(
-            Stretch(supervised=supervised, text=text, input_ids=tuple(ids))
-            for supervised, ids, text in row.stretches(tokenizer)
-        ),
+        stretches=tuple(stretches),
         put_in=tuple(PutIn(at_token=token, text=text) for token, text in row.put_in),
     )
 

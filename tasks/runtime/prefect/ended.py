@@ -6,12 +6,15 @@ from uuid import UUID
 from tasks.runtime.prefect.flow import state_of
 
 
-def end_flow_runs(flow_runs: Collection[str], alive: Collection[str]) -> None:
+def end_flow_runs(flow_runs: Collection[str], alive: Collection[str]) -> bool:
     """Give flow runs, and what of their task runs is running, the state of an interrupted run.
 
     Args:
         flow_runs: their ids; those that have ended stay as they are.
         alive: ids of flow runs that a live process has, which may have gone on with one of them.
+
+    Returns:
+        whether the server knows any of those to be ended, or there are none.
 
     Raises:
         httpx.HTTPError: the server cannot be asked.
@@ -31,16 +34,18 @@ def end_flow_runs(flow_runs: Collection[str], alive: Collection[str]) -> None:
     kept = {*alive, *([str(around.flow_run.id)] if around is not None and around.flow_run is not None else [])}
     dead = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run) for flow_run in flow_runs if flow_run not in kept]))
     if not dead.id or not dead.id.any_:
-        return
+        return True
     begun = TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
     unfinished = TaskRunFilter(state=TaskRunFilterState(type=begun))
     state = state_of("interrupted", "Its process ended without a word; a later run has found that out.")
     with get_client(sync_client=True) as client:
         for task_run in client.read_task_runs(flow_run_filter=dead, task_run_filter=unfinished):
             client.set_task_run_state(task_run.id, state, force=True)
-        for flow_run in client.read_flow_runs(flow_run_filter=dead):
+        known = client.read_flow_runs(flow_run_filter=dead)
+        for flow_run in known:
             if flow_run.state is None or not flow_run.state.is_final():
                 client.set_flow_run_state(flow_run.id, state, force=True)
+    return bool(known)
 
 
 def ousted() -> Iterator[str]:

@@ -174,19 +174,24 @@ def _end(run: "Run[Any]", note: Path, content: dict[str, Any], alive: set[str]) 
 
 def _end_tracking(run: "Run[Any]", run_id: str, content: dict[str, Any], record: RunRecord | None) -> bool:
     """End a dead run's runs in MLflow; whether nothing is left to do there."""
-    if not content["tracking_runs"]:
+    if content["mlflow"] is None:
         return True
-    if run.tracking is None or run.tracking.shown_uri != content["mlflow"]:
+    if run.tracking is None:
         return False
+    # A server that was started again may answer elsewhere; one that knows the run's id is the run's.
+    elsewhere = run.tracking.shown_uri != content["mlflow"]
     ended: TrackedStatus = "KILLED"
     if record is not None and record.status != "interrupted":
         ended = "FAILED" if record.status == "failed" else "FINISHED"
     try:
         for tracking_run in content["tracking_runs"]:
             run.tracking.end_dead(tracking_run, ended, "interrupted" if record is None else record.status)
+        run.tracking.end_unheard(run_id, ended)
     except TrackingLost:
         return False
     except DeepspecError as error:
+        if elsewhere:
+            return False
         logger.warning("Run %s died, and its end could not be tracked: %s", run_id, error)
     return True
 
@@ -195,15 +200,13 @@ def _end_flow_runs(run: "Run[Any]", content: dict[str, Any], alive: set[str]) ->
     """End a dead run's flow runs; whether none is left."""
     if not content["flow_runs"]:
         return True
-    if content["prefect"] != _server(run):
-        return False
     import httpx
 
     try:
-        end_flow_runs(content["flow_runs"], alive)
+        known = end_flow_runs(content["flow_runs"], alive)
     except httpx.HTTPError:
         return False
-    return True
+    return known or content["prefect"] == _server(run)
 
 
 def is_running(home: Path, run_id: str) -> bool:

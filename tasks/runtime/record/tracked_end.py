@@ -51,6 +51,8 @@ def track_end(tracking: "Tracking", tracking_run: str, record: RunRecord, end: E
     }
     version = end.version.version if end.version is not None else None
     name = keys.run_name(end.model, record.run_id, end.status, version)
+    if end.status == "promoted" and end.version is not None:
+        tracking.name_waiting(end.version)
     tracking.finish(tracking_run, ENDS.get(end.status, "FINISHED"), tags=tags, name=name)
 
 

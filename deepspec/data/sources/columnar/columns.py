@@ -10,9 +10,15 @@ from deepspec.errors import DataError
 logger = logging.getLogger(__name__)
 
 
+ALL_COLUMNS = ("*",)
+"""As wanted columns: all there are, whatever they hold."""
+
+
 def columns_to_read(schema: Any, path: str, wanted: Sequence[str] = ()) -> list[str]:
     """The columns of conversations or, in a table that has none, those of the wanted ones that there are."""
     schema = plain_schema(schema)
+    if tuple(wanted) == ALL_COLUMNS:
+        return list(schema.names)
     if not any(name in schema.names and _fits(schema.field(name).type, _FORMS[name]) for name in COLUMNS):
         there = [name for name in wanted if name in schema.names]
         if there:

@@ -6,6 +6,7 @@ Not pickled: a process that damaged bytes led astray may write anything.
 import json
 import struct
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct(">I")
@@ -55,7 +56,9 @@ class Writer:
         """Send what has been written; raises what `write` raises."""
         self._file.flush()
 
-    def _foreign(self, value: object) -> dict[str, str]:
+    def _foreign(self, value: object) -> dict[str, str] | str:
+        if isinstance(value, datetime):
+            return value.isoformat()
         self._has_foreign = True
         return {_FOREIGN: repr(value)}
 
