@@ -5,7 +5,6 @@ to serve at that moment. The engine takes half a minute to start, which is why t
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -255,7 +254,7 @@ def test_a_champion_is_served_and_changed_while_it_answers(served_home: Home, tm
         is_staged(home, server, champion, target, tmp_path / "staged")
         assert server.answers(prompts) == (texts, first.rounds)
     finally:
-        os.kill(server.process.pid, signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
         code = server.process.wait(120)
     assert code == 0, server.said
     assert server.result["exit_code"] == 0
