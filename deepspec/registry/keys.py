@@ -63,6 +63,7 @@ class Entry:
 RECIPE = "deepspec.recipe"
 CODE_VERSION = "deepspec.code_version"
 RUN_ID = "deepspec.run_id"
+PROCESS = "deepspec.made_by_run"
 STAGE = "deepspec.stage"
 STATUS = "deepspec.status"
 UNIT = "deepspec.unit.{metric}"
@@ -113,6 +114,7 @@ KEYS: tuple[Entry, ...] = (
     Entry(Entity.RUN, Sort.TAG, COMMIT, "deepspec's commit, where it is known"),
     Entry(Entity.RUN, Sort.PARAMETER, "{field}", "a field of the resolved recipe, dotted (`train.lr`); lists as JSON"),
     Entry(Entity.RUN, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
+    Entry(Entity.RUN, Sort.TAG, PROCESS, "the same, from its first moment on"),
     Entry(Entity.RUN, Sort.TAG, RECIPE, "name of the recipe"),
     Entry(Entity.RUN, Sort.TAG, CODE_VERSION, "deepspec's version, with the commit where it is known"),
     Entry(
@@ -135,7 +137,7 @@ KEYS: tuple[Entry, ...] = (
     Entry(Entity.RUN, Sort.METRIC, VERDICT_METRIC, "of the verdict on the version that it registered, as there"),
     Entry(Entity.RUN, Sort.ARTIFACT, "report/{file}", "the report: one self-contained page, and its plots"),
     Entry(Entity.RUN, Sort.ARTIFACT, LONG_VALUES, "parameters and tags that were too long for MLflow, in full"),
-    Entry(Entity.CHILD, Sort.TAG, RUN_ID, "the pipeline run's id, as in `run.json`"),
+    Entry(Entity.CHILD, Sort.TAG, PROCESS, "the pipeline run that made it, from its first moment on"),
     Entry(Entity.CHILD, Sort.TAG, STAGE, "the stage it records: `train` or `evaluate`"),
     Entry(Entity.CHILD, Sort.TAG, UNIT, "unit of a metric"),
     Entry(Entity.CHILD, Sort.PARAMETER, "{field}", "a field of the sections that the stage reads"),

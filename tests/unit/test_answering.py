@@ -16,7 +16,7 @@ def test_without_endpoints_it_says_what_to_do(tmp_path: Path) -> None:
     recipe, store = load_recipe("tiny", ["data.responses.engine=endpoint"]), open_store(str(tmp_path))
     job = Job("responses", "0" * 64, "run", tmp_path, store, store.get, execution=recipe.run)
     with refused(RecipeError, "data.responses.engine", where="run.endpoints") as caught:
-        by_endpoints(tmp_path, recipe, job)
+        by_endpoints(tmp_path, recipe, job, private=False)
     assert "--set 'run.endpoints=" in str(caught.value.remedy)
 
 

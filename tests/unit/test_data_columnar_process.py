@@ -153,7 +153,7 @@ _OPENS_PARQUET = re.compile(r"\b(ParquetFile|parquet\.read_\w+|pq\.read_\w+|from
 _OWN_PARQUET = {
     "deepspec/data/tables.py", "deepspec/store/reading/tables.py", "deepspec/store/reading/pieces.py",
     "deepspec/states/token_documents.py", "deepspec/states/format/layout.py", "deepspec/evaluation/load_test.py",
-    "deepspec/evaluation/kept_answers.py",
+    "deepspec/evaluation/kept_answers.py", "deepspec/monitoring/subject.py",
     "deepspec/bench/tokens.py", "deepspec/bench/pair.py", "tasks/gate.py", "flows/seeds.py",
     "flows/cli/commands/compare.py",
 }  # fmt: skip

@@ -31,6 +31,7 @@ from deepspec.data.traffic.dated import Window, days_there, has_days, label_of, 
 from deepspec.data.traffic.intake import TakenDay, take_day
 from deepspec.data.traffic_config import Traffic
 from deepspec.errors import DataError, RecipeError
+from deepspec.file_system import link
 from deepspec.store.fingerprint import Fingerprints
 from deepspec.store.keys import digest_of
 
@@ -215,14 +216,12 @@ def _linked(folder: Path, label: str, taken: Sequence[TakenDay], account: dict[s
     made = folder / content / label
     made.mkdir(parents=True, exist_ok=True)
     for day in (day for day in taken if day.taken):
-        link = made / day.path.name
-        if not link.exists():
-            try:
-                os.link(day.path, link)
-            except FileExistsError:  # another run was faster
-                continue
-            except OSError:  # a file system without links
-                shutil.copyfile(day.path, link)
+        name = made / day.path.name
+        if not name.exists():
+            # Another run may be faster.
+            with contextlib.suppress(FileExistsError):
+                if not link(day.path, name):
+                    shutil.copyfile(day.path, name)
     write_text(made / ACCOUNT_FILE, json.dumps(account, indent=1))
     os.utime(made.parent)
     return made

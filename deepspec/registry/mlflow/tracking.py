@@ -188,7 +188,7 @@ class Tracking(Versions):
 
     def _running(self, client: Any, process: str) -> list[Any]:
         """What MLflow shows as going on of a pipeline run's process."""
-        wanted = f"tags.`{keys.RUN_ID}` = '{process}' and attributes.status = 'RUNNING'"
+        wanted = f"tags.`{keys.PROCESS}` = '{process}' and attributes.status = 'RUNNING'"
         return list(client.search_runs([self._server.experiment_id], wanted))
 
     def measured(self, version: RegisteredVersion, run_id: str, values: Mapping[str, float]) -> None:
@@ -315,13 +315,13 @@ class Tracking(Versions):
             run = self._server.client.create_run(
                 self._server.experiment_id, start_time=started, run_name=name, tags=dict(tags)
             )
-        self._made[str(run.info.run_id)] = tags.get(keys.RUN_ID, "")
+        self._made[str(run.info.run_id)] = tags.get(keys.PROCESS, "")
         return str(run.info.run_id)
 
 
 def _process_of(tags: Mapping[str, str]) -> dict[str, str]:
     """What a run has from its first moment on, so that it is found if nobody hears its id: its process's own."""
-    return {keys.RUN_ID: tags[keys.RUN_ID]} if tags.get(keys.RUN_ID) else {}
+    return {keys.PROCESS: tags[keys.RUN_ID]} if tags.get(keys.RUN_ID) else {}
 
 
 def _milliseconds() -> int:
