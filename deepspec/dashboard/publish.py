@@ -1,7 +1,7 @@
 """Writing the dashboard: `dashboard/index.html` and `dashboard/dashboard.json` in the store, or in a folder.
 
-Both are made anew from all that is in the store. When two runs end at once, one page may lack the other run until the
-next one is written. A run that has done its work does not fail for a page.
+Each time both are written from everything in the store. When two runs end at once, the other run may be missing from
+one page until the next one is written. A run that has done its work does not fail for a page.
 """
 
 import contextlib

@@ -25,8 +25,8 @@ IDS = pa.list_(pa.int32())
 PRIVATE = "private"
 """In a folder's summary.json: its texts may stand nowhere else."""
 TOOLS = "tools"
-_MAKE_AGAIN = "Make the artifact again: `deepspec run` with the same recipe."
 """The column of what a conversation's assistant may call: a JSON list, or null."""
+_MAKE_AGAIN = "Make the artifact again: `deepspec run` with the same recipe."
 
 
 class TableWriter:

@@ -25,7 +25,9 @@ class Redaction(Section):
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="`package.module:function` instead: a list of rows to a list of as many",
     )
-    version: str = Field(min_length=1, description="raised by whoever changes what it does: rows are then taken again")
+    version: str = Field(
+        min_length=1, description="raise it when the hook does something else; rows are then taken again"
+    )
     timeout_seconds: float = execution_field(600.0, gt=0, description="longest wait for one batch of rows")
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """τ from tokens: (tokens − answers) / rounds over answers that ended by themselves, the number to compare engines by.
 
 An answer's first token comes with its prompt, every other one from a round. So this is τ exactly, with any engine's
-counts: what an engine accepted behind an answer's end is no token of it, and of an answer that was cut off it is not
-known how much was thrown away. `1 + accepted / rounds` is up to 4 % more for the same rounds.
+counts: tokens that an engine accepted after the answer's end are not counted. Answers that were cut off are left out,
+because nobody says how many tokens were thrown away. `1 + accepted / rounds` is up to 4 % more for the same rounds.
 """
 
 from collections.abc import Iterable, Mapping

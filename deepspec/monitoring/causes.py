@@ -112,7 +112,7 @@ def _moved(finding: Finding) -> Cause | None:
 def mix_share(before: Mapping[str, Sums], now: Mapping[str, Sums]) -> float | None:
     """The share of a drop in τ that the mix of domains brings, each at its τ of before; None where τ did not fall.
 
-    A domain that was not there before brings its own τ: what it would have been is not known.
+    A domain that is new has the τ of now, because there is none of before.
     """
     old, new = mix_of(before), mix_of(now)
     taus = {domain: sums.tau for parts in (now, before) for domain, sums in parts.items() if sums.rounds}

@@ -2,8 +2,8 @@
 
 A window ends with the answer that brings its rounds to `WINDOW_ROUNDS`. The first `PILOT` windows are not tested: the
 spread of answers is taken from them. The first `BURN_IN` are the second reference. After an alarm against the burn-in a
-new one begins, and what was registered is not tested again once it has alarmed: a change raises at most one alarm
-against each.
+new burn-in begins. After an alarm against the registered evaluation that reference is not tested any more. So a change
+raises at most one alarm against each.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

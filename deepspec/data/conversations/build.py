@@ -15,7 +15,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class _Making:
             Quarantine(self._out) as quarantine,
             TableWriter(self._out / "about" / "decontaminated.parquet", _CONTAMINATED_SCHEMA) as contaminated,
         ):
-            with self._spills, SeenRequests(self._folder) as seen:
+            with self._spills, closing(SeenRequests(self._folder)) as seen:
                 for source in found:
                     before = self._counts["rows"]
                     self._read_source(source, benchmarks, quarantine, contaminated, seen)

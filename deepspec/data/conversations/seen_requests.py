@@ -2,8 +2,6 @@
 
 import sqlite3
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 
 class SeenRequests:
@@ -25,10 +23,6 @@ class SeenRequests:
         found = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (bytes.fromhex(request),))
         return found.rowcount == 1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Nothing is added any more."""
         self._database.close()

@@ -320,7 +320,7 @@ class Tracking(Versions):
 
 
 def _process_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """What a run has from its first moment on, so that it is found if nobody hears its id: its process's own."""
+    """The tag by which a run is found whose id was lost with MLflow's answer: which process made it."""
     return {keys.PROCESS: tags[keys.RUN_ID]} if tags.get(keys.RUN_ID) else {}
 
 
