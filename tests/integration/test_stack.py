@@ -589,7 +589,7 @@ def test_a_killed_worker_is_resumed_by_the_next_run(deployed: Deployed, pair: Tw
 
 @pytest.mark.parametrize("number", SAMPLE, ids=lambda number: "+".join(Trouble.of(number).killed))
 def test_a_night_ends_right_by_itself_or_by_the_next_one(deployed: Deployed, pair: TwoFlowRuns, number: int) -> None:
-    """Four of the campaign's sixty: 40 s each, for servers come back and two flow runs start."""
+    """Four of the campaign's sixty: a minute each, for servers come back and two flow runs start."""
     assert not night(deployed, Trouble.of(number)).wrong
 
 
